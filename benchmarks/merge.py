@@ -1,0 +1,216 @@
+"""Time and memory of merging two 94.7M-parameter float32 encoders: ours against its peers.
+
+    python benchmarks/merge.py [--folder DIR] [--runs 3] [--mergekit PATH/TO/mergekit-pytorch]
+                               [--billion]
+
+Each candidate is a whole process on a warm cache, candidates take turns, and the median counts.
+``speechft``     the merge of this package: plan, checks, digests of the inputs, card, atomic rename
+``load-all``     torch: load both, interpolate, save
+``mergekit``     ``mergekit-pytorch`` from a virtual environment of its own, where it is given
+``system calls`` reads both inputs and writes as many bytes as one has; nothing is computed
+
+``--billion`` adds a pair of 1 billion parameters (4 GB each) for the peak memory only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+OURS = """
+import sys
+from speechft.merging import merge
+merge(sys.argv[1], sys.argv[2], alpha=0.25, out=sys.argv[3])
+"""
+LOAD_ALL = """
+import os, sys, torch
+from safetensors.torch import load_file, save_file
+base, tuned = (load_file(f"{p}/model.safetensors") for p in sys.argv[1:3])
+os.makedirs(sys.argv[3], exist_ok=True)
+merged = {n: b + 0.25 * (tuned[n] - b) for n, b in base.items()}
+save_file(merged, f"{sys.argv[3]}/model.safetensors", metadata={"format": "pt"})
+"""
+SYSTEM_CALLS = """
+import os, sys
+buffer = bytearray(4 << 20)
+inputs = [os.open(f"{p}/model.safetensors", os.O_RDONLY) for p in sys.argv[1:3]]
+os.makedirs(sys.argv[3], exist_ok=True)
+out = os.open(f"{sys.argv[3]}/model.safetensors", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+while count := os.readv(inputs[0], [buffer]):
+    os.readv(inputs[1], [buffer])
+    os.write(out, memoryview(buffer)[:count])
+"""
+
+
+def write_pair(folder: Path, hidden: int, layers: int) -> None:
+    """Write a base and a tuned folder of HuBERT's names and shapes, tensor by tensor."""
+    wide = 4 * hidden
+    shapes: dict[str, tuple[int, ...]] = {"masked_spec_embed": (hidden,)}
+    for index, kernel in enumerate([10, 3, 3, 3, 3, 2, 2]):
+        channels = 1 if index == 0 else 512
+        shapes[f"feature_extractor.conv_layers.{index}.conv.weight"] = (512, channels, kernel)
+    for part in ("weight", "bias"):
+        shapes[f"feature_extractor.conv_layers.0.layer_norm.{part}"] = (512,)
+        shapes[f"feature_projection.layer_norm.{part}"] = (512,)
+    shapes["feature_projection.projection.weight"] = (hidden, 512)
+    shapes["feature_projection.projection.bias"] = (hidden,)
+    position = "encoder.pos_conv_embed.conv"
+    shapes[f"{position}.bias"] = (hidden,)
+    shapes[f"{position}.parametrizations.weight.original0"] = (1, 1, 128)
+    shapes[f"{position}.parametrizations.weight.original1"] = (hidden, hidden // 16, 128)
+    for layer in range(layers):
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj"):
+            shapes[f"encoder.layers.{layer}.attention.{name}.weight"] = (hidden, hidden)
+            shapes[f"encoder.layers.{layer}.attention.{name}.bias"] = (hidden,)
+        dense = f"encoder.layers.{layer}.feed_forward"
+        shapes[f"{dense}.intermediate_dense.weight"] = (wide, hidden)
+        shapes[f"{dense}.intermediate_dense.bias"] = (wide,)
+        shapes[f"{dense}.output_dense.weight"] = (hidden, wide)
+        shapes[f"{dense}.output_dense.bias"] = (hidden,)
+        for norm in ("layer_norm", "final_layer_norm"):
+            for part in ("weight", "bias"):
+                shapes[f"encoder.layers.{layer}.{norm}.{part}"] = (hidden,)
+    for part in ("weight", "bias"):
+        shapes[f"encoder.layer_norm.{part}"] = (hidden,)
+    for name in ("base", "tuned"):
+        _write(folder / name, shapes, tuned=name == "tuned")
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    print(f"{count / 1e6:.1f}M parameters", flush=True)
+
+
+def make_pair(folder: Path, hidden: int, layers: int) -> None:
+    """Write a pair in another process: a child's peak memory counts its parent's from before."""
+    command = [sys.executable, __file__, "--make", str(folder), str(hidden), str(layers)]
+    subprocess.run(command, check=True)
+
+
+def _write(folder: Path, shapes: dict[str, tuple[int, ...]], tuned: bool) -> None:
+    folder.mkdir(parents=True)
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, shape in shapes.items():
+        end = offset + 4 * int(np.prod(shape))
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for index, (name, shape) in enumerate(shapes.items()):
+            size = int(np.prod(shape))
+            values = np.random.default_rng(index).standard_normal(size, np.float32) * 0.02
+            if tuned and not name.startswith("feature_extractor"):
+                noise = np.random.default_rng(10_000 + index).standard_normal(size, np.float32)
+                values += 0.002 * noise
+            file.write(values.tobytes())
+    config = {"model_type": "hubert", "architectures": ["HubertModel"]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def measure(command: list[str], out: Path) -> tuple[float, float, float]:
+    """Run a process; return wall seconds, CPU seconds, and peak memory in MB."""
+    if out.is_dir():
+        shutil.rmtree(out)
+    os.sync()
+    started = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"failed with {process.returncode}: {' '.join(command[:3])}")
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def mergekit_recipe(folder: Path) -> Path:
+    """Write the recipe of the same merge for mergekit-pytorch."""
+    path = folder / "mergekit.yaml"
+    models = "".join(
+        f"  - model: {folder / name}/model.safetensors\n    parameters:\n      weight: {weight}\n"
+        for name, weight in (("base", 0.75), ("tuned", 0.25))
+    )
+    path.write_text(f"merge_method: linear\ndtype: float32\nmodels:\n{models}")
+    return path
+
+
+def check(ours: Path, reference: Path) -> None:
+    """Stop unless our output equals the load-all result to the bit."""
+    same = np.fromfile(ours / "model.safetensors", np.uint8)
+    other = np.fromfile(reference / "model.safetensors", np.uint8)
+
+    def data(raw: np.ndarray) -> dict[str, bytes]:
+        length = int(raw[:8].view("<u8")[0])
+        header = json.loads(raw[8 : 8 + length].tobytes())
+        header.pop("__metadata__")
+        return {
+            n: raw[8 + length + e["data_offsets"][0] : 8 + length + e["data_offsets"][1]].tobytes()
+            for n, e in header.items()
+        }
+
+    if data(same) != data(other):
+        raise SystemExit("our output differs from the load-all result")
+    print("output checked: bit-equal to the load-all result", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, help="where the pair is made; default: temporary")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--mergekit", help="mergekit-pytorch of another virtual environment")
+    parser.add_argument("--billion", action="store_true", help="also a pair of 1B parameters")
+    parser.add_argument("--make", nargs=3, metavar=("DIR", "DIM", "LAYERS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.make:
+        write_pair(Path(options.make[0]), int(options.make[1]), int(options.make[2]))
+        return
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        folder = Path(name)
+        make_pair(folder, 768, 12)
+        python = [sys.executable, "-c"]
+        inputs = [str(folder / "base"), str(folder / "tuned")]
+        outs = {n: folder / n.replace(" ", "-") for n in ("speechft", "load-all", "system calls")}
+        commands = {
+            "speechft": [*python, OURS, *inputs, str(outs["speechft"])],
+            "load-all": [*python, LOAD_ALL, *inputs, str(outs["load-all"])],
+            "system calls": [*python, SYSTEM_CALLS, *inputs, str(outs["system calls"])],
+        }
+        if options.mergekit:
+            outs["mergekit"] = folder / "mergekit"
+            recipe = str(mergekit_recipe(folder))
+            commands["mergekit"] = [options.mergekit, recipe, str(outs["mergekit"])]
+        rows: dict[str, list[tuple[float, float, float]]] = {n: [] for n in commands}
+        for _ in range(options.runs):
+            for candidate, command in commands.items():
+                rows[candidate].append(measure(command, outs[candidate]))
+        check(outs["speechft"], outs["load-all"])
+        ours = [statistics.median(column) for column in zip(*rows["speechft"], strict=True)]
+        print(f"{'':14}{'wall s':>9}{'CPU s':>9}{'RSS MB':>9}   ratio to ours (wall, CPU, RSS)")
+        for candidate, values in rows.items():
+            row = [statistics.median(column) for column in zip(*values, strict=True)]
+            ratios = ", ".join(f"{a / b:.2f}" for a, b in zip(row, ours, strict=True))
+            print(f"{candidate:14}{row[0]:9.2f}{row[1]:9.2f}{row[2]:9.0f}   {ratios}")
+    if options.billion:
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            folder = Path(name)
+            make_pair(folder, 1280, 51)
+            inputs = [str(folder / "base"), str(folder / "tuned")]
+            out = folder / "out"
+            wall, cpu, memory = measure([sys.executable, "-c", OURS, *inputs, str(out)], out)
+            print(f"1B pair: {wall:.1f} s wall, {cpu:.1f} s CPU, peak {memory:.0f} MB")
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    main()

@@ -1,0 +1,65 @@
+"""The Python functions behind the verbs that need a recipe's defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from speechft import pipeline
+from speechft.evaluation.suite import EvaluationConfig
+from speechft.recipe import Recipe, load_recipe
+from speechft.results import ResultRow
+
+
+def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
+    """Fine-tune an encoder by a recipe.
+
+    Args:
+        recipe: Packaged name or YAML file.
+        out: Folder; the tuned encoder is in ``out/encoder``.
+        **settings: Overrides of the recipe, sections joined by two underscores:
+            ``finetuning__steps=100``, ``encoder="facebook/hubert-base-ls960"``.
+
+    Returns:
+        The folder of the tuned encoder.
+
+    Raises:
+        SpeechftError: Something is wrong with recipe, data or encoder.
+    """
+    overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    return pipeline.finetune_recipe(load_recipe(Recipe, recipe, overrides), Path(out))
+
+
+def evaluate(
+    encoders: str | Path | Sequence[str | Path],
+    *,
+    out: str | Path,
+    tasks: Sequence[str] | None = None,
+    corpus: str | Path = "synthetic",
+    protocol: str = "mini",
+    seed: int = 0,
+) -> list[ResultRow]:
+    """Evaluate frozen encoders with probes.
+
+    Args:
+        encoders: Folders, packaged names or hub ids, one or several.
+        out: Folder for results and predictions.
+        tasks: Keys of tasks; None takes all that the corpus supports.
+        corpus: Embedded corpus, CSV, or folder of a prepared corpus.
+        protocol: ``mini`` or ``default``.
+        seed: Seed of the probes.
+
+    Returns:
+        One row for each encoder and task.
+
+    Raises:
+        SpeechftError: Something is wrong with an encoder, a task or the corpus.
+    """
+    names = [encoders] if isinstance(encoders, (str, Path)) else list(encoders)
+    config = EvaluationConfig(
+        tasks="available" if tasks is None else tuple(tasks), protocol=protocol, floors=()
+    )
+    return pipeline.evaluate(
+        [str(name) for name in names], str(corpus), config, Path(out), seed=seed
+    )

@@ -1,0 +1,169 @@
+"""Files of weights: atomic writing, digests, and safetensors headers without torch."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from speechft.errors import CheckpointError, RunError
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+INDEX_NAME = "model.safetensors.index.json"
+PROCESSOR_NAME = "preprocessor_config.json"
+
+MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies in a safetensors file."""
+
+    name: str
+    dtype: str
+    """Safetensors name of the type: F32, F16, BF16, I64, ..."""
+    shape: tuple[int, ...]
+    start: int
+    """Offset of the first byte from the beginning of the file."""
+    nbytes: int
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``.
+
+    On any error, including Ctrl-C, the temporary file is removed and ``path`` is as it was.
+
+    Raises:
+        RunError: The disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield cast(BinaryIO, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_error(path: Path, error: OSError) -> RunError:
+    """Turn the operating system's refusal to write ``path`` into an error with a hint."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(f"no space left to write {path}", hint="free some space and run it again")
+    return RunError(f"cannot write {path}: {error.strerror or error}")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, indented, keys in the given order."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        CheckpointError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from None
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal text."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(content: Any) -> str:
+    """Return the SHA-256 of a JSON value, independent of the order of keys."""
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
+    """Read the header of a safetensors file: its tensors by name, and its metadata.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, or not a safetensors file.
+    """
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
+            if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
+                raise ValueError("the header is incomplete")
+            header = json.loads(file.read(length))
+        metadata = header.pop("__metadata__", {})
+        entries = {}
+        for name, item in header.items():
+            start, end = item["data_offsets"]
+            if not 0 <= start <= end <= size - 8 - length:
+                raise ValueError(f"tensor {name!r} reaches past the end of the file")
+            shape = tuple(int(n) for n in item["shape"])
+            entries[name] = TensorEntry(name, item["dtype"], shape, 8 + length + start, end - start)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is not a complete safetensors file: {error}",
+            hint="it may be truncated; copy or download it again",
+        ) from None
+    return entries, metadata
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of an encoder folder, sharded or not, in order.
+
+    Raises:
+        CheckpointError: The folder holds no safetensors weights.
+    """
+    if (folder / WEIGHTS_NAME).is_file():
+        return [folder / WEIGHTS_NAME]
+    if (folder / INDEX_NAME).is_file():
+        names = sorted(set(read_json(folder / INDEX_NAME)["weight_map"].values()))
+        return [folder / name for name in names]
+    raise CheckpointError(
+        f"{folder} holds no {WEIGHTS_NAME}",
+        hint="an encoder is a folder with config.json and model.safetensors",
+    )
+
+
+def encoder_digest(folder: Path) -> str:
+    """Return one SHA-256 over configuration and weights of an encoder folder."""
+    parts = [file_digest(path) for path in (folder / CONFIG_NAME, *weight_files(folder))]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -1,0 +1,265 @@
+"""The command line: each verb wires parts together; heavy imports happen inside the verb."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechft.errors import SpeechftError
+
+app = typer.Typer(
+    name="speechft",
+    help="Fine-tune speech encoders without making them forget: fine-tune, merge, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Run the command line; the user's mistakes end with one message and exit code 1."""
+    try:
+        app()
+    except SpeechftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from speechft import __version__
+
+        typer.echo(f"speechft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def _command() -> str:
+    return shlex.join(["speechft", *sys.argv[1:]])
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), set_: Set = None) -> None:
+    """Run the whole method on embedded speech in minutes; the same as `run demo`.
+
+    Example: speechft demo --out runs/demo
+    """
+    run("demo", out, set_)
+
+
+@app.command()
+def run(recipe: str, out: Out, set_: Set = None) -> None:
+    """Fine-tune, merge, evaluate and report, by a recipe; run it again to go on after a stop.
+
+    Example: speechft run demo --out runs/mine --set data.corpus=my.csv
+    """
+    from speechft import pipeline
+    from speechft.recipe import Recipe, load_recipe
+
+    pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=_command())
+
+
+@app.command()
+def finetune(
+    recipe: str,
+    out: Out,
+    strategy: Annotated[str | None, typer.Option(help="stable or plain.")] = None,
+    set_: Set = None,
+) -> None:
+    """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
+
+    Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
+    """
+    from speechft import pipeline
+    from speechft.recipe import Recipe, load_recipe
+
+    chosen = [f"finetuning.strategy={strategy}"] if strategy else []
+    encoder = pipeline.finetune_recipe(load_recipe(Recipe, recipe, [*(set_ or ()), *chosen]), out)
+    typer.echo(f"tuned encoder: {encoder}")
+    typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
+
+
+@app.command()
+def evaluate(
+    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER...")],
+    out: Out,
+    tasks: Annotated[str, typer.Option(help="Tasks with commas, or 'available'.")] = "available",
+    corpus: Annotated[str, typer.Option(help="Corpus to evaluate on.")] = "synthetic",
+    protocol: Annotated[str, typer.Option(help="mini or default.")] = "mini",
+    seed: Annotated[int, typer.Option(help="Seed of the probes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Probe frozen encoders on several tasks.
+
+    Example: speechft evaluate tiny-hubert merged --tasks pr,sid --out runs/eval
+    """
+    from speechft import pipeline
+    from speechft.console import print_table
+    from speechft.evaluation.suite import EvaluationConfig
+    from speechft.reporting.report import table
+
+    config = EvaluationConfig(
+        tasks="available" if tasks == "available" else tuple(tasks.split(",")),
+        protocol=protocol,
+        floors=(),
+    )
+    rows = pipeline.evaluate(encoders, corpus, config, out, seed=seed)
+    if as_json:
+        typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
+    else:
+        print_table(f"{corpus}, protocol {protocol}", *table(rows, {}))
+
+
+@app.command()
+def merge(
+    base: Annotated[str | None, typer.Argument(help="Encoder folder, file or hub id.")] = None,
+    tuned: Annotated[list[str] | None, typer.Argument(help="One or several tuned from it.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder, .pt or .safetensors.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="0: base, 1: tuned. [default: 0.25]")] = None,
+    method: Annotated[str | None, typer.Option(help="linear, ties, lines, ... [linear]")] = None,
+    to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
+    weight_norm: Annotated[str | None, typer.Option(help="gv (official) or fused.")] = None,
+    alpha_rule: Annotated[
+        list[str] | None, typer.Option(help="Such as 'layers.0-3: 0.1'; repeatable.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, keep, float32, float16, ...")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the method: density=0.2.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Interpolate a base with encoders tuned from it: Speech-FT for what you have already.
+
+    Example: speechft merge tiny-hubert runs/sid/encoder --alpha 0.25 --out merged
+    """
+    from speechft.merging.verb import merge_verb
+
+    given = {
+        "base": base,
+        "tuned": tuned or None,
+        "out": out,
+        "alpha": alpha,
+        "method": method,
+        "to": to,
+        "weight_norm": weight_norm,
+        "dtype": dtype,
+    }
+    report = merge_verb(given, config, alpha_rule or [], option or [], dry_run, force, _command())
+    typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
+    if report.out is not None and not as_json:
+        typer.echo(f"wrote {report.out}\nnext: speechft evaluate {report.out} --out runs/eval")
+
+
+@app.command()
+def delta(
+    base: str,
+    tuned: str,
+    out: Out,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+) -> None:
+    """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
+
+    Example: speechft delta tiny-hubert runs/sid/encoder --out sid.safetensors --dtype float16
+    """
+    from speechft.merging import make_delta
+    from speechft.merging.verb import local
+
+    report = make_delta(local(base), local(tuned), out, dtype=dtype)
+    typer.echo("\n".join(report.lines()))
+
+
+@app.command()
+def prepare(
+    corpus: str,
+    root: Annotated[str | None, typer.Argument(help="For 'generic': the CSV.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for manifests.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn recordings into a corpus with manifests and statistics.
+
+    Example: speechft prepare generic my.csv --out corpora/mine
+    """
+    from speechft.data.corpora.prepare import prepare_verb
+
+    prepare_verb(corpus, root, out, as_json=as_json)
+
+
+@app.command()
+def pretrain(recipe: str, out: Out, set_: Set = None) -> None:
+    """Pre-train an encoder by masked prediction of clusters (HuBERT).
+
+    Example: speechft pretrain pretrain-tiny --out runs/pretrain
+    """
+    from speechft.pretrain import pretrain_recipe
+
+    encoder = pretrain_recipe(recipe, out, set_ or ())
+    typer.echo(f"encoder: {encoder}")
+    typer.echo(f"next: speechft evaluate {encoder} --out runs/eval")
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the packaged recipes."""
+    from speechft.config import read_yaml
+    from speechft.recipe import packaged_recipes
+
+    _list({n: str(read_yaml(p).get("title", "")) for n, p in packaged_recipes().items()}, as_json)
+
+
+@app.command()
+def corpora(as_json: Json = False) -> None:
+    """List the corpora."""
+    from speechft.data.corpora import CORPORA
+
+    _list(CORPORA, as_json)
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """List the tasks."""
+    from speechft.tasks import TASKS
+
+    _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in TASKS.items()}, as_json)
+
+
+def _list(entries: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(entries))
+        return
+    width = max(map(len, entries))
+    for name, text in entries.items():
+        typer.echo(f"{name:{width}}  {text}")

@@ -1,0 +1,130 @@
+"""Strict configuration: YAML in, ``--set key=value`` overrides, the resolved config out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from speechft.errors import ConfigError, nearest
+
+ConfigType = TypeVar("ConfigType", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of every configuration: immutable, unknown keys are errors, fields carry docstrings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the resolved configuration as plain JSON types."""
+        return self.model_dump(mode="json")
+
+    def as_yaml(self) -> str:
+        """Return the resolved configuration as YAML, in the order of the fields."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}, expected a mapping of keys")
+    return content
+
+
+def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return ``content`` with ``a.b.c=value`` overrides applied; values are read as YAML.
+
+    Raises:
+        ConfigError: An override has no ``=`` or goes through a key that is not a mapping.
+    """
+    result = _copy(content)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(
+                f"override {override!r} is not of the form key=value",
+                hint="write for example --set finetuning.learning_rate=1e-4",
+            )
+        node = result
+        *parents, leaf = key.strip().split(".")
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise ConfigError(f"override {override!r}: {parent!r} holds a value, not a section")
+            node = child
+        node[leaf] = _scalar(text)
+    return result
+
+
+def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> ConfigType:
+    """Validate ``content`` against ``kind``.
+
+    Args:
+        kind: The configuration class.
+        content: Keys and values.
+        source: Where they come from, for error messages.
+
+    Raises:
+        ConfigError: Names every wrong key, what was expected, and the nearest valid key.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        lines, hint = [], None
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+            if problem["type"] == "extra_forbidden":
+                valid = _valid_keys(kind, problem["loc"][:-1])
+                near = nearest(str(problem["loc"][-1]), valid)
+                hint = hint or (f"did you mean {near!r}?" if near else None)
+                lines.append(f"unknown key {where!r}; valid keys there: {', '.join(valid)}")
+            else:
+                message = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{where}: {message} (given: {problem['input']!r})")
+        raise ConfigError(f"{source}: " + "; ".join(lines), hint=hint) from None
+
+
+def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in content.items()}
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    if isinstance(value, str):
+        try:  # YAML 1.1 reads 1e-4 as text
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _valid_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the field names of the section at ``location`` below ``kind``."""
+    current: type[BaseModel] = kind
+    for part in location:
+        field = current.model_fields.get(str(part))
+        if field is None:
+            continue
+        for candidate in (field.annotation, *get_args(field.annotation)):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                current = candidate
+    return sorted(current.model_fields)

@@ -1,0 +1,1 @@
+"""From recordings to batches: corpora, manifests, labels, batching, acoustic augmentation."""

@@ -1,0 +1,226 @@
+"""HuBERT, wav2vec 2.0 and WavLM: the Hugging Face classes behind the encoder contract."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechft.checkpoint import PROCESSOR_NAME
+from speechft.encoders.base import Encoder, EncoderOutput, Mode
+from speechft.encoders.group_norm import MaskedGroupNorm
+from speechft.errors import DataError, unknown_choice
+
+FAMILIES = ("hubert", "wav2vec2", "wavlm")
+"""Values of ``model_type`` in config.json that this module serves."""
+
+DROPOUTS = (
+    "hidden_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "feat_proj_dropout",
+    "layerdrop",
+)
+"""Names of all dropout rates in the configurations of these families."""
+
+_S3PRL_STRIDE = 320
+
+
+class HuggingFaceEncoder(Encoder):
+    """A Hugging Face speech model with exact lengths and padding-invariant features.
+
+    Args:
+        model: `HubertModel`, `Wav2Vec2Model` or `WavLMModel`.
+        normalize: Whether the model wants each waveform scaled to zero mean and unit variance.
+        mode: ``exact`` (batched equals unbatched) or ``s3prl`` (s3prl 0.4's masks, lengths and
+            padding-dependent statistics).
+    """
+
+    def __init__(self, model: Any, *, normalize: bool = False, mode: Mode = "exact") -> None:
+        super().__init__()
+        self.model: Any = model
+        self.normalize = normalize
+        self.mode = mode
+        config = self.model.config
+        self._saved_settings = {n: getattr(config, n) for n in (*DROPOUTS, "apply_spec_augment")}
+        config.apply_spec_augment = False
+        self.num_layers = int(config.num_hidden_layers)
+        self.dim = int(config.hidden_size)
+        self._strides = [
+            (int(kernel), int(stride))
+            for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True)
+        ]
+        self.hop = 1
+        for _, stride in self._strides:
+            self.hop *= stride
+        self.frame_rate = 16_000 / self.hop
+        first = self.model.feature_extractor.conv_layers[0]
+        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+            first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """Return floor((n - kernel) / stride) + 1 through all convolutions."""
+        for kernel, stride in self._strides:
+            lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        return lengths
+
+    def downsample(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """Run the convolutions: (B, S) samples to (B, T, C) features."""
+        shortest = int(lengths.min())
+        if int(self.frame_lengths(lengths.min())) < 1:
+            raise DataError(
+                f"an utterance has {shortest} samples, fewer than one frame needs",
+                hint="leave out utterances shorter than 25 ms",
+            )
+        if self.normalize:
+            waveforms = self._normalized(waveforms, lengths)
+        kernel, stride = self._strides[0]
+        valid = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
+        with self._masked_statistics(valid):
+            features: Tensor = self.model.feature_extractor(waveforms)
+        return features.transpose(1, 2)
+
+    def contextualize(
+        self, features: Tensor, lengths: Tensor, time_mask: Tensor | None = None
+    ) -> EncoderOutput:
+        """Run projection and transformer on (B, T, C) features."""
+        frames = features.shape[1]
+        valid = self._attended_frames(lengths, frames)
+        mask = torch.arange(frames, device=features.device) < valid[:, None]
+        projected = self.model.feature_projection(features)
+        hidden = projected[0] if isinstance(projected, tuple) else projected
+        if time_mask is not None:
+            embedding = self.model.masked_spec_embed.to(hidden.dtype)
+            hidden = torch.where(time_mask[..., None], embedding, hidden)
+        with self._recorded_layers() as states:
+            last = self.model.encoder(hidden, attention_mask=mask)[0]
+        states[-1] = last  # after the final layer norm of pre-LN models
+        lengths = self._reported_lengths(lengths, frames) if self.mode == "s3prl" else valid
+        return EncoderOutput(tuple(states), lengths, self.frame_rate)
+
+    def downsampler_names(self) -> frozenset[str]:
+        """Return the parameters of the convolutions; the projection above them is not frozen."""
+        prefix = "model.feature_extractor."
+        return frozenset(name for name, _ in self.named_parameters() if name.startswith(prefix))
+
+    def downsampler_settings(self) -> str:
+        """Return strides, normalisation and mode."""
+        config = self.model.config
+        kind = (config.feat_extract_norm, config.feat_extract_activation, config.conv_bias)
+        return repr((self._strides, kind, self.normalize, self.mode))
+
+    def set_dropout(self, rates: dict[str, float]) -> None:
+        """Set dropout rates by their names in the Hugging Face configuration.
+
+        Args:
+            rates: Any of `DROPOUTS`; those left out are set to 0.
+
+        Raises:
+            ConfigError: There is no dropout of that name.
+        """
+        for name in rates:
+            if name not in DROPOUTS:
+                raise unknown_choice("dropout", name, DROPOUTS)
+        config = self.model.config
+        for name in DROPOUTS:
+            setattr(config, name, float(rates.get(name, 0.0)))
+        for path, module in self.named_modules():
+            leaf = path.rpartition(".")[2]
+            if isinstance(module, nn.Dropout):
+                if leaf == "intermediate_dropout":
+                    module.p = config.activation_dropout
+                elif "feature_projection" in path:
+                    module.p = config.feat_proj_dropout
+                else:
+                    module.p = config.hidden_dropout
+            elif leaf == "attention" and isinstance(getattr(module, "dropout", None), float):
+                module.dropout = config.attention_dropout
+
+    def save(self, folder: Path) -> None:
+        """Write config.json, model.safetensors and preprocessor_config.json.
+
+        The configuration keeps the dropout rates that the encoder came with, not those that a
+        recipe set for its training.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        config = self.model.config
+        in_use = {name: getattr(config, name) for name in self._saved_settings}
+        config.update(self._saved_settings)
+        try:
+            self.model.save_pretrained(folder)
+        finally:
+            config.update(in_use)
+        processor = {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+            "feature_size": 1,
+            "sampling_rate": 16_000,
+            "padding_side": "right",
+            "padding_value": 0.0,
+            "do_normalize": self.normalize,
+            "return_attention_mask": self.model.config.feat_extract_norm == "layer",
+        }
+        text = json.dumps(processor, indent=2) + "\n"
+        (folder / PROCESSOR_NAME).write_text(text, encoding="utf-8")
+
+    def _normalized(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
+        """Scale each utterance to zero mean and unit variance over its valid samples."""
+        epsilon = 1e-5 if self.mode == "s3prl" else 1e-7
+        rows = []
+        for waveform, length in zip(waveforms, lengths.tolist(), strict=True):
+            row = waveform[:length].double()
+            row = F.layer_norm(row, row.shape, eps=epsilon).to(waveform.dtype)
+            rows.append(F.pad(row, (0, waveforms.shape[1] - length)))
+        return torch.stack(rows)
+
+    def _attended_frames(self, lengths: Tensor, frames: int) -> Tensor:
+        """Return how many frames of each utterance attention may see."""
+        if self.mode == "exact" or self.model.config.model_type == "wav2vec2":
+            return self.frame_lengths(lengths)
+        # fairseq's HuBERT: a frame counts unless all samples of its share of the batch are padding
+        samples = int(lengths.max())
+        share = samples // frames
+        return torch.clamp(torch.div(lengths + share - 1, share, rounding_mode="floor"), max=frames)
+
+    @staticmethod
+    def _reported_lengths(lengths: Tensor, frames: int) -> Tensor:
+        """Return s3prl's feature lengths: round(n / 320), ties to even, at most the frames."""
+        rounded = [min(frames, round(n / _S3PRL_STRIDE)) for n in lengths.tolist()]
+        return torch.tensor(rounded, device=lengths.device)
+
+    @contextlib.contextmanager
+    def _masked_statistics(self, lengths: Tensor) -> Iterator[None]:
+        norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
+        if isinstance(norm, MaskedGroupNorm) and self.mode == "exact":
+            norm.lengths = lengths
+            try:
+                yield
+            finally:
+                norm.lengths = None
+        else:
+            yield
+
+    @contextlib.contextmanager
+    def _recorded_layers(self) -> Iterator[list[Tensor]]:
+        """Collect the input of the first layer and the output of every layer."""
+        states: list[Tensor] = []
+        layers = self.model.encoder.layers
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states.append(args[0] if args else kwargs["hidden_states"])
+
+        def after(_: nn.Module, __: Any, output: Any) -> None:
+            states.append(output[0] if isinstance(output, tuple) else output)
+
+        handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
+        handles += [layer.register_forward_hook(after) for layer in layers]
+        try:
+            yield states
+        finally:
+            for handle in handles:
+                handle.remove()

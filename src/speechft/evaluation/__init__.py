@@ -1,0 +1,1 @@
+"""Frozen evaluation: probes on fixed features, scores and their uncertainty."""

@@ -1,0 +1,330 @@
+"""Self-supervised pre-training: masked prediction of clusters, as HuBERT does it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from speechft.checkpoint import atomic_write, write_json
+from speechft.config import Config
+from speechft.console import log, progress_bar
+from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
+from speechft.data.batching import Batch, BatchPlan, StepDataset, pad, seed_of
+from speechft.data.manifest import Corpus, load_waveform
+from speechft.encoders.base import Encoder
+from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.encoders.load import load_encoder
+from speechft.errors import DataError
+from speechft.finetuning.loop import History, Objective, Optimization, train
+from speechft.finetuning.phases import Phase
+
+_IGNORED = -100
+
+
+class Targets(Config):
+    """Where the cluster targets come from."""
+
+    source: str = "mfcc-cmvn"
+    """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
+    layer: int = 0
+    """Hidden state of that encoder, 0 being the input of its first layer."""
+    clusters: int = 100
+    """k of k-means."""
+    fit_frames: int = 200_000
+    """Frames that k-means is fitted on."""
+
+
+class Masking(Config):
+    """Which frames are hidden from the transformer."""
+
+    probability: float = 0.075
+    """Probability of a frame to start a masked span."""
+    span: int = 7
+    """Frames of a span; HuBERT masks 10, our utterances are short."""
+    unmasked_weight: float = 0.3
+    """Weight of the loss over frames that are not masked."""
+
+
+class PretrainingConfig(Config):
+    """A round of pre-training."""
+
+    title: str = "pre-training"
+    """One line that says what it does."""
+    corpus: str = "synthetic-pretrain"
+    """Embedded corpus or folder of a prepared one."""
+    split: str = "train"
+    """Split of the corpus to train on."""
+    start_from: str | None = None
+    """Encoder to go on from; None draws fresh weights."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the Hugging Face HubertConfig, for fresh weights."""
+    targets: Targets = Targets()
+    """What is predicted."""
+    masking: Masking = Masking()
+    """What is hidden."""
+    distort: bool = True
+    """Put the input (never the targets' signal) into random rooms and noise."""
+    max_duration: float = 4.0
+    """Longer utterances are cropped at random, in seconds."""
+    dropout: dict[str, float] = Field(default_factory=dict)
+    """Dropout rates by Hugging Face name; those left out are 0."""
+    optimization: Optimization = Optimization(
+        steps=10_000, learning_rate=1e-3, weight_decay=0.01, clip=5.0, checkpoint_every=200
+    )
+    """Steps, learning rate, batches."""
+    seed: int = 1
+    """Seed of weights, order, crops, rooms, noise and masks."""
+
+
+class CosineHead(nn.Module):
+    """Cosine similarity to cluster embeddings: logits cos(A h_t, e_c) / 0.1.
+
+    Source: HuBERT (Hsu et al. 2021, arXiv 2106.07447, equation 3).
+
+    Args:
+        dim: Of the encoder.
+        inner: Of the embeddings.
+        clusters: C.
+    """
+
+    def __init__(self, dim: int, inner: int, clusters: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, inner)
+        self.embed = nn.Linear(inner, clusters, bias=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, C)."""
+        projected = F.normalize(self.project(features), dim=-1)
+        return projected @ F.normalize(self.embed.weight, dim=-1).T / 0.1
+
+
+class HubertObjective(Objective):
+    """Cross entropy of the clusters over masked frames, and with a weight over the others.
+
+    Args:
+        encoder: The encoder in training.
+        clusters: C.
+        masking: Which frames are masked, and the weight of the others.
+    """
+
+    def __init__(self, encoder: Encoder, clusters: int, masking: Masking, dim: int = 96) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = CosineHead(encoder.dim, dim, clusters)
+        self.masking = masking
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss; ``batch.targets`` are (B, T) clusters, -100 beyond the end."""
+        assert batch.waveforms is not None
+        targets: Tensor = batch.targets
+        features = self.encoder.downsample(batch.waveforms, batch.lengths)
+        valid = targets != _IGNORED
+        mask = span_mask(valid, self.masking.probability, self.masking.span)
+        output = self.encoder.contextualize(features[:, : targets.shape[1]], batch.lengths, mask)
+        logits = self.head(output.last_hidden_state)
+        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+        losses = losses.view_as(targets)
+        masked, seen = mask & valid, ~mask & valid
+        hidden_loss = losses[masked].sum() / masked.sum().clamp(min=1)
+        seen_loss = losses[seen].sum() / seen.sum().clamp(min=1)
+        return hidden_loss + self.masking.unmasked_weight * seen_loss
+
+
+def span_mask(valid: Tensor, probability: float, span: int) -> Tensor:
+    """Draw a mask of spans: every valid frame starts one with ``probability``.
+
+    Args:
+        valid: (B, T) bool.
+        probability: Of a frame to start a span.
+        span: Frames of a span.
+
+    Returns:
+        (B, T) bool, within ``valid``; every row with a valid frame has a masked one.
+    """
+    starts = (torch.rand(valid.shape, device=valid.device) < probability) & valid
+    empty = ~starts.any(1)
+    starts[empty, 0] = True
+    mask = F.max_pool1d(F.pad(starts.float()[:, None], (span - 1, 0)), span, stride=1)[:, 0] > 0
+    return mask & valid
+
+
+def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History:
+    """Pre-train an encoder; resumable.
+
+    Writes ``encoder/`` (fp16 weights), ``curve.json`` and the cluster targets into ``folder``.
+
+    Args:
+        config: What to do.
+        corpus: Where the speech is; recordings are expected to be clean if ``config.distort``.
+        folder: Where results and checkpoints go.
+
+    Raises:
+        DataError: The corpus has no usable speech.
+    """
+    cuts = corpus.split(config.split)
+    targets = make_targets(config.targets, cuts, folder / "targets.npz", config.seed)
+    encoder = _make_encoder(config)
+    encoder.set_dropout(config.dropout)
+    objective = HubertObjective(encoder, config.targets.clusters, config.masking)
+    settings = config.optimization
+    plan = BatchPlan(
+        cuts,
+        seconds=settings.batch_seconds,
+        utterances=settings.batch_utterances,
+        seed=config.seed,
+        max_duration=config.max_duration,
+    )
+    log(f"pre-training on {len(cuts)} utterances for {settings.steps} updates")
+    crops = _Crops(config, targets, encoder)
+    dataset = StepDataset(plan, target=crops.target, collate=_collate, read=crops.read)
+    phases = [Phase(settings.steps, "everything")]
+    checkpoints = folder / ".checkpoints"
+    history = train(
+        objective,
+        dataset,
+        settings,
+        phases,
+        checkpoints,
+        seed=config.seed,
+        description="pre-training",
+    )
+    export_half(encoder, folder / "encoder")
+    write_json(folder / "curve.json", curve(history))
+    return history
+
+
+def curve(history: History, points: int = 200) -> dict[str, Any]:
+    """Return the loss curve, averaged to at most ``points`` points, with hours heard."""
+    losses = np.array(history.losses)
+    parts = np.array_split(losses, min(points, max(1, len(losses))))
+    hours = history.seconds_of_audio / 3600
+    return {
+        "hours_heard": round(hours, 3),
+        "steps": len(losses),
+        "loss": [round(float(np.nanmean(part)), 4) for part in parts],
+    }
+
+
+def export_half(encoder: HuggingFaceEncoder, folder: Path) -> None:
+    """Write an encoder with its weights rounded to float16."""
+    copy.deepcopy(encoder).half().save(folder)
+
+
+def make_targets(
+    targets: Targets, cuts: Any, path: Path, seed: int, batch: int = 16
+) -> Mapping[str, npt.NDArray[np.int16]]:
+    """Cluster the frames of clean speech; the result is kept in ``path``.
+
+    Returns:
+        Cluster of every frame, (T,), by cut id.
+    """
+    if path.exists():
+        with np.load(path) as stored:
+            flat, ids, sizes = stored["flat"], stored["ids"], stored["sizes"]
+        return dict(zip(ids.tolist(), np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
+    encoder = load_encoder(targets.source)
+    if not 0 <= targets.layer <= encoder.num_layers:
+        raise DataError(f"{targets.source} has hidden states 0 to {encoder.num_layers}")
+    ordered = sorted(cuts, key=lambda cut: cut.duration)
+    frames: dict[str, npt.NDArray[np.float16]] = {}
+    with torch.inference_mode(), progress_bar("target features", len(ordered)) as bar:
+        for first in range(0, len(ordered), batch):
+            group = ordered[first : first + batch]
+            rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
+            lengths = torch.tensor([len(row) for row in rows])
+            output = encoder(pad(rows), lengths)
+            layer = output.layers[targets.layer]
+            for cut, row, count in zip(group, layer, output.lengths.tolist(), strict=True):
+                frames[cut.id] = row[:count].numpy().astype(np.float16)
+            bar.advance(len(group))
+    clusters = _kmeans(targets, frames, seed)
+    ids, sizes = list(clusters), [len(row) for row in clusters.values()]
+    with atomic_write(path) as file:
+        np.savez(file, flat=np.concatenate(list(clusters.values())), ids=ids, sizes=sizes)
+    return clusters
+
+
+def _kmeans(
+    targets: Targets, frames: Mapping[str, npt.NDArray[np.float16]], seed: int
+) -> dict[str, npt.NDArray[np.int16]]:
+    from sklearn.cluster import MiniBatchKMeans
+
+    rng = np.random.default_rng(seed)
+    names = list(frames)
+    rng.shuffle(names)
+    chosen, total = [], 0
+    for name in names:
+        chosen.append(frames[name])
+        total += len(frames[name])
+        if total >= targets.fit_frames:
+            break
+    data = np.concatenate(chosen).astype(np.float32)
+    if len(data) < targets.clusters:
+        raise DataError(f"{len(data)} frames of speech cannot form {targets.clusters} clusters")
+    log(f"k-means: {targets.clusters} clusters on {len(data)} frames of {targets.source}")
+    model = MiniBatchKMeans(
+        targets.clusters, batch_size=10_000, n_init=3, max_iter=100, random_state=seed
+    ).fit(data)
+    return {
+        name: model.predict(row.astype(np.float32)).astype(np.int16) for name, row in frames.items()
+    }
+
+
+def _make_encoder(config: PretrainingConfig) -> HuggingFaceEncoder:
+    if config.start_from is not None:
+        encoder = load_encoder(config.start_from)
+        if not isinstance(encoder, HuggingFaceEncoder):
+            raise DataError(f"{config.start_from} has no weights to train")
+        return encoder
+    from transformers import HubertConfig, HubertModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "weights"))
+        return HuggingFaceEncoder(HubertModel(HubertConfig(**config.architecture)))
+
+
+class _Crops:
+    """Reads, crops and distorts cuts, and cuts their targets to the same stretch."""
+
+    def __init__(
+        self,
+        config: PretrainingConfig,
+        targets: Mapping[str, npt.NDArray[np.int16]],
+        encoder: HuggingFaceEncoder,
+    ) -> None:
+        self.config, self.targets = config, targets
+        self.hop = encoder.hop
+        self.offsets: dict[str, int] = {}
+        self.frames = lambda n: int(encoder.frame_lengths(torch.tensor(n)))
+
+    def read(self, cut: Any, step: int) -> npt.NDArray[np.float32]:
+        rng = np.random.default_rng(seed_of(self.config.seed, step, cut.id))
+        waveform = load_waveform(cut)
+        longest = int(self.config.max_duration * SAMPLE_RATE)
+        offset = 0
+        if len(waveform) > longest:
+            offset = int(rng.integers((len(waveform) - longest) // self.hop + 1))
+            waveform = waveform[offset * self.hop : offset * self.hop + longest]
+        self.offsets[cut.id] = offset
+        if self.config.distort:
+            waveform = set_level(distort(waveform, rng), rng.uniform(-32.0, -20.0))
+        return waveform
+
+    def target(self, cut: Any, samples: int) -> Tensor:
+        offset = self.offsets.pop(cut.id)
+        clusters = self.targets[cut.id][offset : offset + self.frames(samples)]
+        return torch.from_numpy(clusters.astype(np.int64))
+
+
+def _collate(targets: list[Tensor]) -> Tensor:
+    longest = max(len(row) for row in targets)
+    return torch.stack([F.pad(row, (0, longest - len(row)), value=_IGNORED) for row in targets])

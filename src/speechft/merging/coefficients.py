@@ -1,0 +1,163 @@
+"""One alpha per tensor: a number for all, rules over layers, gradients across depth, LiNeS."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from speechft.errors import ConfigError
+from speechft.merging.methods.lines import lines_alpha
+
+Rules = Mapping[str, float | str] | Sequence[str]
+
+KINDS: dict[str, str] = {
+    "cnn": r"feature_extractor\.",
+    "projection": r"feature_projection\.",
+    "position": r"encoder\.pos_conv|.*\.(rel_attn_embed|embed_positions)\b",
+    "attention": r".*\.(attention|self_attn)\.",
+    "feed-forward": r".*\.(feed_forward|ffn\d)\.|.*\.fc[12]\.",
+    "layer-norm": r".*layer_norm\b",
+    "mask": r"masked_spec_embed|mask_emb",
+}
+"""Kinds of modules that a rule can name, as patterns over Hugging Face names."""
+
+_LAYER = re.compile(r"^encoder\.layers\.(\d+)\.")
+_SELECTOR = re.compile(r"^layers(?:\.(\d+)(?:-(\d+))?)?(?:\.([a-z][a-z-]*))?$")
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+_GRADIENT = re.compile(rf"^({_NUMBER})\s*\.\.\s*({_NUMBER})$")
+
+
+def layer_of(name: str) -> int | None:
+    """Return the index of the transformer layer that a Hugging Face name lies in."""
+    match = _LAYER.match(name)
+    return int(match.group(1)) if match else None
+
+
+def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> dict[str, float]:
+    """Return the coefficient of every tensor.
+
+    A rule is ``SELECTOR: VALUE``. Selectors: ``layers``, ``layers.3``, ``layers.0-3``,
+    ``layers.0-3.attention``, a kind such as ``cnn`` (see `KINDS`), or a pattern over full names
+    that holds a ``*``. Values: a number, or ``0.1..0.5`` for a straight line from the first to the
+    last of the layers that the selector covers. Where several rules match, the last one holds.
+
+    Args:
+        names: Hugging Face names of the tensors that are merged.
+        alpha: Coefficient of tensors without a rule.
+        rules: Rules as ``{"layers.0-3": 0.1}`` or ``["layers.0-3: 0.1"]``.
+
+    Raises:
+        ConfigError: A rule cannot be read or matches nothing, or a coefficient is not finite.
+    """
+    result = dict.fromkeys(names, finite(alpha, "alpha"))
+    for selector, value in _pairs(rules or {}):
+        select = _selector(selector)
+        chosen = [name for name in names if select(name)]
+        if not chosen:
+            raise ConfigError(
+                f"alpha rule {selector!r} matches no tensor",
+                hint=f"layers here are 0 to {_last_layer(names)}; kinds are "
+                f"{', '.join(KINDS)}; patterns hold a *, such as 'encoder.layers.*.bias'",
+            )
+        result.update(_values(chosen, selector, value))
+    return result
+
+
+def lines_alphas(names: Sequence[str], first: float, last: float) -> dict[str, float]:
+    """Return LiNeS coefficients: ``first`` at the input, ``last`` at the last layer and behind it.
+
+    Args:
+        names: Hugging Face names of the tensors that are merged.
+        first: Coefficient of the first layer and of all before it.
+        last: Coefficient of the last layer and of the final layer norm.
+    """
+    finite(first, "first alpha"), finite(last, "alpha")
+    layers = _last_layer(names) + 1
+    if not layers:
+        raise ConfigError("method 'lines' needs transformer layers, and the encoder has none")
+    result = {}
+    for name in names:
+        layer = layer_of(name)
+        if layer is None:
+            layer = layers - 1 if name.startswith("encoder.layer_norm") else 0
+        result[name] = lines_alpha(layer, layers, first, last)
+    return result
+
+
+def _pairs(rules: Rules) -> Iterable[tuple[str, float | str]]:
+    if isinstance(rules, Mapping):
+        yield from rules.items()
+        return
+    for rule in rules:
+        selector, separator, value = rule.rpartition(":") if ":" in rule else rule.rpartition("=")
+        if not separator or not selector.strip():
+            raise ConfigError(
+                f"alpha rule {rule!r} is not of the form SELECTOR: VALUE",
+                hint="write for example 'layers.0-3: 0.1' or 'layers: 0.1..0.5'",
+            )
+        yield selector.strip(), value.strip()
+
+
+def _selector(text: str) -> Callable[[str], bool]:
+    if "*" in text:
+        return lambda name: fnmatch.fnmatchcase(name, text)
+    if text in KINDS:
+        kind = re.compile(KINDS[text])
+        return lambda name: kind.match(name) is not None
+    match = _SELECTOR.match(text)
+    if not match or (match.group(3) and match.group(3) not in KINDS):
+        raise ConfigError(
+            f"alpha rule {text!r} cannot be read",
+            hint=f"selectors are layers.0-3, layers.0-3.attention, {', '.join(KINDS)}, or a "
+            "pattern with a *",
+        )
+    first = int(match.group(1)) if match.group(1) else 0
+    last = int(match.group(2) or match.group(1)) if match.group(1) else math.inf
+    inner = re.compile(KINDS[match.group(3)]) if match.group(3) else None
+
+    def matches(name: str) -> bool:
+        layer = layer_of(name)
+        return (
+            layer is not None
+            and first <= layer <= last
+            and (inner is None or inner.match(name) is not None)
+        )
+
+    return matches
+
+
+def _values(chosen: Sequence[str], selector: str, value: float | str) -> dict[str, float]:
+    gradient = _GRADIENT.match(value) if isinstance(value, str) else None
+    if gradient is None:
+        return dict.fromkeys(chosen, finite(value, f"alpha rule {selector!r}"))
+    layers = {name: layer_of(name) for name in chosen}
+    depths = [layer for layer in layers.values() if layer is not None]
+    if len(depths) != len(chosen):
+        raise ConfigError(
+            f"alpha rule {selector!r} gives a gradient but also covers tensors outside the layers",
+            hint="write 'layers: 0.1..0.5'",
+        )
+    first, last = float(gradient.group(1)), float(gradient.group(2))
+    lowest, span = min(depths), max(depths) - min(depths) + 1
+    return {n: lines_alpha((layers[n] or 0) - lowest, span, first, last) for n in chosen}
+
+
+def finite(value: float | str, what: str) -> float:
+    """Return a coefficient as a number.
+
+    Raises:
+        ConfigError: It is no number, or not finite.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{what} is {value!r}, expected a number") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{what} is {value!r}, expected a finite number")
+    return number
+
+
+def _last_layer(names: Iterable[str]) -> int:
+    return max((layer for n in names if (layer := layer_of(n)) is not None), default=-1)

@@ -1,0 +1,232 @@
+"""Delta files: the task vector of one tuned model, with the digest of the base it belongs to.
+
+A safetensors file with Hugging Face names. ``float32`` is exact: merging with it gives the same
+bits as merging with the tuned model. ``float16`` and ``int8`` store each row divided by its largest
+magnitude, with the divisor in ``<name>::scale``; the error is measured and kept in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechft.encoders.conversion.checkpoints import open_checkpoint
+from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
+from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
+from speechft.errors import CheckpointError, LineageError, unknown_choice
+from speechft.merging import lineage
+from speechft.merging.digests import InputDigests, combined_digest
+from speechft.merging.plan import Item, Plan, build_plan
+from speechft.merging.stream import NoSink, pieces, run
+from speechft.merging.writers import write_tensors_file
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {"float32": "F32", "float16": "F16", "int8": "I8"}
+_LARGEST = {"F16": 1.0, "I8": 127.0}
+
+
+@dataclass(frozen=True)
+class DeltaReport:
+    """What was written."""
+
+    out: Path
+    tensors: int
+    nbytes: int
+    dtype: str
+    relative_error: float
+    """Norm of the rounding error over the norm of the task vector; 0 for float32."""
+    largest_error: float
+    """Largest rounding error of an entry."""
+    base_digest: str | None
+    tuned_digest: str | None
+    set_aside: tuple[str, ...]
+
+
+def make_delta(
+    base: Any, tuned: Any, out: str | Path, *, dtype: str = "float32", force: bool = False
+) -> DeltaReport:
+    """Write the task vector tuned minus base.
+
+    Args:
+        base: The base: folder, file, state dict or module.
+        tuned: A model tuned from it.
+        out: File to write, ``.safetensors``.
+        dtype: ``float32``, ``float16`` or ``int8``.
+        force: Go on in spite of the lineage check.
+
+    Raises:
+        LineageError: The models do not belong together.
+        CheckpointError: An input cannot be read.
+        ConfigError: ``dtype`` is unknown.
+        RunError: The file cannot be written.
+    """
+    if dtype not in DTYPES:
+        raise unknown_choice("delta dtype", dtype, DTYPES)
+    opened, model = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
+    plan = build_plan(opened, [model], "tensors")
+    digests = InputDigests([*opened.files, *model.files])
+    try:
+        objections = _check(plan, force)
+        known = digests.result()
+    finally:
+        digests.cancel()
+    stored = DTYPES[dtype]
+    scales = {item.canonical: _scales(item, stored) for item in plan.merged if stored != "F32"}
+    errors = _errors(plan, stored, scales)
+    details: dict[str, Any] = {
+        "base": opened.source,
+        "base_digest": combined_digest(opened.folder, opened.files, known)
+        if opened.files
+        else None,
+        "tuned": model.source,
+        "tuned_digest": combined_digest(model.folder, model.files, known) if model.files else None,
+        "dtype": dtype,
+        "relative_error": errors[0],
+        "largest_error": errors[1],
+        "family": opened.family,
+        "config": opened.settings(),
+        "forced": objections,
+        "set_aside": plan.set_aside[0],
+    }
+    items = _items(plan, stored, scales)
+    metadata = {"format": "pt", DELTA_KEY: json.dumps(details)}
+    write_tensors_file(Path(out), items, _content(plan, stored, scales), metadata)
+    return DeltaReport(
+        Path(out),
+        len(plan.merged),
+        sum(item.nbytes for item in items),
+        dtype,
+        errors[0],
+        errors[1],
+        details["base_digest"],
+        details["tuned_digest"],
+        plan.set_aside[0],
+    )
+
+
+def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
+    """Return a delta file's task vector as float32 torch tensors by Hugging Face name.
+
+    Raises:
+        CheckpointError: The file is not a delta file.
+    """
+    import torch
+
+    checkpoint = open_checkpoint(path)
+    if checkpoint.format != "delta":
+        raise CheckpointError(
+            f"{path} is not a delta file",
+            hint="make one with: speechft delta BASE TUNED --out FILE",
+        )
+    state = {}
+    for name, tensor in checkpoint.tensors.items():
+        values = np.empty(math.prod(tensor.shape), np.float32)
+        tensor.read(0, values)
+        state[name] = torch.from_numpy(values.reshape(tensor.shape))
+    return state
+
+
+def check_base_digest(plan: Plan, base_digest: str | None, force: bool) -> list[str]:
+    """Return an objection for every delta file that was made for another base.
+
+    Raises:
+        LineageError: There is one, and ``force`` is off.
+    """
+    found = []
+    for model in plan.tuned:
+        if model.format != "delta" or base_digest is None:
+            continue
+        wanted = model.content.get("base_digest")
+        if wanted is not None and wanted != base_digest:
+            found.append(
+                f"{model.source} was made for a base with SHA-256 {wanted[:12]}..., "
+                f"{plan.base.source} has {base_digest[:12]}..."
+            )
+    if found and not force:
+        raise LineageError(
+            "; ".join(found),
+            hint="use the base that the delta names; --force adds it to this one nevertheless",
+        )
+    return found
+
+
+def _check(plan: Plan, force: bool) -> list[str]:
+    objections = lineage.check_configs(plan.base, plan.tuned)
+    change = run(plan, NoSink(), allow_nonfinite=False)[0]
+    objections += lineage.check_weights(plan.base, plan.tuned[0], change)
+    if not force:
+        lineage.refuse(objections, "give the base that the model was tuned from, or --force")
+    return objections
+
+
+def _rows(item: Item) -> int:
+    return item.base.shape[0] if len(item.base.shape) > 1 else 1
+
+
+def _scales(item: Item, stored: str) -> Buffer:
+    """Return the divisor of every row: its largest magnitude over what the type can hold."""
+    rows = _rows(item)
+    width = max(item.size // max(rows, 1), 1)
+    largest = np.zeros(rows, np.float32)
+    for start, _, deltas in pieces(item):
+        index = np.arange(start, start + deltas[0].size) // width
+        np.maximum.at(largest, index, np.abs(deltas[0]).astype(np.float32))
+    largest[largest == 0] = 1
+    return (largest / np.float32(_LARGEST[stored])).astype(np.float32)
+
+
+def _quantise(delta: Buffer, item: Item, start: int, stored: str, scale: Buffer) -> Buffer:
+    width = max(item.size // _rows(item), 1)
+    scaled = delta / scale[np.arange(start, start + delta.size) // width]
+    if stored == "F16":
+        return encode(scaled.astype(np.float32), "F16")
+    return np.rint(scaled).astype(np.int8)
+
+
+def _errors(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> tuple[float, float]:
+    if stored == "F32":
+        return 0.0, 0.0
+    error = whole = largest = 0.0
+    for item in plan.merged:
+        scale = scales[item.canonical]
+        width = max(item.size // _rows(item), 1)
+        for start, _, deltas in pieces(item):
+            row = scale[np.arange(start, start + deltas[0].size) // width]
+            back = _quantise(deltas[0], item, start, stored, scale).astype(np.float32) * row
+            difference = back - deltas[0]
+            error += float(np.dot(difference, difference))
+            whole += float(np.dot(deltas[0], deltas[0]))
+            largest = max(largest, float(np.max(np.abs(difference), initial=0.0)))
+    return math.sqrt(error / whole) if whole else 0.0, largest
+
+
+def _items(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> list[Item]:
+    """Return what the file holds, wide types first: scales, then task vectors."""
+    items = [_item(name + SCALE_SUFFIX, "F32", (scale.size,)) for name, scale in scales.items()]
+    return items + [_item(i.canonical, stored, i.base.shape) for i in plan.merged]
+
+
+def _item(name: str, dtype: str, shape: tuple[int, ...]) -> Item:
+    """Return a tensor of the file: name, type and shape; its bytes come later, from `_content`."""
+    count = math.prod(shape) * {"I8": 1, "F16": 2, "F32": 4}[dtype]
+    nothing = np.broadcast_to(np.zeros(1, np.int8), (count,))
+    return Item(name, name, False, "", dtype, ArrayTensor(name, dtype, shape, nothing), ())
+
+
+def _content(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> Iterator[Buffer]:
+    """Yield the bytes of the file's tensors in the order of `_items`."""
+    yield from scales.values()
+    for item in plan.merged:
+        for start, _, deltas in pieces(item):
+            if stored == "F32":
+                yield np.array(deltas[0], np.float32)
+            else:
+                yield _quantise(deltas[0], item, start, stored, scales[item.canonical])

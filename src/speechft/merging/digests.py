@@ -1,0 +1,62 @@
+"""SHA-256 of the inputs, on a thread of its own while they are merged."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from speechft.checkpoint import CONFIG_NAME, file_digest
+
+_BLOCK = 1 << 20
+
+
+class InputDigests:
+    """Digests files on a thread of its own; hashing releases Python's lock."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = list(dict.fromkeys(paths))
+        self._digests: dict[Path, str] = {}
+        self._error: OSError | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            buffer = bytearray(_BLOCK)
+            for path in self._paths:
+                digest = hashlib.sha256()
+                with open(path, "rb", buffering=0) as file:
+                    while (count := file.readinto(buffer)) and not self._stop.is_set():
+                        digest.update(memoryview(buffer)[:count])
+                self._digests[path] = digest.hexdigest()
+        except OSError as error:
+            self._error = error
+
+    def result(self) -> dict[Path, str]:
+        """Wait for all digests and return them by path."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._digests
+
+    def cancel(self) -> None:
+        """Give up; for the end of a merge that failed."""
+        self._stop.set()
+        self._thread.join()
+
+
+def combined_digest(folder: Path | None, files: Sequence[Path], digests: dict[Path, str]) -> str:
+    """Return one digest for a checkpoint out of the digests of its files.
+
+    For an encoder folder it is `speechft.checkpoint.encoder_digest`; for a single file without a
+    configuration, the digest of that file.
+    """
+    parts = [digests[path] for path in files]
+    if folder is not None and (folder / CONFIG_NAME).is_file():
+        parts.insert(0, file_digest(folder / CONFIG_NAME))
+    elif len(parts) == 1:
+        return parts[0]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -1,0 +1,99 @@
+"""Results in memory: state dicts, live modules, and swapping alphas in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from speechft.encoders.conversion.keys import normalise_weight_norm
+from speechft.errors import CheckpointError
+from speechft.merging.plan import Item, Plan
+from speechft.merging.stream import ArraySink
+
+if TYPE_CHECKING:
+    import torch
+
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "?"}
+
+
+def in_memory(base: Any, plan: Plan, sink: ArraySink) -> Any:
+    """Return the merged tensors as what the base is: a module, or a state dict of its type.
+
+    Args:
+        base: What was given as base.
+        plan: The plan.
+        sink: The merged tensors.
+    """
+    if isinstance(base, Mapping) and all(isinstance(v, np.ndarray) for v in base.values()):
+        return {item.name: as_array(item, sink.data[item.name]) for item in plan.items}
+    state = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
+    if isinstance(base, Mapping):
+        return {name: value.to(base[name].device) for name, value in state.items()}
+    if hasattr(base, "state_dict"):
+        module = copy.deepcopy(base)
+        module.load_state_dict(state)
+        return module
+    return state
+
+
+def as_array(item: Item, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """View raw bytes as an array of the item's shape; bfloat16 stays uint16."""
+    kind = _NUMPY.get(item.dtype) or f"<{item.dtype[0].lower()}{int(item.dtype[1:]) // 8}"
+    return data.view(kind).reshape(item.base.shape)
+
+
+def as_torch(item: Item, data: np.ndarray[Any, Any]) -> torch.Tensor:
+    """View raw bytes as a torch tensor of the item's type and shape."""
+    import torch
+
+    tensor = torch.from_numpy(as_array(item, data))
+    return tensor.view(torch.bfloat16) if item.dtype == "BF16" else tensor
+
+
+def interpolate_(
+    module: torch.nn.Module,
+    base_state: Mapping[str, torch.Tensor],
+    delta: Mapping[str, torch.Tensor],
+    alpha: float,
+) -> torch.nn.Module:
+    """Set a module's weights to base + alpha * delta, in place and without a second model.
+
+    Tensors without an entry in ``delta`` get the base's value. Call it again with another alpha:
+    nothing accumulates.
+
+    Args:
+        module: The module, on any device; its dtype is kept, the arithmetic is float32.
+        base_state: State dict of the base, in either spelling of weight norm.
+        delta: Task vector by name, as `speechft.merging.delta.load_delta` returns it.
+        alpha: Coefficient.
+
+    Returns:
+        The module.
+
+    Raises:
+        CheckpointError: Names or shapes do not fit the module.
+    """
+    import torch
+
+    own = {normalise_weight_norm(n): t for n, t in module.state_dict(keep_vars=True).items()}
+    bases = {normalise_weight_norm(n): t for n, t in base_state.items()}
+    moves = {normalise_weight_norm(n): t for n, t in delta.items()}
+    unknown = sorted(set(moves) - set(own)) + sorted(set(own) - set(bases))
+    wrong = [n for n in own if n in bases and bases[n].shape != own[n].shape]
+    wrong += [n for n in moves if n in own and moves[n].shape != own[n].shape]
+    if unknown or wrong:
+        raise CheckpointError(
+            f"base and delta do not fit the module: {', '.join((unknown + wrong)[:5])}",
+            hint="they must have the module's names and shapes",
+        )
+    with torch.no_grad():
+        for name, target in own.items():
+            base = bases[name].to(target.device)
+            if name in moves and target.is_floating_point():
+                move = moves[name].to(target.device, torch.float32)
+                base = base.to(torch.float32) + alpha * move
+            target.copy_(base)
+    return module

@@ -1,0 +1,241 @@
+"""Write what was merged: safetensors in one or several files, atomically, and the folder around."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from speechft.checkpoint import INDEX_NAME, WEIGHTS_NAME, sync_folder, write_error
+from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
+from speechft.errors import RunError
+from speechft.merging.plan import Item
+from speechft.runs import lock
+
+SHARD_BYTES = 5_000_000_000
+"""Largest size of one weight file, as on the Hugging Face hub."""
+
+METADATA = {"format": "pt"}
+"""Metadata that transformers expects in a safetensors file."""
+
+WRITTEN = (
+    "config.json",
+    "preprocessor_config.json",
+    "README.md",
+    "merge.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+)
+"""Names that a merge writes: a folder with only these may be replaced."""
+
+_SIZES = FLOAT_BYTES | {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
+
+
+class SafetensorsWriter:
+    """Writes the tensors of a plan, in order, into safetensors files of limited size.
+
+    Args:
+        folder: Where the files go; it is not visible under a final name yet.
+        items: The tensors.
+        shard_bytes: Largest size of one file's tensors.
+        name: Name of the file when one is enough.
+        metadata: Metadata of every file.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        items: Sequence[Item],
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        name: str = WEIGHTS_NAME,
+        metadata: Mapping[str, str] = METADATA,
+    ) -> None:
+        self._folder = folder
+        self._shards = _split(items, shard_bytes)
+        self.names = [name]
+        if len(self._shards) > 1:
+            count = len(self._shards)
+            self.names = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
+        self._shard_of = {item.name: n for n, shard in enumerate(self._shards) for item in shard}
+        self._metadata = dict(metadata)
+        self._current = -1
+        self._file: BinaryIO | None = None
+
+    def write(self, item: Item, data: Buffer) -> None:
+        """Append ``data`` to the tensor of ``item``."""
+        if self._shard_of[item.name] != self._current:
+            self._open(self._shard_of[item.name])
+        assert self._file is not None
+        self._put(np.ascontiguousarray(data).data.cast("B"))
+
+    def finish(self) -> None:
+        """Complete the last file and write the index of several files."""
+        while self._current < len(self._shards) - 1:
+            self._open(self._current + 1)
+        self._close()
+        if len(self._shards) > 1:
+            total = sum(item.nbytes for shard in self._shards for item in shard)
+            index = {
+                "metadata": {"total_size": total},
+                "weight_map": {n: self.names[shard] for n, shard in self._shard_of.items()},
+            }
+            (self._folder / INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
+
+    def abort(self) -> None:
+        """Close what is open after an error."""
+        with contextlib.suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+
+    def _put(self, data: memoryview | bytes) -> None:
+        assert self._file is not None
+        view = memoryview(data)
+        while len(view):
+            count = self._file.write(view)
+            view = view[count:]
+
+    def _open(self, index: int) -> None:
+        self._close()
+        self._current = index
+        path = self._folder / self.names[index]
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed in _close and abort
+        self._put(header(self._shards[index], self._metadata))
+
+    def _close(self) -> None:
+        if self._file is None:
+            return
+        os.fsync(self._file.fileno())
+        self._file.close()
+        self._file = None
+
+
+def order_for_storage(items: Sequence[Item]) -> list[Item]:
+    """Return the items with wide types first, else in order: readers want aligned tensors."""
+    return sorted(items, key=lambda item: -_SIZES.get(item.dtype, 1))
+
+
+def header(items: Sequence[Item], metadata: Mapping[str, str]) -> bytes:
+    """Return the header of a safetensors file that holds ``items`` in this order."""
+    content: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for item in items:
+        end = offset + item.nbytes
+        shape = list(item.base.shape)
+        content[item.name] = {"dtype": item.dtype, "shape": shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _split(items: Sequence[Item], limit: int) -> list[list[Item]]:
+    shards: list[list[Item]] = [[]]
+    size = 0
+    for item in items:
+        if shards[-1] and size + item.nbytes > limit:
+            shards.append([])
+            size = 0
+        shards[-1].append(item)
+        size += item.nbytes
+    return shards
+
+
+@contextlib.contextmanager
+def publish_folder(out: Path) -> Iterator[Path]:
+    """Give a hidden folder beside ``out`` to write into, and rename it to ``out`` at the end.
+
+    What an interrupted run left there is removed first; on an error nothing is left. A folder that
+    an earlier merge wrote is replaced.
+
+    Raises:
+        RunError: ``out`` holds something else, is being written by another process, or cannot be
+            written.
+    """
+    out = Path(os.path.abspath(out))
+    hidden = out.with_name(f".{out.name}.partial")
+    with lock(hidden):
+        try:
+            _recover(out)
+            check_replaceable(out)
+            _clear(hidden)
+            yield hidden
+            for path in hidden.iterdir():
+                _sync(path)
+            _swap(hidden, out)
+        except OSError as error:
+            raise write_error(out, error) from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def check_replaceable(out: Path) -> None:
+    """Refuse an output folder that holds files which a merge does not write.
+
+    Raises:
+        RunError: There are such files, or ``out`` is a file.
+    """
+    if out.is_file():
+        raise RunError(f"{out} is a file, expected a folder to write", hint="choose another --out")
+    if out.is_dir():
+        foreign = [p.name for p in sorted(out.iterdir()) if not any(map(p.match, WRITTEN))]
+        if foreign:
+            raise RunError(
+                f"{out} already holds {', '.join(foreign[:4])}, which a merge does not write",
+                hint="choose another --out, or remove that folder",
+            )
+
+
+def _swap(hidden: Path, out: Path) -> None:
+    (hidden / ".lock").unlink(missing_ok=True)
+    if out.is_dir():
+        old = _old(out)
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            os.rename(hidden, out)  # an empty folder is replaced in one step
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            os.rename(out, old)
+            os.rename(hidden, out)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(hidden, out)
+    sync_folder(out.parent)
+
+
+def _old(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
+
+
+def _recover(out: Path) -> None:
+    """Put back the folder that an interrupted run had moved out of the way."""
+    old = _old(out)
+    if old.is_dir():
+        if out.exists():
+            shutil.rmtree(old)
+        else:
+            os.rename(old, out)
+
+
+def _clear(hidden: Path) -> None:
+    for path in hidden.iterdir():
+        if path.name != ".lock":
+            path.unlink()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,96 @@
+"""What a merge did: counts, digests, evidence; printed, kept beside the weights, and returned."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechft.checkpoint import encoder_digest, file_digest
+from speechft.merging.lineage import Evidence
+
+
+@dataclass(frozen=True)
+class MergeReport:
+    """What a merge did."""
+
+    out: Path | None
+    """Where it was written; None for a dry run and for results in memory."""
+    method: str
+    alpha: float
+    alphas: dict[str, float]
+    """Coefficient of every merged tensor by Hugging Face name."""
+    base: str
+    tuned: tuple[str, ...]
+    base_digest: str | None
+    """Of an encoder folder, `speechft.checkpoint.encoder_digest`; None for results in memory."""
+    tuned_digests: tuple[str | None, ...]
+    merged: int
+    """Number of tensors that were merged."""
+    kept: tuple[str, ...]
+    """Names of tensors that were kept from the base."""
+    set_aside: tuple[str, ...]
+    """Names of tensors of the tuned models that the base does not have."""
+    left_out: tuple[str, ...]
+    """Names of the base's tensors that the output format has no place for."""
+    evidence: tuple[Evidence, ...]
+    """The lineage check, per tuned model."""
+    forced: tuple[str, ...]
+    """Objections that were overridden."""
+    differences: tuple[str, ...]
+    """Fields in which the configurations differ and that were taken from the base."""
+    weight_norm: str
+    dtype: str
+    """Types of the output's tensors."""
+    seconds: float
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the method."""
+
+    @functools.cached_property
+    def out_digest(self) -> str | None:
+        """SHA-256 of what was written, as `base_digest`; taken when it is first asked for."""
+        if self.out is None:
+            return None
+        return encoder_digest(self.out) if self.out.is_dir() else file_digest(self.out)
+
+    @property
+    def alpha_range(self) -> tuple[float, float]:
+        """Smallest and largest coefficient."""
+        return min(self.alphas.values()), max(self.alphas.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON types."""
+        content = dataclasses.asdict(self)
+        return content | {"out": None if self.out is None else str(self.out)}
+
+    def lines(self) -> list[str]:
+        """Return the report for people, one fact a line."""
+        low, high = self.alpha_range
+        alpha = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        lines = [
+            f"merged {self.merged} tensors with {self.method}, alpha {alpha} ({self.dtype})",
+            *(f"  kept from the base: {name}" for name in self.kept[:8]),
+        ]
+        if len(self.kept) > 8:
+            lines.append(f"  ... and {len(self.kept) - 8} more kept from the base")
+        if self.set_aside:
+            lines.append(f"  set aside (heads of the tuned models): {', '.join(self.set_aside)}")
+        if self.left_out:
+            lines.append(f"  left out (no place in the output): {', '.join(self.left_out)}")
+        lines += [f"  configuration: {difference}" for difference in self.differences]
+        for source, found in zip(self.tuned, self.evidence, strict=True):
+            lines.append(f"  {source}: {_evidence(found)}")
+        return lines
+
+
+def _evidence(found: Evidence) -> str:
+    parts = []
+    if found.score is not None:
+        parts.append(f"lineage score {found.score:.3f}")
+    if found.median_relative_change is not None:
+        parts.append(f"median change {found.median_relative_change:.2g}")
+    if found.cnn_equal is not None:
+        parts.append("CNN bit-equal to the base" if found.cnn_equal else "CNN changed")
+    return ", ".join(parts) or "nothing to compare"

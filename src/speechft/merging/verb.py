@@ -1,0 +1,83 @@
+"""The verb ``merge``: options and a YAML file become the arguments of `speechft.merging.merge`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from speechft.config import apply_overrides
+from speechft.errors import ConfigError
+from speechft.merging.api import merge
+from speechft.merging.recipe import read_merge_config
+from speechft.merging.report import MergeReport
+
+
+def merge_verb(
+    given: Mapping[str, Any],
+    config: Path | None,
+    rules: Sequence[str],
+    options: Sequence[str],
+    dry_run: bool,
+    force: bool,
+    command: str,
+) -> MergeReport:
+    """Merge by command line; what is given there overrides the file.
+
+    Args:
+        given: Arguments of `merge`, None where they were not given.
+        config: YAML file with our keys or the official ones.
+        rules: Coefficients by layer, ``"layers.0-3: 0.1"``.
+        options: Options of the method, ``density=0.2``.
+        dry_run: Check everything, write nothing.
+        force: Override objections.
+        command: Command line, for the model card.
+
+    Raises:
+        ConfigError: Something is missing or malformed.
+    """
+    arguments: dict[str, Any] = (
+        {} if config is None else dict(read_merge_config(config).arguments())
+    )
+    arguments |= {name: value for name, value in given.items() if value is not None}
+    arguments |= apply_overrides({}, options)
+    if rules:
+        arguments["rules"] = _rules(rules)
+    missing = [name for name in ("base", "tuned") if not arguments.get(name)]
+    if not arguments.get("out") and not dry_run:
+        missing.append("--out")
+    if missing:
+        raise ConfigError(
+            f"merge lacks {', '.join(missing)}",
+            hint="speechft merge BASE TUNED --alpha 0.25 --out merged",
+        )
+    base, tuned = local(arguments.pop("base")), [local(m) for m in arguments.pop("tuned")]
+    report = merge(base, tuned, dry_run=dry_run, force=force, command=command, **arguments)
+    assert isinstance(report, MergeReport)
+    return report
+
+
+def local(name: str) -> Path:
+    """Return a path as it is; resolve packaged names and hub ids to a folder."""
+    from speechft.encoders.load import resolve_encoder
+
+    path = Path(name)
+    return path if path.exists() else resolve_encoder(name)
+
+
+def _rules(texts: Sequence[str]) -> dict[str, Any]:
+    rules: dict[str, Any] = {}
+    for text in texts:
+        try:
+            parsed = yaml.safe_load(text)
+        except yaml.YAMLError:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise ConfigError(
+                f"alpha rule {text!r} is not of the form 'layers: coefficient'",
+                hint="write for example --alpha-rule 'layers.0-3: 0.1'",
+            )
+        rules |= parsed
+    return rules

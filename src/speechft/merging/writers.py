@@ -1,0 +1,199 @@
+"""The three kinds of output: a Hugging Face folder, an s3prl file, a bare safetensors file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from speechft.checkpoint import (
+    CONFIG_NAME,
+    PROCESSOR_NAME,
+    atomic_write,
+    sync_folder,
+    write_error,
+    write_json,
+    write_text,
+)
+from speechft.encoders.conversion import configs
+from speechft.encoders.conversion.s3prl import s3prl_checkpoint
+from speechft.encoders.conversion.tensors import Buffer
+from speechft.errors import CheckpointError, RunError
+from speechft.merging.card import model_card
+from speechft.merging.memory import as_torch
+from speechft.merging.output import METADATA, SafetensorsWriter, publish_folder
+from speechft.merging.plan import Item, Plan
+from speechft.merging.report import MergeReport
+from speechft.merging.stream import ArraySink, Sink
+from speechft.runs import lock
+
+Stream = Callable[[Sink], MergeReport]
+REPORT_NAME = "merge.json"
+CARD_NAME = "README.md"
+_HIDDEN_NAME = "weights.safetensors"
+_TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+class _Remembering:
+    """A file that remembers why a write failed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        """Write, or remember the error and raise it."""
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        """Hand buffered data to the system."""
+        self._file.flush()
+
+
+def write_folder(
+    out: Path, plan: Plan, stream: Stream, shard_bytes: int, command: str | None
+) -> MergeReport:
+    """Write an encoder folder: weights, config and processor of the base, card, and report.
+
+    Args:
+        out: The folder.
+        plan: What is merged.
+        stream: Runs the merge into a sink and reports.
+        shard_bytes: Largest size of one weight file.
+        command: Command line for the card.
+
+    Raises:
+        CheckpointError: The base does not tell its configuration.
+        RunError: The folder cannot be written.
+    """
+    config, processor = folder_settings(plan)
+    with publish_folder(out) as folder:
+        writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
+        try:
+            report = stream(writer)
+            writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+        write_json(folder / CONFIG_NAME, config)
+        if processor is not None:
+            write_json(folder / PROCESSOR_NAME, processor)
+        write_json(folder / REPORT_NAME, report.as_dict())
+        write_text(folder / CARD_NAME, model_card(report, command))
+    return report
+
+
+def folder_settings(plan: Plan) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return ``config.json`` and ``preprocessor_config.json`` of the output folder.
+
+    Raises:
+        CheckpointError: The base is a bare file of weights, which does not tell its configuration.
+    """
+    base = plan.base
+    config = None if base.config is None else dict(base.config)
+    if config is None and base.family == "decoar2":
+        config = configs.decoar2_config(base.by_name())
+    if config is None:
+        raise CheckpointError(
+            f"{base.source} has no configuration, which a Hugging Face folder needs",
+            hint="give the base as a folder with config.json, or write --out NAME.safetensors",
+        )
+    processor = base.processor
+    if processor is None and base.naming == "s3prl" and base.family != "decoar2":
+        processor = configs.processor(config)
+    if base.folder is None:
+        config.pop("do_normalize", None)
+    kinds = {item.dtype for item in plan.items if item.is_float}
+    if len(kinds) == 1:
+        config.pop("torch_dtype", None)
+        config["dtype"] = _TORCH_NAMES[kinds.pop()]
+    return config, processor
+
+
+def write_tensors(out: Path, plan: Plan, stream: Stream) -> MergeReport:
+    """Write one bare safetensors file, atomically.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    with _safetensors_file(out, plan.items, METADATA) as writer:
+        report = stream(writer)
+    return report
+
+
+def write_tensors_file(
+    out: Path, items: Sequence[Item], content: Iterable[Buffer], metadata: Mapping[str, str]
+) -> None:
+    """Write tensors that are given as pieces in the order of ``items``, atomically.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    with _safetensors_file(out, items, metadata) as writer:
+        pieces = iter(content)
+        for item in items:
+            left = item.nbytes
+            while left:
+                piece = next(pieces)
+                writer.write(item, piece)
+                left -= piece.nbytes
+
+
+@contextlib.contextmanager
+def _safetensors_file(
+    out: Path, items: Sequence[Item], metadata: Mapping[str, str]
+) -> Iterator[SafetensorsWriter]:
+    out = Path(os.path.abspath(out))
+    if out.is_dir():
+        raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
+    hidden = out.with_name(f".{out.name}.partial")
+    with lock(hidden):
+        try:
+            writer = SafetensorsWriter(
+                hidden, items, shard_bytes=2**63, name=_HIDDEN_NAME, metadata=metadata
+            )
+            try:
+                yield writer
+                writer.finish()
+            except BaseException:
+                writer.abort()
+                raise
+            os.replace(hidden / _HIDDEN_NAME, out)
+            sync_folder(out.parent)
+        except OSError as error:
+            raise write_error(out, error) from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
+def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
+    """Write an s3prl upstream checkpoint, atomically; the merged model is held in memory.
+
+    Raises:
+        CheckpointError: The base does not tell its configuration.
+        RunError: The file cannot be written.
+    """
+    import torch
+
+    sink = ArraySink(plan)
+    report = stream(sink)
+    weights = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
+    content = s3prl_checkpoint(plan.base, weights)
+    if out.is_dir():
+        raise CheckpointError(f"{out} is a folder, expected a file to write, such as {out}.pt")
+    with atomic_write(out) as file:
+        remembering = _Remembering(file)
+        try:
+            torch.save(content, cast(BinaryIO, remembering))
+        except RuntimeError:  # torch hides the system's refusal behind its own error
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
+    return report

@@ -1,0 +1,349 @@
+"""The stages of a run in order: corpus, fine-tuning, merging, frozen evaluation, report."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechft.checkpoint import encoder_digest, read_json, write_text
+from speechft.console import log, print_table
+from speechft.data.corpora import find_corpus
+from speechft.data.manifest import Corpus
+from speechft.encoders.load import FEATURES, digest_of, resolve_encoder
+from speechft.errors import ConfigError, RunError
+from speechft.evaluation.score import load_anchors, miniature_score
+from speechft.evaluation.suite import (
+    RANDOM,
+    Candidate,
+    EvaluationConfig,
+    choose_tasks,
+    evaluate_encoder,
+)
+from speechft.features.extract import DownsamplerCache
+from speechft.finetuning.finetune import FinetuningConfig, finetune
+from speechft.merging import merge
+from speechft.recipe import Recipe
+from speechft.results import ResultRow, write_rows
+from speechft.runs import lock, stage
+from speechft.tasks.base import Task
+from speechft.verdict import PRE_TRAINED, Names, slug, verdict
+
+
+@dataclass
+class Run:
+    """A run in progress: its recipe, folder, and what the stages share."""
+
+    recipe: Recipe
+    folder: Path
+    corpus: Corpus
+    tasks: list[Task]
+    cache: DownsamplerCache = field(default_factory=DownsamplerCache)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Record how long a stage takes."""
+        started = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run ends with."""
+
+    rows: list[ResultRow]
+    """Test figures, encoders in the order of the table."""
+    curve: list[ResultRow]
+    """Dev figures over alpha."""
+    verdict: tuple[str, ...]
+    report: Path
+
+
+def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summary:
+    """Run a recipe; what is done already and unchanged is skipped.
+
+    Writes ``tuned/``, ``merged/``, ``results.jsonl`` and ``report.html`` into ``folder``, and each
+    stage into a folder of its own below it.
+
+    Args:
+        recipe: What to do.
+        folder: Where everything goes.
+        command: Command line, for the report.
+
+    Raises:
+        SpeechftError: Whatever a stage cannot do, with what to do about it.
+    """
+    with lock(folder):
+        started = time.monotonic()
+        state = _open(recipe, folder, started)
+        tuned = {s: _tune(state, s) for s in (recipe.finetuning.strategy, *_baselines(recipe))}
+        merged = {a: _merge(state, tuned[recipe.finetuning.strategy], a) for a in _alphas(recipe)}
+        _export(tuned[recipe.finetuning.strategy], folder / "tuned")
+        _export(merged[recipe.merging.alpha], folder / "merged")
+        rows = _evaluate(state, tuned, merged[recipe.merging.alpha])
+        curve = _curve(state, rows, merged)
+        with state.timed("report"):
+            return _report(state, rows, curve, command)
+
+
+def evaluate(
+    encoders: Sequence[str],
+    corpus: str,
+    config: EvaluationConfig,
+    folder: Path,
+    *,
+    seed: int = 0,
+) -> list[ResultRow]:
+    """Evaluate frozen encoders on one corpus; writes ``results.jsonl``.
+
+    Args:
+        encoders: As `load_encoder` takes them.
+        corpus: As `find_corpus` takes it.
+        config: Tasks and protocol.
+        folder: Where results go.
+        seed: Seed of the probes.
+    """
+    with lock(folder):
+        names = _distinct_names(encoders)
+        for encoder in encoders:
+            digest_of(encoder)
+        opened = find_corpus(corpus, folder / "corpus")
+        tasks = choose_tasks(config, opened)
+        cache, rows = DownsamplerCache(), []
+        for name, encoder in zip(names, encoders, strict=True):
+            candidate = Candidate(name, encoder)
+            place = folder / "evaluation" / slug(name)
+            rows += evaluate_encoder(
+                candidate, tasks, opened, config, place, seed=seed, cache=cache
+            )
+        write_rows(folder / "results.jsonl", rows)
+    return rows
+
+
+def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
+    """Run the fine-tuning of a recipe alone; returns the folder of the tuned encoder."""
+    with lock(folder):
+        digest_of(recipe.encoder)
+        corpus = find_corpus(recipe.data.corpus, folder / "corpus")
+    return _tuning_stage(recipe.finetuning, recipe, corpus, folder, DownsamplerCache())
+
+
+def _open(recipe: Recipe, folder: Path, started: float) -> Run:
+    """Check what can be checked before any work, and open the corpus."""
+    log(f"encoder: {recipe.encoder} (sha256 {digest_of(recipe.encoder)[:12]})")
+    corpus = find_corpus(recipe.data.corpus, folder / "corpus")
+    log(f"corpus: {corpus.name} (digest {corpus.digest[:12]}) in {corpus.folder}")
+    state = Run(recipe, folder, corpus, choose_tasks(recipe.evaluation, corpus))
+    state.seconds["corpus"] = time.monotonic() - started
+    write_text(folder / "recipe.yaml", recipe.as_yaml())
+    return state
+
+
+def _baselines(recipe: Recipe) -> list[Any]:
+    return [s for s in recipe.baselines if s != recipe.finetuning.strategy]
+
+
+def _alphas(recipe: Recipe) -> list[float]:
+    return sorted({recipe.merging.alpha, *recipe.merging.curve})
+
+
+def _tune(state: Run, strategy: Any) -> Path:
+    config = state.recipe.finetuning.model_copy(update={"strategy": strategy})
+    with state.timed(f"{strategy} fine-tuning"):
+        place = state.folder / "finetuning" / strategy
+        return _tuning_stage(config, state.recipe, state.corpus, place, state.cache)
+
+
+def _tuning_stage(
+    config: FinetuningConfig, recipe: Recipe, corpus: Corpus, folder: Path, cache: DownsamplerCache
+) -> Path:
+    settings = {"finetuning": config.as_dict(), "seed": recipe.seed}
+    inputs = {"encoder": digest_of(recipe.encoder), "corpus": corpus.digest}
+    with stage(folder, name="finetune", config=settings, inputs=inputs) as work:
+        if not work.done:
+            finetune(config, recipe.encoder, corpus, work.scratch, seed=recipe.seed, cache=cache)
+    return folder / "encoder"
+
+
+def _merge(state: Run, tuned: Path, alpha: float) -> Path:
+    folder = state.folder / "merging" / f"alpha-{alpha:g}"
+    base = resolve_encoder(state.recipe.encoder)
+    inputs = {"base": encoder_digest(base), "tuned": encoder_digest(tuned)}
+    with (
+        state.timed("merging"),
+        stage(folder, name="merge", config={"alpha": alpha}, inputs=inputs) as work,
+    ):
+        if not work.done:
+            merge(base, tuned, alpha=alpha, out=work.scratch / "encoder")
+    return folder / "encoder"
+
+
+def _export(source: Path, target: Path) -> None:
+    """Put an encoder where users look for it, as links to the stage's files where possible."""
+    temporary = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(source, temporary, copy_function=_link)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+    except OSError as error:
+        raise RunError(f"cannot write {target}: {error.strerror or error}") from None
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        Path(target).hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _evaluate(state: Run, tuned: dict[str, Path], merged: Path) -> list[ResultRow]:
+    """Evaluate floors, pre-trained, every strategy and the merged encoder on test."""
+    recipe, strategy = state.recipe, state.recipe.finetuning.strategy
+    names = Names.of(strategy, recipe.merging.alpha)
+    candidates = [_floor(name, recipe) for name in recipe.evaluation.floors]
+    candidates.append(Candidate(PRE_TRAINED, recipe.encoder))
+    candidates += [Candidate(f"{s} fine-tuning", str(tuned[s])) for s in _baselines(recipe)]
+    candidates.append(Candidate(names.tuned, str(tuned[strategy])))
+    candidates.append(Candidate(names.merged, str(merged), alpha=recipe.merging.alpha))
+    rows: list[ResultRow] = []
+    for candidate in candidates:
+        with state.timed("evaluation"):
+            rows += _evaluate_one(state, candidate, state.tasks, test=True)
+    return rows
+
+
+def _evaluate_one(
+    state: Run, candidate: Candidate, tasks: Sequence[Task], *, test: bool
+) -> list[ResultRow]:
+    config = state.recipe.evaluation
+    place = state.folder / ("evaluation" if test else "curve") / slug(candidate.name)
+    return evaluate_encoder(
+        candidate,
+        tasks,
+        state.corpus,
+        config,
+        place,
+        seed=state.recipe.seed,
+        test=test,
+        cache=state.cache,
+    )
+
+
+def _floor(name: str, recipe: Recipe) -> Candidate:
+    if name == RANDOM:
+        return Candidate("random weights", RANDOM, like=recipe.encoder, seed=recipe.seed)
+    if name not in FEATURES:
+        choices = ", ".join([RANDOM, *FEATURES])
+        raise ConfigError(f"unknown floor {name!r}; choices are: {choices}")
+    return Candidate(name.upper(), name)
+
+
+def _curve(state: Run, rows: Sequence[ResultRow], merged: dict[float, Path]) -> list[ResultRow]:
+    """Return dev figures over alpha; both ends and the recipe's alpha come from the test rows."""
+    recipe = state.recipe
+    if not recipe.merging.curve:
+        return []
+    names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
+    wanted = set(recipe.merging.curve_tasks) or {task.name for task in state.tasks}
+    tasks = [task for task in state.tasks if task.name in wanted]
+    ends = {PRE_TRAINED: 0.0, names.tuned: 1.0, names.merged: recipe.merging.alpha}
+    curve = [
+        _as_dev(row, ends[row.encoder], state.corpus)
+        for row in rows
+        if row.encoder in ends and row.task in wanted
+    ]
+    for alpha in sorted(set(recipe.merging.curve) - set(ends.values())):
+        candidate = Candidate(f"alpha {alpha:g}", str(merged[alpha]), alpha=alpha)
+        with state.timed("alpha curve"):
+            curve += _evaluate_one(state, candidate, tasks, test=False)
+    return sorted(curve, key=lambda row: (row.task, row.alpha))
+
+
+def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:
+    split = corpus.task_splits(row.task)[1]
+    changes = {
+        "value": row.details["dev"],
+        "split": split,
+        "n": corpus.statistics[split]["utterances"],
+        "interval": None,
+        "alpha": alpha,
+    }
+    return row.model_copy(update=changes)
+
+
+def scores(rows: Sequence[ResultRow], corpus: Corpus) -> dict[str, float | None]:
+    """Return the miniature SUPERB score by encoder; None where the anchors do not apply."""
+    anchors = load_anchors()
+    figures: dict[str, dict[str, float]] = {}
+    for row in rows:
+        figures.setdefault(row.encoder, {})[row.task] = row.value
+    fits = corpus.digest == anchors.corpus and all(r.protocol == anchors.protocol for r in rows)
+    return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
+
+
+def _report(state: Run, rows: list[ResultRow], curve: list[ResultRow], command: str) -> Summary:
+    from speechft.reporting.report import Report, table, write_report
+
+    recipe, folder = state.recipe, state.folder
+    names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
+    said = verdict(rows, folder / "evaluation", recipe.finetuning.task, names, recipe.verdict)
+    between = [row for row in curve if row.encoder not in {r.encoder for r in rows}]
+    write_rows(folder / "results.jsonl", [*rows, *between])
+    by_encoder = scores(rows, state.corpus)
+    histories = {
+        s: read_json(folder / "finetuning" / s / "history.json")
+        for s in (recipe.finetuning.strategy, *_baselines(recipe))
+    }
+    report = Report(
+        title=recipe.title,
+        tuned_on=recipe.finetuning.task,
+        verdict=said,
+        rows=tuple(rows),
+        curve=tuple(curve),
+        scores=by_encoder,
+        histories=histories,
+        recipe=recipe.as_yaml(),
+        facts=_facts(state, command),
+    )
+    write_report(report, folder / "report.html")
+    header, cells = table(rows, by_encoder)
+    print_table(f"{recipe.title}: tuned on {recipe.finetuning.task}", header, cells)
+    print("\n".join(said))
+    log(f"report: {folder / 'report.html'}")
+    return Summary(rows, curve, said, folder / "report.html")
+
+
+def _facts(state: Run, command: str) -> dict[str, str]:
+    import torch
+    import transformers
+
+    import speechft
+
+    corpus = state.corpus
+    sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
+    versions = f"speechft {speechft.__version__}, torch {torch.__version__}"
+    return {
+        "command": command,
+        "corpus": f"{corpus.name}, digest {corpus.digest[:12]}; utterances: {sizes}",
+        "licence of the data": str(corpus.info.get("licence", "not known")),
+        "encoder": f"{state.recipe.encoder}, sha256 {digest_of(state.recipe.encoder)[:12]}",
+        "time of this run": times,
+        "versions": f"{versions}, transformers {transformers.__version__}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{'GPU' if torch.cuda.is_available() else 'CPU'}",
+    }
+
+
+def _distinct_names(encoders: Sequence[str]) -> list[str]:
+    """Return short names: the last part of a path, the whole where two would be the same."""
+    short = [Path(text).name or text for text in encoders]
+    return [s if short.count(s) == 1 else text for s, text in zip(short, encoders, strict=True)]

@@ -1,0 +1,99 @@
+"""Recipes: packaged or the user's own YAML, checked against the configuration of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field
+
+from speechft.config import Config, apply_overrides, build, read_yaml
+from speechft.errors import unknown_choice
+from speechft.evaluation.suite import EvaluationConfig
+from speechft.finetuning.finetune import FinetuningConfig, Strategy
+
+Kind = TypeVar("Kind", bound=Config)
+
+PRETRAIN_PREFIX = "pretrain-"
+
+
+class DataConfig(Config):
+    """Where the speech comes from."""
+
+    corpus: str = "synthetic"
+    """Embedded corpus, a CSV of your own recordings, or the folder of a prepared corpus."""
+
+
+class MergingConfig(Config):
+    """Weight-space interpolation between the encoder and what fine-tuning made of it."""
+
+    alpha: float = Field(default=0.25, ge=0.0, le=1.0)
+    """Coefficient: theta = (1 - alpha) theta_0 + alpha theta'."""
+    curve: tuple[float, ...] = ()
+    """Further coefficients that are merged and looked at on dev only."""
+    curve_tasks: tuple[str, ...] = ()
+    """Tasks of the curve; none means all tasks of the evaluation."""
+
+
+class VerdictConfig(Config):
+    """What the closing sentences of a run may say; fixed before any result is seen."""
+
+    margins: dict[str, float] = Field(default_factory=lambda: {"pr": 1.5, "*": 3.0})
+    """Points by task: "keeps" means that the 90 % interval of the paired difference to the
+    pre-trained encoder lies within plus or minus this margin."""
+
+
+class Recipe(Config):
+    """A whole run: fine-tune, merge, evaluate, report."""
+
+    title: str
+    """One line that says what it does."""
+    encoder: str
+    """The encoder to start from: packaged name, folder or hub id."""
+    data: DataConfig = DataConfig()
+    """Where the speech comes from."""
+    finetuning: FinetuningConfig
+    """The fine-tuning; its strategy is the one that gets merged."""
+    baselines: tuple[Strategy, ...] = ("plain",)
+    """Strategies that are fine-tuned and evaluated beside it, on the same data order."""
+    merging: MergingConfig = MergingConfig()
+    """The interpolation."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """The frozen evaluation."""
+    verdict: VerdictConfig = VerdictConfig()
+    """What may be said about the result."""
+    seed: int = 0
+    """Seed of heads, order, dropout and probes."""
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Return the packaged recipes by name."""
+    root = Path(str(resources.files("speechft") / "recipes"))
+    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a packaged recipe, or the user's own file.
+
+    Raises:
+        ConfigError: There is no such recipe.
+    """
+    packaged = packaged_recipes()
+    if name in packaged:
+        return packaged[name]
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    raise unknown_choice("recipe", name, packaged)
+
+
+def load_recipe(kind: type[Kind], name: str, overrides: Sequence[str] = ()) -> Kind:
+    """Load a recipe with ``key=value`` overrides.
+
+    Raises:
+        ConfigError: The recipe does not exist or holds something that is not allowed.
+    """
+    path = find_recipe(name)
+    return build(kind, apply_overrides(read_yaml(path), overrides), f"recipe {name}")

@@ -1,0 +1,177 @@
+"""Cells of the report's tables: figures with intervals and differences, and details of rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from speechft.reporting.figures import MISSING, Column, Figures, Role, number
+from speechft.results import ResultRow
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One figure of the main table, written out."""
+
+    value: str
+    interval: str = ""
+    delta: str = ""
+    """Difference to the pre-trained encoder, with its sign."""
+    verdict: str = ""
+    """``better``, ``worse``, or ``near``: not outside the pre-trained encoder's interval."""
+    best: bool = False
+    unconverged: bool = False
+    """The probe was still improving when its training ended."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One encoder of the main table."""
+
+    encoder: str
+    role: Role
+    cells: tuple[Cell, ...]
+
+
+def main_lines(figures: Figures, scores: Mapping[str, float | None]) -> list[Line]:
+    """Return the lines of the main table; the score is the last cell where any encoder has one."""
+    columns, scored = figures.columns, has_scores(figures, scores)
+    lines = []
+    for name in figures.encoders:
+        cells = [_cell(figures, name, column) for column in columns]
+        if scored:
+            cells.append(_score(figures, scores, name))
+        lines.append(Line(name, figures.roles[name], tuple(cells)))
+    return lines
+
+
+def has_scores(figures: Figures, scores: Mapping[str, float | None]) -> bool:
+    """Tell whether any encoder of the table has a score."""
+    return any(_finite(scores.get(name)) for name in figures.encoders)
+
+
+def _cell(figures: Figures, name: str, column: Column) -> Cell:
+    row, value = figures.row(name, column), figures.value(name, column)
+    if row is None or value is None:
+        return Cell(MISSING)
+    role, text = figures.roles[name], number(value, column.decimals)
+    return Cell(
+        text,
+        interval=_interval(row, column.decimals),
+        best=role is not Role.FLOOR and text == figures.best(column),
+        unconverged=row.details.get("converged") is False,
+        **_difference(figures, name, column, value),
+    )
+
+
+def _difference(figures: Figures, name: str, column: Column, value: float) -> dict[str, str]:
+    """Return text and verdict of the difference to the pre-trained encoder."""
+    reference = figures.reference
+    base = figures.value(reference, column) if reference else None
+    if base is None or name == reference or figures.roles[name] is Role.FLOOR:
+        return {}
+    row = figures.row(reference or "", column)
+    low, high = (row.interval if row else None) or (-math.inf, math.inf)
+    verdict = "near"
+    if value < low or value > high:
+        verdict = "better" if column.gain(value, base) > 0 else "worse"
+    return {"delta": number(value - base, column.decimals, signed=True), "verdict": verdict}
+
+
+def _score(figures: Figures, scores: Mapping[str, float | None], name: str) -> Cell:
+    value = scores.get(name)
+    if value is None or not math.isfinite(value):
+        return Cell(MISSING)
+    rivals = {
+        other: score
+        for other in figures.encoders
+        if (score := scores.get(other)) is not None
+        and math.isfinite(score)
+        and figures.roles[other] is not Role.FLOOR
+    }
+    best = name in rivals and len(rivals) > 1 and value == max(rivals.values())
+    base = scores.get(figures.reference or "")
+    if base is None or name not in rivals or name == figures.reference:
+        return Cell(number(value, 0), best=best)
+    delta = number(value - base, 0, signed=True)
+    return Cell(number(value, 0), delta=delta, verdict="near", best=best)
+
+
+def _interval(row: ResultRow, decimals: int) -> str:
+    if row.interval is None or not all(math.isfinite(end) for end in row.interval):
+        return ""
+    return " to ".join(number(end, decimals) for end in row.interval)
+
+
+_ROW_COLUMNS = (
+    "encoder",
+    "task",
+    "metric",
+    "value",
+    "95 % interval",
+    "split",
+    "n",
+    "protocol",
+    "seed",
+    "learning rate",
+    "alpha",
+    "dev",
+    "grid on dev",
+    "converged",
+)
+_LISTED = {"dev", "grid", "converged", "layer_weights"}
+
+
+def detail_table(rows: Iterable[ResultRow]) -> tuple[list[str], list[list[str]]]:
+    """Return header and cells with all that is known of each row; empty columns are left out."""
+    lines = [_details(row) for row in rows]
+    extra = dict.fromkeys(key for line in lines for key in line if key not in _ROW_COLUMNS)
+    header = [key for key in (*_ROW_COLUMNS, *extra) if any(line.get(key) for line in lines)]
+    return header, [[line.get(key) or MISSING for key in header] for line in lines]
+
+
+def _details(row: ResultRow) -> dict[str, str]:
+    details = row.details
+    grid = details.get("grid")
+    known = {
+        "encoder": row.encoder,
+        "task": row.task,
+        "metric": row.metric.replace("_", " "),
+        "value": number(row.value, 2),
+        "95 % interval": _interval(row, 2),
+        "split": row.split,
+        "n": str(row.n),
+        "protocol": row.protocol,
+        "seed": str(row.seed),
+        "learning rate": _text(row.learning_rate),
+        "alpha": _text(row.alpha),
+        "dev": _text(details.get("dev")),
+        "grid on dev": _grid(grid) if isinstance(grid, Mapping) else "",
+        "converged": _text(details.get("converged")),
+    }
+    others = {
+        key.replace("_", " "): _text(value)
+        for key, value in details.items()
+        if key not in _LISTED and isinstance(value, bool | int | float | str)
+    }
+    return {**others, **known, "encoder digest": row.encoder_digest[:12]}
+
+
+def _grid(grid: Mapping[Any, Any]) -> str:
+    return ", ".join(f"{rate}: {_text(value)}" for rate, value in grid.items())
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else MISSING
+    return str(value)
+
+
+def _finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)

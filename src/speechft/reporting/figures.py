@@ -1,0 +1,174 @@
+"""Result rows as a table: which columns there are, what encoders stand for, how numbers look."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from speechft.results import ResultRow
+
+MISSING = "–"
+MINUS = "−"
+
+_PERCENT = {"accuracy", "cer", "der", "eer", "f1", "frame_accuracy", "per", "wer"}
+_INITIALS = {"acc", "cer", "der", "eer", "f1", "mtwv", "per", "wer"}
+_FLOORS = ("mfcc", "fbank", "random")
+
+
+class Role(StrEnum):
+    """What an encoder stands for in a comparison."""
+
+    FLOOR = "floor"
+    """Not a pre-trained encoder: MFCC, or random weights."""
+    REFERENCE = "reference"
+    """The pre-trained encoder that all others started from."""
+    PLAIN = "plain"
+    """Fine-tuned without precautions."""
+    TUNED = "tuned"
+    """Stable fine-tuning, the other end of the interpolation."""
+    MERGED = "merged"
+    """Interpolated between pre-trained and tuned."""
+    OTHER = "other"
+    """Anything else."""
+
+
+def role_of(name: str, alpha: float | None = None) -> Role:
+    """Tell an encoder's role by its name, and by alpha where the name says nothing.
+
+    Args:
+        name: As in the column ``encoder`` of result rows, or the name of a strategy.
+        alpha: Interpolation coefficient, where it has one.
+    """
+    plain = name.casefold().strip()
+    if plain.startswith(_FLOORS):
+        return Role.FLOOR
+    if plain.startswith(("pre-trained", "pretrained")):
+        return Role.REFERENCE
+    if plain.startswith("speech-ft"):
+        return Role.MERGED
+    if plain.startswith("plain"):
+        return Role.PLAIN
+    if plain.startswith("stable"):
+        return Role.TUNED
+    if alpha is not None and 0 <= alpha <= 1:
+        return {0.0: Role.REFERENCE, 1.0: Role.TUNED}.get(alpha, Role.MERGED)
+    return Role.OTHER
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric of a task."""
+
+    task: str
+    metric: str
+    higher_is_better: bool
+    decimals: int = 1
+
+    @property
+    def arrow(self) -> str:
+        """The direction in which the metric gets better."""
+        return "↑" if self.higher_is_better else "↓"
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as the field writes it, with its unit."""
+        known = self.metric in _INITIALS
+        name = self.metric.upper() if known else self.metric.replace("_", " ")
+        return f"{name} %" if self.metric in _PERCENT else name
+
+    @property
+    def direction(self) -> str:
+        """The direction in words."""
+        return "higher is better" if self.higher_is_better else "lower is better"
+
+    def gain(self, value: float, reference: float) -> float:
+        """Return how much better ``value`` is than ``reference``; negative where it is worse."""
+        return value - reference if self.higher_is_better else reference - value
+
+
+class Figures:
+    """Rows by encoder and column, both in order of appearance; a later row replaces an earlier."""
+
+    def __init__(self, rows: Iterable[ResultRow]) -> None:
+        self.rows = tuple(rows)
+        self.encoders = tuple(dict.fromkeys(row.encoder for row in self.rows))
+        self.columns = _columns(self.rows)
+        self._cells = {(row.encoder, row.task, row.metric): row for row in self.rows}
+        alphas = {row.encoder: row.alpha for row in self.rows}
+        self.roles = {name: role_of(name, alphas[name]) for name in self.encoders}
+
+    def row(self, encoder: str, column: Column) -> ResultRow | None:
+        """Return the row of an encoder in a column."""
+        return self._cells.get((encoder, column.task, column.metric))
+
+    def value(self, encoder: str, column: Column) -> float | None:
+        """Return a figure, or None where it is missing or not finite."""
+        row = self.row(encoder, column)
+        return row.value if row is not None and math.isfinite(row.value) else None
+
+    @property
+    def reference(self) -> str | None:
+        """The pre-trained encoder, where there is one."""
+        return self.with_role(Role.REFERENCE)
+
+    def with_role(self, role: Role) -> str | None:
+        """Return the first encoder with a role."""
+        return next((name for name in self.encoders if self.roles[name] is role), None)
+
+    def best(self, column: Column) -> str | None:
+        """Return the displayed value of the best encoder that is no floor; None for less than 2."""
+        rivals = [name for name in self.encoders if self.roles[name] is not Role.FLOOR]
+        values = [value for name in rivals if (value := self.value(name, column)) is not None]
+        if len(values) < 2:
+            return None
+        pick: Callable[[Sequence[float]], float] = max if column.higher_is_better else min
+        return number(pick(values), column.decimals)
+
+
+def _columns(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
+    found: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in rows:
+        found.setdefault((row.task, row.metric), []).append(row)
+    columns = []
+    for (task, metric), group in found.items():
+        largest = max((abs(row.value) for row in group if math.isfinite(row.value)), default=0.0)
+        decimals = 1 if metric in _PERCENT or largest >= 2 else 3
+        columns.append(Column(task, metric, group[-1].higher_is_better, decimals))
+    return tuple(columns)
+
+
+def number(value: float | None, decimals: int = 1, *, signed: bool = False) -> str:
+    """Write a number with a real minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    text = f"{value:{'+' if signed else ''}.{decimals}f}"
+    if signed and not text.strip("+-0."):
+        return f"±{text[1:]}"
+    return text.replace("-", MINUS)
+
+
+def table(
+    report_rows: Sequence[ResultRow], scores: Mapping[str, float | None]
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and cells of the plain table: encoder, one column per task, score.
+
+    The score's column is left out when no encoder has one.
+
+    Args:
+        report_rows: Figures; encoders and tasks keep their order.
+        scores: Miniature SUPERB score by encoder.
+    """
+    figures = Figures(report_rows)
+    scored = any(scores.get(name) is not None for name in figures.encoders)
+    header = ["encoder", *(f"{c.task} {c.metric_name} {c.arrow}" for c in figures.columns)]
+    cells = [
+        [name, *(number(figures.value(name, c), c.decimals) for c in figures.columns)]
+        for name in figures.encoders
+    ]
+    if scored:
+        header.append("score ↑")
+        for line in cells:
+            line.append(number(scores.get(line[0]), 0))
+    return header, cells

@@ -1,0 +1,209 @@
+"""Which figures a report has: each section gathers its numbers and leaves out what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from speechft.reporting import plots
+from speechft.reporting.figures import Column, Figures, Role, role_of
+from speechft.reporting.plots import Trade
+from speechft.reporting.svg import Style, styles_of, swatch
+
+HEAD_ONLY = 0.1
+"""Share of the updates of stable fine-tuning in which only the head learns, if unrecorded."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure with its caption."""
+
+    caption: str
+    svg: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures that answer one question."""
+
+    key: str
+    title: str
+    text: str
+    panels: tuple[Panel, ...]
+    legend: tuple[tuple[str, str], ...] = ()
+    """Pairs of swatch (SVG) and name."""
+
+
+def alpha_section(curve: Figures, tuned_on: str, alpha: float | None) -> Section | None:
+    """Return the curves over alpha on the dev split, one panel a task."""
+    panels: list[Panel] = []
+    for column in curve.columns:
+        points = alpha_points(curve, column)
+        if len(points) > 1:
+            svg = plots.alpha_curve(f"alpha-{len(panels)}", column, points, alpha)
+            panels.append(Panel(column.task, svg, _note(column, tuned_on)))
+    if not panels:
+        return None
+    at = f" The diamond marks alpha {alpha:g}, the merged encoder of the table." if alpha else ""
+    text = (
+        "Between the pre-trained weights (alpha 0) and the fine-tuned ones (alpha 1), measured on "
+        f"the development split. In every panel up is better.{at} The dashed line is the "
+        "pre-trained level."
+    )
+    return Section("alpha", "From pre-trained to fine-tuned", text, tuple(panels))
+
+
+def alpha_points(curve: Figures, column: Column) -> list[tuple[float, float]]:
+    """Return pairs of alpha and value in order of alpha."""
+    ends = {Role.REFERENCE: 0.0, Role.TUNED: 1.0}
+    points = {}
+    for name in curve.encoders:
+        row, value = curve.row(name, column), curve.value(name, column)
+        if row is not None and value is not None:
+            alpha = row.alpha if row.alpha is not None else ends.get(curve.roles[name])
+            if alpha is not None:
+                points[alpha] = value
+    return sorted(points.items())
+
+
+def trade_section(figures: Figures, tuned_on: str) -> Section | None:
+    """Return gain on the tuned task against gain elsewhere."""
+    trades = trades_of(figures, tuned_on)
+    if len(trades) < 2:
+        return None
+    styles = styles_of(figures.roles)
+    svg = plots.trade_off("trade", tuned_on, trades, styles)
+    text = (
+        f"Fine-tuning on {tuned_on} should move an encoder to the right, and not down. Points are "
+        "absolute differences to the pre-trained encoder, counted so that more is better. Small "
+        "dashes are the single other tasks."
+    )
+    legend = _legend([trade.encoder for trade in trades], styles)
+    return Section("trade", "What was traded", text, (Panel("", svg),), legend)
+
+
+def trades_of(figures: Figures, tuned_on: str) -> list[Trade]:
+    """Return what each encoder gained over the pre-trained one, floors left out."""
+    reference = figures.reference
+    main = next((column for column in figures.columns if column.task == tuned_on), None)
+    if reference is None or main is None:
+        return []
+    trades = []
+    for name in figures.encoders:
+        gains = {column: _gain(figures, name, reference, column) for column in figures.columns}
+        on_task = gains[main]
+        others = [g for c, g in gains.items() if c.task != tuned_on and g is not None]
+        if figures.roles[name] is not Role.FLOOR and on_task is not None and others:
+            trades.append(Trade(name, on_task, tuple(others)))
+    return trades
+
+
+def _gain(figures: Figures, name: str, reference: str, column: Column) -> float | None:
+    value, base = figures.value(name, column), figures.value(reference, column)
+    return None if value is None or base is None else column.gain(value, base)
+
+
+def layer_section(figures: Figures, tuned_on: str) -> Section | None:
+    """Return which layers the probes use, one panel a task."""
+    wanted = {Role.REFERENCE, Role.TUNED, Role.MERGED}
+    names = [name for name in figures.encoders if figures.roles[name] in wanted]
+    if len(names) < 2:
+        names = [name for name in figures.encoders if figures.roles[name] is not Role.FLOOR][:4]
+    styles, shown = styles_of(figures.roles), set[str]()
+    panels: list[Panel] = []
+    for column in figures.columns:
+        found = {name: _weights(figures, name, column) for name in names}
+        weights = {name: values for name, values in found.items() if values}
+        if weights:
+            svg = plots.layer_weights(f"layers-{len(panels)}", column.task, weights, styles)
+            panels.append(Panel(column.task, svg, _note(column, tuned_on)))
+            shown |= set(weights)
+    if not panels:
+        return None
+    text = (
+        "Each probe reads a weighted sum of all layers and learns the weights. The dashed line is "
+        "an even share."
+    )
+    legend = _legend([name for name in names if name in shown], styles)
+    return Section("layers", "Which layers each task uses", text, tuple(panels), legend)
+
+
+def _weights(figures: Figures, name: str, column: Column) -> list[float] | None:
+    row = figures.row(name, column)
+    values = row.details.get("layer_weights") if row is not None else None
+    if not isinstance(values, Sequence) or isinstance(values, str) or len(values) < 2:
+        return None
+    numbers = plots.finite(values)
+    return None if any(math.isnan(v) for v in numbers) else numbers
+
+
+def training_section(
+    histories: Mapping[str, Mapping[str, Any]], column: Column | None
+) -> Section | None:
+    """Return training loss, and the metric on dev where it was measured more than once.
+
+    Args:
+        histories: By strategy.
+        column: The metric of the task that was tuned on.
+    """
+    losses = {
+        name: plots.finite(history.get("losses") or ()) for name, history in histories.items()
+    }
+    losses = {name: v for name, v in losses.items() if sum(map(math.isfinite, v)) > 1}
+    if not losses:
+        return None
+    styles = styles_of({name: role_of(name) for name in histories})
+    boundary = _head_only(losses, histories)
+    svg = plots.training_loss("loss", losses, styles, boundary)
+    panels = [Panel("Training loss", svg)]
+    points = _evaluations(histories, column) if column else {}
+    if column and points:
+        svg = plots.dev_curve("dev", column, points, styles)
+        panels.append(Panel("Development split", svg))
+    text = "Lines are means, bands hold the middle 80 % of the updates around them."
+    if boundary:
+        text += f" In stable fine-tuning only the head learns in the first {boundary:g} updates."
+    return Section("training", "Fine-tuning", text, tuple(panels), _legend(list(losses), styles))
+
+
+def _head_only(
+    losses: Mapping[str, Sequence[float]], histories: Mapping[str, Mapping[str, Any]]
+) -> int | None:
+    name = next((name for name in losses if role_of(name) is Role.TUNED), None)
+    if name is None:
+        return None
+    share = histories[name].get("head_only", HEAD_ONLY)
+    if not isinstance(share, int | float):
+        return None
+    return max(0, int(share * len(losses[name])) - 1)  # as in finetuning.phases.stable_phases
+
+
+def _evaluations(
+    histories: Mapping[str, Mapping[str, Any]], column: Column
+) -> dict[str, list[tuple[float, float]]]:
+    """Return pairs of update and metric by strategy; only those with two or more."""
+    found = {}
+    for name, history in histories.items():
+        evaluations = history.get("evaluations") or ()
+        pairs = [(e.get("step"), e.get(column.metric)) for e in evaluations]
+        clean = [
+            (float(step), float(value))
+            for step, value in pairs
+            if isinstance(step, int | float)
+            and isinstance(value, int | float)
+            and math.isfinite(value)
+        ]
+        if len(clean) > 1:
+            found[name] = sorted(clean)
+    return found
+
+
+def _note(column: Column, tuned_on: str) -> str:
+    return "tuned on this" if column.task == tuned_on else ""
+
+
+def _legend(names: Sequence[str], styles: Mapping[str, Style]) -> tuple[tuple[str, str], ...]:
+    return tuple((swatch(styles[name]), name) for name in names)

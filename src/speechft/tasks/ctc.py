@@ -1,0 +1,149 @@
+"""Recognition by CTC: phones (PR) and characters (ASR), greedy decoding."""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechft.data.labels import UNKNOWN, Vocabulary, label_of, phones_of
+from speechft.errors import DataError
+from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.heads import FrameHead
+from speechft.tasks.metrics import edits
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+BLANK = "<blank>"
+_SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
+
+
+class CtcTask(Task):
+    """Sequence recognition; the blank is symbol 0.
+
+    Loss: per-utterance CTC loss / target length, then the mean over the batch; utterances whose
+    target cannot be aligned count as zero (s3prl 0.4 and `torch.nn.CTCLoss` with
+    ``zero_infinity``).
+    """
+
+    level: ClassVar[Level] = "frame"
+    higher_is_better: ClassVar[bool] = False
+
+    @abstractmethod
+    def symbols(self, cut: Cut) -> list[str]:
+        """Return the target of a cut as symbols; empty where it has none."""
+
+    @abstractmethod
+    def units(self, symbols: Sequence[str]) -> list[str]:
+        """Turn symbols into the units that the error rate counts."""
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Collect all symbols."""
+        found = {symbol for cut in cuts for symbol in self.symbols(cut)}
+        if not found:
+            raise DataError(f"task {self.name}: the training split holds no {self.label}")
+        return Vocabulary.from_symbols(found, first=(BLANK, UNKNOWN))
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Build a linear layer for every frame."""
+        return FrameHead(dim, len(vocabulary), hidden)
+
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return (U,) symbols."""
+        symbols = self.symbols(cut)
+        if not symbols:
+            raise DataError(f"cut {cut.id} has no {self.label}, which task {self.name} needs")
+        return torch.tensor(vocabulary.encode(symbols, f"cut {cut.id}"))
+
+    def usable(self, cut: Cut, frames: int) -> bool:
+        """Return whether CTC can align the target: symbols plus repeats fit into the frames."""
+        symbols = self.symbols(cut)
+        repeats = sum(a == b for a, b in itertools.pairwise(symbols))
+        return 0 < len(symbols) + repeats <= frames
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Return CTC losses over target lengths, (B,)."""
+        sizes = torch.tensor([len(target) for target in targets], device=logits.device)
+        log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+        losses = F.ctc_loss(
+            log_probs,
+            torch.cat(list(targets)),
+            lengths,
+            sizes,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return losses / sizes
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Decode greedily: (symbols, share of blank frames) of each utterance."""
+        best = logits.argmax(-1).cpu()
+        decoded: list[Any] = []
+        for row, length in zip(best, lengths.tolist(), strict=True):
+            valid = row[:length]
+            collapsed = torch.unique_consecutive(valid)
+            symbols = collapsed[collapsed != 0].tolist()
+            decoded.append((symbols, float((valid == 0).float().mean())))
+        return decoded
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Count edits between hypothesis and reference."""
+        numbers, blanks = prediction
+        hypothesis = self.units(vocabulary.decode(numbers))
+        reference = self.units(vocabulary.decode(target.tolist()))
+        counted = edits(reference, hypothesis)
+        return Item(
+            id=cut.id,
+            prediction=" ".join(hypothesis),
+            reference=" ".join(reference),
+            amount=counted.total,
+            total=len(reference),
+            counts={**counted.as_dict(), "blank_ratio": blanks},
+        )
+
+
+class PhoneRecognition(CtcTask):
+    """Phone recognition (SUPERB PR); silences are left out."""
+
+    name = "pr"
+    title = "phone recognition"
+    label = "phones"
+    metric: ClassVar[str] = "per"
+
+    def symbols(self, cut: Cut) -> list[str]:
+        """Return the phones without silence."""
+        return [phone for phone, _, _ in phones_of(cut) if phone not in _SILENCES]
+
+    def units(self, symbols: Sequence[str]) -> list[str]:
+        """Return the phones."""
+        return list(symbols)
+
+
+class CharacterRecognition(CtcTask):
+    """Character recognition with word error rate (SUPERB ASR without a language model).
+
+    Text is upper-cased; everything but letters and apostrophes of any script separates words.
+    """
+
+    name = "asr"
+    title = "speech recognition (characters)"
+    label = "text"
+    metric: ClassVar[str] = "wer"
+
+    def symbols(self, cut: Cut) -> list[str]:
+        """Return the characters, words separated by ``|``."""
+        text = (label_of(cut, "text") or "").upper()
+        kept = "".join(c if c.isalnum() or c == "'" else " " for c in text)
+        return list("|".join(kept.split()))
+
+    def units(self, symbols: Sequence[str]) -> list[str]:
+        """Return the words."""
+        return "".join(symbols).replace("|", " ").split()

@@ -1,0 +1,94 @@
+"""Intent classification (SUPERB IC): several slots, right only when all of them are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechft.data.labels import Vocabulary, label_of
+from speechft.errors import DataError
+from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.heads import UtteranceHead
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+
+class IntentClassification(Task):
+    """Slots written as ``action/object/location``; the loss is the sum of their cross entropies.
+
+    One linear layer gives the classes of all slots side by side. Symbols of the vocabulary are
+    ``slot number:value``.
+    """
+
+    name = "ic"
+    title = "intent classification"
+    label = "intent"
+    level: ClassVar[Level] = "utterance"
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Collect the values of every slot.
+
+        Raises:
+            DataError: There is no intent, or utterances differ in their number of slots.
+        """
+        slots = [self._slots(cut) for cut in cuts]
+        if not slots or len({len(values) for values in slots}) != 1:
+            raise DataError(
+                "task ic: every utterance needs an intent with the same number of slots"
+            )
+        return Vocabulary.from_symbols(symbol for values in slots for symbol in values)
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Build mean pooling and a linear layer."""
+        return UtteranceHead(dim, len(vocabulary), hidden)
+
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return (slots,) symbols of the vocabulary."""
+        return torch.tensor(vocabulary.encode(self._slots(cut), f"cut {cut.id}"))
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Return summed cross entropies, (B,)."""
+        stacked, total = torch.stack(list(targets)), logits.new_zeros(len(logits)).float()
+        for number, (first, last) in enumerate(slot_ranges(vocabulary)):
+            part = logits[:, first:last].float()
+            total = total + F.cross_entropy(part, stacked[:, number] - first, reduction="none")
+        return total
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Return the most likely value of every slot, as symbols of the vocabulary."""
+        columns = [
+            logits[:, first:last].argmax(-1) + first for first, last in slot_ranges(vocabulary)
+        ]
+        return torch.stack(columns, dim=1).tolist()
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Count a hit when all slots are right."""
+        texts = [
+            "/".join(symbol.partition(":")[2] for symbol in vocabulary.decode(numbers))
+            for numbers in (prediction, target.tolist())
+        ]
+        return Item(cut.id, texts[0], texts[1], float(prediction == target.tolist()), 1.0)
+
+    def _slots(self, cut: Cut) -> list[str]:
+        intent = label_of(cut, self.label)
+        if intent is None:
+            raise DataError(f"cut {cut.id} has no intent, which task ic needs")
+        return [f"{number}:{value}" for number, value in enumerate(intent.split("/"))]
+
+
+def slot_ranges(vocabulary: Vocabulary) -> list[tuple[int, int]]:
+    """Return where the classes of each slot begin and end in the vocabulary."""
+    numbers = [int(symbol.partition(":")[0]) for symbol in vocabulary.symbols]
+    return [
+        (numbers.index(slot), len(numbers) - numbers[::-1].index(slot))
+        for slot in range(max(numbers) + 1)
+    ]

@@ -1,0 +1,76 @@
+"""Utterance classification by one label: SID, style, and whatever a corpus labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechft.data.labels import Vocabulary, label_of
+from speechft.errors import DataError
+from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.heads import UtteranceHead
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+
+class LabelClassification(Task):
+    """One label an utterance, cross entropy, accuracy (SUPERB SID, ER, KS).
+
+    Args:
+        name: Key in `TASKS`.
+        title: What it is, in words.
+        label: Kind of label.
+    """
+
+    level: ClassVar[Level] = "utterance"
+    metric: ClassVar[str] = "accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def __init__(self, name: str, title: str, *, label: str) -> None:
+        self.name, self.title, self.label = name, title, label
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Collect the labels.
+
+        Raises:
+            DataError: There are fewer than two.
+        """
+        found = {label for cut in cuts if (label := label_of(cut, self.label)) is not None}
+        if len(found) < 2:
+            raise DataError(
+                f"task {self.name} needs at least two values of {self.label!r} in the training "
+                f"split, found {len(found)}"
+            )
+        return Vocabulary.from_symbols(found)
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Build mean pooling and a linear layer."""
+        return UtteranceHead(dim, len(vocabulary), hidden)
+
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return (1,) class."""
+        label = label_of(cut, self.label)
+        if label is None:
+            raise DataError(f"cut {cut.id} has no {self.label}, which task {self.name} needs")
+        return torch.tensor(vocabulary.encode([label], f"cut {cut.id}"))
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Return cross entropies, (B,)."""
+        return F.cross_entropy(logits.float(), torch.cat(list(targets)), reduction="none")
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Return the most likely class of each utterance."""
+        return logits.argmax(-1).tolist()
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Count a hit or a miss."""
+        symbols = vocabulary.symbols
+        hit = float(prediction == int(target[0]))
+        return Item(cut.id, symbols[prediction], symbols[int(target[0])], hit, 1.0)

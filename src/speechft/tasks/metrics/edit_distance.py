@@ -1,0 +1,75 @@
+"""Error rates from edit distance: WER, CER, PER."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+from rapidfuzz.distance import Levenshtein
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Smallest number of edits from a reference to a hypothesis."""
+
+    substitutions: int
+    insertions: int
+    deletions: int
+
+    @property
+    def total(self) -> int:
+        """Return all edits."""
+        return self.substitutions + self.insertions + self.deletions
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the counts by name."""
+        return {name: float(value) for name, value in asdict(self).items()}
+
+
+def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
+    """Count the edits that turn the reference into the hypothesis (Levenshtein)."""
+    tags = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
+    return Edits(tags.count("replace"), tags.count("insert"), tags.count("delete"))
+
+
+def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Return the word error rate over a corpus: edits / reference words.
+
+    Args:
+        references: Texts, words separated by white space.
+        hypotheses: As many texts.
+
+    Raises:
+        ValueError: Different numbers of texts, or no reference word.
+    """
+    return _rate(references, hypotheses, str.split)
+
+
+def per(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Return the phone error rate over a corpus; phones are separated by white space.
+
+    Raises:
+        ValueError: Different numbers of texts, or no reference phone.
+    """
+    return _rate(references, hypotheses, str.split)
+
+
+def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Return the character error rate over a corpus; spaces count.
+
+    Raises:
+        ValueError: Different numbers of texts, or no reference character.
+    """
+    return _rate(references, hypotheses, list)
+
+
+def _rate(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    units: Callable[[str], list[str]],
+) -> float:
+    pairs = [(units(r), units(h)) for r, h in zip(references, hypotheses, strict=True)]
+    length = sum(len(reference) for reference, _ in pairs)
+    if length == 0:
+        raise ValueError("the references are empty: an error rate is not defined")
+    return sum(edits(reference, hypothesis).total for reference, hypothesis in pairs) / length

@@ -1,0 +1,78 @@
+"""Phone classification of every frame, from time-aligned phones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
+from speechft.errors import DataError
+from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.heads import FrameHead
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+_HOP, _CENTRE = 0.02, 0.0125
+"""Seconds between frames, and from the start of a frame to its middle."""
+_NOTHING = -100
+
+
+class PhoneClassification(Task):
+    """The phone at the middle of each 25 ms frame; frames outside the alignment do not count."""
+
+    name = "pc"
+    title = "phone classification of frames"
+    label = "alignment"
+    level: ClassVar[Level] = "frame"
+    metric: ClassVar[str] = "frame_accuracy"
+    higher_is_better: ClassVar[bool] = True
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Collect all phones, silence included."""
+        found = {phone for cut in cuts for phone, _, _ in phones_of(cut)}
+        if len(found) < 2:
+            raise DataError("task pc: the training split holds no aligned phones")
+        return Vocabulary.from_symbols(found, first=(UNKNOWN,))
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Build a linear layer for every frame."""
+        return FrameHead(dim, len(vocabulary), hidden)
+
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return (T,) phones, -100 where there is none."""
+        phones = phones_of(cut)
+        numbers = vocabulary.encode((phone for phone, _, _ in phones), f"cut {cut.id}")
+        target = torch.full((frames,), _NOTHING)
+        for number, (_, start, end) in zip(numbers, phones, strict=True):
+            first = max(0, -int(-(start - _CENTRE) // _HOP))
+            last = max(0, -int(-(end - _CENTRE) // _HOP))
+            target[first:last] = number
+        return target
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Return mean cross entropies over labelled frames, (B,)."""
+        padded = nn.utils.rnn.pad_sequence(list(targets), batch_first=True, padding_value=_NOTHING)
+        padded = F.pad(padded, (0, logits.shape[1] - padded.shape[1]), value=_NOTHING)
+        losses = F.cross_entropy(logits.float().transpose(1, 2), padded, reduction="none")
+        return losses.sum(1) / (padded != _NOTHING).sum(1).clamp(min=1)
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Return the most likely phone of every frame."""
+        best = logits.argmax(-1).cpu()
+        return [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Count the frames that are right among those labelled."""
+        labelled = target != _NOTHING
+        hits = float((prediction == target)[labelled].sum())
+        texts = [
+            " ".join(vocabulary.decode(row[labelled].tolist())) for row in (prediction, target)
+        ]
+        return Item(cut.id, texts[0], texts[1], hits, float(labelled.sum()))

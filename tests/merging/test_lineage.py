@@ -1,0 +1,64 @@
+"""The lineage check separates tuned models from strangers without an error on either side."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import HubertModel
+
+from speechft.merging import compare
+from speechft.merging.lineage import MIN_SCORE, TensorChange, compare_configs
+
+
+def permuted(model: Any, order: list[int]) -> Any:
+    shuffled = copy.deepcopy(model)
+    layers = list(shuffled.encoder.layers)
+    for place, source in enumerate(order):
+        shuffled.encoder.layers[place] = layers[source]
+    return shuffled
+
+
+def test_tuned_models_and_strangers_do_not_overlap(
+    hubert_config: Any, base_model: Any, tune: Any
+) -> None:
+    tuned = [tune(base_model, seed, scale) for seed in (1, 2) for scale in (1e-4, 0.01, 0.1, 0.45)]
+    strangers = [permuted(tune(base_model, 3), [1, 0, 2]), permuted(base_model, [2, 0, 1])]
+    for seed in (100, 101, 102):
+        torch.manual_seed(seed)
+        strangers.append(HubertModel(hubert_config))
+    near = [compare(base_model, model).score for model in tuned]
+    far = [compare(base_model, model).score for model in strangers]
+    assert min(s for s in near if s is not None) > 0.85 > MIN_SCORE
+    assert max(s for s in far if s is not None) < 0.3 < MIN_SCORE
+
+
+@pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm_base_plus", "decoar2"])
+def test_oracle_pairs_pass_and_show_their_frozen_cnn(family: str, oracle: Path) -> None:
+    found = compare(oracle / f"{family}_base.pt", oracle / f"{family}_ft1_downstream.ckpt")
+    assert found.score is not None
+    assert found.score > 0.9
+    assert found.median_relative_change is not None
+    assert 0.1 < found.median_relative_change < 0.4
+    assert found.cnn_equal is (None if family == "decoar2" else True)
+
+
+def test_change_is_the_cosine_in_float64() -> None:
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(500, generator=generator, dtype=torch.float64)
+    tuned = base + 0.3 * torch.randn(500, generator=generator, dtype=torch.float64)
+    delta = tuned - base
+    change = TensorChange(float(base @ base), float(base @ delta), float(delta @ delta))
+    expected = torch.nn.functional.cosine_similarity(base, tuned, dim=0)
+    assert change.cosine == pytest.approx(float(expected), abs=1e-12)
+    assert change.relative == pytest.approx(float(delta.norm() / base.norm()))
+    assert TensorChange().cosine is None
+
+
+def test_fields_that_one_side_does_not_state_are_not_compared() -> None:
+    assert compare_configs({"hidden_act": "gelu"}, {"num_buckets": 3}) == []
+    assert compare_configs(None, {"hidden_act": "relu"}) == []
+    assert len(compare_configs({"hidden_act": "gelu"}, {"hidden_act": "relu"})) == 1
