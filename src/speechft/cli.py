@@ -199,7 +199,10 @@ def delta(
     from speechft.merging.verb import local
 
     report = make_delta(local(base), local(tuned), out, dtype=dtype)
-    typer.echo("\n".join(report.lines()))
+    typer.echo(
+        f"wrote {report.out}: {report.tensors} tensors, {report.nbytes / 1e6:.1f} MB, "
+        f"relative error {report.relative_error:.2g}"
+    )
 
 
 @app.command()

@@ -109,7 +109,7 @@ def _scalar(text: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         return text
-    if isinstance(value, str):
+    if isinstance(value, str) and value == text.strip():  # what is quoted stays text
         try:  # YAML 1.1 reads 1e-4 as text
             return float(value)
         except ValueError:

@@ -27,8 +27,8 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ImportError) as error:
+        first = str(error).partition("\n")[0]
         raise ConfigError(f"device {name!r} cannot be used: {first}") from None
     return device
 

@@ -61,13 +61,16 @@ def read_rows(path: Path) -> list[ResultRow]:
         DataError: The file is missing, or a line is not a result row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"results {path} cannot be read: {error}") from None
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             rows.append(ResultRow.model_validate_json(line))
         except ValidationError as error:
-            raise DataError(f"{path}, line {number}, is not a result row: {error}") from None
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            reason = f"{where}: {first['msg']}" if where else first["msg"]
+            raise DataError(f"{path}, line {number}, is not a result row: {reason}") from None
     return rows

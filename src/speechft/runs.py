@@ -1,13 +1,14 @@
 """A stage's folder: locked while in use, skipped when its inputs are unchanged, published at once.
 
 A stage works in ``FOLDER/.partial/<key>`` where an interrupted run finds what it had done, and
-moves its outputs to ``FOLDER`` when all of them are complete. ``stage.json`` is moved last: a
-folder that holds it is whole.
+moves its outputs to ``FOLDER`` when all of them are complete. ``stage.json`` goes first when older
+outputs are replaced and comes last with the new ones: a folder that holds it is whole.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -20,6 +21,8 @@ from speechft.checkpoint import json_digest, read_json, sync_folder, write_error
 from speechft.errors import CheckpointError, RunError
 
 STAGE_FILE = "stage.json"
+_MOVING_FILE = ".moving.json"
+"""Names that a publication is about to replace, so that the next one clears up after a crash."""
 _SCHEMA = 1
 
 
@@ -59,8 +62,13 @@ def stage(
         scratch = folder / ".partial" / key[:16]
         if not done:
             _discard_others(scratch)
-            scratch.mkdir(parents=True, exist_ok=True)
-        yield Stage(folder, scratch, key, done)
+            _make(scratch)
+        try:
+            yield Stage(folder, scratch, key, done)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise write_error(folder, error) from error
+            raise
         if not done:
             _publish(folder, scratch, {"key": key, **content})
 
@@ -90,12 +98,26 @@ def lock(folder: Path) -> Iterator[None]:
         file.close()
 
 
+def _record(path: Path) -> dict[str, Any]:
+    """Return what a record says; one that is missing or damaged says that there is nothing."""
+    nothing: dict[str, Any] = {"key": None, "outputs": []}
+    with contextlib.suppress(CheckpointError):
+        content = read_json(path)
+        if isinstance(content, dict) and isinstance(content.get("outputs"), list):
+            return {**nothing, **content}
+    return nothing
+
+
 def _is_complete(folder: Path, key: str) -> bool:
+    record = _record(folder / STAGE_FILE)
+    return record["key"] == key and all((folder / name).exists() for name in record["outputs"])
+
+
+def _make(folder: Path) -> None:
     try:
-        record = read_json(folder / STAGE_FILE)
-    except CheckpointError:
-        return False
-    return record.get("key") == key and all((folder / n).exists() for n in record["outputs"])
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from None
 
 
 def _discard_others(scratch: Path) -> None:
@@ -106,24 +128,24 @@ def _discard_others(scratch: Path) -> None:
 
 
 def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:
+    moving, replaced = folder / _MOVING_FILE, scratch.parent / "replaced"
     try:
-        with contextlib.suppress(CheckpointError):
-            for name in read_json(folder / STAGE_FILE)["outputs"]:
-                _remove(folder / name)
-        (folder / STAGE_FILE).unlink(missing_ok=True)
         outputs = sorted(path.name for path in scratch.iterdir() if not path.name.startswith("."))
+        old = [_record(path)["outputs"] for path in (folder / STAGE_FILE, moving)]
+        stale = sorted({*outputs, *old[0], *old[1]})
+        write_json(moving, {"outputs": stale})
+        (folder / STAGE_FILE).unlink(missing_ok=True)
+        sync_folder(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        replaced.mkdir()
+        for name in stale:  # renamed, not removed: nothing half-removed has a final name
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / name, replaced / name)
         for name in outputs:
-            _remove(folder / name)
             os.replace(scratch / name, folder / name)
         sync_folder(folder)
         write_json(folder / STAGE_FILE, {**record, "outputs": outputs})
+        moving.unlink()
         shutil.rmtree(scratch.parent, ignore_errors=True)
     except OSError as error:
         raise write_error(folder, error) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ SAMPLE_RATE = 16_000
 
 
 def resample(waveform: Waveform, ratio: float) -> Waveform:
-    """Resample by any ratio (band-limited, by FFT).
+    """Resample by any ratio (band-limited, by FFT; off by at most half a sample at the end).
 
     Args:
         waveform: (S,) samples.

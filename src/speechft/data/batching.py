@@ -7,9 +7,9 @@ sampler, and every random draw derives from (seed, step, cut id). A resumed run 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PAD_TO = 6_400
 """Batches are padded to a multiple of this many samples: few shapes, so that CPU kernels are set
 up once for each (3 to 5 times faster than ever-new lengths)."""
+
+_KEPT_PLANS = 4
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class BatchPlan:
 
     Args:
         cuts: What to train on.
-        seconds: Limit of a batch in seconds of audio, padding included.
+        seconds: Limit of a batch in seconds of audio, padding included; a longer cut makes a
+            batch of its own.
         utterances: Limit of a batch in utterances.
         seed: Seed of the order.
         rank: This process among ``world_size``; each takes every world_size-th batch.
@@ -102,7 +105,7 @@ class BatchPlan:
         self._limits = (seconds, utterances)
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._max_duration = max_duration
-        self._per_epoch = lru_cache(maxsize=4)(self._plan_epoch)
+        self._plans: dict[int, list[list[int]]] = {}
         self._starts = [0]
 
     def batch(self, step: int) -> list[Cut]:
@@ -110,33 +113,43 @@ class BatchPlan:
         position = step * self._world_size + self._rank
         epoch = 0
         while True:
-            plan = self._per_epoch(epoch)
+            plan = self._epoch(epoch)
             if epoch + 1 == len(self._starts):
                 self._starts.append(self._starts[-1] + len(plan))
             if position < self._starts[epoch + 1]:
                 return [self._cuts[n] for n in plan[position - self._starts[epoch]]]
             epoch += 1
 
+    def _epoch(self, epoch: int) -> list[list[int]]:
+        if epoch not in self._plans:
+            if len(self._plans) == _KEPT_PLANS:
+                self._plans.pop(next(iter(self._plans)))
+            self._plans[epoch] = self._plan_epoch(epoch)
+        return self._plans[epoch]
+
     def _plan_epoch(self, epoch: int) -> list[list[int]]:
         from lhotse import CutSet
-        from lhotse.dataset.sampling import DynamicBucketingSampler
+        from lhotse.dataset.sampling import BucketingSampler, SimpleCutSampler
 
         seconds, utterances = self._limits
         cuts = CutSet.from_cuts(self._shortened(cut) for cut in self._cuts)
         buckets = max(1, min(20, len(self._cuts) // (2 * utterances)))
-        sampler = DynamicBucketingSampler(
+        sampler = BucketingSampler(
             cuts,
+            sampler_type=SimpleCutSampler,
             max_duration=seconds,
             max_cuts=utterances,
             num_buckets=buckets,
             shuffle=True,
             seed=seed_of(self._seed, "plan", epoch) % 2**31,
-            buffer_size=max(100, len(self._cuts)),
-            num_cuts_for_bins_estimate=len(self._cuts),
+            drop_last=False,
             rank=0,
             world_size=1,
         )
-        return [[self._index[cut.id] for cut in batch] for batch in sampler]
+        with warnings.catch_warnings():
+            # a cut beyond the limit is a batch of its own
+            warnings.filterwarnings("ignore", message="The first cut drawn", category=UserWarning)
+            return [[self._index[cut.id] for cut in batch] for batch in sampler]
 
     def _shortened(self, cut: Cut) -> Cut:
         if self._max_duration is None or cut.duration <= self._max_duration:

@@ -63,7 +63,7 @@ class Corpus:
         """Return the cuts of one split, sorted by id, paths resolved.
 
         Raises:
-            DataError: There is no such split.
+            DataError: There is no such split, or its manifest is missing or damaged.
         """
         if name not in self.statistics:
             raise DataError(
@@ -72,13 +72,19 @@ class Corpus:
         if name not in self._splits:
             from lhotse import CutSet
 
-            cuts = CutSet.from_file(self.folder / f"{name}.jsonl.gz")
-            self._splits[name] = CutSet.from_cuts(
-                cut.with_recording_path_prefix(self.folder)
-                if not Path(cut.recording.sources[0].source).is_absolute()
-                else cut
-                for cut in cuts
-            )
+            path = self.folder / f"{name}.jsonl.gz"
+            try:
+                self._splits[name] = CutSet.from_cuts(
+                    cut.with_recording_path_prefix(self.folder)
+                    if not Path(cut.recording.sources[0].source).is_absolute()
+                    else cut
+                    for cut in CutSet.from_file(path)
+                )
+            except Exception as error:  # gzip, json and lhotse raise many kinds
+                raise DataError(
+                    f"manifest {path} cannot be read: {error or type(error).__name__}",
+                    hint="prepare the corpus again",
+                ) from None
         return self._splits[name]
 
     def task_splits(self, task: str) -> tuple[str, str, str]:
@@ -161,7 +167,7 @@ def write_corpus(
         path = folder / f"{split}.jsonl.gz"
         CutSet.from_cuts(to_cut(item) for item in items).to_file(path)
         statistics[split] = _statistics(items)
-        digests[split] = json_digest([[u.id, u.sha256, u.samples, u.labels] for u in items])
+        digests[split] = json_digest([_without_place(item) for item in items])
     digest = json_digest({"source": source_digest, "splits": digests})
     content = {"name": name, "digest": digest, "statistics": statistics, "info": dict(info)}
     write_json(folder / CORPUS_FILE, content)
@@ -181,6 +187,11 @@ def open_corpus(folder: Path) -> Corpus:
             hint="make one with: speechft prepare CORPUS ROOT --out DIR",
         ) from None
     return Corpus(folder.resolve(), *(content[k] for k in ("name", "digest", "statistics", "info")))
+
+
+def _without_place(utterance: Utterance) -> dict[str, Any]:
+    """Return all that is known about an utterance except where its audio lies."""
+    return {name: value for name, value in vars(utterance).items() if name != "path"}
 
 
 def _statistics(items: list[Utterance]) -> dict[str, Any]:
@@ -207,15 +218,35 @@ def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
         DataError: The audio cannot be read, is empty, or holds NaN.
     """
     source = cut.recording.sources[0].source
+    if cut.num_samples == 0:
+        raise DataError(f"audio {source} is empty")
     try:
         audio = (
             cut.resample(SAMPLE_RATE) if cut.sampling_rate != SAMPLE_RATE else cut
         ).load_audio()
     except Exception as error:  # lhotse and libsndfile raise many kinds
-        raise DataError(f"audio {source} cannot be read: {error}") from None
+        raise DataError(f"audio {source} {_problem(cut, error)}") from None
     waveform = np.atleast_2d(audio).mean(axis=0, dtype=np.float32)
-    if waveform.size == 0:
-        raise DataError(f"audio {source} is empty")
     if not np.isfinite(waveform).all():
         raise DataError(f"audio {source} holds NaN or infinite samples")
     return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def _problem(cut: Cut, error: Exception) -> str:
+    """Say in one line why the audio of a cut cannot be read."""
+    import soundfile
+
+    recording = cut.recording
+    path = Path(recording.sources[0].source)
+    if not path.exists():
+        return "does not exist"
+    try:
+        found = soundfile.info(str(path)).frames
+    except (OSError, RuntimeError, TypeError) as reason:
+        return f"cannot be read: {reason}"
+    if found != recording.num_samples:
+        return (
+            f"has {found} samples, but its manifest says {recording.num_samples}: "
+            "it changed after the corpus was prepared"
+        )
+    return f"cannot be read: {str(error).partition(chr(10))[0]}"

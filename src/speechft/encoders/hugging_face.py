@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,8 @@ class HuggingFaceEncoder(Encoder):
                 f"an utterance has {shortest} samples, fewer than one frame needs",
                 hint="leave out utterances shorter than 25 ms",
             )
+        if self.mode == "s3prl":
+            waveforms = _as_s3prl_pads(waveforms, lengths)
         if self.normalize:
             waveforms = self._normalized(waveforms, lengths)
         kernel, stride = self._strides[0]
@@ -90,6 +93,8 @@ class HuggingFaceEncoder(Encoder):
         self, features: Tensor, lengths: Tensor, time_mask: Tensor | None = None
     ) -> EncoderOutput:
         """Run projection and transformer on (B, T, C) features."""
+        if self.mode == "s3prl":
+            features = features[:, : int(self.frame_lengths(lengths.max()))]
         frames = features.shape[1]
         valid = self._attended_frames(lengths, frames)
         mask = torch.arange(frames, device=features.device) < valid[:, None]
@@ -98,9 +103,11 @@ class HuggingFaceEncoder(Encoder):
         if time_mask is not None:
             embedding = self.model.masked_spec_embed.to(hidden.dtype)
             hidden = torch.where(time_mask[..., None], embedding, hidden)
-        with self._recorded_layers() as states:
+        with self._recorded_layers() as recorded, warnings.catch_warnings():
+            # WavLM hands torch a boolean mask beside a float bias
+            warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             last = self.model.encoder(hidden, attention_mask=mask)[0]
-        states[-1] = last  # after the final layer norm of pre-LN models
+        states = self._filled(recorded, last)
         lengths = self._reported_lengths(lengths, frames) if self.mode == "s3prl" else valid
         return EncoderOutput(tuple(states), lengths, self.frame_rate)
 
@@ -148,10 +155,13 @@ class HuggingFaceEncoder(Encoder):
         The configuration keeps the dropout rates that the encoder came with, not those that a
         recipe set for its training.
         """
+        from transformers.utils import logging
+
         folder.mkdir(parents=True, exist_ok=True)
         config = self.model.config
         in_use = {name: getattr(config, name) for name in self._saved_settings}
         config.update(self._saved_settings)
+        logging.disable_progress_bar()
         try:
             self.model.save_pretrained(folder)
         finally:
@@ -206,21 +216,43 @@ class HuggingFaceEncoder(Encoder):
             yield
 
     @contextlib.contextmanager
-    def _recorded_layers(self) -> Iterator[list[Tensor]]:
-        """Collect the input of the first layer and the output of every layer."""
-        states: list[Tensor] = []
-        layers = self.model.encoder.layers
+    def _recorded_layers(self) -> Iterator[dict[int, Tensor]]:
+        """Collect the output of every layer that runs by its number, from 1; 0 is the input."""
+        states: dict[int, Tensor] = {}
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states.append(args[0] if args else kwargs["hidden_states"])
+            states.setdefault(0, args[0] if args else kwargs["hidden_states"])
 
-        def after(_: nn.Module, __: Any, output: Any) -> None:
-            states.append(output[0] if isinstance(output, tuple) else output)
+        def after(number: int) -> Any:
+            def keep(_: nn.Module, __: Any, output: Any) -> None:
+                states[number] = output[0] if isinstance(output, tuple) else output
 
-        handles = [layers[0].register_forward_pre_hook(before, with_kwargs=True)]
-        handles += [layer.register_forward_hook(after) for layer in layers]
+            return keep
+
+        handles = []
+        for number, layer in enumerate(self.model.encoder.layers, start=1):
+            handles.append(layer.register_forward_pre_hook(before, with_kwargs=True))
+            handles.append(layer.register_forward_hook(after(number)))
         try:
             yield states
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _filled(self, recorded: dict[int, Tensor], last: Tensor) -> list[Tensor]:
+        """Return all L + 1 states; a layer that layer drop skipped gives what it was given."""
+        states = [recorded.get(0, last)]
+        for number in range(1, self.num_layers + 1):
+            states.append(recorded.get(number, states[-1]))
+        states[-1] = last  # after the final layer norm of pre-LN models
+        return states
+
+
+def _as_s3prl_pads(waveforms: Tensor, lengths: Tensor) -> Tensor:
+    """Pad with zeros to the longest utterance, whatever the caller's padding was.
+
+    In s3prl the padding is part of the statistics of group normalisation.
+    """
+    waveforms = waveforms[:, : int(lengths.max())]
+    padding = torch.arange(waveforms.shape[1], device=waveforms.device) >= lengths[:, None]
+    return waveforms.masked_fill(padding, 0.0)

@@ -107,7 +107,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, unreadable, or of another family.
     """
-    config: dict[str, Any] = read_json(folder / CONFIG_NAME)
+    config = _read_mapping(folder / CONFIG_NAME)
     family = config.get("model_type")
     if family not in FAMILIES:
         raise CheckpointError(
@@ -144,7 +144,14 @@ def digest_of(name: str | Path) -> str:
 
 def _wants_normalization(folder: Path) -> bool:
     path = folder / PROCESSOR_NAME
-    return bool(read_json(path).get("do_normalize", False)) if path.is_file() else False
+    return bool(_read_mapping(path).get("do_normalize", False)) if path.is_file() else False
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds {type(content).__name__}, expected a mapping of keys")
+    return content
 
 
 def _load_model(folder: Path, config: dict[str, Any]) -> Any:
@@ -163,10 +170,11 @@ def _load_model(folder: Path, config: dict[str, Any]) -> Any:
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a wrong configuration or file raises many kinds
         raise CheckpointError(
-            f"{folder} cannot be loaded as {config['model_type']}: {error}"
+            f"{folder} cannot be loaded as {config['model_type']}: {type(error).__name__}: {error}"
         ) from None
     finally:
         logging.set_verbosity(verbosity)

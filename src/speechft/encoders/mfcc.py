@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -34,15 +35,17 @@ class MfccEncoder(Encoder):
         from lhotse.features.kaldi.layers import Wav2MFCC
 
         self.cmvn = cmvn
-        self.transform: nn.Module = Wav2MFCC(
-            sampling_rate=16_000,
-            frame_length=_FRAME / 16_000,
-            frame_shift=_HOP / 16_000,
-            dither=0.0,
-            snip_edges=True,
-            num_filters=23,
-            num_ceps=13,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # snip_edges is what we want; NumPy 2 deprecations
+            self.transform: nn.Module = Wav2MFCC(
+                sampling_rate=16_000,
+                frame_length=_FRAME / 16_000,
+                frame_shift=_HOP / 16_000,
+                dither=0.0,
+                snip_edges=True,
+                num_filters=23,
+                num_ceps=13,
+            )
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Return floor((n - 400) / 320) + 1."""

@@ -169,7 +169,8 @@ def finetune_encoder(
         description=f"{config.strategy} fine-tuning on {task.name}",
     )
     value = figure(dev.items())
-    _write(folder, objective, history, vocabulary)
+    if make_accelerator(config.precision).is_main_process:
+        _write(folder, objective, history, vocabulary)
     log(f"{config.strategy} fine-tuning on {task.name}: dev {task.metric} {value:.2f}")
     return Tuned(folder / "encoder", history, value)
 

@@ -129,11 +129,15 @@ def make_accelerator(precision: Precision) -> Any:
     Raises:
         RunError: ``WORLD_SIZE`` processes were started but do not form one group.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedDataParallelKwargs
 
     device = pick_device()
     mixed = {"fp32": "no"}.get(resolved := resolve_precision(precision, device), resolved)
-    accelerator = Accelerator(mixed_precision=mixed, cpu=device.type == "cpu")
+    # the mask embedding takes no part in fine-tuning
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(
+        mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[unused]
+    )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise RunError(

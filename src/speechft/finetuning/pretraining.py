@@ -14,33 +14,21 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechft.checkpoint import atomic_write, write_json
+from speechft.checkpoint import write_json
 from speechft.config import Config
-from speechft.console import log, progress_bar
+from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
-from speechft.data.batching import Batch, BatchPlan, StepDataset, pad, seed_of
+from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import DataError
+from speechft.finetuning.clusters import Targets, make_targets
 from speechft.finetuning.loop import History, Objective, Optimization, train
 from speechft.finetuning.phases import Phase
 
 _IGNORED = -100
-
-
-class Targets(Config):
-    """Where the cluster targets come from."""
-
-    source: str = "mfcc-cmvn"
-    """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
-    layer: int = 0
-    """Hidden state of that encoder, 0 being the input of its first layer."""
-    clusters: int = 100
-    """k of k-means."""
-    fit_frames: int = 200_000
-    """Frames that k-means is fitted on."""
 
 
 class Masking(Config):
@@ -219,66 +207,6 @@ def export_half(encoder: HuggingFaceEncoder, folder: Path) -> None:
     copy.deepcopy(encoder).half().save(folder)
 
 
-def make_targets(
-    targets: Targets, cuts: Any, path: Path, seed: int, batch: int = 16
-) -> Mapping[str, npt.NDArray[np.int16]]:
-    """Cluster the frames of clean speech; the result is kept in ``path``.
-
-    Returns:
-        Cluster of every frame, (T,), by cut id.
-    """
-    if path.exists():
-        with np.load(path) as stored:
-            flat, ids, sizes = stored["flat"], stored["ids"], stored["sizes"]
-        return dict(zip(ids.tolist(), np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
-    encoder = load_encoder(targets.source)
-    if not 0 <= targets.layer <= encoder.num_layers:
-        raise DataError(f"{targets.source} has hidden states 0 to {encoder.num_layers}")
-    ordered = sorted(cuts, key=lambda cut: cut.duration)
-    frames: dict[str, npt.NDArray[np.float16]] = {}
-    with torch.inference_mode(), progress_bar("target features", len(ordered)) as bar:
-        for first in range(0, len(ordered), batch):
-            group = ordered[first : first + batch]
-            rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
-            lengths = torch.tensor([len(row) for row in rows])
-            output = encoder(pad(rows), lengths)
-            layer = output.layers[targets.layer]
-            for cut, row, count in zip(group, layer, output.lengths.tolist(), strict=True):
-                frames[cut.id] = row[:count].numpy().astype(np.float16)
-            bar.advance(len(group))
-    clusters = _kmeans(targets, frames, seed)
-    ids, sizes = list(clusters), [len(row) for row in clusters.values()]
-    with atomic_write(path) as file:
-        np.savez(file, flat=np.concatenate(list(clusters.values())), ids=ids, sizes=sizes)
-    return clusters
-
-
-def _kmeans(
-    targets: Targets, frames: Mapping[str, npt.NDArray[np.float16]], seed: int
-) -> dict[str, npt.NDArray[np.int16]]:
-    from sklearn.cluster import MiniBatchKMeans
-
-    rng = np.random.default_rng(seed)
-    names = list(frames)
-    rng.shuffle(names)
-    chosen, total = [], 0
-    for name in names:
-        chosen.append(frames[name])
-        total += len(frames[name])
-        if total >= targets.fit_frames:
-            break
-    data = np.concatenate(chosen).astype(np.float32)
-    if len(data) < targets.clusters:
-        raise DataError(f"{len(data)} frames of speech cannot form {targets.clusters} clusters")
-    log(f"k-means: {targets.clusters} clusters on {len(data)} frames of {targets.source}")
-    model = MiniBatchKMeans(
-        targets.clusters, batch_size=10_000, n_init=3, max_iter=100, random_state=seed
-    ).fit(data)
-    return {
-        name: model.predict(row.astype(np.float32)).astype(np.int16) for name, row in frames.items()
-    }
-
-
 def _make_encoder(config: PretrainingConfig) -> HuggingFaceEncoder:
     if config.start_from is not None:
         encoder = load_encoder(config.start_from)
@@ -304,7 +232,7 @@ class _Crops:
         self.config, self.targets = config, targets
         self.hop = encoder.hop
         self.offsets: dict[str, int] = {}
-        self.frames = lambda n: int(encoder.frame_lengths(torch.tensor(n)))
+        self.frame_lengths = encoder.frame_lengths
 
     def read(self, cut: Any, step: int) -> npt.NDArray[np.float32]:
         rng = np.random.default_rng(seed_of(self.config.seed, step, cut.id))
@@ -321,7 +249,8 @@ class _Crops:
 
     def target(self, cut: Any, samples: int) -> Tensor:
         offset = self.offsets.pop(cut.id)
-        clusters = self.targets[cut.id][offset : offset + self.frames(samples)]
+        frames = int(self.frame_lengths(torch.tensor(samples)))
+        clusters = self.targets[cut.id][offset : offset + frames]
         return torch.from_numpy(clusters.astype(np.int64))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from speechft.runs import stage
 _REQUIRED = ("path", "split")
 _KNOWN = ("text", "phones", "speaker")
 _MIN_SECONDS = 0.05
+_SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
 def prepare(csv_path: Path, folder: Path) -> Corpus:
@@ -55,8 +57,8 @@ def _read(path: Path) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
-            columns = [name for name in reader.fieldnames or [] if name]
+            rows = [{k.strip(): (v or "").strip() for k, v in row.items() if k} for row in reader]
+            columns = [name.strip() for name in reader.fieldnames or [] if name]
     except FileNotFoundError:
         raise DataError(f"corpus table {path} does not exist") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -96,7 +98,7 @@ def _collect(
     with progress_bar("reading headers", len(rows)) as bar:
         for number, (row, path) in enumerate(zip(rows, audio, strict=True)):
             bar.advance()
-            problem = "listed twice" if path in seen else None
+            problem = "listed twice" if row["path"] and path in seen else None
             seen.add(path)
             try:
                 if problem is None:
@@ -109,12 +111,16 @@ def _collect(
 
 
 def _utterance(number: int, row: dict[str, str], path: Path) -> Utterance:
+    if not row["path"]:
+        raise DataError("the path is empty")
     if not row["split"]:
         raise DataError("the split is empty")
+    if not _SPLIT_NAME.fullmatch(row["split"]):
+        raise DataError(f"the split {row['split']!r} is not a plain name such as train, dev, test")
     try:
         with soundfile.SoundFile(path) as file:
             samples, rate, channels = file.frames, file.samplerate, file.channels
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
         reason = "does not exist" if not path.exists() else f"not readable as audio ({error})"
         raise DataError(reason) from None
     if samples / rate < _MIN_SECONDS:

@@ -19,6 +19,7 @@ from pydantic import Field
 from speechft.checkpoint import json_digest
 from speechft.config import Config
 from speechft.console import log, progress_bar
+from speechft.data.corpora.synthetic.espeak import variants
 from speechft.data.corpora.synthetic.texts import TextSet
 from speechft.data.corpora.synthetic.voices import VoicePool
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
@@ -169,6 +170,7 @@ def _jobs(spec: SyntheticSpec, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _speak(spec: SyntheticSpec, folder: Path, processes: int) -> None:
     """Run every shard that is not finished, ``processes`` at a time."""
+    variants()  # without espeak-ng: one clear error before any worker starts
     jobs = list(_jobs(spec, folder))
     left = [job for job in jobs if not (Path(job["folder"]) / "shard.jsonl").exists()]
     with (

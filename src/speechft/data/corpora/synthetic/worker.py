@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from speechft.checkpoint import write_text
 from speechft.data.acoustics import SAMPLE_RATE, distort, resample, set_level
 from speechft.data.corpora.synthetic.espeak import Espeak, Speech, variants
 from speechft.data.corpora.synthetic.phones import SILENCE, to_arpabet
@@ -26,6 +27,7 @@ from speechft.data.corpora.synthetic.voices import (
     make_speakers,
     prosody,
 )
+from speechft.errors import SpeechftError
 
 _EDGE = 0.06
 """Seconds of pause kept before and after the speech."""
@@ -47,7 +49,7 @@ def run(job: dict[str, Any]) -> None:
         key = f"{job['seed']}/{partition['name']}/{index}"
         rng = np.random.default_rng(list(hashlib.sha256(key.encode()).digest()))
         lines.append(_utterance(espeak, speakers, partition, index, rng, folder))
-    (folder / "shard.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_text(folder / "shard.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _utterance(
@@ -118,4 +120,7 @@ def _trim(
 
 
 if __name__ == "__main__":
-    run(json.load(sys.stdin))
+    try:
+        run(json.load(sys.stdin))
+    except SpeechftError as problem:
+        sys.exit(problem.message)

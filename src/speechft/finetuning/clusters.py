@@ -1,0 +1,92 @@
+"""Targets of pre-training: clusters of MFCC, or of a layer of an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from speechft.checkpoint import atomic_write
+from speechft.config import Config
+from speechft.console import log, progress_bar
+from speechft.data.batching import pad
+from speechft.data.manifest import load_waveform
+from speechft.encoders.load import load_encoder
+from speechft.errors import DataError
+
+
+class Targets(Config):
+    """Where the cluster targets come from."""
+
+    source: str = "mfcc-cmvn"
+    """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
+    layer: int = 0
+    """Hidden state of that encoder, 0 being the input of its first layer."""
+    clusters: int = 100
+    """k of k-means."""
+    fit_frames: int = 200_000
+    """Frames that k-means is fitted on."""
+
+
+def make_targets(
+    targets: Targets, cuts: Any, path: Path, seed: int, batch: int = 16
+) -> Mapping[str, npt.NDArray[np.int16]]:
+    """Cluster the frames of clean speech; the result is kept in ``path``.
+
+    Returns:
+        Cluster of every frame, (T,), by cut id.
+    """
+    if path.exists():
+        with np.load(path) as stored:
+            flat, ids, sizes = stored["flat"], stored["ids"], stored["sizes"]
+        return dict(zip(ids.tolist(), np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
+    encoder = load_encoder(targets.source)
+    if not 0 <= targets.layer <= encoder.num_layers:
+        raise DataError(f"{targets.source} has hidden states 0 to {encoder.num_layers}")
+    ordered = sorted(cuts, key=lambda cut: cut.duration)
+    frames: dict[str, npt.NDArray[np.float16]] = {}
+    with torch.inference_mode(), progress_bar("target features", len(ordered)) as bar:
+        for first in range(0, len(ordered), batch):
+            group = ordered[first : first + batch]
+            rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
+            lengths = torch.tensor([len(row) for row in rows])
+            output = encoder(pad(rows), lengths)
+            layer = output.layers[targets.layer]
+            for cut, row, count in zip(group, layer, output.lengths.tolist(), strict=True):
+                frames[cut.id] = row[:count].numpy().astype(np.float16)
+            bar.advance(len(group))
+    clusters = _kmeans(targets, frames, seed)
+    ids, sizes = list(clusters), [len(row) for row in clusters.values()]
+    with atomic_write(path) as file:
+        np.savez(file, flat=np.concatenate(list(clusters.values())), ids=ids, sizes=sizes)
+    return clusters
+
+
+def _kmeans(
+    targets: Targets, frames: Mapping[str, npt.NDArray[np.float16]], seed: int
+) -> dict[str, npt.NDArray[np.int16]]:
+    from sklearn.cluster import MiniBatchKMeans
+
+    rng = np.random.default_rng(seed)
+    names = list(frames)
+    rng.shuffle(names)
+    chosen, total = [], 0
+    for name in names:
+        chosen.append(frames[name])
+        total += len(frames[name])
+        if total >= targets.fit_frames:
+            break
+    data = np.concatenate(chosen).astype(np.float32)
+    if len(data) < targets.clusters:
+        raise DataError(f"{len(data)} frames of speech cannot form {targets.clusters} clusters")
+    log(f"k-means: {targets.clusters} clusters on {len(data)} frames of {targets.source}")
+    model = MiniBatchKMeans(
+        targets.clusters, batch_size=10_000, n_init=3, max_iter=100, random_state=seed
+    ).fit(data)
+    return {
+        name: model.predict(row.astype(np.float32)).astype(np.int16) for name, row in frames.items()
+    }

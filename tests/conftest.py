@@ -1,0 +1,35 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from helpers import tiny_encoder, tone_corpus  # noqa: E402
+
+from speechft.data.manifest import Corpus  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Compute on one thread, so that results do not depend on the machine's load."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_hubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny HuBERT with random weights."""
+    folder = tmp_path_factory.mktemp("tiny-hubert")
+    tiny_encoder().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Return a corpus of tones with three speakers."""
+    return tone_corpus(tmp_path_factory.mktemp("tones"))

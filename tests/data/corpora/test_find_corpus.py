@@ -1,0 +1,69 @@
+"""Corpora by name: embedded, a CSV, a prepared folder, or one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechft.data.corpora import CORPORA, cache_folder, find_corpus, synthetic
+from speechft.data.manifest import Corpus
+from speechft.errors import DataError
+
+
+def test_cache_folder_follows_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPEECHFT_CACHE", str(tmp_path / "mine"))
+    assert cache_folder() == tmp_path / "mine"
+    monkeypatch.delenv("SPEECHFT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "speechft"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "speechft"
+
+
+def test_every_embedded_corpus_is_described() -> None:
+    assert set(CORPORA) == {*synthetic.SPECS, "generic"}
+
+
+def test_an_embedded_corpus_lies_in_the_cache_by_digest(
+    tmp_path: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Path]] = []
+
+    def prepare(spec: synthetic.SyntheticSpec, folder: Path) -> Corpus:
+        asked.append((spec.name, folder))
+        return tones
+
+    monkeypatch.setenv("SPEECHFT_CACHE", str(tmp_path))
+    monkeypatch.setattr(synthetic, "prepare", prepare)
+    assert find_corpus("synthetic", tmp_path / "work") is tones
+    folder = tmp_path / f"synthetic-{synthetic.DEMO.digest()[:12]}"
+    assert asked == [("synthetic", folder)]
+
+
+def test_a_prepared_folder_is_opened(tones: Corpus, tmp_path: Path) -> None:
+    assert find_corpus(str(tones.folder), tmp_path).digest == tones.digest
+
+
+def test_a_csv_is_prepared_in_the_work_folder(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    (tmp_path / "MINE.CSV").write_text("path,split\na.wav,train\n")
+    corpus = find_corpus(str(tmp_path / "MINE.CSV"), tmp_path / "work")
+    assert corpus.folder == tmp_path / "work"
+    assert [cut.duration for cut in corpus.split("train")] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("syntetic", "did you mean 'synthetic'?"), ("/nowhere/at/all", "speechft prepare")],
+)
+def test_no_such_corpus(name: str, hint: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"no corpus '{name}'") as caught:
+        find_corpus(name, tmp_path / "work")
+    assert "synthetic-pretrain" in caught.value.message
+    assert hint in (caught.value.hint or "")
+    assert not (tmp_path / "work").exists(), "nothing half-written"

@@ -1,0 +1,227 @@
+"""The user's own recordings: what cannot be used is named and left out, the rest goes on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechft.data.corpora import generic
+from speechft.data.labels import label_of, phones_of
+from speechft.data.manifest import Corpus, load_waveform
+from speechft.errors import DataError
+
+
+def record(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    time = np.arange(round(seconds * rate)) / rate
+    soundfile.write(path, np.tile(0.3 * np.sin(2 * np.pi * 300 * time)[:, None], channels), rate)
+
+
+def table(folder: Path, text: str, encoding: str = "utf-8") -> Path:
+    path = folder / "my.csv"
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def prepare(folder: Path, text: str, encoding: str = "utf-8") -> Corpus:
+    return generic.prepare(table(folder, text, encoding), folder / "corpus")
+
+
+def issues(folder: Path) -> list[list[str]]:
+    lines = (folder / "corpus" / "issues.tsv").read_text().splitlines()
+    return [line.split("\t") for line in lines]
+
+
+def test_columns_become_labels(tmp_path: Path) -> None:
+    record(tmp_path / "audio" / "a.wav")
+    record(tmp_path / "b.wav")
+    corpus = prepare(
+        tmp_path,
+        "path,split,text,phones,speaker,label,room\n"
+        'audio/a.wav,train,"Hello, you",HH AH L OW,anna,yes,kitchen\n'
+        f"{tmp_path / 'b.wav'},test,,,,no,\n",
+    )
+    assert corpus.name == "my"
+    (first,) = corpus.split("train")
+    kinds = ("text", "speaker", "label", "room")
+    assert [label_of(first, kind) for kind in kinds] == ["Hello, you", "anna", "yes", "kitchen"]
+    assert [phone for phone, _, _ in phones_of(first)] == ["HH", "AH", "L", "OW"]
+    assert {(start, end) for _, start, end in phones_of(first)} == {(0.0, 0.0)}
+    (second,) = corpus.split("test")
+    assert [label_of(second, kind) for kind in kinds] == [None, None, "no", None]
+    assert corpus.statistics["train"]["labels"] == {
+        "label": 1,
+        "phones": 1,
+        "room": 1,
+        "speaker": 1,
+        "text": 1,
+    }
+    assert issues(tmp_path) == [["path", "problem"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "channels"),
+    [("a.wav", 44_100, 2), ("a.flac", 11_025, 1), ("a.ogg", 48_000, 2), ("a.aiff", 8_000, 1)],
+)
+def test_any_format_and_rate(tmp_path: Path, name: str, rate: int, channels: int) -> None:
+    record(tmp_path / name, 0.5, rate, channels)
+    corpus = prepare(tmp_path, f"path,split\n{name},train\n")
+    (cut,) = corpus.split("train")
+    waveform = load_waveform(cut)
+    assert abs(len(waveform) - 8_000) <= 1
+    assert np.abs(waveform[1000:-1000]).max() == pytest.approx(0.3, abs=0.03)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_byte_order_mark_and_spaces_in_the_header(tmp_path: Path, encoding: str) -> None:
+    record(tmp_path / "größe.wav")
+    corpus = prepare(tmp_path, "path, split, label\r\ngröße.wav, train, ja\r\n", encoding)
+    (cut,) = corpus.split("train")
+    assert label_of(cut, "label") == "ja"
+
+
+def test_unusable_recordings_are_left_out_counted_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "first.wav")
+    record(tmp_path / "last.wav")
+    record(tmp_path / "short.wav", 0.01)
+    record(tmp_path / "empty.wav", 0)
+    (tmp_path / "text.wav").write_text("not audio")
+    (tmp_path / "headerless.raw").write_bytes(bytes(4000))
+    (tmp_path / "folder.wav").mkdir()
+    corpus = prepare(
+        tmp_path,
+        "path,split\n"
+        "first.wav,train\n"
+        "text.wav,train\n"
+        "gone.wav,train\n"
+        "short.wav,train\n"
+        "empty.wav,train\n"
+        "headerless.raw,train\n"
+        "folder.wav,train\n"
+        "./first.wav,test\n"
+        "short.wav\n"
+        ",train\n"
+        ",train\n"
+        "last.wav,../../escape\n"
+        "last.wav,train\n",
+    )
+    assert [Path(c.recording.sources[0].source).name for c in corpus.split("train")] == [
+        "first.wav"
+    ]
+    problems = issues(tmp_path)[1:]
+    assert [path for path, _ in problems] == [
+        "text.wav",
+        "gone.wav",
+        "short.wav",
+        "empty.wav",
+        "headerless.raw",
+        "folder.wav",
+        "./first.wav",
+        "short.wav",
+        "",
+        "",
+        "last.wav",
+        "last.wav",
+    ]
+    expected = [
+        "not readable as audio",
+        "does not exist",
+        "160 samples at 16000 Hz are too short",
+        "0 samples at 16000 Hz are too short or empty",
+        "not readable as audio",
+        "not readable as audio",
+        "listed twice",
+        "listed twice",
+        "the path is empty",
+        "the path is empty",
+        "the split '../../escape' is not a plain name",
+        "listed twice",
+    ]
+    for (_, problem), text in zip(problems, expected, strict=True):
+        assert text in problem
+    assert set(corpus.statistics) == {"train"}
+    assert "12 of 13 recordings are left out (see issues.tsv): text.wav" in capsys.readouterr().err
+    assert sorted(item.name for item in tmp_path.parent.iterdir() if "escape" in item.name) == []
+
+
+def test_the_rest_goes_on(tmp_path: Path) -> None:
+    for number in range(6):
+        record(tmp_path / f"{number}.wav", 0.2 + 0.1 * number)
+    (tmp_path / "3.wav").write_bytes((tmp_path / "3.wav").read_bytes()[:20])
+    lines = "".join(f"{number}.wav,train,l{number}\n" for number in range(6))
+    corpus = prepare(tmp_path, f"path,split,label\n{lines}")
+    labels = [label_of(cut, "label") for cut in corpus.split("train")]
+    assert labels == ["l0", "l1", "l2", "l4", "l5"]
+    assert [path for path, _ in issues(tmp_path)[1:]] == ["3.wav"]
+
+
+def test_nothing_usable_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"none of the 2 recordings .* can be used") as caught:
+        prepare(tmp_path, "path,split\na.wav,train\nb.wav,train\n")
+    assert "a.wav: does not exist" in caught.value.message
+    visible = [item.name for item in (tmp_path / "corpus").iterdir() if item.name[0] != "."]
+    assert visible == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("path,text\na.wav,x\n", "lacks the column split; it has: path, text"),
+        ("file;split\na.wav;train\n", "lacks the column path, split"),
+        ("", "lacks the column path, split"),
+        ("path,split\n", "has no rows"),
+        (None, "does not exist"),
+    ],
+)
+def test_unusable_table(tmp_path: Path, content: str | None, expected: str) -> None:
+    path = tmp_path / "my.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=expected) as caught:
+        generic.prepare(path, tmp_path / "corpus")
+    assert str(path) in caught.value.message
+    assert not (tmp_path / "corpus").exists(), "nothing half-written"
+
+
+def test_a_table_that_is_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "my.csv"
+    path.write_bytes(b"path,split\n\xff\xfe\xfa,train\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        generic.prepare(path, tmp_path / "corpus")
+    with pytest.raises(DataError, match="cannot be read"):
+        generic.prepare(tmp_path, tmp_path / "corpus")
+
+
+def test_unchanged_is_skipped_and_changed_is_prepared_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[Any] = []
+    collect = generic._collect
+    monkeypatch.setattr(generic, "_collect", lambda *a: (reads.append(a), collect(*a))[1])
+    record(tmp_path / "a.wav", 0.5)
+    text = "path,split\na.wav,train\nlater.wav,train\n"
+    first = prepare(tmp_path, text)
+    again = prepare(tmp_path, text)
+    assert (len(reads), again.digest) == (1, first.digest)
+
+    record(tmp_path / "a.wav", 0.75)
+    longer = prepare(tmp_path, text)
+    assert len(reads) == 2
+    assert [cut.duration for cut in longer.split("train")] == [0.75]
+    assert longer.digest != first.digest
+
+    status = (tmp_path / "a.wav").stat()
+    os.utime(tmp_path / "a.wav", ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    prepare(tmp_path, text)
+    assert len(reads) == 3, "same size, later date"
+
+    record(tmp_path / "later.wav")
+    assert len(prepare(tmp_path, text).split("train")) == 2
+    assert prepare(tmp_path, text + "\n# note,\n").digest != first.digest

@@ -1,0 +1,259 @@
+"""From a name to an encoder, and what is said when that fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import HubertForCTC
+
+from helpers import noise, speech_encoder
+from speechft.encoders import load
+from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.encoders.load import (
+    digest_of,
+    load_encoder,
+    packaged_encoders,
+    random_encoder,
+    resolve_encoder,
+)
+from speechft.encoders.mfcc import MfccEncoder
+from speechft.errors import CheckpointError, ConfigError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    speech_encoder("hubert").save(tmp_path / "encoder")
+    return tmp_path / "encoder"
+
+
+def change_config(folder: Path, **fields: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm"])
+def test_loaded_encoder_gives_the_same_states(family: str, large: bool, tmp_path: Path) -> None:
+    encoder = speech_encoder(family, large=large)
+    encoder.save(tmp_path)
+    loaded = load_encoder(tmp_path)
+    assert isinstance(loaded, HuggingFaceEncoder)
+    assert not loaded.training
+    assert loaded.normalize == large
+    batch = noise(5_000, 3_000)
+    with torch.inference_mode():
+        assert torch.equal(loaded(*batch).hidden_states, encoder(*batch).hidden_states)
+
+
+def test_half_weights_compute_in_float32(tmp_path: Path) -> None:
+    speech_encoder("hubert").half().save(tmp_path)
+    loaded = load_encoder(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_encoder_inside_a_task_model_loads(tmp_path: Path) -> None:
+    encoder = speech_encoder("hubert")
+    task_model = HubertForCTC(encoder.model.config)
+    task_model.hubert.load_state_dict(encoder.model.state_dict())
+    task_model.save_pretrained(tmp_path)
+    batch = noise(5_000)
+    with torch.inference_mode():
+        states = load_encoder(tmp_path)(*batch).hidden_states
+        assert torch.equal(states, encoder(*batch).hidden_states)
+
+
+@pytest.mark.parametrize("name", sorted(packaged_encoders()))
+def test_packaged_encoder_loads_by_name(name: str) -> None:
+    encoder = load_encoder(name)
+    with torch.inference_mode():
+        output = encoder(*noise(8_000))
+    assert len(output.layers) == encoder.num_layers + 1
+    assert output.hidden_states.isfinite().all()
+    assert digest_of(name) == digest_of(packaged_encoders()[name])
+
+
+def test_there_is_a_packaged_encoder() -> None:
+    assert "tiny-hubert" in packaged_encoders()
+
+
+def test_features_without_weights_load_by_name() -> None:
+    plain, normalised = load_encoder("mfcc"), load_encoder("mfcc-cmvn")
+    assert isinstance(plain, MfccEncoder)
+    assert isinstance(normalised, MfccEncoder)
+    assert (plain.cmvn, normalised.cmvn) == (False, True)
+    assert digest_of("mfcc") != digest_of("mfcc-cmvn")
+
+
+def test_unknown_mode_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="unknown mode 'exakt'; choices are: exact, s3prl"):
+        load_encoder(folder, mode="exakt")  # type: ignore[arg-type]
+
+
+def test_mode_reaches_the_encoder(folder: Path) -> None:
+    loaded = load_encoder(folder, mode="s3prl")
+    assert isinstance(loaded, HuggingFaceEncoder)
+    assert loaded.mode == "s3prl"
+
+
+def test_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no encoder at") as caught:
+        load_encoder(tmp_path / "nowhere")
+    assert "tiny-hubert" in str(caught.value.hint)
+
+
+def test_file_instead_of_folder_is_refused(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="is a file, expected a folder"):
+        load_encoder(folder / "model.safetensors")
+
+
+def test_hub_id_that_cannot_be_downloaded_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
+    with pytest.raises(CheckpointError, match="could it be downloaded: ConnectionError"):
+        resolve_encoder("somebody/some-encoder")
+
+
+def test_hub_id_is_downloaded_without_pickles(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.update(name=name, patterns=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert resolve_encoder("somebody/some-encoder") == folder
+    assert asked["name"] == "somebody/some-encoder"
+    assert not any(pattern.endswith((".bin", ".pt")) for pattern in asked["patterns"])
+
+
+def test_other_model_types_are_refused(folder: Path) -> None:
+    change_config(folder, model_type="bert")
+    with pytest.raises(
+        CheckpointError, match="type 'bert'; supported are: hubert, wav2vec2, wavlm"
+    ):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_broken_configuration_is_refused(folder: Path, content: str) -> None:
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hidden_size": "wide"},
+        {"hidden_act": "nope"},
+        {"conv_dim": [8] * 3},
+        {"feat_extract_norm": "nope"},
+        {"num_attention_heads": 0},
+    ],
+)
+def test_impossible_configuration_is_refused(folder: Path, fields: dict[str, Any]) -> None:
+    change_config(folder, **fields)
+    with pytest.raises(CheckpointError, match="cannot be loaded as hubert"):
+        load_encoder(folder)
+
+
+def test_missing_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("kept", [4, 100, -1])
+def test_truncated_weights_are_refused(folder: Path, kept: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="not a complete safetensors file") as caught:
+        load_encoder(folder)
+    assert "truncated" in str(caught.value.hint)
+
+
+def test_trailing_bytes_are_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b"\0" * 8)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        load_encoder(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    name = "encoder.layers.1.attention.k_proj.weight"
+    change_weights(folder, lambda weights: weights[name].view(-1)[3:4].fill_(value))
+    with pytest.raises(CheckpointError, match=f"NaN or infinite weights in {name}"):
+        load_encoder(folder)
+
+
+def test_missing_tensor_is_refused(folder: Path) -> None:
+    change_weights(folder, lambda weights: weights.pop("encoder.layers.1.attention.k_proj.weight"))
+    with pytest.raises(CheckpointError, match=r"missing: \['encoder.layers.1.attention.k_proj"):
+        load_encoder(folder)
+
+
+def test_mask_embedding_may_be_missing(folder: Path) -> None:
+    change_weights(folder, lambda weights: weights.pop("masked_spec_embed"))
+    assert load_encoder(folder).num_layers == 2
+
+
+def test_tensor_of_another_shape_is_named(folder: Path) -> None:
+    def shorten(weights: dict[str, torch.Tensor]) -> None:
+        weights["encoder.layer_norm.weight"] = torch.ones(5)
+
+    change_weights(folder, shorten)
+    with pytest.raises(CheckpointError, match=r"of another shape: .*encoder\.layer_norm\.weight"):
+        load_encoder(folder)
+
+
+def test_random_encoder_depends_on_its_seed_only(folder: Path) -> None:
+    torch.manual_seed(1)
+    first = random_encoder(folder, seed=3)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(after, torch.rand(1))
+    torch.manual_seed(2)
+    same, other = random_encoder(folder, seed=3), random_encoder(folder, seed=4)
+    name = "model.encoder.layers.0.attention.k_proj.weight"
+    weights = [dict(e.named_parameters())[name] for e in (first, same, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not first.training
+
+
+def test_digest_sees_weights_and_configuration(folder: Path, tmp_path: Path) -> None:
+    before = digest_of(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert digest_of(tmp_path / "copy") == before
+    change_config(folder, hidden_dropout=0.3)
+    assert digest_of(folder) != before
+    change_weights(tmp_path / "copy", lambda weights: weights["masked_spec_embed"].add_(1))
+    assert digest_of(tmp_path / "copy") != before
+
+
+def test_loading_leaves_the_libraries_verbosity_alone(folder: Path) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    load_encoder(folder)
+    assert logging.get_verbosity() == before
+    assert load.FEATURES.keys() == {"mfcc", "mfcc-cmvn"}

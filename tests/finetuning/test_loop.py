@@ -1,0 +1,200 @@
+"""The training loop: parity with a loop written by hand, exact resume, divergence, selection."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import tiny_encoder
+
+from speechft.checkpoint import file_digest
+from speechft.data.batching import BatchPlan, pad
+from speechft.data.labels import label_of
+from speechft.data.manifest import Corpus, load_waveform
+from speechft.errors import DataError, RunError, TrainingError
+from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
+from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
+from speechft.finetuning.loop import make_accelerator
+
+_SETTINGS = {
+    "task": "sid",
+    "steps": 20,
+    "learning_rate": 5e-3,
+    "hidden": None,
+    "batch_utterances": 6,
+    "batch_seconds": 30.0,
+}
+
+
+def test_losses_equal_those_of_a_loop_written_by_hand(tmp_path: Path, tones: Corpus) -> None:
+    config = FinetuningConfig(**_SETTINGS)
+    encoder = tiny_encoder()
+    tuned = finetune_encoder(encoder, config, tones, tmp_path, seed=3, splits=("train", "dev"))
+
+    twin = tiny_encoder()
+    twin.set_dropout({})
+    cuts = tones.split("train")
+    speakers = sorted({label_of(cut, "speaker") for cut in cuts})
+    torch.manual_seed(3)
+    head = torch.nn.Linear(twin.dim, len(speakers))
+    optimizer = torch.optim.Adam([*twin.parameters(), *head.parameters()], lr=5e-3)
+    plan = BatchPlan(cuts, seconds=30.0, utterances=6, seed=3)
+    losses = []
+    for step in range(20):
+        factor = step / 2 if step < 2 else 1.0 if step < 10 else (20 - step) / 10
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * factor
+        batch = plan.batch(step)
+        rows = [torch.from_numpy(load_waveform(cut)) for cut in batch]
+        output = twin(pad(rows), torch.tensor([len(row) for row in rows]))
+        means = torch.stack(
+            [row[:n].mean(0) for row, n in zip(output.layers[-1], output.lengths, strict=True)]
+        )
+        target = torch.tensor([speakers.index(label_of(cut, "speaker")) for cut in batch])
+        loss = F.cross_entropy(head(means), target)
+        optimizer.zero_grad()
+        loss.backward()
+        for name, parameter in twin.named_parameters():
+            if step + 1 < 0.1 * 20 or "feature_extractor" in name:
+                parameter.grad = None
+        trained = [p for p in (*twin.parameters(), *head.parameters()) if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    assert tuned.history.losses == pytest.approx(losses, abs=2e-5)
+
+
+_CHILD = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from helpers import tiny_encoder
+from speechft.data.manifest import open_corpus
+from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
+torch.set_num_threads(1)
+config = FinetuningConfig(
+    task="pr", steps=40, learning_rate=3e-3, hidden=None, batch_utterances=6, checkpoint_every=4,
+    evaluate_every=10, dropout={"hidden_dropout": 0.1}, strategy=sys.argv[4],
+    workers=int(sys.argv[5]),
+)
+corpus = open_corpus(Path(sys.argv[2]))
+finetune_encoder(tiny_encoder(), config, corpus, Path(sys.argv[3]), seed=1, splits=("train", "dev"))
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("strategy", "workers"), [("stable", 0), ("plain", 2)])
+def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
+    tmp_path: Path, tones: Corpus, strategy: str, workers: int
+) -> None:
+    def start(folder: Path) -> subprocess.Popen[bytes]:
+        arguments = [str(Path(__file__).parents[1]), str(tones.folder), str(folder)]
+        return subprocess.Popen(
+            [sys.executable, "-c", _CHILD, *arguments, strategy, str(workers)],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole).wait() == 0
+    process = start(killed)
+    deadline = time.monotonic() + 60
+    while not list(killed.glob(".checkpoints/step-*.pt")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "encoder").exists()
+    assert start(killed).wait() == 0
+    for name in ("encoder/model.safetensors", "head.safetensors"):
+        assert file_digest(whole / name) == file_digest(killed / name)
+    histories = [json.loads((f / "history.json").read_text()) for f in (whole, killed)]
+    assert histories[0]["losses"] == histories[1]["losses"]
+    assert len(histories[0]["losses"]) == 40
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (5, 10, 15):
+        save_checkpoint(tmp_path, step, {"step": step})
+    newest = max(tmp_path.glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1] + b"x")
+    state = load_checkpoint(tmp_path)
+    assert state == {"step": 10}
+    assert "damaged" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("step-*.pt"))) == 2
+
+
+def test_losses_that_are_not_finite_end_with_a_hint(tmp_path: Path, tones: Corpus) -> None:
+    encoder = tiny_encoder()
+    with torch.no_grad():
+        encoder.model.encoder.layers[0].final_layer_norm.weight.fill_(float("inf"))
+    config = FinetuningConfig(**{**_SETTINGS, "steps": 60})
+    with pytest.raises(TrainingError, match="diverged") as caught:
+        finetune_encoder(encoder, config, tones, tmp_path, splits=("train", "dev"))
+    assert "learning_rate" in str(caught.value)
+
+
+def test_the_best_step_after_unfreezing_is_exported(tmp_path: Path, tones: Corpus) -> None:
+    config = FinetuningConfig(**{**_SETTINGS, "steps": 40, "evaluate_every": 2})
+    tuned = finetune_encoder(tiny_encoder(), config, tones, tmp_path, splits=("train", "dev"))
+    evaluations = [e for e in tuned.history.evaluations if "accuracy" in e]
+    selected = next(e["step"] for e in tuned.history.evaluations if "selected" in e)
+    allowed = [e for e in evaluations if e["step"] > 3]  # 3 updates of the head alone
+    best = max(allowed, key=lambda e: (e["score"], -e["step"]))
+    assert evaluations[0]["step"] == 2
+    assert selected == best["step"]
+    assert tuned.dev == pytest.approx(best["accuracy"])
+
+
+def test_training_learns_the_task(tmp_path: Path, tones: Corpus) -> None:
+    config = FinetuningConfig(**{**_SETTINGS, "steps": 150, "strategy": "plain"})
+    tuned = finetune_encoder(tiny_encoder(), config, tones, tmp_path, splits=("train", "dev"))
+    losses = tuned.history.losses
+    assert sum(losses[:10]) / 10 > 1.0  # three speakers: ln 3 = 1.1 at chance
+    assert sum(losses[-10:]) / 10 < 0.5
+
+
+def test_a_missing_label_names_the_split(tmp_path: Path, tones: Corpus) -> None:
+    config = FinetuningConfig(**_SETTINGS)
+    with pytest.raises(DataError, match="no split 'nowhere'"):
+        finetune_encoder(tiny_encoder(), config, tones, tmp_path, splits=("nowhere", "dev"))
+
+
+def test_processes_that_do_not_form_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_accelerator("fp32")  # the group of this process is one
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="2 processes were started"):
+        make_accelerator("fp32")
+
+
+@pytest.mark.integration
+def test_two_processes_equal_one_with_the_same_batches(tmp_path: Path, tones: Corpus) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(
+        _CHILD.replace("steps=40", "steps=12").replace(
+            "batch_utterances=6", "batch_utterances=int(sys.argv[6]), precision='fp32'"
+        ).replace('dropout={"hidden_dropout": 0.1}', "accumulation=int(sys.argv[7])")
+    )
+    common = [str(Path(__file__).parents[1]), str(tones.folder)]
+    one = [sys.executable, str(script), *common, str(tmp_path / "one"), "stable", "0", "3", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run(one, check=True, capture_output=True, env=environment)
+    two = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29517", str(script)]
+    arguments = [*common, str(tmp_path / "two"), "stable", "0", "3", "1"]
+    subprocess.run(
+        [sys.executable, *two, *arguments], check=True, capture_output=True, env=environment
+    )
+    losses = [
+        json.loads((tmp_path / name / "history.json").read_text())["losses"]
+        for name in ("one", "two")
+    ]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)

@@ -1,0 +1,166 @@
+"""A whole run on a tiny encoder and a corpus of tones: outputs, skipping, going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from speechft import pipeline
+from speechft.checkpoint import file_digest, read_json
+from speechft.data.manifest import Corpus
+from speechft.evaluation.suite import EvaluationConfig
+from speechft.recipe import Recipe
+from speechft.results import read_rows
+
+
+def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
+    content = {
+        "title": "tiny run",
+        "encoder": str(encoder),
+        "data": {"corpus": str(corpus.folder)},
+        "finetuning": {
+            "task": "sid",
+            "steps": 12,
+            "learning_rate": 5e-3,
+            "hidden": None,
+            "checkpoint_every": 4,
+        },
+        "merging": {"alpha": 0.25, "curve": [0.5], "curve_tasks": ["sid"]},
+        "evaluation": {"tasks": ["sid", "style"], "floors": ["mfcc", "random"]},
+        **changes,
+    }
+    return Recipe.model_validate(content)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_hubert: Path, tones: Corpus
+) -> tuple[Path, pipeline.Summary]:
+    folder = tmp_path_factory.mktemp("run")
+    return folder, pipeline.run(_recipe(tiny_hubert, tones), folder)
+
+
+def test_a_run_writes_what_its_readers_look_for(
+    finished: tuple[Path, pipeline.Summary], tiny_hubert: Path
+) -> None:
+    folder, summary = finished
+    assert (folder / "report.html").read_text().startswith("<!doctype html>")
+    rows = read_rows(folder / "results.jsonl")
+    assert {row.encoder for row in rows} == {
+        "MFCC",
+        "random weights",
+        "pre-trained",
+        "plain fine-tuning",
+        "stable fine-tuning",
+        "Speech-FT (0.25)",
+        "alpha 0.5",
+    }
+    assert all(row.n == 18 for row in rows)
+    assert {row.split for row in rows if row.encoder == "alpha 0.5"} == {"dev"}
+    assert len({row.encoder_digest for row in rows}) == 7
+    assert [row.alpha for row in summary.curve] == [0.0, 0.25, 0.5, 1.0]
+    assert len(summary.verdict) == 2
+    assert "wins" not in " ".join(summary.verdict)
+
+
+def test_merged_is_the_interpolation_of_base_and_tuned(
+    finished: tuple[Path, pipeline.Summary], tiny_hubert: Path
+) -> None:
+    folder, _ = finished
+    base, tuned, merged = (
+        load_file(path / "model.safetensors")
+        for path in (tiny_hubert, folder / "tuned", folder / "merged")
+    )
+    assert set(merged) == set(base)
+    moved = [name for name in base if not torch.equal(base[name], tuned[name])]
+    assert moved
+    for name in base:
+        expected = base[name] + 0.25 * (tuned[name] - base[name])
+        assert torch.equal(merged[name], expected)
+
+
+def test_predictions_are_sorted_and_add_up(finished: tuple[Path, pipeline.Summary]) -> None:
+    folder, summary = finished
+    row = next(r for r in summary.rows if r.encoder == "pre-trained" and r.task == "sid")
+    path = folder / "evaluation" / "pre-trained" / "predictions" / "sid.jsonl"
+    items = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [item["id"] for item in items] == sorted(item["id"] for item in items)
+    hits = sum(item["prediction"] == item["reference"] for item in items)
+    assert row.value == pytest.approx(100 * hits / len(items))
+
+
+def test_a_finished_run_is_skipped_and_a_changed_one_redone(
+    finished: tuple[Path, pipeline.Summary],
+    tiny_hubert: Path,
+    tones: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, summary = finished
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(pipeline, "finetune", refuse)
+    again = pipeline.run(_recipe(tiny_hubert, tones), folder)
+    assert again.rows == summary.rows
+    with pytest.raises(AssertionError, match="trained again"):
+        pipeline.run(_recipe(tiny_hubert, tones, seed=1), folder)
+
+
+def test_evaluate_names_encoders_and_writes_rows(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    config = EvaluationConfig(tasks=("style",), floors=())
+    rows = pipeline.evaluate([str(tiny_hubert), "mfcc"], str(tones.folder), config, tmp_path)
+    assert [row.encoder for row in rows] == [tiny_hubert.name, "mfcc"]
+    assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+_CHILD = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads(1)
+from speechft import pipeline
+from speechft.config import build, read_yaml
+from speechft.recipe import Recipe
+pipeline.run(build(Recipe, read_yaml(Path(sys.argv[1])), "recipe"), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.integration
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus, finished: tuple[Path, pipeline.Summary]
+) -> None:
+    recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
+    recipe.write_text(_recipe(tiny_hubert, tones).as_yaml())
+    command = [sys.executable, "-c", _CHILD, str(recipe), str(folder)]
+    marks = ["finetuning/*/.partial/*/.checkpoints/step-*", "evaluation/pre-trained/results.jsonl"]
+    for mark in marks:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not list(folder.glob(mark)) and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    whole = finished[0]
+    for name in ("tuned", "merged"):
+        weights = f"{name}/model.safetensors"
+        assert file_digest(folder / weights) == file_digest(whole / weights)
+    ours, theirs = (read_rows(f / "results.jsonl") for f in (folder, whole))
+    assert [(r.encoder, r.task, r.value) for r in ours] == [
+        (r.encoder, r.task, r.value) for r in theirs
+    ]
+    assert read_json(folder / "finetuning" / "stable" / "stage.json")["stage"] == "finetune"

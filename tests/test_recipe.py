@@ -1,0 +1,87 @@
+"""Recipes: every packaged one loads and validates; a misspelt name or key finds its neighbour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from speechft.config import Config
+from speechft.errors import ConfigError
+from speechft.finetuning.pretraining import PretrainingConfig
+from speechft.recipe import PRETRAIN_PREFIX, Recipe, find_recipe, load_recipe, packaged_recipes
+
+PACKAGED = ("demo", "pretrain-tiny")
+
+
+def kind_of(name: str) -> type[Config]:
+    return PretrainingConfig if name.startswith(PRETRAIN_PREFIX) else Recipe
+
+
+def test_the_packaged_recipes_are_these() -> None:
+    assert tuple(packaged_recipes()) == PACKAGED
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipe_validates_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(kind_of(name), name)
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(recipe.as_yaml(), encoding="utf-8")
+    assert load_recipe(kind_of(name), str(copy)) == recipe
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_recipe_opens_with_what_it_is_for(name: str) -> None:
+    text = packaged_recipes()[name].read_text()
+    assert text.startswith("# ")
+    assert "title: " in text
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("dmo", "demo"), ("Demo", "demo"), ("pretrain_tiny", "pretrain-tiny")]
+)
+def test_unknown_name_suggests_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown recipe '{name}'") as caught:
+        load_recipe(Recipe, name)
+    assert caught.value.hint == f"did you mean {near!r}?"
+    for packaged in PACKAGED:
+        assert packaged in caught.value.message
+
+
+def test_overrides_are_typed_and_checked() -> None:
+    recipe = load_recipe(Recipe, "demo", ["finetuning.learning_rate=1e-4", "merging.curve=[0.5]"])
+    assert recipe.finetuning.learning_rate == 1e-4
+    assert recipe.merging.curve == (0.5,)
+    with pytest.raises(ConfigError, match=r"recipe demo: unknown key 'merging\.alhpa'") as caught:
+        load_recipe(Recipe, "demo", ["merging.alhpa=0.5"])
+    assert caught.value.hint == "did you mean 'alpha'?"
+
+
+@pytest.mark.parametrize("alpha", ["-0.1", "1.5", "half"])
+def test_alpha_outside_its_range(alpha: str) -> None:
+    with pytest.raises(ConfigError, match=r"merging\.alpha") as caught:
+        load_recipe(Recipe, "demo", [f"merging.alpha={alpha}"])
+    assert alpha in caught.value.message
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml"])
+def test_the_users_own_file(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    path.write_text(packaged_recipes()["demo"].read_text().replace("seed: 0", "seed: 5"))
+    assert find_recipe(str(path)) == path
+    assert load_recipe(Recipe, str(path)).seed == 5
+    path.write_text("titel: x\n")
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(Recipe, str(path))
+    assert str(path) in caught.value.message
+    assert caught.value.hint == "did you mean 'title'?"
+
+
+def test_a_missing_file_of_the_user() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist"):
+        load_recipe(Recipe, "nowhere.yaml")
+
+
+def test_a_key_that_is_left_out_is_named() -> None:
+    with pytest.raises(ConfigError, match="finetuning"):
+        load_recipe(Recipe, "demo", ["finetuning=null"])

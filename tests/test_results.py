@@ -1,0 +1,111 @@
+"""Result rows: they come back as they were written, and a damaged line is named."""
+
+from __future__ import annotations
+
+import errno
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from speechft.errors import DataError, RunError
+from speechft.results import ResultRow, read_rows, write_rows
+
+
+def row(**changes: Any) -> ResultRow:
+    content: dict[str, Any] = {
+        "encoder": "Speech-FT",
+        "encoder_digest": "ab" * 32,
+        "task": "sid",
+        "metric": "accuracy",
+        "value": 91.25,
+        "higher_is_better": True,
+        "n": 320,
+        "interval": (88.0, 93.5),
+        "split": "test",
+        "seed": 3,
+        "protocol": "mini",
+        "learning_rate": 1e-3,
+    }
+    return ResultRow(**{**content, **changes})
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    rows = [
+        row(),
+        row(interval=None, learning_rate=None, alpha=0.25),
+        row(encoder="größer\u2028und\x85länger", details={"layers": [0.1, 0.9], "x": {"y": None}}),
+        row(value=1 / 3, interval=(0.1 + 0.2, 1e-300)),
+    ]
+    path = tmp_path / "results.jsonl"
+    write_rows(path, rows)
+    assert read_rows(path) == rows
+    assert len(path.read_bytes().split(b"\n")) == len(rows) + 1
+
+
+def test_no_rows(tmp_path: Path) -> None:
+    write_rows(tmp_path / "r.jsonl", [])
+    assert read_rows(tmp_path / "r.jsonl") == []
+
+
+def test_a_value_that_is_not_a_number_survives(tmp_path: Path) -> None:
+    write_rows(tmp_path / "r.jsonl", [row(value=float("nan"))])
+    assert math.isnan(read_rows(tmp_path / "r.jsonl")[0].value)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ('{"encoder": "x"', "EOF"),
+        ("", "EOF"),
+        ('{"encoder": "x"}', "encoder_digest: Field required"),
+        ('["a", "b"]', "Input should be an object"),
+    ],
+)
+def test_damaged_line_is_named_in_one_line(tmp_path: Path, line: str, expected: str) -> None:
+    path = tmp_path / "results.jsonl"
+    write_rows(path, [row()])
+    path.write_text(path.read_text() + line + "\n" + path.read_text())
+    with pytest.raises(DataError, match="line 2, is not a result row") as caught:
+        read_rows(path)
+    assert expected in caught.value.message
+    assert str(path) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_unknown_field_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write_rows(path, [row()])
+    path.write_text(path.read_text().replace('"seed"', '"sede"'))
+    with pytest.raises(DataError, match="line 1"):
+        read_rows(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_unreadable_file(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "results.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_rows(path)
+
+
+def test_a_failed_write_leaves_the_old_rows(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    write_rows(path, [row(seed=1)])
+
+    def rows() -> Any:
+        yield row(seed=2)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="no space left"):
+        write_rows(path, rows())
+    assert read_rows(path) == [row(seed=1)]
+    assert [item.name for item in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_rows_refuse_what_they_do_not_know() -> None:
+    with pytest.raises(ValidationError, match="extra"):
+        row(nonsense=1)

@@ -1,0 +1,299 @@
+"""Stages: skipped, redone, locked, resumed; killed at any moment they never claim to be whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speechft.errors import RunError
+from speechft.runs import STAGE_FILE, lock, stage
+
+
+def visible(folder: Path) -> set[str]:
+    return {item.name for item in folder.iterdir() if not item.name.startswith(".")}
+
+
+def produce(folder: Path, text: str = "one", names: tuple[str, ...] = ("a.txt",)) -> bool:
+    """Run a stage that writes files; return whether there was anything to do."""
+    with stage(folder, name="make", config={"text": text}) as work:
+        if not work.done:
+            for name in names:
+                path = work.scratch / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text)
+        return not work.done
+
+
+def test_unchanged_stage_is_skipped(tmp_path: Path) -> None:
+    assert produce(tmp_path)
+    before = (tmp_path / "a.txt").stat(), (tmp_path / STAGE_FILE).stat()
+    assert not produce(tmp_path)
+    assert before == ((tmp_path / "a.txt").stat(), (tmp_path / STAGE_FILE).stat())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": {"x": 2}}, {"name": "other"}, {"inputs": {"in": "new"}}, {"inputs": {}}],
+)
+def test_changed_stage_is_redone(tmp_path: Path, change: dict[str, Any]) -> None:
+    first: dict[str, Any] = {"name": "make", "config": {"x": 1}, "inputs": {"in": "old"}}
+    for arguments in (first, {**first, **change}):
+        with stage(tmp_path, **arguments) as work:
+            assert not work.done
+            (work.scratch / "a.txt").write_text(str(arguments))
+        with stage(tmp_path, **arguments) as work:
+            assert work.done
+    assert (tmp_path / "a.txt").read_text() == str({**first, **change})
+
+
+def test_order_of_keys_does_not_matter(tmp_path: Path) -> None:
+    with stage(tmp_path, name="s", config={"a": 1, "b": 2}, inputs={"x": "1", "y": "2"}):
+        pass
+    with stage(tmp_path, name="s", config={"b": 2, "a": 1}, inputs={"y": "2", "x": "1"}) as work:
+        assert work.done
+
+
+def test_a_missing_output_is_made_again(tmp_path: Path) -> None:
+    produce(tmp_path)
+    (tmp_path / "a.txt").unlink()
+    assert produce(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "one"
+
+
+def test_outputs_of_an_older_key_are_replaced(tmp_path: Path) -> None:
+    produce(tmp_path, "one", ("a.txt", "tree/leaf", "old.txt"))
+    (tmp_path / "user-notes.txt").write_text("mine")
+    produce(tmp_path, "two", ("a.txt", "new.txt"))
+    assert visible(tmp_path) == {"a.txt", "new.txt", "user-notes.txt", STAGE_FILE}
+    assert (tmp_path / "a.txt").read_text() == "two"
+
+
+def test_the_record_says_what_was_done(tmp_path: Path) -> None:
+    with stage(tmp_path, name="make", config={"x": 1}, inputs={"in": "digest"}) as work:
+        (work.scratch / "b").write_text("")
+        (work.scratch / "a").mkdir()
+        (work.scratch / ".state").write_text("not an output")
+    record = json.loads((tmp_path / STAGE_FILE).read_text())
+    assert record["outputs"] == ["a", "b"]
+    assert (record["stage"], record["config"], record["inputs"]) == (
+        "make",
+        {"x": 1},
+        {"in": "digest"},
+    )
+    assert {item.name for item in tmp_path.iterdir()} == {"a", "b", STAGE_FILE, ".lock"}
+
+
+def leave_half(folder: Path, text: str) -> None:
+    with stage(folder, name="make", config={"text": text}) as work:
+        (work.scratch / "half.txt").write_text("half")
+        raise ZeroDivisionError
+
+
+def test_an_exception_keeps_the_scratch_for_the_next_run(tmp_path: Path) -> None:
+    produce(tmp_path, "one")
+    with pytest.raises(ZeroDivisionError):
+        leave_half(tmp_path, "two")
+    assert visible(tmp_path) == {"a.txt", STAGE_FILE}
+    assert (tmp_path / "a.txt").read_text() == "one", "the older outputs stay until the end"
+    with stage(tmp_path, name="make", config={"text": "two"}) as work:
+        assert (work.scratch / "half.txt").read_text() == "half"
+    assert visible(tmp_path) == {"half.txt", STAGE_FILE}
+
+
+def test_scratch_of_another_key_is_not_taken_up(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        leave_half(tmp_path, "one")
+    with stage(tmp_path, name="make", config={"text": "two"}) as work:
+        assert list(work.scratch.iterdir()) == []
+        assert len(list(work.scratch.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[1]", "3", '{"key": "x"}', '{"outputs": ["a.txt"]}', '{"outputs": 3}']
+)
+def test_a_damaged_record_claims_nothing(tmp_path: Path, content: str) -> None:
+    produce(tmp_path)
+    (tmp_path / STAGE_FILE).write_text(content)
+    assert produce(tmp_path)
+    assert not produce(tmp_path)
+
+
+def test_stage_file_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[str] = []
+    replace = os.replace
+
+    def watch(source: Any, target: Any) -> None:
+        moved.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watch)
+    produce(tmp_path, names=("a.txt", "z.txt"))
+    assert moved[-1] == STAGE_FILE
+    assert set(moved[:-1]) >= {"a.txt", "z.txt"}
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from speechft.runs import lock
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match="in use by another process") as caught:
+                produce(tmp_path)
+            assert str(tmp_path) in caught.value.message
+            assert "--out" in (caught.value.hint or "")
+        finally:
+            holder.kill()
+    assert visible(tmp_path) == set()
+    assert produce(tmp_path)
+
+
+def test_the_lock_is_released_after_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), lock(tmp_path):
+        raise ZeroDivisionError
+    with lock(tmp_path):
+        pass
+
+
+def test_a_file_in_the_way_is_a_run_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RunError, match="cannot write"):
+            produce(folder)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".partial").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        produce(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EROFS, "Read-only")],
+)
+def test_a_full_or_read_only_disk_while_publishing(
+    tmp_path: Path, code: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(tmp_path, "one")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        with pytest.raises(RunError, match=expected):
+            produce(tmp_path, "two")
+    assert produce(tmp_path, "two")
+    assert (tmp_path / "a.txt").read_text() == "two"
+
+
+def test_a_full_disk_inside_the_stage(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no space left"), stage(tmp_path, name="s", config=1):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError), stage(tmp_path, name="s", config=1):
+        raise FileNotFoundError(errno.ENOENT, "another error stays what it is")
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from speechft.runs import stage
+with stage(Path(sys.argv[1]), name="make", config={"text": "one"}) as work:
+    (work.scratch / "a.txt").write_text("o")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_in_the_middle_then_run_again(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", CRASH, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert visible(tmp_path) == set()
+    with stage(tmp_path, name="make", config={"text": "one"}) as work:
+        assert (work.scratch / "a.txt").read_text() == "o", "what was done is found again"
+    assert visible(tmp_path) == {"a.txt", STAGE_FILE}
+
+
+# One process that forks a child for each moment: the child publishes new outputs over old ones
+# and dies before its n-th change to the file system.
+KILLED_PUBLICATION = """
+import os, shutil, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from speechft.runs import stage
+
+def publish(folder, text, extra, deadline):
+    with stage(folder, name="make", config={"text": text}) as work:
+        (work.scratch / "tree").mkdir()
+        for name in ("a.txt", "tree/1", "tree/2", extra):
+            (work.scratch / name).write_text(text)
+        left = [deadline]
+        def deadly(call):
+            def wrapped(*args, **kwargs):
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+                return call(*args, **kwargs)
+            return wrapped
+        for name in ("replace", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, deadly(getattr(os, name)))
+
+root = Path(sys.argv[2])
+for moment in range(200):
+    folder = root / f"{moment:03d}"
+    shutil.copytree(root / "old", folder)
+    child = os.fork()
+    if child == 0:
+        publish(folder, "two", "new.txt", moment)
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+"""
+
+
+@pytest.mark.parametrize("rerun", ["one", "two"])
+def test_killed_at_every_moment_of_a_publication(tmp_path: Path, rerun: str) -> None:
+    extra = {"one": "old.txt", "two": "new.txt"}
+    names = {text: ("a.txt", "tree/1", "tree/2", extra[text]) for text in extra}
+    produce(tmp_path / "old", "one", names["one"])
+    source = str(Path(__file__).parents[1] / "src")
+    command = [sys.executable, "-c", KILLED_PUBLICATION, source, str(tmp_path)]
+    subprocess.run(command, check=True)
+    folders = sorted(item for item in tmp_path.iterdir() if item.name != "old")
+    assert len(folders) > 15, "as many moments were tried"
+    states = set()
+    for folder in folders:
+        for name in ("a.txt", "tree/1", "tree/2"):
+            if (folder / name.split("/")[0]).exists():
+                assert (folder / name).read_text() in ("one", "two"), "nothing half-removed"
+        if (folder / STAGE_FILE).exists():
+            text = json.loads((folder / STAGE_FILE).read_text())["config"]["text"]
+            states.add(text)
+            for name in names[text]:
+                assert (folder / name).read_text() == text, f"{folder.name} claims to be whole"
+        else:
+            states.add("neither")
+        produce(folder, rerun, names[rerun])
+        assert visible(folder) == {"a.txt", "tree", extra[rerun], STAGE_FILE}
+        for name in names[rerun]:
+            assert (folder / name).read_text() == rerun
+        assert not produce(folder, rerun, names[rerun])
+        shutil.rmtree(folder)
+    assert states == {"one", "two", "neither"}
