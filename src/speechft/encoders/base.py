@@ -101,6 +101,11 @@ class Encoder(nn.Module, ABC):
         """Return, as text, what the downsampler's output depends on beside its parameters."""
         return type(self).__name__
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether an utterance's features depend on the others in its batch."""
+        return False
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the encoder into an empty folder, in the Hugging Face layout."""

@@ -122,6 +122,11 @@ class HuggingFaceEncoder(Encoder):
         kind = (config.feat_extract_norm, config.feat_extract_activation, config.conv_bias)
         return repr((self._strides, kind, self.normalize, self.mode))
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """Whether padding leaks into the features, as it does in s3prl."""
+        return self.mode == "s3prl"
+
     def set_dropout(self, rates: dict[str, float]) -> None:
         """Set dropout rates by their names in the Hugging Face configuration.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechft.config import Config
 from speechft.data.labels import Vocabulary
-from speechft.errors import DataError
+from speechft.errors import DataError, TrainingError
 from speechft.evaluation.grid import Probe, ProbeGrid
 from speechft.features.extract import Features
 from speechft.tasks.base import Item, Task, figure
@@ -124,6 +124,7 @@ def probe(
 
     Raises:
         DataError: A split lacks labels.
+        TrainingError: Every probe diverged.
     """
     vocabulary = task.vocabulary(train)
     data = _data(task, features, train, vocabulary, training=True)
@@ -140,6 +141,11 @@ def probe(
             break
         rates = [best_rate * 10**0.5 if best_rate == max(found) else best_rate / 10**0.5]
     best = found[best_rate]
+    if not best.weights:
+        raise TrainingError(
+            f"task {task.name}: no probe reached a finite loss on dev",
+            hint="look for NaN in the encoder's features, or lower the learning rates",
+        )
     grid = ProbeGrid(_maker(task, vocabulary, data, config), [best_rate], seed=seed)
     grid.restore(0, best.weights)
     test_data = _data(task, features, test, vocabulary)

@@ -98,9 +98,9 @@ def miniature_score(figures: Mapping[str, float], anchors: Anchors) -> float | N
         anchors: Fixed points.
 
     Returns:
-        The score, or None when a task is missing.
+        The score, or None when a task is missing or nothing is anchored.
     """
-    if not set(anchors.tasks) <= set(figures):
+    if not anchors.tasks or not set(anchors.tasks) <= set(figures):
         return None
     parts = [
         (figures[task] - anchor.floor) / (anchor.ceiling - anchor.floor)

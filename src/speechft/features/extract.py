@@ -13,7 +13,7 @@ from torch import Tensor
 from speechft.console import progress_bar
 from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
-from speechft.devices import Precision, autocast, resolve_precision
+from speechft.devices import Precision, Resolved, autocast, resolve_precision
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ class DownsamplerCache:
             self._store[key, cut_id] = features.clone(), samples
 
 
-def downsampler_key(encoder: Encoder) -> str | None:
-    """Return a digest of the downsampler's weights; None where it has none."""
+def downsampler_key(encoder: Encoder, precision: Resolved = "fp32") -> str | None:
+    """Return a digest of the downsampler's weights and precision; None where it has no weights."""
     names = encoder.downsampler_names()
     if not names:
         return None
-    digest = hashlib.sha256(encoder.downsampler_settings().encode())
+    digest = hashlib.sha256(f"{precision} {encoder.downsampler_settings()}".encode())
     for name, parameter in encoder.named_parameters():
         if name in names:
             digest.update(parameter.detach().cpu().numpy().tobytes())
@@ -118,7 +118,9 @@ def extract(
     """
     encoder.to(device)
     resolved = resolve_precision(precision, device)
-    key = downsampler_key(encoder) if cache is not None else None
+    key = None
+    if cache is not None and not encoder.depends_on_batch:
+        key = downsampler_key(encoder, resolved)
     features, cuts = Features(), list(cuts)
     with torch.inference_mode(), progress_bar(description, len(cuts)) as bar:
         for group in group_by_length(cuts, batch_seconds):

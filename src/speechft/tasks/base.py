@@ -101,8 +101,9 @@ class Task(ABC):
         names = corpus.task_splits(self.name)
         return all(
             split in corpus.statistics
-            and corpus.statistics[split]["labels"].get(self.label, 0)
-            == corpus.statistics[split]["utterances"]
+            and 0
+            < corpus.statistics[split]["utterances"]
+            == corpus.statistics[split]["labels"].get(self.label, 0)
             for split in names
         )
 

@@ -98,7 +98,7 @@ class CtcTask(Task):
         """Count edits between hypothesis and reference."""
         numbers, blanks = prediction
         hypothesis = self.units(vocabulary.decode(numbers))
-        reference = self.units(vocabulary.decode(target.tolist()))
+        reference = self.units(self.symbols(cut))  # what training did not hold cannot be right
         counted = edits(reference, hypothesis)
         return Item(
             id=cut.id,

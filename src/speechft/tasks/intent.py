@@ -51,7 +51,12 @@ class IntentClassification(Task):
 
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
         """Return (slots,) symbols of the vocabulary."""
-        return torch.tensor(vocabulary.encode(self._slots(cut), f"cut {cut.id}"))
+        slots, expected = self._slots(cut), len(slot_ranges(vocabulary))
+        if len(slots) != expected:
+            raise DataError(
+                f"cut {cut.id} has {len(slots)} intent slots, the training split has {expected}"
+            )
+        return torch.tensor(vocabulary.encode(slots, f"cut {cut.id}"))
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary

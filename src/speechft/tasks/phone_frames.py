@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,9 +50,7 @@ class PhoneClassification(Task):
         numbers = vocabulary.encode((phone for phone, _, _ in phones), f"cut {cut.id}")
         target = torch.full((frames,), _NOTHING)
         for number, (_, start, end) in zip(numbers, phones, strict=True):
-            first = max(0, -int(-(start - _CENTRE) // _HOP))
-            last = max(0, -int(-(end - _CENTRE) // _HOP))
-            target[first:last] = number
+            target[_frame_from(start) : _frame_from(end)] = number
         return target
 
     def losses(
@@ -71,8 +70,14 @@ class PhoneClassification(Task):
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count the frames that are right among those labelled."""
         labelled = target != _NOTHING
-        hits = float((prediction == target)[labelled].sum())
+        known = target != vocabulary.symbols.index(UNKNOWN)
+        hits = float((prediction == target)[labelled & known].sum())
         texts = [
             " ".join(vocabulary.decode(row[labelled].tolist())) for row in (prediction, target)
         ]
         return Item(cut.id, texts[0], texts[1], hits, float(labelled.sum()))
+
+
+def _frame_from(seconds: float) -> int:
+    """Return the first frame whose middle is not before a time, exact to a microsecond or so."""
+    return max(0, math.ceil(round((seconds - _CENTRE) / _HOP, 4)))

@@ -110,10 +110,12 @@ def test_unusable_recordings_are_left_out_counted_and_named(
         ",train\n"
         ",train\n"
         "last.wav,../../escape\n"
-        "last.wav,train\n",
+        "last.wav,train\n"
+        "first.wav,train\n",
     )
     assert [Path(c.recording.sources[0].source).name for c in corpus.split("train")] == [
-        "first.wav"
+        "first.wav",
+        "last.wav",
     ]
     problems = issues(tmp_path)[1:]
     assert [path for path, _ in problems] == [
@@ -128,7 +130,7 @@ def test_unusable_recordings_are_left_out_counted_and_named(
         "",
         "",
         "last.wav",
-        "last.wav",
+        "first.wav",
     ]
     expected = [
         "not readable as audio",
@@ -138,7 +140,7 @@ def test_unusable_recordings_are_left_out_counted_and_named(
         "not readable as audio",
         "not readable as audio",
         "listed twice",
-        "listed twice",
+        "the split is empty",
         "the path is empty",
         "the path is empty",
         "the split '../../escape' is not a plain name",
@@ -147,7 +149,7 @@ def test_unusable_recordings_are_left_out_counted_and_named(
     for (_, problem), text in zip(problems, expected, strict=True):
         assert text in problem
     assert set(corpus.statistics) == {"train"}
-    assert "12 of 13 recordings are left out (see issues.tsv): text.wav" in capsys.readouterr().err
+    assert "12 of 14 recordings are left out (see issues.tsv): text.wav" in capsys.readouterr().err
     assert sorted(item.name for item in tmp_path.parent.iterdir() if "escape" in item.name) == []
 
 
@@ -224,4 +226,5 @@ def test_unchanged_is_skipped_and_changed_is_prepared_anew(
 
     record(tmp_path / "later.wav")
     assert len(prepare(tmp_path, text).split("train")) == 2
-    assert prepare(tmp_path, text + "\n# note,\n").digest != first.digest
+    before = prepare(tmp_path, text)
+    assert prepare(tmp_path, text + "unfinished row\n").digest != before.digest

@@ -98,15 +98,15 @@ def _collect(
     with progress_bar("reading headers", len(rows)) as bar:
         for number, (row, path) in enumerate(zip(rows, audio, strict=True)):
             bar.advance()
-            problem = "listed twice" if row["path"] and path in seen else None
-            seen.add(path)
             try:
-                if problem is None:
-                    splits[row["split"]].append(_utterance(number, row, path))
+                if path in seen:
+                    raise DataError("listed twice")
+                utterance = _utterance(number, row, path)
             except DataError as error:
-                problem = error.message
-            if problem:
-                issues.append((row["path"], problem))
+                issues.append((row["path"], error.message))
+            else:
+                splits[row["split"]].append(utterance)
+                seen.add(path)
     return dict(splits), issues
 
 

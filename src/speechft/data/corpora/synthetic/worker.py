@@ -113,7 +113,7 @@ def _trim(
     duration, offset = (finish - begin) / SAMPLE_RATE, begin / SAMPLE_RATE
     moved = []
     for phone, start, end in phones:
-        start, end = max(0.0, start - offset), min(duration, end - offset)
+        start, end = (min(max(0.0, time - offset), duration) for time in (start, end))
         if end > start or phone != SILENCE:
             moved.append((phone, round(start, 4), round(max(end, start), 4)))
     return waveform[begin:finish], moved

@@ -1,0 +1,145 @@
+"""Bootstrap intervals, paired differences and the miniature score."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from speechft.evaluation.score import (
+    Anchor,
+    Anchors,
+    bootstrap_interval,
+    load_anchors,
+    miniature_score,
+    paired_difference,
+)
+from speechft.tasks.base import Item, figure
+
+
+def make_items(count: int, seed: int, harder: float = 0.0) -> list[Item]:
+    rng = np.random.default_rng(seed)
+    totals = rng.integers(3, 30, count)
+    difficulty = rng.uniform(0.05, 0.5, count)
+    noise = np.random.default_rng(seed + 1000)
+    errors = noise.binomial(totals, np.clip(difficulty + harder, 0, 1))
+    return [
+        Item(f"item-{n:03d}", "", "", float(e), float(t))
+        for n, (e, t) in enumerate(zip(errors, totals, strict=True))
+    ]
+
+
+def columns(items: list[Item]) -> tuple[Any, Any]:
+    return np.array([i.amount for i in items]), np.array([i.total for i in items])
+
+
+def ratio(amounts: Any, totals: Any, axis: int = -1) -> Any:
+    return 100 * amounts.sum(axis=axis) / totals.sum(axis=axis)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_interval_is_that_of_scipy(seed: int, level: float) -> None:
+    items = make_items(200, seed)
+    expected = stats.bootstrap(
+        columns(items),
+        ratio,
+        paired=True,
+        confidence_level=level,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(9),
+    ).confidence_interval
+    found = bootstrap_interval(items, level=level)
+    assert found is not None
+    width = expected.high - expected.low
+    assert found[0] == pytest.approx(expected.low, abs=0.1 * width)
+    assert found[1] == pytest.approx(expected.high, abs=0.1 * width)
+    assert found[0] < figure(items) < found[1]
+
+
+def test_interval_is_repeatable_and_needs_two_items() -> None:
+    items = make_items(50, 0)
+    assert bootstrap_interval(items) == bootstrap_interval(items)
+    assert bootstrap_interval(items) != bootstrap_interval(items, seed=1)
+    assert bootstrap_interval(items[:1]) is None
+    assert bootstrap_interval([]) is None
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(100):
+        outcomes = rng.binomial(1, 0.7, 150)
+        interval = bootstrap_interval([Item("a", "", "", float(o), 1.0) for o in outcomes])
+        assert interval is not None
+        hits += interval[0] <= 70 <= interval[1]
+    assert 86 <= hits <= 100
+
+
+def test_paired_difference_is_that_of_scipy() -> None:
+    first, second = make_items(200, 0, harder=0.1), make_items(200, 0)
+    difference, low, high = paired_difference(first, second)
+    assert difference == pytest.approx(figure(first) - figure(second))
+
+    def statistic(a: Any, t: Any, b: Any, u: Any, axis: int = -1) -> Any:
+        return ratio(a, t, axis) - ratio(b, u, axis)
+
+    expected = stats.bootstrap(
+        (*columns(first), *columns(second)),
+        statistic,
+        paired=True,
+        confidence_level=0.9,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(9),
+    ).confidence_interval
+    width = expected.high - expected.low
+    assert low == pytest.approx(expected.low, abs=0.1 * width)
+    assert high == pytest.approx(expected.high, abs=0.1 * width)
+
+
+def test_difficulty_of_items_cancels() -> None:
+    items = make_items(100, 0)
+    worse = [Item(i.id, "", "", i.amount + 0.1 * i.total, i.total) for i in items]
+    assert paired_difference(worse, items) == pytest.approx((10.0, 10.0, 10.0))
+    assert paired_difference(items, items) == (0.0, 0.0, 0.0)
+    first, second = make_items(100, 1, harder=0.05), make_items(100, 1)
+    forward, backward = paired_difference(first, second), paired_difference(second, first)
+    assert forward == pytest.approx((-backward[0], -backward[2], -backward[1]))
+
+
+def test_different_utterances_cannot_be_paired() -> None:
+    items = make_items(10, 0)
+    for other in (items[:9], items[::-1]):
+        with pytest.raises(ValueError, match="the same utterances in the same order"):
+            paired_difference(items, other)
+
+
+ANCHORS = Anchors(
+    version="test",
+    corpus="",
+    protocol="mini",
+    tasks={"pr": Anchor(floor=80, ceiling=20), "sid": Anchor(floor=30, ceiling=90)},
+)
+
+
+@pytest.mark.parametrize(
+    ("pr", "sid", "score"),
+    [(80, 30, 0), (20, 90, 1000), (50, 60, 500), (20, 30, 500), (14, 96, 1100), (86, 30, -50)],
+)
+def test_score_is_the_mean_place_between_the_anchors(pr: float, sid: float, score: float) -> None:
+    assert miniature_score({"pr": pr, "sid": sid, "other": 1}, ANCHORS) == pytest.approx(score)
+
+
+def test_score_needs_every_anchored_task() -> None:
+    assert miniature_score({"pr": 50.0}, ANCHORS) is None
+    nothing = ANCHORS.model_copy(update={"tasks": {}})
+    assert miniature_score({"pr": 50.0}, nothing) is None
+
+
+def test_packaged_anchors_can_be_read() -> None:
+    for anchor in load_anchors().tasks.values():
+        assert anchor.floor != anchor.ceiling

@@ -1,0 +1,150 @@
+"""Phone and character recognition: symbols, targets, greedy decoding, scoring."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lhotse.cut import Cut
+
+from helpers import ORACLE, cut_of
+from speechft.data.labels import UNKNOWN, Vocabulary
+from speechft.errors import DataError
+from speechft.tasks.ctc import BLANK, CharacterRecognition, PhoneRecognition
+
+GREEDY = json.loads((ORACLE / "superb" / "02_ctc" / "greedy_decode" / "greedy.json").read_text())
+
+
+def phones(*names: str) -> list[tuple[str, float, float]]:
+    return [(name, 0.1 * n, 0.1 * n + 0.1) for n, name in enumerate(names)]
+
+
+def spoken(*names: str) -> Cut:
+    return cut_of("spoken", phones=phones(*names))
+
+
+@pytest.mark.parametrize("row", GREEDY["pr"]["rows"], ids=range(len(GREEDY["pr"]["rows"])))
+def test_greedy_decoding_of_phones_is_that_of_s3prl(row: dict[str, Any]) -> None:
+    symbols = GREEDY["pr"]["vocab"]
+    path = torch.tensor(row["frame_path"])
+    junk = torch.tensor([5, 0, 6])  # beyond the length
+    logits = F.one_hot(torch.cat([path, junk]), len(symbols)).float()[None]
+    task = PhoneRecognition()
+    [(numbers, blanks)] = task.predict(logits, torch.tensor([len(path)]), Vocabulary(symbols))
+    kept = [symbols[n] for n in numbers if n != GREEDY["pr"]["eos"]]  # we have no eos
+    assert " ".join(kept) == row["hypothesis"]
+    assert blanks == pytest.approx(row["frame_path"].count(0) / len(path))
+
+
+@pytest.mark.parametrize("row", GREEDY["asr"]["rows"], ids=range(len(GREEDY["asr"]["rows"])))
+def test_greedy_decoding_of_words_is_that_of_s3prl(row: dict[str, Any]) -> None:
+    symbols = GREEDY["asr"]["vocab"]
+    logits = F.one_hot(torch.tensor(row["frame_path"]), len(symbols)).float()[None]
+    task = CharacterRecognition()
+    length = torch.tensor([len(row["frame_path"])])
+    [(numbers, _)] = task.predict(logits, length, Vocabulary(symbols))
+    kept = [symbols[n] for n in numbers if n != GREEDY["asr"]["eos"]]
+    assert task.units(kept) == row["pred_words"]
+
+
+def test_rows_of_a_batch_are_decoded_up_to_their_lengths() -> None:
+    paths = torch.tensor([[1, 1, 0, 1], [2, 2, 2, 3], [0, 0, 3, 3]])
+    logits = F.one_hot(paths, 4).float()
+    decoded = PhoneRecognition().predict(logits, torch.tensor([4, 3, 2]), Vocabulary(()))
+    assert decoded == [([1, 1], 0.25), ([2], 0.0), ([], 1.0)]
+
+
+def test_silences_are_left_out_and_the_blank_comes_first() -> None:
+    task = PhoneRecognition()
+    cuts = [spoken("SIL", "B", "A", "sp"), spoken("A", "C", "SIL")]
+    assert task.symbols(cuts[0]) == ["B", "A"]
+    vocabulary = task.vocabulary(cuts)
+    assert vocabulary.symbols == (BLANK, UNKNOWN, "A", "B", "C")
+    assert task.target(cuts[1], vocabulary, 50).tolist() == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don't stop!", ["DON'T", "STOP"]),
+        ("  one -- two\tthree\n", ["ONE", "TWO", "THREE"]),
+        ("Grüße, señor", ["GRÜSSE", "SEÑOR"]),
+        ("well-known", ["WELL", "KNOWN"]),
+        ("route 66.", ["ROUTE", "66"]),
+    ],
+)
+def test_text_becomes_words(text: str, words: list[str]) -> None:
+    task = CharacterRecognition()
+    symbols = task.symbols(cut_of("a", text=text))
+    assert "".join(symbols) == "|".join(words)
+    assert task.units(symbols) == words
+
+
+@pytest.mark.parametrize(
+    ("names", "frames", "usable"),
+    [
+        ("A B C", 3, True),
+        ("A B C", 2, False),
+        ("A A B", 3, False),
+        ("A A B", 4, True),
+        ("A A A", 4, False),
+        ("A A A", 5, True),
+        ("A SIL A", 2, False),
+        ("A SIL A", 3, True),
+        ("SIL", 9, False),
+    ],
+)
+def test_usable_is_what_ctc_can_align(names: str, frames: int, usable: bool) -> None:
+    task, cut = PhoneRecognition(), spoken(*names.split())
+    assert task.usable(cut, frames) is usable
+    symbols = task.symbols(cut)
+    if symbols:
+        vocabulary = task.vocabulary([cut])
+        target = task.target(cut, vocabulary, frames)
+        loss = F.ctc_loss(
+            torch.zeros(frames, 1, len(vocabulary)).log_softmax(-1),
+            target[None],
+            torch.tensor([frames]),
+            torch.tensor([len(target)]),
+            reduction="sum",
+        )
+        assert bool(loss.isfinite()) is usable
+
+
+def test_missing_labels_are_named() -> None:
+    task = PhoneRecognition()
+    with pytest.raises(DataError, match="task pr: the training split holds no phones"):
+        task.vocabulary([cut_of("silent")])
+    vocabulary = task.vocabulary([spoken("A")])
+    with pytest.raises(DataError, match="cut silent has no phones, which task pr needs"):
+        task.target(cut_of("silent"), vocabulary, 10)
+
+
+def test_edits_are_counted_against_the_reference() -> None:
+    task = PhoneRecognition()
+    cut = spoken("A", "B", "C", "B")
+    vocabulary = task.vocabulary([cut])
+    numbers = vocabulary.encode(["A", "C", "C", "B", "A"], "here")
+    item = task.score(cut, (numbers, 0.25), task.target(cut, vocabulary, 50), vocabulary)
+    assert (item.prediction, item.reference) == ("A C C B A", "A B C B")
+    assert (item.amount, item.total) == (2, 4)
+    assert item.counts == {
+        "substitutions": 1,
+        "insertions": 1,
+        "deletions": 0,
+        "blank_ratio": 0.25,
+    }
+
+
+def test_what_training_did_not_hold_always_counts_as_wrong() -> None:
+    task = PhoneRecognition()
+    vocabulary = task.vocabulary([spoken("A", "B")])
+    cut = spoken("A", "X")
+    target = task.target(cut, vocabulary, 50)
+    guess = vocabulary.encode(["A", UNKNOWN], "here")
+    item = task.score(cut, (guess, 0.0), target, vocabulary)
+    assert item.reference == "A X"
+    assert (item.amount, item.total) == (1, 2)

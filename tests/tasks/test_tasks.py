@@ -1,0 +1,86 @@
+"""The list of tasks, and which of them a corpus supports."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speechft.data.manifest import Corpus
+from speechft.errors import ConfigError, DataError
+from speechft.tasks import TASKS, find_task
+from speechft.tasks.base import Item, figure
+
+
+def corpus_with(labels: dict[str, dict[str, int]], info: dict[str, Any] | None = None) -> Corpus:
+    statistics = {
+        split: {"utterances": 10, "hours": 0.1, "speakers": 2, "labels": counts}
+        for split, counts in labels.items()
+    }
+    return Corpus(Path("nowhere"), "mine", "digest", statistics, info or {})
+
+
+EVERYWHERE = ("train", "dev", "test")
+
+
+def test_every_task_is_found_by_its_key() -> None:
+    assert {"pr", "asr", "sid", "sid-new", "ic", "pc", "style", "label"} == TASKS.keys()
+    for name, task in TASKS.items():
+        assert find_task(name) is task
+        assert task.name == name
+
+
+def test_unknown_task_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown task 'slid'; choices are: asr, ic,") as caught:
+        find_task("slid")
+    assert caught.value.hint == "did you mean 'sid'?"
+
+
+def test_all_utterances_of_all_splits_need_the_label() -> None:
+    sid = find_task("sid")
+    assert sid.supported_by(corpus_with({s: {"speaker": 10} for s in EVERYWHERE}))
+    assert not sid.supported_by(corpus_with({s: {"text": 10} for s in EVERYWHERE}))
+    some = {s: {"speaker": 10} for s in EVERYWHERE} | {"dev": {"speaker": 9}}
+    assert not sid.supported_by(corpus_with(some))
+    assert not sid.supported_by(corpus_with({s: {"speaker": 10} for s in ("train", "dev")}))
+
+
+def test_tasks_may_have_their_own_splits() -> None:
+    splits = {name: {"speaker": 10} for name in ("a", "b", "c")}
+    named = {"task_splits": {"sid": ["a", "b", "c"]}}
+    corpus = corpus_with(splits, named)
+    assert find_task("sid").supported_by(corpus)
+    assert not find_task("sid-new").supported_by(corpus)
+
+
+def test_tone_corpus_supports_every_task(tones: Corpus) -> None:
+    assert all(task.supported_by(tones) for task in TASKS.values())
+
+
+def test_an_empty_split_does_not_support_a_task() -> None:
+    corpus = corpus_with({s: {"speaker": 10} for s in EVERYWHERE})
+    empty = {**corpus.statistics, "test": {"utterances": 0, "labels": {}}}
+    assert not find_task("sid").supported_by(dataclasses.replace(corpus, statistics=empty))
+
+
+def test_require_names_what_is_missing_and_what_there_is() -> None:
+    corpus = corpus_with({s: {"speaker": 10, "phones": 4} for s in EVERYWHERE})
+    find_task("sid").require(corpus, [])
+    with pytest.raises(DataError) as caught:
+        find_task("pr").require(corpus, ["sid", "style"])
+    assert str(caught.value) == (
+        "task pr needs label 'phones' for every utterance of the splits train, dev, test; "
+        "corpus mine does not have that\nhint: tasks that this corpus supports: sid, style"
+    )
+    with pytest.raises(DataError, match="supports: none"):
+        find_task("pr").require(corpus, [])
+
+
+def test_figure_is_the_ratio_of_sums() -> None:
+    items = [Item("a", "", "", 1, 4), Item("b", "", "", 3, 4), Item("c", "", "", 1, 2)]
+    assert figure(items) == pytest.approx(50.0)
+    assert figure([*items, Item("d", "", "", 5, 10)]) == pytest.approx(50.0)
+    assert figure([Item("a", "", "", 3, 1), Item("b", "", "", 0, 9)]) == pytest.approx(30.0)
+    assert figure([]) != figure([])  # NaN

@@ -1,0 +1,169 @@
+"""What a run says about itself, from constructed items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from speechft.recipe import VerdictConfig
+from speechft.results import ResultRow
+from speechft.tasks.base import Item, figure
+from speechft.verdict import PRE_TRAINED, Names, slug, verdict
+
+NAMES = Names.of("stable", 0.25)
+CONFIG = VerdictConfig(margins={"*": 3.0})
+
+
+class Run:
+    """A folder of constructed evaluations."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[ResultRow] = []
+
+    def add(self, encoder: str, task: str, hits: Sequence[float], **fields: object) -> None:
+        items = [Item(f"item-{n:04d}", "", "", hit, 1.0) for n, hit in enumerate(hits)]
+        path = self.folder / slug(encoder) / "predictions" / f"{task}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+        settings: dict[str, object] = {
+            "encoder": encoder,
+            "encoder_digest": "",
+            "task": task,
+            "metric": "accuracy",
+            "value": figure(items),
+            "higher_is_better": True,
+            "n": len(items),
+            "interval": None,
+            "split": "test",
+            "seed": 0,
+            "protocol": "mini",
+            "learning_rate": None,
+            "details": {"converged": True},
+        }
+        self.rows.append(ResultRow.model_validate({**settings, **fields}))
+
+    def compare(
+        self,
+        base: Sequence[float],
+        other: Sequence[float],
+        *,
+        task: str = "sid",
+        converged: bool = True,
+        **fields: object,
+    ) -> None:
+        self.add(PRE_TRAINED, task, base, **{"details": {"converged": converged}, **fields})
+        for name in (NAMES.tuned, NAMES.merged):
+            self.add(name, task, other, **fields)
+
+    def say(self, config: VerdictConfig = CONFIG, tuned_on: str = "sid") -> tuple[str, ...]:
+        return verdict(self.rows, self.folder, tuned_on, NAMES, config)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def hits(share: float, count: int = 1000) -> list[float]:
+    return [float(n < share * count) for n in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("other", "phrase"),
+    [(0.70, "keeps"), (0.71, "keeps"), (0.69, "keeps"), (0.80, "gains on"), (0.60, "loses on")],
+)
+def test_phrase_follows_the_paired_interval(run: Run, other: float, phrase: str) -> None:
+    run.compare(hits(0.7), hits(other))
+    first, second = run.say()
+    value = f"accuracy 70.0 to {100 * other:.1f}"
+    assert first == f"Stable fine-tuning {phrase} sid ({value})."
+    assert second.startswith(f"Speech-FT (0.25) {phrase} sid ({value}). ")
+
+
+@pytest.mark.parametrize(
+    ("other", "phrase"), [(0.80, "loses on"), (0.60, "gains on"), (0.71, "keeps")]
+)
+def test_error_rates_turn_the_direction(run: Run, other: float, phrase: str) -> None:
+    run.compare(hits(0.7), hits(other), metric="per", higher_is_better=False, task="pr")
+    assert run.say()[0].startswith(f"Stable fine-tuning {phrase} pr (per 70.0 to")
+
+
+def test_wide_interval_leaves_it_open_and_shows_it(run: Run) -> None:
+    rng = np.random.default_rng(0)
+    base, other = ([float(x) for x in rng.permutation(hits(s, 60))] for s in (0.5, 0.55))
+    run.compare(base, other)
+    first = run.say()[0]
+    assert first.startswith("Stable fine-tuning leaves open sid (accuracy 50.0 to 55.0, +5.0 with ")
+    assert "90 % interval -" in first
+
+
+def test_significant_but_small_is_kept_and_large_margin_keeps_more(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.71))  # every draw is above zero, none above the margin
+    assert "keeps sid" in run.say()[0]
+    assert "gains on sid" in run.say(VerdictConfig(margins={"*": 0.1}))[0]
+
+
+def test_margins_go_by_task(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.72), task="sid")
+    run.compare(hits(0.7), hits(0.72), task="ic")
+    first = run.say(VerdictConfig(margins={"ic": 0.5, "*": 5.0}))[0]
+    assert "gains on ic (accuracy 70.0 to 72.0)" in first
+    assert "keeps sid" in first
+
+
+def test_no_verdict_where_the_pre_trained_probe_had_not_converged(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.2), converged=False)
+    first = run.say()[0]
+    assert "gets no verdict on sid" in first
+    assert "had not converged" in first
+    assert "loses" not in first
+
+
+def test_missing_word_about_convergence_counts_as_no(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.2), details={})
+    assert "gets no verdict on sid" in run.say()[0]
+
+
+def test_tasks_of_the_same_judgement_stand_together(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.5), task="pr")
+    run.compare(hits(0.7), hits(0.9), task="sid")
+    run.compare(hits(0.7), hits(0.4), task="ic")
+    assert run.say()[0] == (
+        "Stable fine-tuning gains on sid (accuracy 70.0 to 90.0); "
+        "loses on pr (accuracy 70.0 to 50.0) and ic (accuracy 70.0 to 40.0)."
+    )
+
+
+def test_task_tuned_on_comes_first(run: Run) -> None:
+    for task in ("pr", "sid"):
+        run.compare(hits(0.7), hits(0.7), task=task)
+    assert "keeps pr (accuracy 70.0 to 70.0) and sid" in run.say(tuned_on="pr")[0]
+    assert "keeps sid (accuracy 70.0 to 70.0) and pr" in run.say(tuned_on="sid")[0]
+
+
+@pytest.mark.parametrize("other", [0.0, 0.5, 0.7, 0.9, 1.0])
+def test_one_seed_never_wins(run: Run, other: float) -> None:
+    run.compare(hits(0.7), hits(other))
+    said = run.say()
+    assert len(said) == 2
+    assert "win" not in " ".join(said).lower()
+    assert said[1].endswith("One fine-tuning seed; intervals cover the test items only.")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("pre-trained", "pre-trained"),
+        ("Speech-FT (0.25)", "speech-ft--0.25"),
+        ("stable fine-tuning", "stable-fine-tuning"),
+        ("MFCC", "mfcc"),
+    ],
+)
+def test_slug_is_a_folder_name(name: str, folder: str) -> None:
+    assert slug(name) == folder
