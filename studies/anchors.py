@@ -23,7 +23,7 @@ from speechft.runs import stage
 
 ENCODER, SEED = "tiny-hubert", 0
 TASKS = ("pr", "sid", "ic", "style")
-STEPS = {"pr": 400, "sid": 300, "ic": 400, "style": 200}
+STEPS = {"pr": 250, "sid": 150, "ic": 250, "style": 100}
 
 
 def topline(task: str, corpus: Corpus, folder: Path) -> float:

@@ -10,9 +10,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from helpers import tiny_encoder, tone_corpus  # noqa: E402
-
-from speechft.data.manifest import Corpus  # noqa: E402
+from helpers import tiny_encoder, tone_corpus
+from speechft.data.manifest import Corpus
 
 
 @pytest.fixture(autouse=True)

@@ -167,3 +167,10 @@ def test_one_seed_never_wins(run: Run, other: float) -> None:
 )
 def test_slug_is_a_folder_name(name: str, folder: str) -> None:
     assert slug(name) == folder
+
+
+def test_equal_figures_on_few_items_are_not_called_kept(run: Run) -> None:
+    rng = np.random.default_rng(1)
+    base, other = ([float(x) for x in rng.permutation(hits(0.5, 60))] for _ in range(2))
+    run.compare(base, other)
+    assert "leaves open sid (accuracy 50.0 to 50.0, +0.0 with 90 % interval" in run.say()[0]

@@ -61,7 +61,7 @@ def test_tasks_are_chosen_by_name_or_by_what_there_is(tones: Corpus) -> None:
     every = choose_tasks(EvaluationConfig(tasks="available"), tones)
     assert [task.name for task in every] == list(TASKS)
     fewer = choose_tasks(EvaluationConfig(tasks="available"), without(tones, "speaker"))
-    assert {"sid", "sid-new"} == set(TASKS) - {task.name for task in fewer}
+    assert {"sid"} == set(TASKS) - {task.name for task in fewer}
 
 
 def test_unknown_names_are_refused(tones: Corpus) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import tiny_encoder
 
+from helpers import tiny_encoder
 from speechft.checkpoint import file_digest
 from speechft.data.batching import BatchPlan, pad
 from speechft.data.labels import label_of
@@ -180,9 +180,9 @@ def test_processes_that_do_not_form_a_group_are_refused(monkeypatch: pytest.Monk
 def test_two_processes_equal_one_with_the_same_batches(tmp_path: Path, tones: Corpus) -> None:
     script = tmp_path / "child.py"
     script.write_text(
-        _CHILD.replace("steps=40", "steps=12").replace(
-            "batch_utterances=6", "batch_utterances=int(sys.argv[6]), precision='fp32'"
-        ).replace('dropout={"hidden_dropout": 0.1}', "accumulation=int(sys.argv[7])")
+        _CHILD.replace("steps=40", "steps=12")
+        .replace("batch_utterances=6", "batch_utterances=int(sys.argv[6]), precision='fp32'")
+        .replace('dropout={"hidden_dropout": 0.1}', "accumulation=int(sys.argv[7])")
     )
     common = [str(Path(__file__).parents[1]), str(tones.folder)]
     one = [sys.executable, str(script), *common, str(tmp_path / "one"), "stable", "0", "3", "2"]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import tiny_encoder
 
+from helpers import tiny_encoder
 from speechft.data.manifest import Corpus
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.phases import Phase, phase_at, stable_phases

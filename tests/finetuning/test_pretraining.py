@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, tiny_encoder
 
+from helpers import TINY, tiny_encoder
 from speechft.data.batching import Batch
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import load_encoder

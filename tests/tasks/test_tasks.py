@@ -26,7 +26,7 @@ EVERYWHERE = ("train", "dev", "test")
 
 
 def test_every_task_is_found_by_its_key() -> None:
-    assert {"pr", "asr", "sid", "sid-new", "ic", "pc", "style", "label"} == TASKS.keys()
+    assert {"pr", "asr", "sid", "ic", "pc", "style", "label"} == TASKS.keys()
     for name, task in TASKS.items():
         assert find_task(name) is task
         assert task.name == name
@@ -52,7 +52,6 @@ def test_tasks_may_have_their_own_splits() -> None:
     named = {"task_splits": {"sid": ["a", "b", "c"]}}
     corpus = corpus_with(splits, named)
     assert find_task("sid").supported_by(corpus)
-    assert not find_task("sid-new").supported_by(corpus)
 
 
 def test_tone_corpus_supports_every_task(tones: Corpus) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -159,6 +159,8 @@ class BatchPlan:
 
 Read = Callable[["Cut", int], npt.NDArray[np.float32]]
 """From a cut and a step to its (S,) samples."""
+ReadDownsampled = Callable[["Cut", int], tuple[Tensor, int]]
+"""From a cut and a step to the (T, C) output of the downsampler and the number of samples."""
 Target = Callable[["Cut", int], Any]
 """From a cut and the number of its samples to its target."""
 
@@ -186,7 +188,7 @@ class StepDataset(Dataset[Batch]):
         collate: From a list of targets to what the loss takes.
         target: From a cut to its target.
         read: How to read a cut.
-        downsampled: Downsampler outputs by cut id, (T, C) each; with them no audio is read.
+        downsampled: How to read a cut's downsampler output instead of its samples.
     """
 
     def __init__(
@@ -196,7 +198,7 @@ class StepDataset(Dataset[Batch]):
         target: Target,
         collate: Callable[[list[Any]], Any],
         read: Read = read_plain,
-        downsampled: Mapping[str, tuple[Tensor, int]] | None = None,
+        downsampled: ReadDownsampled | None = None,
     ) -> None:
         self.plan, self.target, self.collate = plan, target, collate
         self.read, self.downsampled = read, downsampled
@@ -207,7 +209,7 @@ class StepDataset(Dataset[Batch]):
         ids = tuple(cut.id for cut in cuts)
         waveforms = features = None
         if self.downsampled is not None:
-            pairs = [self.downsampled[name] for name in ids]
+            pairs = [self.downsampled(cut, step) for cut in cuts]
             features = pad([pair[0] for pair in pairs])
             lengths = [pair[1] for pair in pairs]
         else:

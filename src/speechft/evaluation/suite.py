@@ -32,10 +32,10 @@ RANDOM = "random"
 PROTOCOLS: dict[str, dict[str, ProbeConfig]] = {
     "mini": {
         "frame": ProbeConfig(
-            learning_rates=(3e-3, 1e-2, 3e-2), batch=16, epochs=40, patience=4, halve_at=(3, 6)
+            learning_rates=(3e-3, 1e-2, 3e-2), batch=16, epochs=40, patience=4, halve_at=(2, 4)
         ),
         "utterance": ProbeConfig(
-            learning_rates=(3e-3, 1e-2, 3e-2), batch=64, epochs=80, patience=10, halve_at=(10, 20)
+            learning_rates=(1e-2, 3e-2, 1e-1), batch=64, epochs=80, patience=8, halve_at=(10, 20)
         ),
     },
     "default": {

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import Field
 from safetensors.torch import save_file
@@ -14,13 +16,14 @@ from torch import Tensor, nn
 
 from speechft.checkpoint import write_json
 from speechft.console import log, warn
-from speechft.data.batching import Batch, BatchPlan, StepDataset, pad
+from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.batching import Batch, BatchPlan, StepDataset, pad, seed_of
 from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import DataError, TrainingError
+from speechft.errors import ConfigError, DataError, TrainingError
 from speechft.features.extract import DownsamplerCache, downsample_all, group_by_length
 from speechft.finetuning.loop import (
     History,
@@ -60,6 +63,8 @@ class FinetuningConfig(Optimization):
     """Updates between evaluations on dev; 0 evaluates at the end only."""
     clip: float = 1.0
     """Largest norm of the gradient (official code: 1)."""
+    max_duration: float | None = None
+    """Longer utterances are cropped at random, in seconds; for utterance-level tasks only."""
 
     def phases(self) -> list[Phase]:
         """Return what is trainable when."""
@@ -149,6 +154,11 @@ def finetune_encoder(
     encoder.set_dropout(config.dropout)
     task = find_task(config.task)
     train_cuts, dev_cuts = _splits(task, corpus, encoder, splits)
+    if config.max_duration is not None and task.level != "utterance":
+        raise ConfigError(
+            f"finetuning.max_duration crops utterances, which task {task.name} cannot have",
+            hint="set finetuning.max_duration=null",
+        )
     vocabulary = task.vocabulary(train_cuts)
     torch.manual_seed(seed)
     objective = TaskObjective(encoder, task, vocabulary, config.hidden)
@@ -236,13 +246,57 @@ def _dataset(
         seed=seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        max_duration=config.max_duration,
     )
+    reader = _Reader(encoder, downsampled, config.max_duration, seed)
 
     def target(cut: Cut, samples: int) -> Tensor:
         frames = int(encoder.frame_lengths(torch.tensor(samples)))
         return task.target(cut, vocabulary, frames)
 
-    return StepDataset(plan, target=target, collate=list, downsampled=downsampled)
+    return StepDataset(
+        plan,
+        target=target,
+        collate=list,
+        read=reader.waveform,
+        downsampled=None if downsampled is None else reader.features,
+    )
+
+
+class _Reader:
+    """Reads cuts, cropped at the same random frame whether as samples or as downsampler output."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        downsampled: Mapping[str, tuple[Tensor, int]] | None,
+        max_duration: float | None,
+        seed: int,
+    ) -> None:
+        self.downsampled, self.seed = downsampled or {}, seed
+        self.longest = None if max_duration is None else int(max_duration * SAMPLE_RATE)
+        self.hop = round(SAMPLE_RATE / encoder.frame_rate)
+        self.frame_lengths = encoder.frame_lengths
+
+    def waveform(self, cut: Cut, step: int) -> npt.NDArray[np.float32]:
+        """Return (S,) samples."""
+        samples = load_waveform(cut)
+        start, length = self._crop(cut, step, len(samples))
+        return samples[start * self.hop : start * self.hop + length]
+
+    def features(self, cut: Cut, step: int) -> tuple[Tensor, int]:
+        """Return the (T, C) output of the downsampler and the number of samples."""
+        rows, samples = self.downsampled[cut.id]
+        start, length = self._crop(cut, step, samples)
+        frames = int(self.frame_lengths(torch.tensor(length)))
+        return rows[start : start + frames], length
+
+    def _crop(self, cut: Cut, step: int, samples: int) -> tuple[int, int]:
+        """Return the first frame and the number of samples."""
+        if self.longest is None or samples <= self.longest:
+            return 0, samples
+        rng = np.random.default_rng(seed_of(self.seed, "crop", step, cut.id))
+        return int(rng.integers((samples - self.longest) // self.hop + 1)), self.longest
 
 
 class _Dev:

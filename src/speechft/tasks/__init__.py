@@ -20,7 +20,6 @@ TASKS: dict[str, Task] = {
         LabelClassification("sid", "speaker identification", label="speaker"),
         IntentClassification(),
         PhoneClassification(),
-        LabelClassification("sid-new", "speaker identification, new voices", label="speaker"),
         LabelClassification("style", "speaking style", label="style"),
         LabelClassification("label", "classification by the column 'label'", label="label"),
     )

@@ -93,6 +93,17 @@ b d f g h k l m n p r s t v w y sh ch th br dr fl gr kl pl pr sk sl sp st tr
 _NUCLEI = "a e i o u ai ee oa oo ou ar or er".split()
 _CODAS = ["", "", "", *"b d g k l m n p s t v z sh ng nd nt st rk".split()]
 
+_COMMAND_WORDS = (
+    *(word for phrases in ACTIONS.values() for phrase in phrases for word in phrase.split()),
+    *OBJECTS,
+    *LOCATIONS,
+)
+_REAL_WORDS = frozenset(
+    word.lower()
+    for words in (_NAMES, _NOUNS, _VERBS, _ADJECTIVES, _LINKS, _PREPOSITIONS, _COMMAND_WORDS)
+    for word in words
+)
+
 
 @dataclass(frozen=True)
 class Text:
@@ -172,11 +183,14 @@ def _word_list(name: TextSet, rng: np.random.Generator, pseudo_share: float) -> 
 
 
 def pseudo_word(rng: np.random.Generator) -> str:
-    """Draw a word of one to four syllables that follows English spelling."""
-    syllables = int(rng.choice([1, 2, 2, 3, 3, 4]))
-    return "".join(
-        _pick(_ONSETS, rng) + _pick(_NUCLEI, rng) + _pick(_CODAS, rng) for _ in range(syllables)
-    )
+    """Draw a word of one to four syllables that follows English spelling and is none of ours."""
+    while True:
+        syllables = int(rng.choice([1, 2, 2, 3, 3, 4]))
+        word = "".join(
+            _pick(_ONSETS, rng) + _pick(_NUCLEI, rng) + _pick(_CODAS, rng) for _ in range(syllables)
+        )
+        if word not in _REAL_WORDS:
+            return word
 
 
 def _pick(choices: tuple[str, ...] | list[str], rng: np.random.Generator) -> str:

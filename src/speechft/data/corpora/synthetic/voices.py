@@ -73,7 +73,7 @@ def make_speakers(pool: VoicePool, count: int, variants: tuple[str, ...]) -> lis
                 variant=names[index % len(names)],
                 accent=accents[int(rng.integers(len(accents)))],
                 pitch=int(rng.integers(30, 71)),
-                rate=int(rng.integers(155, 191)),
+                rate=int(rng.integers(180, 216)),
                 warp=float(rng.uniform(0.88, 1.14)),
             )
         )
