@@ -31,6 +31,7 @@ _SETTINGS = {
     "hidden": None,
     "batch_utterances": 6,
     "batch_seconds": 30.0,
+    "precision": "fp32",
 }
 
 
@@ -167,6 +168,11 @@ def test_a_missing_label_names_the_split(tmp_path: Path, tones: Corpus) -> None:
     config = FinetuningConfig(**_SETTINGS)
     with pytest.raises(DataError, match="no split 'nowhere'"):
         finetune_encoder(tiny_encoder(), config, tones, tmp_path, splits=("nowhere", "dev"))
+
+
+def test_the_precision_may_change_between_stages_of_a_process() -> None:
+    for precision in ("fp32", "bf16", "fp32"):
+        assert make_accelerator(precision).native_amp == (precision == "bf16")
 
 
 def test_processes_that_do_not_form_a_group_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

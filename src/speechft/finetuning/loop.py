@@ -130,11 +130,14 @@ def make_accelerator(precision: Precision) -> Any:
         RunError: ``WORLD_SIZE`` processes were started but do not form one group.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.state import AcceleratorState
 
     device = pick_device()
     mixed = {"fp32": "no"}.get(resolved := resolve_precision(precision, device), resolved)
     # the mask embedding takes no part in fine-tuning
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    if AcceleratorState._shared_state.get("_mixed_precision", mixed) != mixed:
+        AcceleratorState._reset_state()  # an earlier stage of this process had another precision
     accelerator = Accelerator(
         mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[unused]
     )
