@@ -9,7 +9,8 @@ import numpy as np
 
 from speechft.encoders.conversion.tensors import Buffer
 
-Election = Literal["unweighted", "weighted"]
+Election = Literal["unweighted", "weighted", "frequency"]
+Divisor = Literal["count", "weight", "none"]
 
 
 def keep_top(delta: Buffer, threshold: float) -> Buffer:
@@ -18,17 +19,30 @@ def keep_top(delta: Buffer, threshold: float) -> Buffer:
     return kept
 
 
-def elect_signs(trimmed: Sequence[Buffer], tie_sign: float = 1.0) -> Buffer:
+def elect_signs(
+    trimmed: Sequence[Buffer],
+    tie_sign: float = 1.0,
+    election: Election = "unweighted",
+    weights: Sequence[float] | None = None,
+) -> Buffer:
     r"""Return the elected sign of every entry.
 
     .. math:: s_j = \mathrm{sgn}\Big(\sum_i \tau_{ij}\Big)
 
     Args:
         trimmed: Task vectors after trimming.
+        election: ``unweighted`` sums the entries (reference, PEFT's "total"), ``weighted`` sums
+            them times their weight (mergekit), ``frequency`` counts their signs (PEFT).
+        weights: One weight per model, 1 by default; for ``weighted`` only.
         tie_sign: Sign where the sum is zero: +1 in PEFT and mergekit, the sign of the majority of
             all elected entries in the reference.
     """
-    total = np.sum(np.stack(trimmed), axis=0)
+    votes: Sequence[Buffer] = trimmed
+    if election == "frequency":
+        votes = [np.sign(delta) for delta in trimmed]
+    elif election == "weighted" and weights is not None:
+        votes = [d * d.dtype.type(w) for d, w in zip(trimmed, weights, strict=True)]
+    total = np.sum(np.stack(votes), axis=0)
     signs: Buffer = np.sign(total)
     signs[total == 0] = tie_sign
     return signs
@@ -38,7 +52,7 @@ def disjoint_mean(
     trimmed: Sequence[Buffer],
     signs: Buffer,
     weights: Sequence[float] | None = None,
-    divisor: Literal["count", "weight"] = "count",
+    divisor: Divisor = "count",
 ) -> Buffer:
     """Return the mean, entry by entry, over the models that agree with the elected sign.
 
@@ -47,7 +61,8 @@ def disjoint_mean(
         signs: Elected signs.
         weights: One weight per model, applied to its entries; 1 by default.
         divisor: ``count`` divides by the number of agreeing models (reference, PEFT), ``weight``
-            by the sum of their weights (mergekit).
+            by the sum of their weights (mergekit's ties), ``none`` does not divide (mergekit's
+            dare_ties, fusion_bench).
     """
     total = np.zeros_like(trimmed[0])
     share = np.zeros_like(trimmed[0])
@@ -56,6 +71,8 @@ def disjoint_mean(
         agrees = np.sign(delta) == signs
         total += np.where(agrees, delta * weight, 0)
         share += agrees * (weight if divisor == "weight" else 1)
+    if divisor == "none":
+        return total
     mean: Buffer = np.divide(total, share, out=np.zeros_like(total), where=share != 0)
     return mean
 
@@ -67,6 +84,7 @@ def ties(
     *,
     weights: Sequence[float] | None = None,
     election: Election = "unweighted",
+    divisor: Divisor | None = None,
     tie_sign: float = 1.0,
 ) -> Buffer:
     r"""Merge trimmed task vectors where they agree in sign.
@@ -84,16 +102,13 @@ def ties(
         trimmed: Task vectors, small entries already zero.
         alpha: Scale of the merged task vector (lambda in the paper).
         weights: One weight per model, 1 by default.
-        election: Whether the weights count in the election and in the divisor.
+        election: What is summed in the election, see `elect_signs`.
+        divisor: See `disjoint_mean`; by default ``weight`` in a weighted election, else ``count``.
         tie_sign: Sign where the sum is zero.
     """
-    if election == "weighted" and weights is not None:
-        scaled = [d * d.dtype.type(w) for d, w in zip(trimmed, weights, strict=True)]
-        signs = elect_signs(scaled, tie_sign)
-        merged = disjoint_mean(trimmed, signs, weights, "weight")
-    else:
-        signs = elect_signs(trimmed, tie_sign)
-        merged = disjoint_mean(trimmed, signs, weights, "count")
+    signs = elect_signs(trimmed, tie_sign, election, weights)
+    divisor = divisor or ("weight" if election == "weighted" else "count")
+    merged = disjoint_mean(trimmed, signs, weights, divisor)
     merged *= alpha
     merged += base
     return merged
