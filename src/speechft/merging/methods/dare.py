@@ -66,7 +66,7 @@ def dare_ties(
         dropped: Task vectors after `drop`.
         alpha: Scale of the merged task vector.
         weights: One weight per model, 1 by default.
-        election: See `speechft.merging.methods.ties.elect_signs`.
-        divisor: See `speechft.merging.methods.ties.disjoint_mean`.
+        election: See `speechft.merging.methods.ties.ties`.
+        divisor: The same.
     """
     return ties(base, dropped, alpha, weights=weights, election=election, divisor=divisor)
