@@ -213,3 +213,12 @@ def test_truncated_and_foreign_files(pair: Any, tmp_path: Path) -> None:
     text.write_text("not a checkpoint")
     told = refused(CheckpointError, "not a readable torch checkpoint", tmp_path / "out", base, text)
     assert "weights_only" not in told
+
+
+def test_an_adapter_is_no_encoder(pair: Any, tmp_path: Path) -> None:
+    base, _ = pair
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    text = refused(CheckpointError, "holds an adapter", tmp_path / "out", base, adapter)
+    assert "merge_and_unload" in text

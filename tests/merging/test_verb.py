@@ -124,6 +124,7 @@ def test_our_configuration_can_force(
         (["--alpha-rule", "layers.0"], "not of the form SELECTOR: VALUE"),
         (["--alpha-rule", "layer.0: 1"], "cannot be read"),
         (["--alpha", "nan"], "finite"),
+        (["--alpha", "0.3", "--method", "model-stock"], "finds the alpha of every tensor itself"),
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
     ],
 )

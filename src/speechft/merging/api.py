@@ -15,14 +15,14 @@ from speechft.merging import lineage, output
 from speechft.merging.coefficients import Rules, alphas, finite
 from speechft.merging.combine import bind
 from speechft.merging.digests import InputDigests, combined_digest
-from speechft.merging.fused import fuse_weight_norm
+from speechft.merging.fused import fuse_weight_norm, store_norms
 from speechft.merging.memory import in_memory
 from speechft.merging.options import Options, check_options, make_options
 from speechft.merging.plan import Plan, Target, build_plan
 from speechft.merging.report import MergeReport
 from speechft.merging.sources import check_base_digest, check_not_input, open_models
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
-from speechft.merging.writers import write_folder, write_s3prl, write_tensors
+from speechft.merging.writers import folder_settings, write_folder, write_s3prl, write_tensors
 
 WEIGHT_NORMS = ("gv", "fused")
 TARGETS = ("hf", "s3prl")
@@ -91,7 +91,7 @@ def merge(
     """
     started = time.monotonic()
     alpha = finite(alpha, "alpha")
-    target = choose_target(to, out)
+    target: Target = "hf" if dry_run and to is None and out is None else choose_target(to, out)
     ready = prepare(
         base, tuned, alpha, method, target, weight_norm, rules, dtype, force, make_options(options)
     )
@@ -100,6 +100,8 @@ def merge(
         _check(ready, run(ready.plan, sink, ready.combine, allow_nonfinite=force), force)
         _check_delta(ready.plan, force)
         return in_memory(base, ready.plan, sink)
+    if out is not None:
+        _check_output(ready.plan, Path(out))
     destination = None if out is None or dry_run else Path(out)
     return _to_disk(ready, destination, force, shard_bytes, command, started)
 
@@ -182,10 +184,13 @@ def prepare(
     if not force:
         lineage.refuse(objections, HINT)
     built = build_plan(opened, models, target, dtype)
+    unfused, fused = built, weight_norm == "fused"
+    if fused:
+        built = fuse_weight_norm(built)
     names = [item.canonical for item in built.merged]
     built, combine = bind(method, built.with_alphas(alphas(names, alpha, rules)), options, alpha)
-    if weight_norm == "fused":
-        built = fuse_weight_norm(built, combine)
+    if fused:
+        built = store_norms(built, unfused, combine)
     if target in ("hf", "tensors"):
         built = built.reordered(output.order_for_storage(built.items))
     return Prepared(built, combine, method, alpha, weight_norm, options, tuple(objections))
@@ -222,6 +227,14 @@ def _check_delta(plan: Plan, force: bool) -> None:
         check_base_digest(base, plan.tuned, digest, force)
 
 
+def _check_output(plan: Plan, out: Path) -> None:
+    """Refuse an output that cannot be written, before anything is read."""
+    check_not_input(out, (plan.base, *plan.tuned))
+    if plan.target == "hf":
+        output.check_replaceable(out)
+        folder_settings(plan)
+
+
 def _to_disk(
     ready: Prepared,
     out: Path | None,
@@ -232,8 +245,6 @@ def _to_disk(
 ) -> MergeReport:
     """Run a merge into files, or into nothing for a dry run, and report."""
     base, models = ready.plan.base, ready.plan.tuned
-    if out is not None:
-        check_not_input(out, (base, *models))
     digests = InputDigests([f for model in (base, *models) for f in model.files])
 
     def stream(sink: Sink) -> MergeReport:

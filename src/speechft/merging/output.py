@@ -178,6 +178,31 @@ def publish_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def publish_file(out: Path) -> Iterator[Path]:
+    """Give a path in a hidden folder to write to, and move what is there to ``out`` at the end.
+
+    What an interrupted run left there is overwritten; on an error nothing is left.
+
+    Raises:
+        RunError: ``out`` is a folder, is being written by another process, or cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    if out.is_dir():
+        raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
+    hidden = out.with_name(f".{out.name}.partial")
+    with lock(hidden):
+        try:
+            yield hidden / out.name
+            _sync(hidden / out.name)
+            os.replace(hidden / out.name, out)
+            sync_folder(out.parent)
+        except OSError as error:
+            raise write_error(out, error) from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
 def check_replaceable(out: Path) -> None:
     """Refuse an output folder that holds files which a merge does not write.
 

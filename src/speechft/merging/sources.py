@@ -16,7 +16,7 @@ def open_models(base: Any, tuned: Any) -> tuple[Checkpoint, list[Checkpoint]]:
     """Open base and tuned models; ``tuned`` is one or a list."""
     single = isinstance(tuned, str | Path | Mapping) or hasattr(tuned, "state_dict")
     models = [tuned] if single or not isinstance(tuned, Sequence) else list(tuned)
-    return open_base(base), [open_checkpoint(locate(m), "tuned") for m in models]
+    return open_base(base), [_open(m, "tuned") for m in models]
 
 
 def open_base(base: Any) -> Checkpoint:
@@ -25,13 +25,23 @@ def open_base(base: Any) -> Checkpoint:
     Raises:
         CheckpointError: It cannot be read, or is a delta file.
     """
-    opened = open_checkpoint(locate(base), "base")
+    opened = _open(base, "base")
     if opened.format == "delta":
         raise CheckpointError(
             f"{opened.source} is a delta file, not a base",
             hint="the base comes first, then what was tuned from it: BASE DELTA",
         )
     return opened
+
+
+def _open(source: Any, role: str) -> Checkpoint:
+    found = locate(source)
+    if isinstance(found, str | Path) and (Path(found) / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{found} holds an adapter (LoRA or the like), not an encoder",
+            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
+        )
+    return open_checkpoint(found, role)
 
 
 def locate(source: Any) -> Any:

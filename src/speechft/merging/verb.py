@@ -40,6 +40,11 @@ def merge_verb(
 
         arguments |= read_merge_config(config).arguments()
     arguments |= {name: value for name, value in given.items() if value is not None}
+    if given.get("alpha") is not None and arguments.get("method") == "model-stock":
+        raise ConfigError(
+            "method 'model-stock' finds the alpha of every tensor itself",
+            hint="leave --alpha out",
+        )
     if options:
         from speechft.config import apply_overrides
 
