@@ -1,6 +1,6 @@
 """Does the lineage check tell tuned encoders from strangers? Pairs, scores, and a ROC.
 
-    python studies/lineage.py [--work runs/lineage] [--steps 120]
+    python studies/lineage.py [--work runs/lineage]
 
 Tuned: the packaged encoder and two others of its shape, pre-trained from other seeds, fine-tuned on
 speakers of the embedded corpus with every strategy at a usual and at a reckless learning rate, in
@@ -15,10 +15,12 @@ Writes ``studies/lineage.jsonl`` (a row a pair) and ``docs/images/lineage.png``.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ class Audio:
         self.speakers = sorted(set(speakers))
         self.targets = [self.speakers.index(s) for s in speakers]
 
-    def batch(self, rng: random.Random, size: int = 12) -> tuple[Tensor, Tensor]:
+    def batch(self, rng: random.Random, size: int = 8) -> tuple[Tensor, Tensor]:
         """Return waveforms (size, samples) and speakers (size,)."""
         crops, targets = [], []
         for index in rng.sample(range(len(self.waveforms)), size):
@@ -80,9 +82,16 @@ class Audio:
 
 
 def fine_tune(
-    encoder: HuggingFaceEncoder, strategy: str, audio: Audio, steps: int, rate: float, seed: int
+    start: Path | HuggingFaceEncoder,
+    strategy: str,
+    audio: Audio,
+    steps: int,
+    rate: float,
+    seed: int,
 ) -> HuggingFaceEncoder:
     """Fine-tune on speakers from the last hidden state: mean over time and one linear layer."""
+    encoder = load_encoder(start) if isinstance(start, Path) else start
+    assert isinstance(encoder, HuggingFaceEncoder)
     torch.manual_seed(seed)
     head, rng = nn.Linear(encoder.dim, len(audio.speakers)), random.Random(seed)
     before = {n: w.detach().clone() for n, w in encoder.named_parameters()}
@@ -92,11 +101,11 @@ def fine_tune(
             r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], use_dora=strategy == "dora"
         )
         adapted = LoraModel(encoder.model, settings, "default")
-    teacher = load_copy(encoder) if strategy == "distill" else None
+    teacher = copy.deepcopy(encoder).requires_grad_(False) if strategy == "distill" else None
     trained = [p for p in encoder.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam([*head.parameters(), *trained], rate)
     last = steps // 5 if strategy == "early-checkpoint" else steps
-    lengths = torch.full((12,), audio.samples)
+    lengths = torch.full((8,), audio.samples)
     for step in range(last):
         head_only = strategy != "plain" and step < steps // 10
         for name, parameter in encoder.named_parameters():
@@ -122,13 +131,6 @@ def fine_tune(
     return encoder
 
 
-def load_copy(encoder: HuggingFaceEncoder) -> HuggingFaceEncoder:
-    """Return a frozen copy."""
-    import copy
-
-    return copy.deepcopy(encoder).requires_grad_(False).eval()
-
-
 def saved(folder: Path, make: Any) -> Path:
     """Return an encoder folder, made once."""
     if not (folder / "model.safetensors").is_file():
@@ -142,17 +144,13 @@ def tuned_encoders(
 ) -> Iterator[tuple[str, str, Path]]:
     """Yield base, kind and folder of every tuned encoder."""
     for base, folder in bases.items():
-        chosen = STRATEGIES if base == "tiny-hubert" else ("stable", "plain")
-        for strategy in chosen:
-            for name, rate in RATES.items():
-
-                def make(strategy: str = strategy, rate: float = rate) -> HuggingFaceEncoder:
-                    encoder = load_encoder(folder)  # noqa: B023 - called before the next turn
-                    assert isinstance(encoder, HuggingFaceEncoder)
-                    return fine_tune(encoder, strategy, audio, steps, rate, seed=0)
-
-                place = work / f"{base}-{strategy}-{name}"
-                yield base, f"{strategy}, {name} rate", saved(place, make)
+        runs = [("stable", "usual"), ("plain", "reckless")]
+        if base == "tiny-hubert":
+            runs = [(strategy, rate) for strategy in STRATEGIES for rate in RATES]
+        for strategy, rate in runs:
+            place = work / f"{base}-{strategy}-{rate}"
+            made = partial(fine_tune, folder, strategy, audio, steps, RATES[rate], seed=0)
+            yield base, f"{strategy}, {rate} rate", saved(place, made)
     goes_on = pretrain_recipe(
         "pretrain-tiny",
         work / "goes-on",
@@ -225,11 +223,11 @@ def weights(folder: Path) -> State:
     return load_file(folder / "model.safetensors")
 
 
-def embedded_rows(audio: Audio, steps: int, work: Path) -> Iterator[Row]:
+def embedded_rows(audio: Audio, pretraining: int, steps: int, work: Path) -> Iterator[Row]:
     """Yield the pairs around the packaged encoder."""
     bases = {"tiny-hubert": resolve_encoder("tiny-hubert")}
     for seed in (2, 3):
-        overrides = ["corpus=synthetic", f"seed={seed}", f"optimization.steps={steps}"]
+        overrides = ["corpus=synthetic", f"seed={seed}", f"optimization.steps={pretraining}"]
         bases[f"seed-{seed}"] = pretrain_recipe(
             "pretrain-tiny", work / f"seed-{seed}", [*overrides, "optimization.learning_rate=1e-3"]
         )
@@ -311,11 +309,12 @@ def draw(rows: list[Row], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/lineage"))
-    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--pretraining", type=int, default=120, help="updates of another seed")
+    parser.add_argument("--steps", type=int, default=40, help="updates of fine-tuning")
     options = parser.parse_args()
     corpus = find_corpus("synthetic", options.work / "corpus")
     rows = list(oracle_rows())
-    rows += embedded_rows(Audio(corpus), options.steps, options.work)
+    rows += embedded_rows(Audio(corpus), options.pretraining, options.steps, options.work)
     text = "".join(json.dumps(asdict(r)) + "\n" for r in rows)
     (HERE / "lineage.jsonl").write_text(text)
     draw(rows, HERE.parent / "docs" / "images" / "lineage.png")

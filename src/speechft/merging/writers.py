@@ -66,7 +66,6 @@ def write_folder(
         writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
         try:
             report = stream(writer)
-            writer.finish()
         except BaseException:
             writer.abort()
             raise
@@ -132,6 +131,7 @@ def write_tensors_file(
                 piece = next(pieces)
                 writer.write(item, piece)
                 left -= piece.nbytes
+        writer.finish()
 
 
 @contextlib.contextmanager
@@ -144,7 +144,6 @@ def _safetensors_file(
         )
         try:
             yield writer
-            writer.finish()
         except BaseException:
             writer.abort()
             raise
