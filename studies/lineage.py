@@ -63,7 +63,7 @@ class Row:
 class Audio:
     """Random crops of the embedded corpus with their speakers."""
 
-    def __init__(self, corpus: Corpus, seconds: float = 2.0) -> None:
+    def __init__(self, corpus: Corpus, seconds: float = 1.0) -> None:
         self.samples = int(seconds * 16_000)
         cuts = [c for c in corpus.split(corpus.tuning_splits()[0]) if c.duration >= seconds]
         self.waveforms = [load_waveform(cut) for cut in cuts[:400]]
@@ -310,7 +310,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=Path("runs/lineage"))
     parser.add_argument("--pretraining", type=int, default=120, help="updates of another seed")
-    parser.add_argument("--steps", type=int, default=40, help="updates of fine-tuning")
+    parser.add_argument("--steps", type=int, default=25, help="updates of fine-tuning")
     options = parser.parse_args()
     corpus = find_corpus("synthetic", options.work / "corpus")
     rows = list(oracle_rows())

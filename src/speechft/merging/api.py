@@ -20,7 +20,12 @@ from speechft.merging.memory import in_memory
 from speechft.merging.options import Options, check_options, make_options
 from speechft.merging.plan import Plan, Target, build_plan
 from speechft.merging.report import MergeReport
-from speechft.merging.sources import check_base_digest, check_not_input, open_models
+from speechft.merging.sources import (
+    WEIGHT_SUFFIXES,
+    check_base_digest,
+    check_not_input,
+    open_models,
+)
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
 from speechft.merging.writers import folder_settings, write_folder, write_s3prl, write_tensors
 
@@ -149,8 +154,13 @@ def choose_target(to: str | None, out: str | Path | None) -> Target:
     suffix = "" if out is None else Path(out).suffix
     if out is None:
         return "memory"
-    if to == "hf" and suffix in (".pt", ".ckpt"):
-        raise ConfigError(f"{out} names an s3prl file, but --to hf writes a folder")
+    if to == "hf" and suffix in WEIGHT_SUFFIXES:
+        raise ConfigError(f"{out} names a file, but --to hf writes a folder")
+    if suffix in (".bin", ".pth") or (to == "s3prl" and suffix == ".safetensors"):
+        raise ConfigError(
+            f"{out} has an ending that is not written as {to or 'weights'}",
+            hint="name a folder (Hugging Face), a .pt (s3prl) or a .safetensors file (weights)",
+        )
     if to == "s3prl" or (to is None and suffix in (".pt", ".ckpt")):
         return "s3prl"
     return "tensors" if suffix == ".safetensors" and to is None else "hf"

@@ -14,7 +14,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from speechft.checkpoint import INDEX_NAME, WEIGHTS_NAME, sync_folder, write_error
+from speechft.checkpoint import (
+    CONFIG_NAME,
+    INDEX_NAME,
+    PROCESSOR_NAME,
+    WEIGHTS_NAME,
+    sync_folder,
+    write_error,
+)
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
 from speechft.errors import RunError
 from speechft.merging.plan import Item
@@ -26,16 +33,18 @@ SHARD_BYTES = 5_000_000_000
 METADATA = {"format": "pt"}
 """Metadata that transformers expects in a safetensors file."""
 
+REPORT_NAME = "merge.json"
+CARD_NAME = "README.md"
 WRITTEN = (
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-    "merge.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
+    CONFIG_NAME,
+    PROCESSOR_NAME,
+    CARD_NAME,
+    REPORT_NAME,
+    WEIGHTS_NAME,
+    INDEX_NAME,
     "model-*-of-*.safetensors",
 )
-"""Names that a merge writes: a folder with only these may be replaced."""
+"""Names that a merge writes: a folder with its report and only these may be replaced."""
 
 _SIZES = FLOAT_BYTES | {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
@@ -204,7 +213,7 @@ def publish_file(out: Path) -> Iterator[Path]:
 
 
 def check_replaceable(out: Path) -> None:
-    """Refuse an output folder that holds files which a merge does not write.
+    """Refuse an output folder that holds what no merge wrote.
 
     Raises:
         RunError: There are such files, or ``out`` is a file.
@@ -212,10 +221,13 @@ def check_replaceable(out: Path) -> None:
     if out.is_file():
         raise RunError(f"{out} is a file, expected a folder to write", hint="choose another --out")
     if out.is_dir():
-        foreign = [p.name for p in sorted(out.iterdir()) if not any(map(p.match, WRITTEN))]
+        held = sorted(out.iterdir())
+        foreign = [p.name for p in held if not any(map(p.match, WRITTEN))]
+        if not foreign and not (out / REPORT_NAME).is_file():
+            foreign = [p.name for p in held]  # somebody's encoder
         if foreign:
             raise RunError(
-                f"{out} already holds {', '.join(foreign[:4])}, which a merge does not write",
+                f"{out} already holds {', '.join(foreign[:4])}, which no merge wrote",
                 hint="choose another --out, or remove that folder",
             )
 

@@ -14,14 +14,19 @@ from speechft.encoders.conversion.tensors import Buffer
 from speechft.errors import CheckpointError
 from speechft.merging.card import model_card
 from speechft.merging.memory import as_torch
-from speechft.merging.output import METADATA, SafetensorsWriter, publish_file, publish_folder
+from speechft.merging.output import (
+    CARD_NAME,
+    METADATA,
+    REPORT_NAME,
+    SafetensorsWriter,
+    publish_file,
+    publish_folder,
+)
 from speechft.merging.plan import Item, Plan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
 
 Stream = Callable[[Sink], MergeReport]
-REPORT_NAME = "merge.json"
-CARD_NAME = "README.md"
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
