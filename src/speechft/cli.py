@@ -181,7 +181,9 @@ def merge(
     report = merge_verb(given, config, alpha_rule or [], option or [], dry_run, force, _command())
     typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
-        typer.echo(f"wrote {report.out}\nnext: speechft evaluate {report.out} --out runs/eval")
+        typer.echo(f"wrote {report.out}")
+        if report.out.is_dir():
+            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
 
 
 @app.command()
@@ -190,19 +192,19 @@ def delta(
     tuned: str,
     out: Out,
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
 
     Example: speechft delta tiny-hubert runs/sid/encoder --out sid.safetensors --dtype float16
     """
     from speechft.merging import make_delta
-    from speechft.merging.verb import local
 
-    report = make_delta(local(base), local(tuned), out, dtype=dtype)
-    typer.echo(
-        f"wrote {report.out}: {report.tensors} tensors, {report.nbytes / 1e6:.1f} MB, "
-        f"relative error {report.relative_error:.2g}"
-    )
+    report = make_delta(base, tuned, out, dtype=dtype, force=force)
+    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    if not as_json:
+        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
 
 
 @app.command()
