@@ -207,9 +207,8 @@ def _open_pickle(path: Path) -> Checkpoint:
     weights = loaded[key]
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{path}: {key!r} holds {type(weights).__name__}, expected weights")
-    content = {}
-    if kind != "s3prl-downstream" and kind != "spin":
-        content = {k: plain(v) for k, v in loaded.items() if k != key and k in configs.KEPT_KEYS}
+    kept = ("Args",) if kind in ("s3prl-downstream", "spin") else configs.KEPT_KEYS
+    content = {k: plain(v) for k, v in loaded.items() if k != key and k in kept}
     return _identify(str(path), kind, _wrap(weights), content, None, files=(path,), weights_key=key)
 
 
