@@ -42,12 +42,17 @@ def build_encoder(
         CheckpointError: The family is not supported, or the weights do not fit the configuration
             or are not finite.
     """
+    if checkpoint.format == "delta":
+        raise CheckpointError(
+            f"{checkpoint.source} is a task vector, not an encoder",
+            hint=f"speechft merge BASE {checkpoint.source} --alpha 1 --out encoder",
+        )
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
     names = checkpoint.by_name()
     known = {n: t for n, t in names.items() if not is_pretraining_head(n)}
     with _reported(checkpoint.source, settings):
-        kind, model_config = _model_class(settings)
+        kind, model_config = model_class(settings)
         model, report = kind.from_pretrained(
             None,
             config=model_config,
@@ -65,7 +70,7 @@ def random_like(checkpoint: Checkpoint, mode: Mode = "exact") -> HuggingFaceEnco
     settings = complete_settings(checkpoint)
     check_family(settings, checkpoint.source)
     with _reported(checkpoint.source, settings):
-        kind, model_config = _model_class(settings)
+        kind, model_config = model_class(settings)
         model = kind._from_config(model_config, dtype=torch.float32)
     return _wrap(model, settings, mode)
 
@@ -119,7 +124,7 @@ _TORCH_TYPES = {
 }
 
 
-def _model_class(settings: Mapping[str, Any]) -> tuple[Any, Any]:
+def model_class(settings: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return class and configuration of the bare model."""
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_MAPPING

@@ -63,6 +63,8 @@ class _SelfAttention(nn.Module):
         super().__init__()
         dim = config.hidden_size
         self.heads = config.num_attention_heads
+        if dim % self.heads:
+            raise ValueError(f"hidden_size {dim} is not divisible by {self.heads} attention heads")
         self.dropout = float(config.attention_dropout)
         self.k_proj, self.v_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.q_proj, self.out_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)

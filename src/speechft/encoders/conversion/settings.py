@@ -27,7 +27,9 @@ _HINT = (
 )
 
 
-def complete_settings(checkpoint: Checkpoint, given: str | Path | None = None) -> dict[str, Any]:
+def complete_settings(
+    checkpoint: Checkpoint, given: str | Path | Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the configuration in Hugging Face terms, ``do_normalize`` included.
 
     s3prl's downstream checkpoints, SPIN's, DeCoAR 2.0's and bare weights do not tell it. Then it
@@ -37,12 +39,14 @@ def complete_settings(checkpoint: Checkpoint, given: str | Path | None = None) -
 
     Args:
         checkpoint: The open checkpoint.
-        given: A configuration file, an encoder folder or a checkpoint that overrides all others.
+        given: A configuration, its file, an encoder folder or a checkpoint; overrides all others.
 
     Raises:
         CheckpointError: There is no configuration, or it is not of this checkpoint's family.
     """
-    if given is not None:
+    if isinstance(given, Mapping):
+        settings = dict(given)
+    elif given is not None:
         settings = _read(Path(given), checkpoint)
     elif (own := checkpoint.settings()) is not None:
         settings = own
@@ -110,11 +114,18 @@ def published_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     tensors = checkpoint.by_name()
     if checkpoint.family == "decoar2":
-        heads = configs.DECOAR2["num_attention_heads"]
+        settings = configs.decoar2_config(tensors)
+        heads, dim = settings["num_attention_heads"], settings["hidden_size"]
+        if dim % heads:
+            raise CheckpointError(
+                f"{checkpoint.source} holds no configuration, and its dimension {dim} does not go "
+                f"with the published {heads} attention heads",
+                hint=_HINT,
+            )
         log(f"{checkpoint.source} holds no configuration: {heads} heads taken, as published")
-        return configs.decoar2_config(tensors)
+        return settings
     family = _family(checkpoint)
-    sizes = _sizes(tensors, checkpoint.source)
+    sizes = known_sizes(checkpoint)
     heads = _heads(tensors, sizes["hidden_size"])
     kernels = tuple(sizes["conv_kernel"])
     unknown = [] if heads else ["the number of attention heads"]
@@ -153,8 +164,15 @@ def _family(checkpoint: Checkpoint) -> str:
     )
 
 
-def _sizes(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
-    """Return the fields of the configuration that the shapes of the tensors tell."""
+def known_sizes(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the fields of the configuration that the shapes of the tensors tell.
+
+    Raises:
+        CheckpointError: Tensors that every encoder has are missing.
+    """
+    tensors = checkpoint.by_name()
+    if checkpoint.family == "decoar2":
+        return configs.decoar2_config(tensors)
     layers = {int(m.group(1)) for n in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", n))}
     try:
         hidden, per_group, positions = tensors[WEIGHT_V].shape
@@ -162,7 +180,11 @@ def _sizes(tensors: Mapping[str, Tensor], source: str) -> dict[str, Any]:
         count = len([n for n in tensors if n.startswith("feature_ext") and n.endswith("v.weight")])
         shapes = [tensors[f"{CONV.format(i=i)}.conv.weight"].shape for i in range(count)]
     except (KeyError, ValueError):
-        raise CheckpointError(f"{source} lacks tensors of its encoder", hint=_HINT) from None
+        raise CheckpointError(
+            f"{checkpoint.source} is no complete encoder of a known family; its tensors begin "
+            f"with {', '.join(list(checkpoint.tensors)[:3])}",
+            hint=_HINT,
+        ) from None
     normed = f"{CONV.format(i=1)}.layer_norm.weight" in tensors
     sizes = {
         "hidden_size": hidden,
