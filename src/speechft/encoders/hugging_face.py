@@ -63,7 +63,10 @@ class HuggingFaceEncoder(Encoder):
                 f"mode 's3prl' is not known for {config.model_type}",
                 hint="use mode 'exact'; s3prl mode is for hubert, wav2vec2, wavlm and decoar2",
             )
-        self._saved_settings = {n: getattr(config, n) for n in (*DROPOUTS, "apply_spec_augment")}
+        saved = {name: getattr(config, name) for name in DROPOUTS}
+        self._saved_settings = saved | {
+            "apply_spec_augment": getattr(config, "apply_spec_augment", True)
+        }
         config.apply_spec_augment = False
         self.num_layers = int(config.num_hidden_layers)
         self.dim = int(config.hidden_size)

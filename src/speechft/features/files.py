@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "npy"]
 FORMATS: tuple[Format, ...] = ("safetensors", "npy")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
 RECORD_NAME = "extract.json"
 KEY = "hidden_states"
 
@@ -111,6 +112,8 @@ def extract_files(
         raise unknown_choice("format", format, FORMATS)
     if dtype not in DTYPES:
         raise unknown_choice("dtype", dtype, DTYPES)
+    if precision not in PRECISIONS:
+        raise unknown_choice("precision", precision, PRECISIONS)
     if (format, dtype) == ("npy", "bfloat16"):
         raise ConfigError(
             "npy has no bfloat16", hint="use --dtype float16, or --format safetensors"
@@ -141,7 +144,7 @@ def extract_files(
     todo = {name: cut for name, cut in cuts.items() if not writer.has(name, cut)}
     report.skipped = len(cuts) - len(todo)
     _announce(todo.values())
-    seconds = BATCH_SECONDS[place.type] if batch_seconds is None else batch_seconds
+    seconds = BATCH_SECONDS.get(place.type, 16.0) if batch_seconds is None else batch_seconds
     groups = _groups(todo, 0.0 if mode == "s3prl" else seconds)
     _encode_all(model, processes.share(groups), writer, report, resolved, place)
     processes.gather(report)
