@@ -209,9 +209,10 @@ class _Processes:
         report.is_main = self.rank == 0
         if self.count == 1:
             return
-        from accelerate.utils import gather_object
+        from torch.distributed import all_gather_object
 
-        parts = gather_object([(report.written, report.seconds, report.failed)])
+        parts: list[Any] = [None] * self.count
+        all_gather_object(parts, (report.written, report.seconds, report.failed))
         report.written = sum(part[0] for part in parts)
         report.seconds = sum(part[1] for part in parts)
         report.failed = {path: text for part in parts for path, text in part[2].items()}
@@ -341,8 +342,9 @@ def _encode_all(
             usable = {name: row for name, row in rows.items() if isinstance(row, Tensor)}
             for name, row in rows.items():
                 if not isinstance(row, Tensor):
-                    report.failed[_place(group[name])] = row
-                    warn(f"left out: {row}")
+                    place = _place(group[name])
+                    report.failed[place] = row.removeprefix(f"audio {place} ")
+                    warn(f"left out: {place} {report.failed[place]}")
             if usable:
                 lengths = torch.tensor([len(row) for row in usable.values()])
                 batch = pad(list(usable.values()), PAD_TO)

@@ -70,9 +70,11 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
             parents.append(path.parent)
     for name, file in _named(list(files), parents).items():
         try:
-            _add(sources, name, audio_cut(name, file))
+            cut = audio_cut(name, file)
         except DataError as error:
             sources.problems[str(file)] = error.message
+        else:
+            _add(sources, name, cut)
     return sources
 
 

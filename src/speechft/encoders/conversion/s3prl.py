@@ -129,7 +129,11 @@ def _from_fairseq(
     if family == "hubert" and "label_embs_concat" not in filled:
         dim = int(filled["final_proj.bias"].shape[0]) if "final_proj.bias" in filled else _FINAL_DIM
         filled |= _hubert_heads(int(model["encoder_embed_dim"]), dim, filled)
-    converted: dict[str, Any] = {"task_cfg": dict(task), "model_cfg": dict(model), "model_weight": filled}
+    converted: dict[str, Any] = {
+        "task_cfg": dict(task),
+        "model_cfg": dict(model),
+        "model_weight": filled,
+    }
     if family == "hubert":
         converted["dictionaries_symbols"] = content.get("dictionaries_symbols") or _symbols(filled)
     return converted
