@@ -343,7 +343,9 @@ def _encode_all(
             for name, row in rows.items():
                 if not isinstance(row, Tensor):
                     place = _place(group[name])
-                    report.failed[place] = row.removeprefix(f"audio {place} ")
+                    report.failed[place] = row.removeprefix(f"audio {place} ").removesuffix(
+                        " Details:"
+                    )
                     warn(f"left out: {place} {report.failed[place]}")
             if usable:
                 lengths = torch.tensor([len(row) for row in usable.values()])
