@@ -382,5 +382,6 @@ def _read(group: dict[str, Cut]) -> dict[str, Tensor | str]:
         try:
             rows[name] = torch.from_numpy(load_waveform(cut))
         except DataError as error:
-            rows[name] = error.message
+            problem = error.message.removeprefix(f"audio {_place(cut)} ")
+            rows[name] = problem.removesuffix(" Details:")
     return rows
