@@ -17,6 +17,7 @@ CLIPPED_SAMPLE = 0.9999
 CLIPPED_SHARE = 1e-3
 """Share of clipped samples from which a recording is named."""
 _BLOCK = 1 << 20
+_LFS = b"version https://git-lfs"
 _ROUNDING = 0.05
 """Seconds that a segment may end after its recording: time stamps are rounded."""
 
@@ -49,7 +50,16 @@ def read_header(path: Path) -> Header | str:
         with soundfile.SoundFile(path) as file:
             return Header(file.frames, file.samplerate, file.channels)
     except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
+        if _is_lfs_pointer(path):
+            return "is a Git LFS pointer, not audio: run git lfs pull"
         return f"not readable as audio ({error})"
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_LFS)) == _LFS
 
 
 def inspect(

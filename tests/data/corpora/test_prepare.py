@@ -46,7 +46,9 @@ def test_unknown_corpus() -> None:
 
 @pytest.mark.parametrize(("root", "out"), [(None, Path("out")), ("my.csv", None)])
 def test_generic_needs_csv_and_folder(root: str | None, out: Path | None) -> None:
-    with pytest.raises(ConfigError, match="generic needs a CSV, .* and an output folder") as caught:
+    with pytest.raises(
+        ConfigError, match=r"generic needs a CSV, .* and an output folder"
+    ) as caught:
         prepare("generic", root, out)
     assert "speechft prepare generic" in (caught.value.hint or "")
 

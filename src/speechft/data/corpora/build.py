@@ -119,7 +119,8 @@ def _below(path: Path | str, root: Path) -> str:
 
 
 def _relative(issue: Issue, root: Path) -> Issue:
-    return replace(issue, path=_below(issue.path, root))
+    problem = issue.problem.replace(f"{root}{os.sep}", "")
+    return replace(issue, path=_below(issue.path, root), problem=problem)
 
 
 def _inspect_all(scan: Scan, options: Options) -> tuple[dict[str, list[Utterance]], list[Issue]]:
@@ -153,10 +154,24 @@ def _inspect_all(scan: Scan, options: Options) -> tuple[dict[str, list[Utterance
                     issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
                 if found.header and not any(_drops(kind, out) for kind, _, out in problems):
                     splits[split].append(_utterance(draft, found, found.header))
+    issues = _once_a_file(issues)
     issues += _duplicates(splits, scan)
     issues += _shared_speakers(splits, scan)
     issues += _unseen_characters(splits, scan)
     return splits, issues
+
+
+def _once_a_file(issues: list[Issue]) -> list[Issue]:
+    """Merge the issues of utterances that lack the same file."""
+    lacking: dict[str, list[Issue]] = {}
+    for issue in issues:
+        if issue.kind == "missing-audio":
+            lacking.setdefault(issue.path, []).append(issue)
+    merged = [issue for issue in issues if issue.kind != "missing-audio"]
+    for group in lacking.values():
+        more = f"; {len(group)} utterances of it" if len(group) > 1 else ""
+        merged.append(replace(group[0], problem=group[0].problem + more))
+    return merged
 
 
 def _parallel(
@@ -245,7 +260,7 @@ def _triples(splits: Mapping[str, Any], scan: Scan) -> list[tuple[str, ...]]:
     named = scan.info.get("task_splits", {})
     folds = [fold for task in scan.info.get("folds", {}).values() for fold in task]
     triples = {tuple(names) for names in [*named.values(), *folds]} or {("train", "dev", "test")}
-    return [tuple(name for name in triple if name in splits) for triple in sorted(triples)]
+    return [tuple(n for n in dict.fromkeys(t) if n in splits) for t in sorted(triples)]
 
 
 def _duplicates(splits: Mapping[str, list[Utterance]], scan: Scan) -> list[Issue]:

@@ -69,7 +69,7 @@ def scan(root: Path, *, lexicon: str = "") -> Scan:
     else:
         hint = f"no phones: put {LEXICON} (OpenSLR 11) into ROOT, or --set lexicon=FILE"
         result.info["notes"].append(hint)
-    train = next((part for part in PARTS if part in result.splits), PARTS[0])
+    train = next((part for part in PARTS[:3] if part in result.splits), PARTS[0])
     clean = (train, "dev-clean", "test-clean")
     result.info |= {"task_splits": {"*": clean}, "tuning_splits": clean[:2]}
     result.disjoint = (tuple(result.splits),)

@@ -22,12 +22,12 @@ CARD = Card(
 
 LANGUAGE = "nnenglish"
 """The language that SUPERB uses."""
-_LISTS = {
+LISTS = {
     "documents": "language_key_utterances.lst",
     "dev-queries": "language_key_dev.lst",
     "test-queries": "language_key_eval.lst",
 }
-_TRUTH = {"dev-queries": "groundtruth_quesst14_dev", "test-queries": "groundtruth_quesst14_eval"}
+TRUTH = {"dev-queries": "groundtruth_quesst14_dev", "test-queries": "groundtruth_quesst14_eval"}
 _LEXEME = re.compile(r"LEXEME\s+(quesst14_\d+)\s.*?(quesst14_(?:dev|eval)_\d+)")
 
 
@@ -46,19 +46,19 @@ def scan(root: Path, *, language: str = LANGUAGE) -> Scan:
     """
     listing = need(
         root,
-        f"scoring/{_LISTS['documents']}",
-        f"quesst14Database/scoring/{_LISTS['documents']}",
+        f"scoring/{LISTS['documents']}",
+        f"quesst14Database/scoring/{LISTS['documents']}",
         what=CARD.root,
     )
     scoring, base = listing.parent, listing.parent.parent
     result = Scan({})
-    for split, name in _LISTS.items():
+    for split, name in LISTS.items():
         result.splits[split] = _listed(scoring / name, base, language, split, result)
     if not any(result.splits.values()):
         raise DataError(f"the lists in {scoring} hold nothing in language {language!r}")
     documents = [draft.id for draft in result.splits["documents"]]
     rows: list[tuple[str, ...]] = []
-    for split, folder in _TRUTH.items():
+    for split, folder in TRUTH.items():
         found = _truth(scoring / folder, result)
         for query in result.splits[split]:
             rows += [
