@@ -217,7 +217,7 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
         if strange:
             shown = " ".join(repr(c) for c in strange[:8])
             yield "characters", f"the text holds {shown}, which the vocabulary does not", ""
-    if found.header is None or not found.samples:
+    if found.header is None or any(_drops(kind, "") for kind, _ in found.problems):
         return
     samples = found.samples * SAMPLE_RATE / found.header.sample_rate
     frames = max(0, int(samples - _FRAME) // _HOP + 1)
