@@ -233,9 +233,7 @@ def test_a_segment_shares_its_recording(tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole, expected)
 
 
-def test_big_splits_are_read_line_by_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_big_splits_are_read_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speechft.data.manifest.EAGER_UTTERANCES", 1)
     corpus = write(tmp_path, FIRST, SECOND)
     cuts = corpus.split("train")

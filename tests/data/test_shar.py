@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -80,7 +81,7 @@ def same(ours: Corpus, theirs: Corpus, split: str = "train") -> None:
 
 def test_everything_comes_back(tones: Corpus, sharded: Corpus) -> None:
     names = sorted(p.name for p in (sharded.folder / "train").iterdir())
-    assert len(names) == 3 * 5, "18 cuts in shards of 4"
+    assert len(names) == 2 * 5, "18 cuts in shards of 4"
     assert names[0] == "cuts.000000.jsonl.gz"
     assert sharded.statistics == tones.statistics
     assert len(sharded.split("train")) == 18
@@ -88,6 +89,9 @@ def test_everything_comes_back(tones: Corpus, sharded: Corpus) -> None:
     assert sharded.digest != tones.digest
 
 
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # lhotse leaves its streams to the garbage collector
 def test_lhotse_reads_it(tones: Corpus, sharded: Corpus) -> None:
     known = {cut.id: cut for cut in tones.split("train")}
     count = 0
@@ -95,6 +99,7 @@ def test_lhotse_reads_it(tones: Corpus, sharded: Corpus) -> None:
         np.testing.assert_array_equal(cut.load_audio()[0], load_waveform(known[cut.id]))
         count += 1
     assert count == 18
+    gc.collect()
 
 
 def test_from_a_web_server(tones: Corpus, address: str, tmp_path: Path) -> None:
@@ -144,13 +149,13 @@ def test_damaged_shards_are_named(tones: Corpus, tmp_path: Path) -> None:
     cut = next(iter(corpus.split("train")))
     tar = corpus.folder / "train" / "recording.000000.tar"
     tar.write_bytes(tar.read_bytes()[:600])
-    with pytest.raises(DataError, match="cannot be read: it ends .* bytes too early"):
+    with pytest.raises(DataError, match=r"cannot be read: it ends .* bytes too early"):
         load_waveform(cut)
     (corpus.folder / "train" / "cuts.000001.jsonl.gz").write_bytes(b"no")
-    with pytest.raises(DataError, match="shard 1 of .* cannot be read"):
+    with pytest.raises(DataError, match=r"shard 1 of .* cannot be read"):
         list(corpus.split("train"))
-    (corpus.folder / "train" / "index.000000.json").write_text("[]")
-    with pytest.raises(DataError, match="shard 0 of .*: 10 cuts, 0 recordings"):
+    (corpus.folder / "index" / "train.000000.json").write_text("[]")
+    with pytest.raises(DataError, match=r"shard 0 of .*: 10 cuts, 0 recordings"):
         list(corpus.split("train"))
 
 

@@ -134,7 +134,7 @@ class Corpus:
         size = self.statistics[name]["utterances"]
         if SHARDED in self.info:
             shards = self.info[SHARDED][name]
-            return CutSet(ShardedSplit(f"{self.place}/{name}", shards, size))
+            return CutSet(ShardedSplit(self.place, name, shards, size))
         manifest = Manifest(self.folder / f"{name}.jsonl.gz", size)
         return CutSet(manifest) if size > EAGER_UTTERANCES else CutSet.from_cuts(manifest)
 

@@ -1,8 +1,8 @@
 """Corpora as Lhotse Shar: audio in tar files that a cluster streams from a folder or an address.
 
 Each split is a folder of shards: ``cuts.000000.jsonl.gz`` and ``recording.000000.tar`` as Lhotse
-writes and reads them (``CutSet.from_shar``), and ``index.000000.json`` of ours, which says where
-in the tar each recording lies: a cut can be read alone, in any order, from a disk or a web server.
+writes and reads them (``CutSet.from_shar``). ``index/<split>.000000.json`` is ours and says where
+in the tar each recording lies: a cut is read alone, in any order, from a disk or a web server.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ class ShardedSplit:
     """
 
     place: str
-    """Folder or address of the split."""
+    """Folder or address of the corpus."""
+    name: str
     shards: int
     size: int
     """Number of cuts."""
@@ -55,19 +56,20 @@ class ShardedSplit:
             DataError: A shard cannot be read.
         """
         for number in range(self.shards):
-            yield from _cuts(self.place, number)
+            yield from _cuts(self.place, self.name, number)
 
 
-def _cuts(place: str, number: int) -> Iterator[Cut]:
+def _cuts(place: str, split: str, number: int) -> Iterator[Cut]:
     from lhotse import AudioSource
     from lhotse.serialization import deserialize_item
 
     try:
-        lines = gzip.decompress(read_bytes(f"{place}/cuts.{number:06d}.jsonl.gz")).splitlines()
-        index = json.loads(read_bytes(f"{place}/index.{number:06d}.json"))
+        manifest = read_bytes(f"{place}/{split}/cuts.{number:06d}.jsonl.gz")
+        lines = gzip.decompress(manifest).splitlines()
+        index = json.loads(read_bytes(f"{place}/index/{split}.{number:06d}.json"))
         if len(lines) != len(index):
             raise ValueError(f"{len(lines)} cuts, {len(index)} recordings")
-        tar = f"{place}/recording.{number:06d}.tar"
+        tar = f"{place}/{split}/recording.{number:06d}.tar"
         for line, (name, start, size) in zip(lines, index, strict=True):
             cut: Cut = deserialize_item(json.loads(line))
             if cut.id != name:
@@ -78,7 +80,8 @@ def _cuts(place: str, number: int) -> Iterator[Cut]:
             yield cut
     except (OSError, ValueError, EOFError) as error:
         raise DataError(
-            f"shard {number} of {place} cannot be read: {error}", hint="export the corpus again"
+            f"shard {number} of {place}/{split} cannot be read: {error}",
+            hint="export the corpus again",
         ) from None
 
 
@@ -109,6 +112,7 @@ def export_shards(
             with progress_bar("writing shards", total) as bar:
                 for name in corpus.statistics:
                     (work.scratch / name).mkdir(exist_ok=True)
+                    (work.scratch / "index").mkdir(exist_ok=True)
                     shards[name] = 0
                     for number, cuts in enumerate(_groups(corpus, name, shard_size)):
                         _write_shard(work.scratch / name, number, cuts, audio)
@@ -156,7 +160,8 @@ def _write_shard(folder: Path, number: int, cuts: list[Cut], audio: str) -> None
     index = [
         [cut.id, member.offset_data, member.size] for cut, member in zip(cuts, members, strict=True)
     ]
-    (folder / f"index.{number:06d}.json").write_text(json.dumps(index), encoding="utf-8")
+    place = folder.parent / "index" / f"{folder.name}.{number:06d}.json"
+    place.write_text(json.dumps(index), encoding="utf-8")
 
 
 def _whole(cut: Cut, samples: int) -> Cut:
