@@ -93,7 +93,9 @@ def test_every_verb_has_an_example() -> None:
         (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "/nowhere does not exist"),
         (["merge", "tiny-hubert", "--out", "OUT"], "merge lacks tuned"),
         (["prepare", "generic"], "needs a CSV"),
-        (["prepare", "librispeach", "--out", "OUT"], "choices are: generic"),
+        (["prepare", "librispeach", "--out", "OUT"], "did you mean 'librispeech'"),
+        (["prepare", "librispeech", "/nowhere", "--out", "OUT"], "/nowhere does not exist"),
+        (["prepare", "timit", "/", "--out", "OUT", "--set", "phone=39"], "did you mean 'phones'?"),
         (["pretrain", "pretrain-tiny", "--out", "OUT", "--set", "seeds=1"], "'seed'"),
     ],
 )

@@ -214,17 +214,32 @@ def delta(
 @app.command()
 def prepare(
     corpus: str,
-    root: Annotated[str | None, typer.Argument(help="For 'generic': the CSV.")] = None,
+    root: Annotated[str | None, typer.Argument(help="The unpacked archive; see corpora.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for manifests.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out recordings that are missing.")
+    ] = False,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Do not look for NaN, silence and clipping.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Recordings inspected at a time; 0: by the CPUs.")] = 0,
+    shards: Annotated[
+        Path | None, typer.Option(help="Also write Lhotse Shar here, for a cluster to stream.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="Recordings a shard.")] = 1000,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Turn recordings into a corpus with manifests and statistics.
+    """Turn a corpus as it came out of its archive into manifests and statistics.
 
-    Example: speechft prepare generic my.csv --out corpora/mine
+    Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
+    from speechft.data.corpora.build import Options
     from speechft.data.corpora.prepare import prepare_verb
 
-    prepare_verb(corpus, root, out, as_json=as_json)
+    options = Options(allow_missing, samples=not headers_only, jobs=jobs)
+    given = (corpus, root, out, options, set_ or ())
+    prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)
 
 
 @app.command()
@@ -333,9 +348,12 @@ def recipes(as_json: Json = False) -> None:
 @app.command()
 def corpora(as_json: Json = False) -> None:
     """List the corpora."""
-    from speechft.data.corpora import CORPORA
+    from speechft.data.corpora import cards
 
-    _list(CORPORA, as_json)
+    if as_json:
+        typer.echo(json.dumps({name: vars(card) for name, card in cards().items()}))
+    else:
+        _list({name: card.line() for name, card in cards().items()}, as_json)
 
 
 @app.command()
