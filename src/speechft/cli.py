@@ -185,7 +185,9 @@ def merge(
     report = merge_verb(given, config, alpha_rule or [], option or [], dry_run, force, _command())
     typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
-        typer.echo(f"wrote {report.out}\nnext: speechft evaluate {report.out} --out runs/eval")
+        typer.echo(f"wrote {report.out}")
+        if report.out.is_dir():
+            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
 
 
 @app.command()
@@ -194,35 +196,50 @@ def delta(
     tuned: str,
     out: Out,
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
 
     Example: speechft delta tiny-hubert runs/sid/encoder --out sid.safetensors --dtype float16
     """
     from speechft.merging import make_delta
-    from speechft.merging.verb import local
 
-    report = make_delta(local(base), local(tuned), out, dtype=dtype)
-    typer.echo(
-        f"wrote {report.out}: {report.tensors} tensors, {report.nbytes / 1e6:.1f} MB, "
-        f"relative error {report.relative_error:.2g}"
-    )
+    report = make_delta(base, tuned, out, dtype=dtype, force=force)
+    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    if not as_json:
+        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
 
 
 @app.command()
 def prepare(
     corpus: str,
-    root: Annotated[str | None, typer.Argument(help="For 'generic': the CSV.")] = None,
+    root: Annotated[str | None, typer.Argument(help="The unpacked archive; see corpora.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for manifests.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out recordings that are missing.")
+    ] = False,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Do not look for NaN, silence and clipping.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Recordings inspected at a time; 0: by the CPUs.")] = 0,
+    shards: Annotated[
+        Path | None, typer.Option(help="Also write Lhotse Shar here, for a cluster to stream.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="Recordings a shard.")] = 1000,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Turn recordings into a corpus with manifests and statistics.
+    """Turn a corpus as it came out of its archive into manifests and statistics.
 
-    Example: speechft prepare generic my.csv --out corpora/mine
+    Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
+    from speechft.data.corpora.build import Options
     from speechft.data.corpora.prepare import prepare_verb
 
-    prepare_verb(corpus, root, out, as_json=as_json)
+    options = Options(allow_missing, samples=not headers_only, jobs=jobs)
+    given = (corpus, root, out, options, set_ or ())
+    prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)
 
 
 @app.command()
@@ -331,9 +348,12 @@ def recipes(as_json: Json = False) -> None:
 @app.command()
 def corpora(as_json: Json = False) -> None:
     """List the corpora."""
-    from speechft.data.corpora import CORPORA
+    from speechft.data.corpora import cards
 
-    _list(CORPORA, as_json)
+    if as_json:
+        typer.echo(json.dumps({name: vars(card) for name, card in cards().items()}))
+    else:
+        _list({name: card.line() for name, card in cards().items()}, as_json)
 
 
 @app.command()
