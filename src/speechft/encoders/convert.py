@@ -117,6 +117,8 @@ def convert(
     chosen = _target(out, target)
     checkpoint = open_checkpoint(resolve_encoder(source))
     _check_format(checkpoint, source_format)
+    if out.resolve() in {p.resolve() for p in (checkpoint.folder, *checkpoint.files) if p}:
+        raise ConfigError(f"{out} is the source itself", hint="choose another output")
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
     encoder = build_encoder(checkpoint, config=settings, allow_nonfinite=allow_nonfinite)
@@ -298,6 +300,9 @@ def _compare_features(
 
 def _publish(hidden: Path, out: Path) -> None:
     """Put what was written under its final name; what was there before goes in one step or two."""
+    for path in hidden.iterdir() if hidden.is_dir() else ():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
     if out.is_dir():
         old = out.with_name(f".{out.name}.{os.getpid()}.old")
         os.rename(out, old)

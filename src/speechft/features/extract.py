@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 
+LARGE = 20_000_000
+"""Parameters of an encoder whose arithmetic outweighs the setting up of kernels."""
+
+
 @dataclass
 class Features:
     """Features of a set of cuts by cut id. Shapes: N hidden states (L + 1), T frames, D dim."""
@@ -97,7 +101,7 @@ def extract(
     frames: frozenset[str] = frozenset(),
     device: torch.device,
     precision: Precision = "auto",
-    batch_seconds: float = 48.0,
+    batch_seconds: float | None = None,
     cache: DownsamplerCache | None = None,
     description: str = "features",
 ) -> Features:
@@ -109,7 +113,7 @@ def extract(
         frames: Ids of the cuts whose frames are kept beside the pooled statistics.
         device: Where to compute.
         precision: See `speechft.devices`.
-        batch_seconds: Audio in a batch, padding included.
+        batch_seconds: Audio in a batch, padding included; None takes what suits the encoder.
         cache: Outputs of the frozen downsampler to reuse and to fill.
         description: Text of the progress bar.
 
@@ -122,13 +126,36 @@ def extract(
     if cache is not None and not encoder.depends_on_batch:
         key = downsampler_key(encoder, resolved)
     features, cuts = Features(), list(cuts)
+    seconds, multiple = batch_limits(encoder, device, batch_seconds)
     with torch.inference_mode(), progress_bar(description, len(cuts)) as bar:
-        for group in group_by_length(cuts, batch_seconds):
+        for group in group_by_length(cuts, seconds):
             with autocast(resolved, device):
-                output = _encode(encoder, group, device, cache, key)
+                output = _encode(encoder, group, device, cache, key, multiple)
             _keep(features, group, output, frames)
             bar.advance(len(group))
     return features
+
+
+def batch_limits(
+    encoder: Encoder, device: torch.device, seconds: float | None = None
+) -> tuple[float, int]:
+    """Return seconds of audio in a batch, and the number of samples that lengths are rounded up to.
+
+    A processor gains nothing from a batch: a large encoder is fastest on one utterance at a time
+    without any padding, for then attention needs no mask. A small one is held up by kernels that
+    are set up for every new shape, so it gets batches of few shapes.
+
+    Args:
+        encoder: What computes.
+        device: Where it computes.
+        seconds: A limit that was asked for instead.
+    """
+    if seconds is not None:
+        return seconds, PAD_TO
+    if device.type != "cpu":
+        return 160.0, PAD_TO
+    is_large = sum(p.numel() for p in encoder.parameters()) > LARGE
+    return (0.0, 1) if is_large else (48.0, PAD_TO)
 
 
 def group_by_length(cuts: Iterable[Cut], seconds: float) -> Iterator[list[Cut]]:
@@ -149,31 +176,32 @@ def _encode(
     device: torch.device,
     cache: DownsamplerCache | None,
     key: str | None,
+    multiple: int,
 ) -> EncoderOutput:
     if cache is None or key is None:
-        waveforms, lengths = _read(group, device)
+        waveforms, lengths = _read(group, device, multiple)
         return encoder(waveforms, lengths)  # type: ignore[no-any-return]
     stored = [cache.get(key, cut.id) for cut in group]
     if any(item is None for item in stored):
         stored = []
-        for cut, row, samples in _downsample(encoder, group, device):
+        for cut, row, samples in _downsample(encoder, group, device, multiple):
             cache.put(key, cut.id, row.cpu(), samples)
             stored.append((row, samples))
     pairs = [item for item in stored if item is not None]
-    rows = pad([row.to(device) for row, _ in pairs], PAD_TO // 320)
+    rows = pad([row.to(device) for row, _ in pairs], max(multiple // 320, 1))
     return encoder.contextualize(rows, torch.tensor([n for _, n in pairs], device=device))
 
 
-def _read(group: list[Cut], device: torch.device) -> tuple[Tensor, Tensor]:
+def _read(group: list[Cut], device: torch.device, multiple: int) -> tuple[Tensor, Tensor]:
     rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
     lengths = torch.tensor([len(row) for row in rows])
-    return pad(rows, PAD_TO).to(device), lengths.to(device)
+    return pad(rows, multiple).to(device), lengths.to(device)
 
 
 def _downsample(
-    encoder: Encoder, group: list[Cut], device: torch.device
+    encoder: Encoder, group: list[Cut], device: torch.device, multiple: int = PAD_TO
 ) -> Iterator[tuple[Cut, Tensor, int]]:
-    waveforms, lengths = _read(group, device)
+    waveforms, lengths = _read(group, device, multiple)
     rows = encoder.downsample(waveforms, lengths)
     counts = encoder.frame_lengths(lengths).tolist()
     for cut, row, count, samples in zip(group, rows, counts, lengths.tolist(), strict=True):
