@@ -104,6 +104,26 @@ def prepare_verb(
     summarise(corpus, as_json=as_json)
 
 
+def archive_verb(name: str, layout: str, out: Path | None) -> None:
+    """Write the embedded corpus in the layout of an archive, for trying its recipe.
+
+    Raises:
+        ConfigError: The corpus has no such parts, the layout is unknown, or OUT is missing.
+    """
+    from speechft.data.corpora.synthetic.archives import write_archive
+
+    if name != synthetic.material.MATERIAL.name:
+        raise ConfigError(
+            f"corpus {name} cannot be written in another layout",
+            hint=f"speechft prepare {synthetic.material.MATERIAL.name} --layout {layout} --out DIR",
+        )
+    if out is None:
+        raise ConfigError("--layout needs an output folder", hint="--out DIR")
+    write_archive(layout, lambda: prepare(name, None, None), out)
+    print(f"wrote {out} in the layout of {layout}")
+    print(f"next: speechft prepare {layout} {out} --out corpora/{layout}")
+
+
 def summarise(corpus: Corpus, *, as_json: bool) -> None:
     """Print what is in a corpus, and what was wrong with it."""
     issues = corpus.info.get("issues", {})
