@@ -141,7 +141,7 @@ def test_languages(corpus: Corpus) -> None:
 
 def test_the_same_spec_gives_the_same_audio(tmp_path: Path) -> None:
     """The voices of dev breathe, which espeak-ng seeds with the time unless it is told."""
-    few = {name: (0, 0, 0) for name in ("keywords", "mixtures", "languages")}
+    few = dict.fromkeys(("keywords", "mixtures", "languages"), (0, 0, 0))
     spec = MaterialSpec(
         speakers=(2, 2, 2),
         commands=(1, 2, 2),
