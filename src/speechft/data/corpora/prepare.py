@@ -38,6 +38,8 @@ def prepare(
         DataError: The corpus is damaged in a way that is fatal.
     """
     if name in synthetic.SPECS:
+        if root is not None or settings:
+            raise ConfigError(f"corpus {name} is generated: it takes neither ROOT nor settings")
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
     known = cards()
