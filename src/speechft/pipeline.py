@@ -175,7 +175,7 @@ def _tuning_stage(
 def _merge(state: Run, tuned: Path, alpha: float) -> Path:
     folder = state.folder / "merging" / f"alpha-{alpha:g}"
     base = resolve_encoder(state.recipe.encoder)
-    inputs = {"base": encoder_digest(base), "tuned": encoder_digest(tuned)}
+    inputs = {"base": digest_of(base), "tuned": encoder_digest(tuned)}
     with (
         state.timed("merging"),
         stage(folder, name="merge", config={"alpha": alpha}, inputs=inputs) as work,
@@ -252,8 +252,9 @@ def _curve(state: Run, rows: Sequence[ResultRow], merged: dict[float, Path]) -> 
     if not recipe.merging.curve:
         return []
     names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
-    wanted = set(recipe.merging.curve_tasks) or {task.name for task in state.tasks}
-    tasks = [task for task in state.tasks if task.name in wanted]
+    chosen = [task for task in state.tasks if task.name in recipe.merging.curve_tasks]
+    tasks = chosen or state.tasks
+    wanted = {task.name for task in tasks}
     ends = {PRE_TRAINED: 0.0, names.tuned: 1.0, names.merged: recipe.merging.alpha}
     curve = [
         _as_dev(row, ends[row.encoder], state.corpus)

@@ -23,6 +23,12 @@ CARDS = {
         _DEMO,
         replace(
             _DEMO,
+            name="synthetic-study",
+            title="the same, three times as large, for gates, anchors and studies",
+            hours="3.0 h",
+        ),
+        replace(
+            _DEMO,
             name="synthetic-new-voices",
             title="embedded speech of 20 voices that nothing else uses",
             hours="0.3 h",
@@ -41,7 +47,7 @@ CARDS = {
             _DEMO,
             name="synthetic-pretrain",
             title="embedded clean speech of 440 voices for pre-training",
-            hours="13 h",
+            hours="30 h",
             splits="train",
             tasks=("pretrain",),
         ),
