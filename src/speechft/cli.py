@@ -227,6 +227,9 @@ def prepare(
         Path | None, typer.Option(help="Also write Lhotse Shar here, for a cluster to stream.")
     ] = None,
     shard_size: Annotated[int, typer.Option(help="Recordings a shard.")] = 1000,
+    layout: Annotated[
+        str | None, typer.Option(help="For synthetic-archives: write OUT as that archive.")
+    ] = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -235,8 +238,11 @@ def prepare(
     Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
     from speechft.data.corpora.build import Options
-    from speechft.data.corpora.prepare import prepare_verb
+    from speechft.data.corpora.prepare import archive_verb, prepare_verb
 
+    if layout is not None:
+        archive_verb(corpus, layout, out)
+        return
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
     given = (corpus, root, out, options, set_ or ())
     prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)

@@ -133,7 +133,9 @@ class BatchPlan:
 
         seconds, utterances = self._limits
         cuts = CutSet.from_cuts(self._shortened(cut) for cut in self._cuts)
-        buckets = max(1, min(20, len(self._cuts) // (2 * utterances)))
+        few = min(20, len(self._cuts) // (2 * utterances))
+        many = min(100, len(self._cuts) // (8 * utterances))  # where each still fills 8 batches
+        buckets = max(1, few, many)
         sampler = BucketingSampler(
             cuts,
             sampler_type=SimpleCutSampler,
