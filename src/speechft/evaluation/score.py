@@ -75,6 +75,23 @@ def hierarchical_interval(
         measure: The metric.
         groups: Resample groups of items.
     """
+    values = hierarchical_values(items_by_seed, seed=seed, measure=measure, groups=groups)
+    return None if values is None else _interval(values, level)
+
+
+def hierarchical_values(
+    items_by_seed: Sequence[Sequence[Item]],
+    *,
+    seed: int = 0,
+    measure: Measure = RATIO,
+    groups: bool = False,
+    stream: int = 1,
+) -> Floats | None:
+    """Return 2,000 resampled means over seeds; see `hierarchical_interval`.
+
+    Values of two encoders on the same items belong together draw by draw; give each another
+    ``stream``, so that their seeds are drawn apart.
+    """
     drawn = [
         bootstrap_values(items, seed=seed, measure=measure, groups=groups)
         for items in items_by_seed
@@ -82,11 +99,15 @@ def hierarchical_interval(
     kept = [values for values in drawn if values is not None]
     if len(kept) < 2:
         return None
-    table = np.stack(kept)
-    count = len(table)
-    choices = np.random.default_rng([seed, 1]).integers(count, size=(_DRAWS, count))
-    means = table[choices, np.arange(_DRAWS)[:, None]].mean(1)
-    return _interval(means, level)
+    table, count = np.stack(kept), len(kept)
+    choices = np.random.default_rng([seed, stream]).integers(count, size=(_DRAWS, count))
+    result: Floats = table[choices, np.arange(_DRAWS)[:, None]].mean(1)
+    return result
+
+
+def interval_of(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of resampled values."""
+    return _interval(values, level)
 
 
 def paired_difference(

@@ -81,6 +81,35 @@ class Candidate:
         return digest_of(self.source)
 
 
+def assign_tasks(
+    config: EvaluationConfig, corpora: Sequence[Corpus]
+) -> tuple[list[Task], dict[str, Corpus]]:
+    """Return the tasks to evaluate, and by name the first corpus that supports each.
+
+    Raises:
+        ConfigError: Unknown task or protocol, or no task at all.
+        DataError: A task was asked for by name and no corpus supports it.
+    """
+    chosen: dict[str, Corpus] = {}
+    for corpus in corpora:
+        supported = [task.name for task in TASKS.values() if task.supported_by(corpus)]
+        chosen = {**dict.fromkeys(supported, corpus), **chosen}
+    if config.tasks == "available" or len(corpora) == 1:
+        tasks = choose_tasks(config, corpora[0]) if len(corpora) == 1 else []
+        tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
+    else:
+        tasks = [find_task(name) for name in config.tasks]
+    for task in tasks:
+        if task.name not in chosen:
+            names = ", ".join(corpus.name for corpus in corpora)
+            raise DataError(
+                f"task {task.name} needs label {task.label!r} for every utterance of its splits; "
+                f"none of the corpora has that: {names}",
+                hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
+            )
+    return tasks, chosen
+
+
 def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
     """Return the tasks to evaluate.
 
@@ -154,6 +183,16 @@ def evaluate_encoder(
     write_rows(folder / "results.jsonl", rows)
     log(f"{candidate.name}: " + ", ".join(f"{r.task} {r.metric} {r.value:.1f}" for r in rows))
     return rows
+
+
+def folder_of(results: Path, encoder: str) -> Path:
+    """Return where the evaluation of an encoder lies below the folder of its results."""
+    return results / "evaluation" / slug(encoder)
+
+
+def slug(name: str) -> str:
+    """Return the folder name of an encoder."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-").lower()
 
 
 def read_items(folder: Path, task: str, number: int = 0) -> list[Item]:
