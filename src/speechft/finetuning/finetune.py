@@ -23,7 +23,7 @@ from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import ConfigError, DataError, TrainingError
+from speechft.errors import DataError, TrainingError
 from speechft.features.extract import DownsamplerCache, downsample_all, group_by_length
 from speechft.finetuning.loop import (
     History,
@@ -34,7 +34,7 @@ from speechft.finetuning.loop import (
     train,
 )
 from speechft.finetuning.phases import Phase, stable_phases
-from speechft.tasks import find_task
+from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Item, Task, figure
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class FinetuningConfig(Optimization):
     clip: float = 1.0
     """Largest norm of the gradient (official code: 1)."""
     max_duration: float | None = None
-    """Longer utterances are cropped at random, in seconds; for utterance-level tasks only."""
+    """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
 
     def phases(self) -> list[Phase]:
         """Return what is trainable when."""
@@ -154,11 +154,7 @@ def finetune_encoder(
     encoder.set_dropout(config.dropout)
     task = find_task(config.task)
     train_cuts, dev_cuts = _splits(task, corpus, encoder, splits)
-    if config.max_duration is not None and task.level != "utterance":
-        raise ConfigError(
-            f"finetuning.max_duration crops utterances, which task {task.name} cannot have",
-            hint="set finetuning.max_duration=null",
-        )
+    longest = config.max_duration if task.level == "utterance" else None
     vocabulary = task.vocabulary(train_cuts)
     torch.manual_seed(seed)
     objective = TaskObjective(encoder, task, vocabulary, config.hidden)
@@ -170,7 +166,7 @@ def finetune_encoder(
     unfrozen_from = phases[0].until if len(phases) > 1 else 0
     history = train(
         objective,
-        _dataset(config, task, vocabulary, encoder, train_cuts, downsampled, seed),
+        _dataset(config, task, vocabulary, encoder, train_cuts, downsampled, seed, longest),
         config,
         phases,
         folder / ".checkpoints",
@@ -197,7 +193,8 @@ def _splits(
         if statistics["labels"].get(task.label, 0) < statistics["utterances"]:
             raise DataError(
                 f"fine-tuning on {task.name} needs label {task.label!r} for every utterance of "
-                f"split {name}; corpus {corpus.name} does not have that"
+                f"split {name}; corpus {corpus.name} does not have that",
+                hint=f"set finetuning.task to one that it supports: {_tunable(corpus, names)}",
             )
     train_cuts, dev_cuts = (list(corpus.split(name)) for name in names)
     kept = [cut for cut in train_cuts if task.usable(cut, _frames(cut, encoder))]
@@ -207,6 +204,17 @@ def _splits(
     if not kept:
         raise DataError(f"no utterance of split {names[0]} can be trained on")
     return kept, dev_cuts
+
+
+def _tunable(corpus: Corpus, splits: Sequence[str]) -> str:
+    """Return the names of the tasks whose labels these splits have throughout."""
+
+    def has(split: str, label: str) -> bool:
+        statistics = corpus.statistics.get(split, {"utterances": 0, "labels": {}})
+        return bool(0 < statistics["utterances"] == statistics["labels"].get(label, 0))
+
+    names = [t.name for t in TASKS.values() if all(has(split, t.label) for split in splits)]
+    return ", ".join(names) or "none"
 
 
 def _frames(cut: Cut, encoder: Encoder) -> int:
@@ -235,6 +243,7 @@ def _dataset(
     cuts: Sequence[Cut],
     downsampled: Mapping[str, tuple[Tensor, int]] | None,
     seed: int,
+    longest: float | None,
 ) -> StepDataset:
     from lhotse import CutSet
 
@@ -246,9 +255,9 @@ def _dataset(
         seed=seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
-        max_duration=config.max_duration,
+        max_duration=longest,
     )
-    reader = _Reader(encoder, downsampled, config.max_duration, seed)
+    reader = _Reader(encoder, downsampled, longest, seed)
 
     def target(cut: Cut, samples: int) -> Tensor:
         frames = int(encoder.frame_lengths(torch.tensor(samples)))

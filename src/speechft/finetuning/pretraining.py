@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ class PretrainingConfig(Config):
     """What is hidden."""
     distort: bool = True
     """Put the input (never the targets' signal) into random rooms and noise."""
+    mix: float = 0.2
+    """Probability that another utterance talks into the input, for at most half of its length."""
     max_duration: float = 4.0
     """Longer utterances are cropped at random, in seconds."""
     dropout: dict[str, float] = Field(default_factory=dict)
@@ -172,7 +174,7 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         max_duration=config.max_duration,
     )
     log(f"pre-training on {len(cuts)} utterances for {settings.steps} updates")
-    crops = _Crops(config, targets, encoder)
+    crops = _Crops(config, targets, encoder, list(cuts))
     dataset = StepDataset(plan, target=crops.target, collate=_collate, read=crops.read)
     phases = [Phase(settings.steps, "everything")]
     checkpoints = folder / ".checkpoints"
@@ -228,8 +230,9 @@ class _Crops:
         config: PretrainingConfig,
         targets: Mapping[str, npt.NDArray[np.int16]],
         encoder: HuggingFaceEncoder,
+        others: Sequence[Any],
     ) -> None:
-        self.config, self.targets = config, targets
+        self.config, self.targets, self.others = config, targets, others
         self.hop = encoder.hop
         self.offsets: dict[str, int] = {}
         self.frame_lengths = encoder.frame_lengths
@@ -243,6 +246,9 @@ class _Crops:
             offset = int(rng.integers((len(waveform) - longest) // self.hop + 1))
             waveform = waveform[offset * self.hop : offset * self.hop + longest]
         self.offsets[cut.id] = offset
+        if rng.random() < self.config.mix:
+            other = self.others[int(rng.integers(len(self.others)))]
+            waveform = mix_in(waveform, load_waveform(other), rng)
         if self.config.distort:
             waveform = set_level(distort(waveform, rng), rng.uniform(-32.0, -20.0))
         return waveform
@@ -252,6 +258,29 @@ class _Crops:
         frames = int(self.frame_lengths(torch.tensor(samples)))
         clusters = self.targets[cut.id][offset : offset + frames]
         return torch.from_numpy(clusters.astype(np.int64))
+
+
+def mix_in(
+    waveform: npt.NDArray[np.float32], other: npt.NDArray[np.float32], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Let another speaker talk into a waveform, for at most half of it and 0 to 10 dB below it.
+
+    Source: utterance mixing of WavLM (Chen et al. 2022, arXiv 2110.13900, algorithm 1), where
+    ratios go from -5 to 5 dB.
+
+    Args:
+        waveform: (S,) samples.
+        other: Samples of the other speaker.
+        rng: Source of stretch, place and level.
+    """
+    length = min(int(rng.integers(1, len(waveform) // 2 + 1)), len(other))
+    source = int(rng.integers(len(other) - length + 1))
+    place = int(rng.integers(len(waveform) - length + 1))
+    stretch = other[source : source + length]
+    power = float(np.mean(waveform**2)) / (float(np.mean(stretch**2)) + 1e-9)
+    mixed = waveform.copy()
+    mixed[place : place + length] += stretch * np.sqrt(power) * 10 ** (-rng.uniform(0, 10) / 20)
+    return mixed
 
 
 def _collate(targets: list[Tensor]) -> Tensor:
