@@ -35,6 +35,11 @@ class Probe(nn.Module):
         self.head = head
         self._augment = augment
 
+    @property
+    def is_linear(self) -> bool:
+        """Whether `torch.func.vmap` can take it: a linear head, nothing random."""
+        return isinstance(self.head, (FrameHead, UtteranceHead)) and self._augment is None
+
     def forward(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
         """Map (N, B, T, D) and (B,) to logits."""
         features = self.featurizer(hidden_states)
@@ -87,7 +92,7 @@ def make_grid(
     """
     each = list(seeds) if len(seeds) > 1 else [seeds[0]] * len(learning_rates)
     torch.manual_seed(each[0])
-    if isinstance(make().head, (FrameHead, UtteranceHead)) and weight_decay == 0.0:
+    if make().is_linear and weight_decay == 0.0:
         return ProbeGrid(make, learning_rates, clip=clip, seeds=each, device=device)
     return ModuleGrid(
         make, learning_rates, clip=clip, seeds=each, weight_decay=weight_decay, device=device

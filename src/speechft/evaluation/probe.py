@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from speechft.config import Config
+from speechft.data.augment import SpecAugment, SpecAugmentConfig
 from speechft.data.batching import seed_of
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
@@ -197,7 +198,7 @@ class _Trial:
             hidden=self.config.hidden,
             units=self.config.units,
         )
-        augment = _spec_augment() if self.config.spec_augment else None
+        augment = SpecAugment(SpecAugmentConfig()) if self.config.spec_augment else None
         return make_grid(
             lambda: Probe(states, head(), augment),
             [rate for _, rate in keys],
@@ -459,7 +460,3 @@ def _predictions(trial: _Trial, grid: Grid, data: _Data) -> list[tuple[list[Any]
                 result[number] = prediction
     assert isinstance(sums, Tensor)
     return list(zip(results, (sums / len(order)).tolist(), strict=True))
-
-
-def _spec_augment() -> Callable[[Tensor, Tensor], Tensor]:
-    raise NotImplementedError
