@@ -104,7 +104,14 @@ def load_pipeline(folder: str | Path) -> Pipeline:
     probe.load_state_dict(load_file(place / WEIGHTS_FILE))
     encoder = _encoder(content)
     device = pick_device()
-    return Pipeline(encoder.to(device), probe.to(device), task, vocabulary, content["precision"])
+    return Pipeline(
+        encoder.to(device),
+        probe.to(device),
+        task,
+        vocabulary,
+        content["setting"],
+        content["precision"],
+    )
 
 
 def save_pipeline(
