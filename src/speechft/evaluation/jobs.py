@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from speechft.checkpoint import atomic_write
-from speechft.console import log
 from speechft.data.batching import seed_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device
@@ -99,8 +98,6 @@ class TaskJob:
         with stage(self.folder, **self._stage()) as work:
             if work.done:
                 return
-            for note in differences(self.config.protocol, self.task):
-                log(f"{self.task.name}, protocol {self.config.protocol}: {note}")
             by_round = [self._probe(features, number) for number in range(len(self.rounds))]
             rows = []
             for place, seed in enumerate(self.seeds if self.task.trained else [self.seed]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 _EVALUATED = 128
-"""Utterances in a batch of evaluation."""
+"""Most utterances in a batch of evaluation."""
+_EVALUATED_BYTES = 1 << 29
+"""Most bytes of hidden states in it."""
 Key = tuple[int, float]
 """(seed, learning rate) of a probe."""
 
@@ -141,7 +143,7 @@ class _Data:
             rows = [features.pooled[cut.id].float() for cut in self.cuts]
             self._pooled = torch.stack(rows, dim=1)[:, :, None]
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int]:
         """Return the number of hidden states and their dim."""
         if self._pooled is not None:
@@ -440,6 +442,19 @@ def _losses(trial: _Trial, logits: Tensor, lengths: Tensor, targets: list[Tensor
     return losses.view(probes, batch)
 
 
+def _evaluated(data: _Data, order: Sequence[int]) -> Iterator[list[int]]:
+    """Yield batches of evaluation, from short to long, of bounded size."""
+    states, dim = data.shape
+    group: list[int] = []
+    for number in order:
+        size = 4 * states * dim * int(data.lengths[number]) * (len(group) + 1)
+        if group and (len(group) == _EVALUATED or size > _EVALUATED_BYTES):
+            yield group
+            group = []
+        group.append(number)
+    yield group
+
+
 @torch.no_grad()
 def _predictions(trial: _Trial, grid: Grid, data: _Data) -> list[tuple[list[Any], float]]:
     """Return every probe's predictions, in the order of the cuts, and mean loss on a split."""
@@ -447,9 +462,7 @@ def _predictions(trial: _Trial, grid: Grid, data: _Data) -> list[tuple[list[Any]
     order = sorted(range(len(data.cuts)), key=lambda n: data.lengths[n])
     results: list[list[Any]] = []
     sums: Tensor | float = 0.0
-    size = min(_EVALUATED, 2 * trial.config.batch) if data.lengths.max() > 1 else _EVALUATED
-    for first in range(0, len(order), size):
-        chosen = order[first : first + size]
+    for chosen in _evaluated(data, order):
         states, lengths, targets = data.batch(chosen, trial.device)
         logits = grid.logits(states, lengths)
         sums = sums + _losses(trial, logits, lengths, targets).sum(1)

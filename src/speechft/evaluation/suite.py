@@ -90,6 +90,8 @@ def assign_tasks(
         ConfigError: Unknown task or protocol, or no task at all.
         DataError: A task was asked for by name and no corpus supports it.
     """
+    if config.protocol not in PROTOCOLS:
+        raise unknown_choice("protocol", config.protocol, PROTOCOLS)
     chosen: dict[str, Corpus] = {}
     for corpus in corpora:
         supported = [task.name for task in TASKS.values() if task.supported_by(corpus)]

@@ -60,19 +60,6 @@ CONSTANTS: dict[str, Constants] = {
         source="FBANK baselines; WavLM Large as the best. About 4 points above what was published",
         tasks=_four(_WAVLM),
     ),
-    "wavlm-large-ten": Constants(
-        source="FBANK and WavLM Large on all ten tasks. The constants of the published ten-task "
-        "scores are not known: these are 15 to 52 points above them",
-        tasks={
-            **_four(_WAVLM),
-            "asr": {"wer": (23.18, 3.44)},
-            "ks": {"accuracy": (8.63, 97.86)},
-            "qbe": {"mtwv": (0.0058, 0.0886)},
-            "asv": {"eer": (9.56, 3.77)},
-            "sd": {"der": (10.05, 3.24)},
-            "ic": {"accuracy": (9.10, 99.31)},
-        },
-    ),
 }
 """Named sets of constants; sets are added, never changed."""
 

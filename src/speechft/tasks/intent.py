@@ -65,7 +65,8 @@ class IntentClassification(Task):
         ranges = slot_ranges(vocabulary)
         firsts = torch.tensor([first for first, _ in ranges], device=logits.device)
         sizes = [last - first for first, last in ranges]
-        return slot_losses(logits, torch.stack(list(targets)) - firsts, sizes)
+        ordered = torch.cat([logits[:, first:last] for first, last in ranges], dim=1)
+        return slot_losses(ordered, torch.stack(list(targets)) - firsts, sizes)
 
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
         """Return the most likely value of every slot, as symbols of the vocabulary."""
@@ -87,7 +88,13 @@ class IntentClassification(Task):
         intent = label_of(cut, self.label)
         if intent is None:
             raise DataError(f"cut {cut.id} has no intent, which task ic needs")
-        return [f"{number}:{value}" for number, value in enumerate(intent.split("/"))]
+        values = intent.split("/")
+        if "" in values:
+            raise DataError(
+                f"cut {cut.id}: intent {intent!r} has a slot without a value",
+                hint="write 'none' where a command leaves a slot open",
+            )
+        return [f"{number}:{value}" for number, value in enumerate(values)]
 
 
 def slot_ranges(vocabulary: Vocabulary) -> list[tuple[int, int]]:
