@@ -151,7 +151,7 @@ def pooled_task(name: str, size: Size, encoder: Encoder) -> str:
 def framed_task(name: str, encoder: Encoder, audio: float) -> str:
     """Measure how much a grid of five costs beside a single rate when features are streamed."""
     task, settings = find_task(name), settings_of("default", find_task(name))
-    count, seconds = max(2, round(audio / 8)), 8.0
+    count, seconds = max(1, round(audio / 8)), 8.0
     vocabulary = Vocabulary(tuple(f"symbol-{n}" for n in range(CLASSES[name])))
     forward = encode(encoder, count, seconds)
     states, lengths = (tensor.clone() for tensor in forward())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,21 +13,19 @@ import torch
 from torch import Tensor
 
 from speechft.config import Config
+from speechft.console import progress_bar
 from speechft.data.augment import SpecAugment, SpecAugmentConfig
 from speechft.data.batching import seed_of
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.grid import Grid, Probe, make_grid
+from speechft.evaluation.split_data import SplitData, crop_variants, evaluation_batches
 from speechft.features.extract import Features
 from speechft.tasks.base import Item, Task
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-_EVALUATED = 128
-"""Most utterances in a batch of evaluation."""
-_EVALUATED_BYTES = 1 << 29
-"""Most bytes of hidden states in it."""
 Key = tuple[int, float]
 """(seed, learning rate) of a probe."""
 
@@ -108,77 +106,6 @@ class _Best:
     stale: int = 0
 
 
-class _Data:
-    """A split's features and targets.
-
-    Args:
-        task: Whose level decides whether frames or pooled statistics are read.
-        features: Of all cuts.
-        cuts: Of the split.
-        vocabulary: Of the training split.
-        training: Leave out what cannot be trained on.
-        context: What scoring needs beside the cuts.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        features: Features,
-        cuts: Sequence[Cut],
-        vocabulary: Vocabulary,
-        *,
-        training: bool = False,
-        context: Any = None,
-    ) -> None:
-        framed = task.level == "frame"
-        lengths = [features.length(cut) if framed else 1 for cut in cuts]
-        kept = [n for n, cut in enumerate(cuts) if not training or task.usable(cut, lengths[n])]
-        self.cuts = [cuts[n] for n in kept]
-        self.lengths = np.array([lengths[n] for n in kept], dtype=np.int64)
-        self.targets = [task.target(cuts[n], vocabulary, lengths[n]) for n in kept]
-        self.context = context
-        self._features = features
-        self._pooled: Tensor | None = None
-        if not framed and self.cuts:
-            rows = [features.pooled[cut.id].float() for cut in self.cuts]
-            self._pooled = torch.stack(rows, dim=1)[:, :, None]
-
-    @cached_property
-    def shape(self) -> tuple[int, int]:
-        """Return the number of hidden states and their dim."""
-        if self._pooled is not None:
-            return self._pooled.shape[0], self._pooled.shape[3]
-        states, _, dim = self._features.rows(self.cuts[:1])[0].shape
-        return states, dim
-
-    def batch(
-        self, chosen: Sequence[int], device: torch.device | None, starts: Sequence[int] = ()
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return padded (N, B, T, D) float32 states, (B,) lengths and targets.
-
-        Args:
-            chosen: Numbers of the cuts.
-            device: Where they go.
-            starts: First frame and number of frames of every cut, one after the other.
-        """
-        targets = [self.targets[n].to(device) for n in chosen]
-        if self._pooled is not None:
-            ones = torch.ones(len(chosen), dtype=torch.int64, device=device)
-            return self._pooled[:, chosen].to(device), ones, targets
-        rows = self._features.rows([self.cuts[n] for n in chosen])
-        if starts:
-            rows = [
-                row[:, first : first + count]
-                for row, first, count in zip(rows, starts[::2], starts[1::2], strict=True)
-            ]
-        lengths = torch.tensor([row.shape[1] for row in rows])
-        states, _, dim = rows[0].shape
-        padded = torch.zeros(states, len(rows), int(lengths.max()), dim, device=device)
-        for number, row in enumerate(rows):
-            padded[:, number, : row.shape[1]] = row.to(device)
-        return padded, lengths.to(device), targets
-
-
 @dataclass(frozen=True)
 class _Trial:
     """What is the same for all grids of one task."""
@@ -191,7 +118,7 @@ class _Trial:
     rounds: Mapping[str, list[int]] = field(default_factory=dict)
     """Variants of training cuts by the id of the whole cut, where they are cropped."""
 
-    def grid(self, data: _Data, keys: Sequence[Key]) -> Grid:
+    def grid(self, data: SplitData, keys: Sequence[Key]) -> Grid:
         states, dim = data.shape
         head = partial(
             self.task.probe_head,
@@ -259,11 +186,11 @@ def probe_seeds(
     Batches are the same for all of them, in the order of the first seed.
     """
     vocabulary = task.vocabulary(train)
-    data = _Data(task, features, train, vocabulary, training=True)
-    dev_data = _Data(task, features, dev, vocabulary, context=contexts[0])
+    data = SplitData(task, features, train, vocabulary, training=True)
+    dev_data = SplitData(task, features, dev, vocabulary, context=contexts[0])
     if not data.cuts or not dev_data.cuts:
         raise DataError(f"task {task.name}: the train or dev split is empty")
-    trial = _Trial(task, vocabulary, config, seeds[0], device, _variants(data.cuts))
+    trial = _Trial(task, vocabulary, config, seeds[0], device, crop_variants(data.cuts))
     found: dict[Key, _Best] = {}
     wanted = [(seed, rate) for seed in seeds for rate in config.learning_rates]
     for extension in range(config.extend + 1):
@@ -274,7 +201,7 @@ def probe_seeds(
         wanted = [key for s in seeds for key in _beyond(found, s, chosen[s])]
         if not wanted:
             break
-    test_data = _Data(task, features, test, vocabulary, context=contexts[1])
+    test_data = SplitData(task, features, test, vocabulary, context=contexts[1])
     return [_result(trial, data, dev_data, test_data, found, s, chosen[s]) for s in seeds]
 
 
@@ -293,9 +220,9 @@ def _beyond(found: Mapping[Key, _Best], seed: int, best: float) -> list[Key]:
 
 def _result(
     trial: _Trial,
-    data: _Data,
-    dev: _Data,
-    test: _Data,
+    data: SplitData,
+    dev: SplitData,
+    test: SplitData,
     found: Mapping[Key, _Best],
     seed: int,
     rate: float,
@@ -334,15 +261,7 @@ def _result(
     )
 
 
-def _variants(cuts: Sequence[Cut]) -> dict[str, list[int]]:
-    """Return the numbers of the cuts that are crops of the same one, by its id."""
-    groups: dict[str, list[int]] = {}
-    for number, cut in enumerate(cuts):
-        groups.setdefault(cut.id.partition("#crop")[0], []).append(number)
-    return groups if len(groups) < len(cuts) else {}
-
-
-def _batches(trial: _Trial, data: _Data, epoch: int) -> Iterator[list[int]]:
+def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
     """Yield batches of similar length in random order."""
     rng = np.random.default_rng([trial.order_seed, epoch])
     numbers = np.arange(len(data.cuts))
@@ -364,7 +283,7 @@ def _batches(trial: _Trial, data: _Data, epoch: int) -> Iterator[list[int]]:
         yield groups[number]
 
 
-def _windows(trial: _Trial, data: _Data, chosen: Sequence[int], step: int) -> list[int]:
+def _windows(trial: _Trial, data: SplitData, chosen: Sequence[int], step: int) -> list[int]:
     """Return the first frame and number of frames of every cut, where they are limited."""
     limit = trial.config.frames
     if limit is None:
@@ -377,39 +296,50 @@ def _windows(trial: _Trial, data: _Data, chosen: Sequence[int], step: int) -> li
     return starts
 
 
-def _train_grid(trial: _Trial, data: _Data, dev: _Data, keys: Sequence[Key]) -> dict[Key, _Best]:
+def _train_grid(
+    trial: _Trial, data: SplitData, dev: SplitData, keys: Sequence[Key]
+) -> dict[Key, _Best]:
     """Train one probe for each learning rate until none improves on dev any more."""
     config, grid = trial.config, trial.grid(data, keys)
     best = [_Best() for _ in keys]
     running = list(range(len(keys)))
     step = epoch = 0
-    while epoch < config.epochs or config.steps is not None:
-        epoch += 1
-        grid.train(True)
-        for chosen in _batches(trial, data, epoch):
-            _update(trial, grid, data, chosen, step)
-            step += 1
-            if config.evaluate_steps is not None and step % config.evaluate_steps == 0:
+    title = f"{len(keys)} probes of {trial.task.name}"
+    with progress_bar(title, config.steps or config.epochs) as bar:
+        while epoch < config.epochs or config.steps is not None:
+            epoch += 1
+            grid.train(True)
+            for chosen in _batches(trial, data, epoch):
+                _update(trial, grid, data, chosen, step)
+                step += 1
+                bar.advance(config.steps is not None)
+                if config.evaluate_steps is not None and step % config.evaluate_steps == 0:
+                    _judge(trial, grid, dev, best, running, epoch)
+                    grid.train(True)
+                if step == config.steps:
+                    break
+            bar.advance(config.steps is None)
+            if config.evaluate_steps is None and epoch % config.evaluate_every == 0:
                 _judge(trial, grid, dev, best, running, epoch)
-                grid.train(True)
-            if step == config.steps:
+            ended = step == config.steps
+            if ended or all(best[number].stale >= config.patience for number in running):
                 break
-        if config.evaluate_steps is None and epoch % config.evaluate_every == 0:
-            _judge(trial, grid, dev, best, running, epoch)
-        ended = step == config.steps
-        if ended or all(best[number].stale >= config.patience for number in running):
-            break
-        if epoch in config.halve_at and len(running) > 1:
-            leaders = sorted(running, key=lambda number: best[number].score, reverse=True)
-            kept = sorted(leaders[: math.ceil(len(running) / 2)])
-            grid.keep([running.index(number) for number in kept])
-            running = kept
+            if epoch in config.halve_at and len(running) > 1:
+                running = _halved(grid, best, running)
     if config.evaluate_steps is not None and step % config.evaluate_steps:
         _judge(trial, grid, dev, best, running, epoch)
     return dict(zip(keys, best, strict=True))
 
 
-def _update(trial: _Trial, grid: Grid, data: _Data, chosen: Sequence[int], step: int) -> None:
+def _halved(grid: Grid, best: Sequence[_Best], running: Sequence[int]) -> list[int]:
+    """Give up the worse half of the running probes; return the numbers of the others."""
+    leaders = sorted(running, key=lambda number: best[number].score, reverse=True)
+    kept = sorted(leaders[: math.ceil(len(running) / 2)])
+    grid.keep([running.index(number) for number in kept])
+    return kept
+
+
+def _update(trial: _Trial, grid: Grid, data: SplitData, chosen: Sequence[int], step: int) -> None:
     windows = _windows(trial, data, chosen, step)
     states, lengths, targets = data.batch(chosen, trial.device, windows)
     logits = grid.logits(states, lengths)
@@ -417,7 +347,7 @@ def _update(trial: _Trial, grid: Grid, data: _Data, chosen: Sequence[int], step:
 
 
 def _judge(
-    trial: _Trial, grid: Grid, dev: _Data, best: list[_Best], running: Sequence[int], epoch: int
+    trial: _Trial, grid: Grid, dev: SplitData, best: list[_Best], running: Sequence[int], epoch: int
 ) -> None:
     """Evaluate all running probes on dev and remember each one's best weights."""
     grid.train(False)
@@ -442,27 +372,14 @@ def _losses(trial: _Trial, logits: Tensor, lengths: Tensor, targets: list[Tensor
     return losses.view(probes, batch)
 
 
-def _evaluated(data: _Data, order: Sequence[int]) -> Iterator[list[int]]:
-    """Yield batches of evaluation, from short to long, of bounded size."""
-    states, dim = data.shape
-    group: list[int] = []
-    for number in order:
-        size = 4 * states * dim * int(data.lengths[number]) * (len(group) + 1)
-        if group and (len(group) == _EVALUATED or size > _EVALUATED_BYTES):
-            yield group
-            group = []
-        group.append(number)
-    yield group
-
-
 @torch.no_grad()
-def _predictions(trial: _Trial, grid: Grid, data: _Data) -> list[tuple[list[Any], float]]:
+def _predictions(trial: _Trial, grid: Grid, data: SplitData) -> list[tuple[list[Any], float]]:
     """Return every probe's predictions, in the order of the cuts, and mean loss on a split."""
     grid.train(False)
     order = sorted(range(len(data.cuts)), key=lambda n: data.lengths[n])
     results: list[list[Any]] = []
     sums: Tensor | float = 0.0
-    for chosen in _evaluated(data, order):
+    for chosen in evaluation_batches(data, order):
         states, lengths, targets = data.batch(chosen, trial.device)
         logits = grid.logits(states, lengths)
         sums = sums + _losses(trial, logits, lengths, targets).sum(1)

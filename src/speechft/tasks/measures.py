@@ -113,7 +113,7 @@ def weighted_mtwv(items: Sequence[Item], weights: Floats) -> Floats:
         by_query = row[first]
         size = by_query[counted].sum()
         total = np.cumsum(gains * by_query[number])[ends]
-        result[place] = max(0.0, float(total.max()) / size) if size else np.nan
+        result[place] = min(1.0, max(0.0, float(total.max()) / size)) if size else np.nan
     return result
 
 
