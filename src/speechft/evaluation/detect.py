@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from torch import Tensor
 
 from speechft.console import progress_bar
 from speechft.evaluation.probe import ProbeResult
@@ -15,6 +13,9 @@ from speechft.tasks.query import QueryByExample
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+
+_GROUP = 16
+"""Cuts whose hidden states are read at a time."""
 
 
 def detect(
@@ -36,22 +37,16 @@ def detect(
         contexts: Pairs of dev and test, from `Task.context`.
     """
     assert isinstance(task, QueryByExample)
-    states = {
-        cut.id: rows
-        for cut, rows in zip(
-            (*documents, *dev, *test), features.rows([*documents, *dev, *test]), strict=True
-        )
-    }
-    count = len(next(iter(states.values())))
+    count = len(features.rows(dev[:1])[0])
     found: list[tuple[float, list[Item]]] = []
     with progress_bar("query by example, layers", count) as bar:
         for layer in range(count):
-            items = _matched(task, states, layer, dev, documents, contexts[0])
+            items = _matched(task, features, layer, dev, documents, contexts[0])
             found.append((task.figure(items), items))
             bar.advance(1)
     values = [value for value, _ in found]
     best = max(range(count), key=lambda layer: values[layer])
-    tested = _matched(task, states, best, test, documents, contexts[1]) if test else []
+    tested = _matched(task, features, best, test, documents, contexts[1]) if test else []
     return ProbeResult(
         dev=values[best],
         items=sorted(tested, key=lambda item: item.id),
@@ -66,15 +61,23 @@ def detect(
 
 def _matched(
     task: QueryByExample,
-    states: Mapping[str, Tensor],
+    features: Features,
     layer: int,
     queries: Sequence[Cut],
     documents: Sequence[Cut],
     truth: Any,
 ) -> list[Item]:
-    """Return the items of one layer; features are standardised over queries and documents."""
+    """Return the items of one layer, the only one in memory at a time."""
     return task.detect(
-        {cut.id: states[cut.id][layer].double().numpy() for cut in queries},
-        {cut.id: states[cut.id][layer].double().numpy() for cut in documents},
-        truth,
+        _of_layer(features, queries, layer), _of_layer(features, documents, layer), truth
     )
+
+
+def _of_layer(features: Features, cuts: Sequence[Cut], layer: int) -> dict[str, Any]:
+    """Return (T, D) float16 arrays by id."""
+    found: dict[str, Any] = {}
+    for first in range(0, len(cuts), _GROUP):
+        group = cuts[first : first + _GROUP]
+        for cut, rows in zip(group, features.rows(group), strict=True):
+            found[cut.id] = rows[layer].numpy().copy()
+    return found

@@ -15,6 +15,8 @@ Floats = npt.NDArray[np.float64]
 StepPattern = Literal["asymmetric", "symmetric1", "symmetric2"]
 
 _TINY = 1e-6
+_BLOCK = 64
+"""Documents that are warped side by side: bounds the memory."""
 LEAST_FRAMES = 5
 """Queries with fewer frames are not matched; they score 0."""
 
@@ -64,8 +66,11 @@ DISTANCES: dict[str, Callable[[Floats, Floats], Floats]] = {
 
 def standardize(features: Sequence[npt.ArrayLike]) -> tuple[Floats, Floats]:
     """Return (D,) mean and unbiased standard deviation over all frames of all features."""
-    frames = np.concatenate([np.asarray(item, dtype=np.float64) for item in features])
-    return frames.mean(0), frames.std(0, ddof=1)
+    count = sum(len(np.asarray(item)) for item in features)
+    total = sum(np.asarray(item, dtype=np.float64).sum(0) for item in features)
+    mean = np.asarray(total / count)
+    squares = sum(np.square(np.asarray(item, dtype=np.float64) - mean).sum(0) for item in features)
+    return mean, np.sqrt(squares / (count - 1))
 
 
 def distance_matrix(
@@ -88,7 +93,7 @@ def distance_matrix(
     )
     if normalize_rows:
         low, high = matrix.min(1, keepdims=True), matrix.max(1, keepdims=True)
-        matrix = (matrix - low) / (high - low)
+        matrix = (matrix - low) / (high - low).clip(min=1e-9)
     return matrix
 
 
@@ -158,12 +163,19 @@ def match(
 def match_all(query: npt.ArrayLike, documents: Sequence[npt.ArrayLike]) -> Floats:
     """Return the (n,) scores of one query in many documents, SUPERB's settings.
 
-    The same as `match` one by one, but all documents are warped side by side.
+    The same as `match` one by one, but documents are warped side by side.
     """
-    frames = [len(np.asarray(document)) for document in documents]
-    padded = np.full((len(np.asarray(query)), len(documents), max(frames)), np.inf)
-    for number, document in enumerate(documents):
-        padded[:, number, : frames[number]] = distance_matrix(query, document)
+    blocks = [documents[first : first + _BLOCK] for first in range(0, len(documents), _BLOCK)]
+    result: Floats = np.concatenate([_match_block(query, block) for block in blocks])
+    return result
+
+
+def _match_block(query: npt.ArrayLike, documents: Sequence[npt.ArrayLike]) -> Floats:
+    matrices = [distance_matrix(query, document) for document in documents]
+    longest = max(matrix.shape[1] for matrix in matrices)
+    padded = np.full((matrices[0].shape[0], len(matrices), longest), np.inf)
+    for number, matrix in enumerate(matrices):
+        padded[:, number, : matrix.shape[1]] = matrix
     cost = padded[0].copy()
     for rows in padded[1:]:
         best = cost.copy()

@@ -91,7 +91,7 @@ class QueryByExample(Task):
         scale = np.where(std > 0, std, 1.0)
 
         def normal(features: Any) -> Any:
-            return (np.asarray(features, dtype=np.float64) - mean) / scale
+            return ((np.asarray(features, dtype=np.float64) - mean) / scale).astype(np.float32)
 
         normalized = {name: normal(features) for name, features in documents.items()}
         scores: dict[str, dict[str, float]] = {}
