@@ -81,11 +81,16 @@ class XVectorHead(nn.Module):
         Raises:
             ValueError: An utterance has no frame left after the layers' contexts.
         """
-        return F.relu(self.linear2(self._first(features, lengths)))
+        return self.both(features, lengths)[0]
 
     def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Map (B, T, D) with (B,) lengths to (B, H) embeddings of unit length."""
-        return F.normalize(self._first(features, lengths), dim=-1, eps=1e-12)
+        return self.both(features, lengths)[1]
+
+    def both(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` and `embed` return, computed once."""
+        first = F.relu(self.linear1(self.pool(features, lengths)))
+        return F.relu(self.linear2(first)), F.normalize(first, dim=-1, eps=1e-12)
 
     def pool(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Map (B, T, D) with (B,) lengths to (B, P) statistics over time."""
@@ -111,9 +116,6 @@ class XVectorHead(nn.Module):
         # the gradient of the root at 0 is infinite; a constant unit has deviation 0, gradient 0
         deviation = torch.where(variance > 0, variance, 1.0).sqrt() * (variance > 0)
         return torch.cat([mean, deviation], dim=-1)
-
-    def _first(self, features: Tensor, lengths: Tensor) -> Tensor:
-        return F.relu(self.linear1(self.pool(features, lengths)))
 
 
 class SoftmaxLoss(nn.Module):

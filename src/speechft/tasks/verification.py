@@ -43,9 +43,9 @@ class SpeakerHead(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Map (B, T, D) to (B, C + H): cosines to the speakers, then the embedding."""
-        vectors = F.normalize(self.xvector(features, lengths), dim=1)
-        cosines = vectors @ F.normalize(self.speakers, dim=0)
-        return torch.cat([cosines, self.xvector.embed(features, lengths)], dim=1)
+        vectors, embeddings = self.xvector.both(features, lengths)
+        cosines = F.normalize(vectors, dim=1) @ F.normalize(self.speakers, dim=0)
+        return torch.cat([cosines, embeddings], dim=1)
 
 
 class SpeakerVerification(Task):
