@@ -183,7 +183,7 @@ def _tuning_stage(
 def _merge(state: Run, tuned: Path, alpha: float) -> Path:
     folder = state.folder / "merging" / f"alpha-{alpha:g}"
     base = resolve_encoder(state.recipe.encoder)
-    inputs = {"base": encoder_digest(base), "tuned": encoder_digest(tuned)}
+    inputs = {"base": digest_of(base), "tuned": encoder_digest(tuned)}
     with (
         state.timed("merging"),
         stage(folder, name="merge", config={"alpha": alpha}, inputs=inputs) as work,

@@ -73,7 +73,7 @@ class Recipe(Config):
 def packaged_recipes() -> dict[str, Path]:
     """Return the packaged recipes by name."""
     root = Path(str(resources.files("speechft") / "recipes"))
-    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(root.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_recipe(name: str) -> Path:

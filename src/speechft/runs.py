@@ -85,9 +85,12 @@ def is_done(
 def lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock ends with the process, however it ends.
 
+    A folder that is made here and into which nothing is written is gone again afterwards.
+
     Raises:
         RunError: Another process holds it, or the folder cannot be made.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 - closed below, in the finally clause
@@ -103,6 +106,10 @@ def lock(folder: Path) -> Iterator[None]:
             ) from None
         yield
     finally:
+        with contextlib.suppress(OSError):
+            if made and [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                folder.rmdir()
         file.close()
 
 

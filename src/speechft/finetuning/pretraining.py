@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechft.checkpoint import write_json
+from speechft.checkpoint import write_json, write_text
 from speechft.config import Config
 from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
@@ -22,7 +22,7 @@ from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.encoders.load import load_encoder
+from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 from speechft.finetuning.clusters import Targets, make_targets
 from speechft.finetuning.loop import History, Objective, Optimization, train
@@ -51,6 +51,8 @@ class PretrainingConfig(Config):
     """Embedded corpus or folder of a prepared one."""
     split: str = "train"
     """Split of the corpus to train on."""
+    utterances: int | None = None
+    """Train on the first so many utterances only; None takes all."""
     start_from: str | None = None
     """Encoder to go on from; None draws fresh weights."""
     architecture: dict[str, Any] = Field(default_factory=dict)
@@ -150,7 +152,7 @@ def span_mask(valid: Tensor, probability: float, span: int) -> Tensor:
 def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History:
     """Pre-train an encoder; resumable.
 
-    Writes ``encoder/`` (fp16 weights), ``curve.json`` and the cluster targets into ``folder``.
+    Writes ``encoder/`` (fp16 weights, card, loss curve) and the cluster targets into ``folder``.
 
     Args:
         config: What to do.
@@ -161,6 +163,8 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         DataError: The corpus has no usable speech.
     """
     cuts = corpus.split(config.split)
+    if config.utterances is not None:
+        cuts = cuts.subset(first=min(config.utterances, len(cuts)))
     targets = make_targets(config.targets, cuts, folder / "targets.npz", config.seed)
     encoder = _make_encoder(config)
     encoder.set_dropout(config.dropout)
@@ -188,8 +192,39 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         description="pre-training",
     )
     export_half(encoder, folder / "encoder")
-    write_json(folder / "curve.json", curve(history))
+    write_json(folder / "encoder" / "curve.json", curve(history))
+    write_text(folder / "encoder" / "README.md", card(config, corpus, history))
     return history
+
+
+def card(config: PretrainingConfig, corpus: Corpus, history: History) -> str:
+    """Return the model card of a pre-trained encoder, in Markdown."""
+    targets, statistics = config.targets, corpus.statistics[config.split]
+    heard = history.seconds_of_audio / 3600
+    layer = "" if targets.source in FEATURES else f", hidden state {targets.layer}"
+    start = "fresh weights" if config.start_from is None else f"the encoder {config.start_from}"
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [speech, hubert, self-supervised, speechft]
+---
+
+# {config.title}
+
+Pre-trained by `speechft pretrain`: masked prediction of clusters (HuBERT, arXiv 2106.07447).
+
+| | |
+|---|---|
+| speech | {corpus.name}, {statistics["hours"]:.1f} h, {statistics["speakers"]} speakers |
+| terms of the data | {corpus.info.get("licence", "not known")} |
+| started from | {start} |
+| targets | {targets.clusters} clusters of {targets.source}{layer} |
+| heard | {heard:.1f} h in {len(history.losses)} updates |
+| corpus digest | {corpus.digest} |
+| seed | {config.seed} |
+
+Weights are stored in float16 and computed in float32. `curve.json` holds the loss over the updates.
+"""
 
 
 def curve(history: History, points: int = 200) -> dict[str, Any]:
