@@ -261,3 +261,48 @@ def test_loading_leaves_the_libraries_verbosity_alone(folder: Path) -> None:
     load_encoder(folder)
     assert logging.get_verbosity() == before
     assert load.FEATURES.keys() == {"mfcc", "mfcc-cmvn"}
+
+
+def test_hub_id_with_pickles_only_is_downloaded_and_read_safely(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first HuBERT and WavLM are published so."""
+    batch = noise(4_000)
+    with torch.inference_mode():
+        expected = load_encoder(folder)(*batch).hidden_states
+    torch.save(load_file(folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    asked: list[str] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        target = tmp_path / "snapshot"
+        target.mkdir(exist_ok=True)
+        shutil.copy(folder / "config.json", target)
+        if "pytorch_model*.bin" in allow_patterns:
+            shutil.copy(tmp_path / "pytorch_model.bin", target)
+        return str(target)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with torch.inference_mode():
+        assert torch.equal(load_encoder("somebody/old")(*batch).hidden_states, expected)
+    assert asked.index("*.safetensors") < asked.index("pytorch_model*.bin")
+    assert len(digest_of("somebody/old")) == 64
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_normalisation_is_as_published_where_the_folder_does_not_say(
+    large: bool, tmp_path: Path
+) -> None:
+    speech_encoder("wav2vec2", large=large).save(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    loaded = load_encoder(tmp_path)
+    assert isinstance(loaded, HuggingFaceEncoder)
+    assert loaded.normalize == large
+
+
+def test_task_vector_is_no_encoder(folder: Path, tmp_path: Path) -> None:
+    from speechft.merging import make_delta
+
+    make_delta(folder, folder, tmp_path / "delta.safetensors", force=True)
+    with pytest.raises(CheckpointError, match="is a task vector, not an encoder"):
+        load_encoder(tmp_path / "delta.safetensors")

@@ -298,6 +298,9 @@ def _compare_features(
 
 def _publish(hidden: Path, out: Path) -> None:
     """Put what was written under its final name; what was there before goes in one step or two."""
+    for path in hidden.iterdir() if hidden.is_dir() else ():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
     if out.is_dir():
         old = out.with_name(f".{out.name}.{os.getpid()}.old")
         os.rename(out, old)

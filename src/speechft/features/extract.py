@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 
+LARGE = 20_000_000
+"""Parameters of an encoder whose arithmetic outweighs the setting up of kernels."""
+
+
 Compute = Callable[[list["Cut"]], list[Tensor]]
 """From cuts to their (N, T, D) float16 hidden states."""
 
@@ -142,7 +146,7 @@ def extract(
     frames: frozenset[str] = frozenset(),
     device: torch.device,
     precision: Precision = "auto",
-    batch_seconds: float = 48.0,
+    batch_seconds: float | None = None,
     cache: DownsamplerCache | None = None,
     storage: Storage | None = None,
     description: str = "features",
@@ -155,7 +159,7 @@ def extract(
         frames: Ids of the cuts whose frames are kept beside the pooled statistics.
         device: Where to compute.
         precision: See `speechft.devices`.
-        batch_seconds: Audio in a batch, padding included.
+        batch_seconds: Audio in a batch, padding included; None takes what suits the encoder.
         cache: Outputs of the frozen downsampler to reuse and to fill.
         storage: Features to reuse and to fill, and how much is kept in memory; None keeps all in
             memory and nothing elsewhere.
@@ -169,23 +173,27 @@ def extract(
     key = None
     if cache is not None and not encoder.depends_on_batch:
         key = downsampler_key(encoder, resolved)
+    seconds, multiple = batch_limits(encoder, device, batch_seconds)
     storage = storage or Storage(memory=1 << 62)
     if encoder.depends_on_batch:
         storage = Storage(memory=storage.memory)
 
     def states(group: list[Cut]) -> EncoderOutput:
         with torch.inference_mode(), autocast(resolved, device):
-            return _in_float(_encode(encoder, group, device, cache, key))
+            return _in_float(_encode(encoder, group, device, cache, key, multiple))
 
     def compute(group: list[Cut]) -> list[Tensor]:
-        output = states(group)
-        return [_frames(output, number) for number in range(len(group))]
+        found: dict[str, Tensor] = {}
+        for part in group_by_length(group, seconds):
+            output = states(part)
+            found |= {cut.id: _frames(output, number) for number, cut in enumerate(part)}
+        return [found[cut.id] for cut in group]
 
     features = Features(cache=storage.frames, compute=compute)
     keeper = _Keeper(features, frames, storage)
     left = keeper.reuse(encoder, list(cuts))
     with progress_bar(description, len(left)) as bar:
-        for group in group_by_length(left, batch_seconds):
+        for group in group_by_length(left, seconds):
             keeper.keep(group, states(group))
             bar.advance(len(group))
     keeper.flush()
@@ -251,6 +259,28 @@ class _Keeper:
         self._new = {}
 
 
+def batch_limits(
+    encoder: Encoder, device: torch.device, seconds: float | None = None
+) -> tuple[float, int]:
+    """Return seconds of audio in a batch, and the number of samples that lengths are rounded up to.
+
+    A processor gains nothing from a batch: a large encoder is fastest on one utterance at a time
+    without any padding, for then attention needs no mask. A small one is held up by kernels that
+    are set up for every new shape, so it gets batches of few shapes.
+
+    Args:
+        encoder: What computes.
+        device: Where it computes.
+        seconds: A limit that was asked for instead.
+    """
+    if seconds is not None:
+        return seconds, PAD_TO
+    if device.type != "cpu":
+        return 160.0, PAD_TO
+    is_large = sum(p.numel() for p in encoder.parameters()) > LARGE
+    return (0.0, 1) if is_large else (48.0, PAD_TO)
+
+
 def group_by_length(cuts: Iterable[Cut], seconds: float) -> Iterator[list[Cut]]:
     """Yield groups of cuts of similar length, longest first, of at most ``seconds`` padded."""
     group: list[Cut] = []
@@ -269,31 +299,32 @@ def _encode(
     device: torch.device,
     cache: DownsamplerCache | None,
     key: str | None,
+    multiple: int,
 ) -> EncoderOutput:
     if cache is None or key is None:
-        waveforms, lengths = _read(group, device)
+        waveforms, lengths = _read(group, device, multiple)
         return encoder(waveforms, lengths)  # type: ignore[no-any-return]
     stored = [cache.get(key, cut.id) for cut in group]
     if any(item is None for item in stored):
         stored = []
-        for cut, row, samples in _downsample(encoder, group, device):
+        for cut, row, samples in _downsample(encoder, group, device, multiple):
             cache.put(key, cut.id, row.cpu(), samples)
             stored.append((row, samples))
     pairs = [item for item in stored if item is not None]
-    rows = pad([row.to(device) for row, _ in pairs], PAD_TO // 320)
+    rows = pad([row.to(device) for row, _ in pairs], max(multiple // 320, 1))
     return encoder.contextualize(rows, torch.tensor([n for _, n in pairs], device=device))
 
 
-def _read(group: list[Cut], device: torch.device) -> tuple[Tensor, Tensor]:
+def _read(group: list[Cut], device: torch.device, multiple: int) -> tuple[Tensor, Tensor]:
     rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
     lengths = torch.tensor([len(row) for row in rows])
-    return pad(rows, PAD_TO).to(device), lengths.to(device)
+    return pad(rows, multiple).to(device), lengths.to(device)
 
 
 def _downsample(
-    encoder: Encoder, group: list[Cut], device: torch.device
+    encoder: Encoder, group: list[Cut], device: torch.device, multiple: int = PAD_TO
 ) -> Iterator[tuple[Cut, Tensor, int]]:
-    waveforms, lengths = _read(group, device)
+    waveforms, lengths = _read(group, device, multiple)
     rows = encoder.downsample(waveforms, lengths)
     counts = encoder.frame_lengths(lengths).tolist()
     for cut, row, count, samples in zip(group, rows, counts, lengths.tolist(), strict=True):

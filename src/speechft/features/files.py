@@ -16,13 +16,13 @@ from torch import Tensor
 from speechft.checkpoint import atomic_write, read_json, write_json
 from speechft.console import log, progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
-from speechft.data.batching import PAD_TO, pad
+from speechft.data.batching import pad
 from speechft.data.manifest import load_waveform
 from speechft.devices import Precision, Resolved, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
-from speechft.features.extract import group_by_length
+from speechft.features.extract import batch_limits, group_by_length
 from speechft.features.sources import Sources, find_sources
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
 RECORD_NAME = "extract.json"
 KEY = "hidden_states"
-
-BATCH_SECONDS = {"cpu": 16.0, "cuda": 160.0}
-"""Audio in a batch, padding included, by type of device. A processor gains nothing from more."""
 
 
 @dataclass
@@ -98,7 +95,7 @@ def extract_files(
         dtype: Type on disk; npy has no bfloat16.
         precision: Type to compute in.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
-        batch_seconds: Audio in a batch, padding included; None takes what suits the device.
+        batch_seconds: Audio in a batch, padding included; None takes what suits the encoder.
         config: See `load_encoder`.
         allow_nonfinite: See `load_encoder`.
 
@@ -144,9 +141,9 @@ def extract_files(
     todo = {name: cut for name, cut in cuts.items() if not writer.has(name, cut)}
     report.skipped = len(cuts) - len(todo)
     _announce(todo.values())
-    seconds = BATCH_SECONDS.get(place.type, 16.0) if batch_seconds is None else batch_seconds
-    groups = _groups(todo, 0.0 if mode == "s3prl" else seconds)
-    _encode_all(model, processes.share(groups), writer, report, resolved, place)
+    seconds, multiple = batch_limits(model, place, 0.0 if mode == "s3prl" else batch_seconds)
+    groups = processes.share(_groups(todo, seconds))
+    _encode_all(model, groups, writer, report, resolved, place, multiple)
     processes.gather(report)
     if not report.written and not report.skipped:
         raise _nothing(report.failed)
@@ -335,6 +332,7 @@ def _encode_all(
     report: ExtractionReport,
     precision: Resolved,
     device: torch.device,
+    multiple: int,
 ) -> None:
     total = sum(len(group) for group in groups)
     with torch.inference_mode(), progress_bar("features", total) as bar:
@@ -349,7 +347,7 @@ def _encode_all(
                     warn(f"left out: {place} {report.failed[place]}")
             if usable:
                 lengths = torch.tensor([len(row) for row in usable.values()])
-                batch = pad(list(usable.values()), PAD_TO)
+                batch = pad(list(usable.values()), multiple)
                 with autocast(precision, device):
                     output = encoder(batch.to(device), lengths.to(device))
                 for index, name in enumerate(usable):

@@ -61,7 +61,11 @@ def complete_settings(
             f"{checkpoint.source} is a {checkpoint.family} model; its configuration is of type "
             f"{family!r}"
         )
-    return dict(settings)
+    settings = dict(settings)
+    if settings.get("do_normalize") is None and family != "decoar2":
+        # as published: models with a layer norm after every convolution want normalised waveforms
+        settings["do_normalize"] = settings.get("feat_extract_norm", "layer") == "layer"
+    return settings
 
 
 def _beside(checkpoint: Checkpoint) -> Path | None:
