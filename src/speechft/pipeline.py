@@ -17,13 +17,17 @@ from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of, resolve_encoder
 from speechft.errors import ConfigError, RunError
+from speechft.evaluation.embedded import open_evaluation_corpus
+from speechft.evaluation.protocols import differences
 from speechft.evaluation.score import load_anchors, miniature_score
 from speechft.evaluation.suite import (
     RANDOM,
     Candidate,
     EvaluationConfig,
+    assign_tasks,
     choose_tasks,
     evaluate_encoder,
+    slug,
 )
 from speechft.features.extract import DownsamplerCache
 from speechft.finetuning.finetune import FinetuningConfig, finetune
@@ -32,7 +36,7 @@ from speechft.recipe import Recipe
 from speechft.results import ResultRow, write_rows
 from speechft.runs import lock, stage
 from speechft.tasks.base import Task
-from speechft.verdict import PRE_TRAINED, Names, slug, verdict
+from speechft.verdict import PRE_TRAINED, Names, verdict
 
 
 @dataclass
@@ -95,17 +99,17 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
 
 def evaluate(
     encoders: Sequence[str],
-    corpus: str,
+    corpus: str | Sequence[str],
     config: EvaluationConfig,
     folder: Path,
     *,
     seed: int = 0,
 ) -> list[ResultRow]:
-    """Evaluate frozen encoders on one corpus; writes ``results.jsonl``.
+    """Evaluate frozen encoders; writes ``results.jsonl``.
 
     Args:
         encoders: As `load_encoder` takes them.
-        corpus: As `find_corpus` takes it.
+        corpus: As `find_corpus` takes it, one or several; a task takes the first that supports it.
         config: Tasks and protocol.
         folder: Where results go.
         seed: Seed of the probes.
@@ -114,14 +118,18 @@ def evaluate(
         names = _distinct_names(encoders)
         for encoder in encoders:
             digest_of(encoder)
-        opened = find_corpus(corpus, folder / "corpus")
-        tasks = choose_tasks(config, opened)
+        given = [corpus] if isinstance(corpus, str) else corpus
+        opened = [open_evaluation_corpus(c, folder / "corpus") for c in given]
+        tasks, by_task = assign_tasks(config, opened)
+        for task in tasks:
+            for note in differences(config.protocol, task):
+                log(f"{task.name}, protocol {config.protocol}: {note}")
         cache, rows = DownsamplerCache(), []
         for name, encoder in zip(names, encoders, strict=True):
             candidate = Candidate(name, encoder)
             place = folder / "evaluation" / slug(name)
             rows += evaluate_encoder(
-                candidate, tasks, opened, config, place, seed=seed, cache=cache
+                candidate, tasks, by_task, config, place, seed=seed, cache=cache
             )
         write_rows(folder / "results.jsonl", rows)
     return rows
