@@ -12,7 +12,7 @@ from pydantic import Field
 from speechft.config import Config, apply_overrides, build, read_yaml
 from speechft.errors import unknown_choice
 from speechft.evaluation.suite import EvaluationConfig
-from speechft.finetuning.finetune import FinetuningConfig, Strategy
+from speechft.finetuning.config import FinetuningConfig, Strategy
 
 Kind = TypeVar("Kind", bound=Config)
 
