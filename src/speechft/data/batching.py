@@ -152,18 +152,15 @@ class BatchPlan:
         seconds, utterances = self._limits
         cuts = CutSet.from_cuts(self._shortened(cut) for cut in self._cuts)
         buckets = max(1, min(20, len(self._cuts) // (2 * utterances)))
-        sampler = BucketingSampler(
-            cuts,
-            sampler_type=SimpleCutSampler,
-            max_duration=seconds,
-            max_cuts=utterances,
-            num_buckets=buckets,
-            shuffle=True,
-            seed=seed_of(self._seed, "plan", epoch) % 2**31,
-            drop_last=False,
-            rank=0,
-            world_size=1,
-        )
+        limits = {"max_duration": seconds, "max_cuts": utterances, "shuffle": True}
+        limits |= {"seed": seed_of(self._seed, "plan", epoch) % 2**31, "drop_last": False}
+        limits |= {"rank": 0, "world_size": 1}
+        if buckets == 1:  # where all are of one length, lhotse 1.33 does not find the one bucket
+            sampler = SimpleCutSampler(cuts, **limits)
+        else:
+            sampler = BucketingSampler(
+                cuts, sampler_type=SimpleCutSampler, num_buckets=buckets, **limits
+            )
         with warnings.catch_warnings():
             # a cut beyond the limit is a batch of its own
             warnings.filterwarnings("ignore", message="The first cut drawn", category=UserWarning)

@@ -73,13 +73,11 @@ def shard(objective: Objective, device: torch.device) -> None:
 
 
 def transformer_layers(encoder: nn.Module) -> list[nn.Module]:
-    """Return the layers of an encoder: the entries of its longest list of modules named layers."""
-    lists = [
-        list(module)
-        for name, module in encoder.named_modules()
-        if isinstance(module, nn.ModuleList) and name.rpartition(".")[2] == "layers"
-    ]
-    return max(lists, key=len, default=[])
+    """Return the transformer layers of an encoder: its module list ``encoder.layers``."""
+    for name, module in encoder.named_modules():
+        if name.endswith("encoder.layers") and isinstance(module, nn.ModuleList):
+            return list(module)
+    return []
 
 
 def is_sharded(module: nn.Module) -> bool:
