@@ -36,7 +36,8 @@ def labelled_splits(
     Raises:
         DataError: A split or a label is missing, or nothing can be trained on.
     """
-    names = _names(corpus, splits, need_dev)
+    probed = None if corpus.info.get("tuning_splits") else corpus.task_splits(task.name)[:2]
+    names = _names(corpus, splits or probed, need_dev)
     for name in names:
         statistics = corpus.statistics[name]
         if statistics["labels"].get(task.label, 0) < statistics["utterances"]:
