@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from speechft.features.extract import DownsamplerCache
 from speechft.finetuning.baselines import add_adapters, merge_adapters
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
-from speechft.finetuning.distributed import sharding_asked, transformer_layers
+from speechft.finetuning.distributed import model_state, sharding_asked, transformer_layers
 from speechft.finetuning.dropout import set_dropout
 from speechft.finetuning.loop import History, train
 from speechft.finetuning.memory import Limits, fit_batches
@@ -102,6 +103,7 @@ def finetune_encoder(
         Limits.of(config), work.largest, work.objective, phases, accelerator, record
     )
     dataset, accumulation = work.dataset(limits)
+    plain = copy.deepcopy(work.objective) if sharding_asked() else None
     what = f"{config.strategy} fine-tuning on {work.name}"
     history = train(
         work.objective,
@@ -117,6 +119,8 @@ def finetune_encoder(
         description=what,
     )
     value = work.value()
+    if plain is not None:
+        work.take(plain, model_state(work.objective))
     if config.strategy in ("lora", "dora"):
         merge_adapters(encoder)
     if accelerator.is_main_process:

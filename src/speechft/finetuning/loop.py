@@ -19,7 +19,6 @@ from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.errors import TrainingError
 from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
 from speechft.finetuning.distributed import (
-    is_sharded,
     load_model_state,
     load_optimizer_state,
     make_accelerator,
@@ -128,15 +127,8 @@ class _Training:
         self.phases, self.folder, self.seed, self.hooks = phases, folder, seed, hooks
         self.accelerator = make_accelerator(settings.precision)
         self.objective.to(self.accelerator.device)
-        if sharding_asked() and not is_sharded(objective):
-            shard(objective, self.accelerator.device)
-        self.sharded = is_sharded(objective)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
-            objective.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,  # 0 makes it plain Adam
-            fused=True,
-        )
+        self.sharded = False
+        self.optimizer = self._optimizer()
         if settings.compile:
             _compile(objective)
         self.history = History()
@@ -182,6 +174,14 @@ class _Training:
         self._select()
         return self.history
 
+    def _optimizer(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.objective.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,  # 0 makes it plain Adam
+            fused=True,
+        )
+
     def _enter_phase(self) -> None:
         """Set what is trainable; the wrapper for several processes is built anew at a change."""
         phase = phase_at(self.phases, self.step)
@@ -193,8 +193,25 @@ class _Training:
                 self.hooks.unfreeze()
         self.phase = phase
         apply_phase(phase, self.objective.encoder, self.objective.head)
-        if self.accelerator.num_processes > 1 and not self.sharded:
+        if sharding_asked() and phase.trainable != "head":
+            self._shard()
+        elif self.accelerator.num_processes > 1:
             self.wrapped = self.accelerator.prepare_model(self.objective)
+
+    def _shard(self) -> None:
+        """Spread parameters, moments and average over the processes.
+
+        This happens when the encoder begins to learn: a sharded module keeps the ``requires_grad``
+        that it was sharded with.
+        """
+        if not self.sharded:
+            state = optimizer_state(self.optimizer)
+            shard(self.objective, self.accelerator.device)
+            self.optimizer = self._optimizer()
+            load_optimizer_state(self.optimizer, state)
+            own = dict(self.objective.named_parameters())
+            self.average = {n: spread(v, own[n]).clone() for n, v in self.average.items()}
+            self.wrapped, self.sharded = self.objective, True
 
     def _set_learning_rate(self) -> float:
         factor = self.settings.schedule.factor(self.step, self.settings.steps)

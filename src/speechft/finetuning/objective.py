@@ -64,16 +64,19 @@ class TaskObjective(Objective):
         self.augment, self.tie = augment, tie
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, a scalar."""
-        part = self.part(batch)
-        if batch.hidden is not None:
-            hidden, lengths, output = batch.hidden, self.encoder.frame_lengths(batch.lengths), None
-        else:
-            output = self.encode(batch)
-            hidden, lengths = output.last_hidden_state, output.lengths
+        """Return the mean loss of a batch, a scalar; without targets, the logits.
+
+        Everything goes through here, as the parameters of a sharded module are there only then.
+        """
+        part, head = self.part(batch), self.head[self.part(batch).task.name]
+        output = self.encode(batch) if batch.hidden is None else None
+        lengths = self.encoder.frame_lengths(batch.lengths) if output is None else output.lengths
+        hidden = batch.hidden if output is None else output.last_hidden_state
         if self.augment is not None and self.training:
             hidden = self.augment(hidden, lengths)
-        logits = self.head[part.task.name](hidden, lengths)
+        logits: Tensor = head(hidden, lengths)
+        if batch.targets is None:
+            return logits
         losses = part.task.losses(logits, lengths, batch.targets, part.vocabulary)
         loss = part.weight * losses.mean()
         if self.tie is not None and output is not None and _learns(self.encoder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,15 +74,14 @@ class Dev:
     def _score(self, group: list[Cut], part: Part) -> list[Item]:
         objective, task, vocabulary = self.objective, part.task, part.vocabulary
         batch = whole_batch(group, self.downsampled[task.name]).to(self.accelerator.device)
+        batch = replace(batch, task=task.name)
         with self.accelerator.autocast():
-            output = objective.encode(batch)
-            logits = objective.head[task.name](output.last_hidden_state, output.lengths)
-        predictions = task.predict(logits.float(), output.lengths, vocabulary)
+            logits = objective(batch)
+        lengths = objective.encoder.frame_lengths(batch.lengths)
+        predictions = task.predict(logits.float(), lengths, vocabulary)
         return [
             task.score(cut, prediction, task.target(cut, vocabulary, frames), vocabulary)
-            for cut, prediction, frames in zip(
-                group, predictions, output.lengths.tolist(), strict=True
-            )
+            for cut, prediction, frames in zip(group, predictions, lengths.tolist(), strict=True)
         ]
 
 

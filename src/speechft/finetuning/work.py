@@ -121,6 +121,11 @@ class Work(ABC):
             unfreeze=self.unfreeze,
         )
 
+    def take(self, plain: Objective, state: dict[str, Tensor]) -> None:
+        """Go on with an objective that is not sharded and a state gathered from one that was."""
+        plain.load_state_dict(state)
+        self.objective, self.encoder = plain, plain.encoder
+
     def write(self, folder: Path) -> None:
         """Write the encoder."""
         self.encoder.cpu().save(folder / "encoder")
