@@ -11,7 +11,7 @@ from speechft.errors import ConfigError
 from speechft.finetuning.pretraining import PretrainingConfig
 from speechft.recipe import PRETRAIN_PREFIX, Recipe, find_recipe, load_recipe, packaged_recipes
 
-PACKAGED = ("demo", "pretrain-tiny")
+PACKAGED = ("demo", "pretrain-tiny", "pretrain-tiny-2")
 
 
 def kind_of(name: str) -> type[Config]:

@@ -125,6 +125,14 @@ def test_no_verdict_where_the_pre_trained_probe_had_not_converged(run: Run) -> N
     assert "loses" not in first
 
 
+def test_few_test_items_get_no_verdict(run: Run) -> None:
+    run.compare(hits(0.7, 20), hits(0.2, 20))
+    assert run.say()[0] == (
+        "Stable fine-tuning gets no verdict on sid (accuracy 70.0 to 20.0), which has too few test "
+        "items."
+    )
+
+
 def test_missing_word_about_convergence_counts_as_no(run: Run) -> None:
     run.compare(hits(0.7), hits(0.2), details={})
     assert "gets no verdict on sid" in run.say()[0]

@@ -248,8 +248,9 @@ def _curve(state: Run, rows: Sequence[ResultRow], merged: Mapping[float, Path]) 
     if not recipe.merging.curve:
         return []
     names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
-    wanted = set(recipe.merging.curve_tasks) or {task.name for task in state.tasks}
-    tasks = [task for task in state.tasks if task.name in wanted]
+    chosen = [task for task in state.tasks if task.name in recipe.merging.curve_tasks]
+    tasks = chosen or state.tasks
+    wanted = {task.name for task in tasks}
     ends = {PRE_TRAINED: 0.0, names.tuned: 1.0, names.merged: recipe.merging.alpha}
     curve = [
         _as_dev(row, ends[row.encoder], state.corpus)

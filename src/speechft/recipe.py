@@ -36,7 +36,7 @@ class MergingConfig(Config):
     curve: tuple[float, ...] = ()
     """Further coefficients that are merged and looked at on dev only."""
     curve_tasks: tuple[str, ...] = ()
-    """Tasks of the curve; none means all tasks of the evaluation."""
+    """Tasks of the curve; all tasks of the evaluation where it has none of these."""
 
 
 class CompositionConfig(Config):
@@ -60,6 +60,8 @@ class VerdictConfig(Config):
     margins: dict[str, float] = Field(default_factory=lambda: {"pr": 1.5, "*": 3.0})
     """Points by task: "keeps" means that the 90 % interval of the paired difference to the
     pre-trained encoder lies within plus or minus this margin."""
+    min_items: int = 30
+    """Fewer test items than these get no verdict."""
 
 
 class Recipe(Config):
@@ -95,7 +97,7 @@ class Recipe(Config):
 def packaged_recipes() -> dict[str, Path]:
     """Return the packaged recipes by name."""
     root = Path(str(resources.files("speechft") / "recipes"))
-    return {path.stem: path for path in sorted(root.glob("*.yaml"))}
+    return {path.stem: path for path in sorted(root.glob("*.yaml"), key=lambda path: path.stem)}
 
 
 def find_recipe(name: str) -> Path:

@@ -16,7 +16,8 @@ PRE_TRAINED = "pre-trained"
 _GAINS, _KEEPS, _LOSES = "gains on {}", "keeps {}", "loses on {}"
 _OPEN = "leaves open {}"
 _NO_VERDICT = "gets no verdict on {}, where the pre-trained probe had not converged"
-_PHRASES = (_GAINS, _KEEPS, _LOSES, _OPEN, _NO_VERDICT)
+_FEW = "gets no verdict on {}, which has too few test items"
+_PHRASES = (_GAINS, _KEEPS, _LOSES, _OPEN, _NO_VERDICT, _FEW)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def verdict(
     "Keeps" is an equivalence: the 90 % interval of the paired difference to the pre-trained
     encoder lies within the margin. Otherwise an interval on one side of zero gains or loses, and
     any other is left open. One seed never says "wins". Where the probe of the pre-trained encoder
-    has not converged there is no verdict.
+    has not converged, or the test split is small, there is no verdict.
 
     Args:
         rows: Test figures.
@@ -81,6 +82,8 @@ def _sentence(
 
 def _judge(row: ResultRow, base: ResultRow, folder: Path, config: VerdictConfig) -> tuple[str, str]:
     """Return the phrase for one task, and what to add to its figures."""
+    if row.n < config.min_items:
+        return _FEW, ""
     if not base.details.get("converged", False):
         return _NO_VERDICT, ""
     items, base_items = (read_items(folder / slug(r.encoder), row.task) for r in (row, base))

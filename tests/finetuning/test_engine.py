@@ -357,7 +357,6 @@ def test_ted_head_symbols_and_specaugment_train(tmp_path: Path, tones: Corpus) -
     [
         ({"recurrent": {}}, "finetuning.recurrent is for tasks that work on frames"),
         ({"vocabulary": "wav2vec2"}, "is for tasks on text; sid needs speaker"),
-        ({"task": "pr", "max_duration": 1.0}, "max_duration crops utterances"),
         ({"task": "nothing"}, "unknown task 'nothing'"),
         ({"dropout": {"hiden_dropout": 0.1}}, "unknown dropout 'hiden_dropout'"),
         ({"trackers": ("banana",)}, "unknown tracker 'banana'"),

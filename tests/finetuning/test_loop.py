@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import torch.nn.functional as F
 
@@ -18,7 +20,13 @@ from helpers import tiny_encoder
 from speechft.checkpoint import file_digest
 from speechft.data.batching import BatchPlan, pad
 from speechft.data.labels import label_of
-from speechft.data.manifest import Corpus, load_waveform
+from speechft.data.manifest import (
+    Corpus,
+    Utterance,
+    load_waveform,
+    open_corpus,
+    write_corpus,
+)
 from speechft.errors import DataError, RunError, TrainingError
 from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
@@ -168,6 +176,33 @@ def test_a_missing_label_names_the_split(tmp_path: Path, tones: Corpus) -> None:
     config = FinetuningConfig(**_SETTINGS)
     with pytest.raises(DataError, match="no split 'nowhere'"):
         finetune_encoder(tiny_encoder(), config, tones, tmp_path, splits=("nowhere", "dev"))
+
+
+def test_a_missing_label_names_the_tasks_that_the_corpus_supports(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32) * 0.1
+    splits: dict[str, list[Utterance]] = {"train": [], "dev": []}
+    for split, items in splits.items():
+        soundfile.write(tmp_path / f"{split}.wav", samples, 16_000)
+        items.append(Utterance(id=split, path=f"{split}.wav", samples=8000, text="a word"))
+    write_corpus(tmp_path, "spoken", "none", splits, {})
+    with pytest.raises(DataError, match="needs label 'speaker'") as caught:
+        finetune_encoder(
+            tiny_encoder(), FinetuningConfig(**_SETTINGS), open_corpus(tmp_path), tmp_path / "out"
+        )
+    assert "that it supports: asr" in str(caught.value)
+
+
+def test_sequence_tasks_are_not_cropped(tmp_path: Path, tones: Corpus) -> None:
+    settings = {**_SETTINGS, "task": "pr", "steps": 2}
+    whole = FinetuningConfig(**settings)
+    short = FinetuningConfig(**settings, max_duration=0.3)
+    losses = [
+        finetune_encoder(
+            tiny_encoder(), config, tones, tmp_path / name, splits=("train", "dev")
+        ).history.losses
+        for name, config in (("whole", whole), ("short", short))
+    ]
+    assert losses[0] == losses[1]
 
 
 def test_the_precision_may_change_between_stages_of_a_process() -> None:

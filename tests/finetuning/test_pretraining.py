@@ -22,6 +22,7 @@ from speechft.finetuning.pretraining import (
     HubertObjective,
     Masking,
     PretrainingConfig,
+    mix_in,
     pretrain,
     span_mask,
 )
@@ -37,6 +38,19 @@ def test_spans_cover_the_expected_share_and_stay_within_the_utterance() -> None:
     assert share == pytest.approx(1 - (1 - 0.075) ** 7, abs=0.01)
     runs = torch.diff(torch.nonzero(~mask[0, :300]).flatten()) - 1
     assert all(run == 0 or run >= 7 for run in runs.tolist())
+
+
+def test_another_speaker_is_mixed_into_at_most_half_and_is_quieter() -> None:
+    rng = np.random.default_rng(0)
+    waveform, other = (rng.standard_normal(n).astype(np.float32) for n in (4000, 900))
+    for seed in range(50):
+        added = mix_in(waveform, other, np.random.default_rng(seed)) - waveform
+        changed = np.flatnonzero(added)
+        assert 1 <= len(changed) <= 900
+        assert np.ptp(changed) < 2000
+        if len(changed) > 100:
+            power = np.mean(added[changed] ** 2) / np.mean(waveform**2)
+            assert 0.08 < power < 1.3
 
 
 def test_every_utterance_has_a_masked_frame() -> None:
@@ -119,7 +133,7 @@ def test_pretraining_learns_and_its_encoder_loads(tmp_path: Path, tones: Corpus)
     assert np.mean(history.losses[-5:]) < 0.9 * np.mean(history.losses[:5])
     encoder = load_encoder(tmp_path / "encoder")
     assert encoder.dim == TINY["hidden_size"]
-    curve = json.loads((tmp_path / "curve.json").read_text())
+    curve = json.loads((tmp_path / "encoder" / "curve.json").read_text())
     assert curve["steps"] == 30
     assert curve["hours_heard"] == pytest.approx(history.seconds_of_audio / 3600, abs=1e-3)
 

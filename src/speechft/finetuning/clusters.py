@@ -13,9 +13,10 @@ import torch
 from speechft.checkpoint import atomic_write
 from speechft.config import Config
 from speechft.console import log, progress_bar
-from speechft.data.batching import pad
+from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
-from speechft.encoders.load import load_encoder
+from speechft.devices import autocast, pick_device, resolve_precision
+from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 
 
@@ -44,7 +45,9 @@ def make_targets(
         with np.load(path) as stored:
             flat, ids, sizes = stored["flat"], stored["ids"], stored["sizes"]
         return dict(zip(ids.tolist(), np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
-    encoder = load_encoder(targets.source)
+    device = pick_device()
+    precision = resolve_precision("fp32" if targets.source in FEATURES else "auto", device)
+    encoder = load_encoder(targets.source).to(device)
     if not 0 <= targets.layer <= encoder.num_layers:
         raise DataError(f"{targets.source} has hidden states 0 to {encoder.num_layers}")
     ordered = sorted(cuts, key=lambda cut: cut.duration)
@@ -54,8 +57,9 @@ def make_targets(
             group = ordered[first : first + batch]
             rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
             lengths = torch.tensor([len(row) for row in rows])
-            output = encoder(pad(rows), lengths)
-            layer = output.layers[targets.layer]
+            with autocast(precision, device):
+                output = encoder(pad(rows, PAD_TO).to(device), lengths.to(device))
+            layer = output.layers[targets.layer].float().cpu()
             for cut, row, count in zip(group, layer, output.lengths.tolist(), strict=True):
                 frames[cut.id] = row[:count].numpy().astype(np.float16)
             bar.advance(len(group))

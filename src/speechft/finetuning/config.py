@@ -111,7 +111,7 @@ class FinetuningConfig(Optimization):
     clip: float = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient (official code: 1)."""
     max_duration: float | None = Field(default=None, gt=0.0)
-    """Longer utterances are cropped at random, in seconds; for utterance-level tasks only."""
+    """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where curves go beside the progress bar: tensorboard, wandb, mlflow and others by the names
     that Accelerate gives them."""

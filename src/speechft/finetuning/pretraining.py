@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechft.checkpoint import write_json
+from speechft.checkpoint import write_json, write_text
 from speechft.config import Config
 from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
@@ -22,7 +22,7 @@ from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.encoders.load import load_encoder
+from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 from speechft.finetuning.clusters import Targets, make_targets
 from speechft.finetuning.loop import History, Objective, Optimization, train
@@ -51,6 +51,8 @@ class PretrainingConfig(Config):
     """Embedded corpus or folder of a prepared one."""
     split: str = "train"
     """Split of the corpus to train on."""
+    utterances: int | None = None
+    """Train on the first so many utterances only; None takes all."""
     start_from: str | None = None
     """Encoder to go on from; None draws fresh weights."""
     architecture: dict[str, Any] = Field(default_factory=dict)
@@ -61,6 +63,8 @@ class PretrainingConfig(Config):
     """What is hidden."""
     distort: bool = True
     """Put the input (never the targets' signal) into random rooms and noise."""
+    mix: float = 0.2
+    """Probability that another utterance talks into the input, for at most half of its length."""
     max_duration: float = 4.0
     """Longer utterances are cropped at random, in seconds."""
     dropout: dict[str, float] = Field(default_factory=dict)
@@ -148,7 +152,7 @@ def span_mask(valid: Tensor, probability: float, span: int) -> Tensor:
 def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History:
     """Pre-train an encoder; resumable.
 
-    Writes ``encoder/`` (fp16 weights), ``curve.json`` and the cluster targets into ``folder``.
+    Writes ``encoder/`` (fp16 weights, card, loss curve) and the cluster targets into ``folder``.
 
     Args:
         config: What to do.
@@ -159,6 +163,8 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         DataError: The corpus has no usable speech.
     """
     cuts = corpus.split(config.split)
+    if config.utterances is not None:
+        cuts = cuts.subset(first=min(config.utterances, len(cuts)))
     targets = make_targets(config.targets, cuts, folder / "targets.npz", config.seed)
     encoder = _make_encoder(config)
     encoder.set_dropout(config.dropout)
@@ -172,7 +178,7 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         max_duration=config.max_duration,
     )
     log(f"pre-training on {len(cuts)} utterances for {settings.steps} updates")
-    crops = _Crops(config, targets, encoder)
+    crops = _Crops(config, targets, encoder, list(cuts))
     dataset = StepDataset(plan, target=crops.target, collate=_collate, read=crops.read)
     phases = [Phase(settings.steps, "everything")]
     checkpoints = folder / ".checkpoints"
@@ -186,8 +192,39 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         description="pre-training",
     )
     export_half(encoder, folder / "encoder")
-    write_json(folder / "curve.json", curve(history))
+    write_json(folder / "encoder" / "curve.json", curve(history))
+    write_text(folder / "encoder" / "README.md", card(config, corpus, history))
     return history
+
+
+def card(config: PretrainingConfig, corpus: Corpus, history: History) -> str:
+    """Return the model card of a pre-trained encoder, in Markdown."""
+    targets, statistics = config.targets, corpus.statistics[config.split]
+    heard = history.seconds_of_audio / 3600
+    layer = "" if targets.source in FEATURES else f", hidden state {targets.layer}"
+    start = "fresh weights" if config.start_from is None else f"the encoder {config.start_from}"
+    return f"""---
+license: apache-2.0
+library_name: transformers
+tags: [speech, hubert, self-supervised, speechft]
+---
+
+# {config.title}
+
+Pre-trained by `speechft pretrain`: masked prediction of clusters (HuBERT, arXiv 2106.07447).
+
+| | |
+|---|---|
+| speech | {corpus.name}, {statistics["hours"]:.1f} h, {statistics["speakers"]} speakers |
+| terms of the data | {corpus.info.get("licence", "not known")} |
+| started from | {start} |
+| targets | {targets.clusters} clusters of {targets.source}{layer} |
+| heard | {heard:.1f} h in {len(history.losses)} updates |
+| corpus digest | {corpus.digest} |
+| seed | {config.seed} |
+
+Weights are stored in float16 and computed in float32. `curve.json` holds the loss over the updates.
+"""
 
 
 def curve(history: History, points: int = 200) -> dict[str, Any]:
@@ -228,8 +265,9 @@ class _Crops:
         config: PretrainingConfig,
         targets: Mapping[str, npt.NDArray[np.int16]],
         encoder: HuggingFaceEncoder,
+        others: Sequence[Any],
     ) -> None:
-        self.config, self.targets = config, targets
+        self.config, self.targets, self.others = config, targets, others
         self.hop = encoder.hop
         self.offsets: dict[str, int] = {}
         self.frame_lengths = encoder.frame_lengths
@@ -243,6 +281,9 @@ class _Crops:
             offset = int(rng.integers((len(waveform) - longest) // self.hop + 1))
             waveform = waveform[offset * self.hop : offset * self.hop + longest]
         self.offsets[cut.id] = offset
+        if rng.random() < self.config.mix:
+            other = self.others[int(rng.integers(len(self.others)))]
+            waveform = mix_in(waveform, load_waveform(other), rng)
         if self.config.distort:
             waveform = set_level(distort(waveform, rng), rng.uniform(-32.0, -20.0))
         return waveform
@@ -252,6 +293,29 @@ class _Crops:
         frames = int(self.frame_lengths(torch.tensor(samples)))
         clusters = self.targets[cut.id][offset : offset + frames]
         return torch.from_numpy(clusters.astype(np.int64))
+
+
+def mix_in(
+    waveform: npt.NDArray[np.float32], other: npt.NDArray[np.float32], rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Let another speaker talk into a waveform, for at most half of it and 0 to 10 dB below it.
+
+    Source: utterance mixing of WavLM (Chen et al. 2022, arXiv 2110.13900, algorithm 1), where
+    ratios go from -5 to 5 dB.
+
+    Args:
+        waveform: (S,) samples.
+        other: Samples of the other speaker.
+        rng: Source of stretch, place and level.
+    """
+    length = min(int(rng.integers(1, len(waveform) // 2 + 1)), len(other))
+    source = int(rng.integers(len(other) - length + 1))
+    place = int(rng.integers(len(waveform) - length + 1))
+    stretch = other[source : source + length]
+    power = float(np.mean(waveform**2)) / (float(np.mean(stretch**2)) + 1e-9)
+    mixed = waveform.copy()
+    mixed[place : place + length] += stretch * np.sqrt(power) * 10 ** (-rng.uniform(0, 10) / 20)
+    return mixed
 
 
 def _collate(targets: list[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from speechft.console import warn
 from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
 from speechft.errors import DataError
+from speechft.tasks import TASKS
 from speechft.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -43,7 +45,8 @@ def labelled_splits(
         if statistics["labels"].get(task.label, 0) < statistics["utterances"]:
             raise DataError(
                 f"fine-tuning on {task.name} needs label {task.label!r} for every utterance of "
-                f"split {name}; corpus {corpus.name} does not have that"
+                f"split {name}; corpus {corpus.name} does not have that",
+                hint=f"set finetuning.task to one that it supports: {_tunable(corpus, names)}",
             )
     cuts = list(corpus.split(names[0]))
     kept = [cut for cut in cuts if task.usable(cut, _frames(cut, encoder))]
@@ -79,6 +82,17 @@ def _names(corpus: Corpus, splits: tuple[str, str] | None, need_dev: bool) -> li
             hint="set finetuning.select=last to train without a dev split" if dev else None,
         )
     return names
+
+
+def _tunable(corpus: Corpus, splits: Sequence[str]) -> str:
+    """Return the names of the tasks whose labels these splits have throughout."""
+
+    def has(split: str, label: str) -> bool:
+        statistics = corpus.statistics.get(split, {"utterances": 0, "labels": {}})
+        return bool(0 < statistics["utterances"] == statistics["labels"].get(label, 0))
+
+    names = [t.name for t in TASKS.values() if all(has(split, t.label) for split in splits)]
+    return ", ".join(names) or "none"
 
 
 def _frames(cut: Cut, encoder: Encoder) -> int:

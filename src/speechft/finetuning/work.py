@@ -177,7 +177,7 @@ class Supervised(Work):
                 encoder,
                 _targets(task, vocabularies[name]),
                 seed=self.seed,
-                max_duration=config.max_duration,
+                max_duration=config.max_duration if task.level == "utterance" else None,
                 downsampled=kept[name],
             )
             for name, task in tasks.items()
@@ -242,11 +242,6 @@ class Supervised(Work):
 
 
 def _check_task(task: Task, config: FinetuningConfig) -> None:
-    if config.max_duration is not None and task.level != "utterance":
-        raise ConfigError(
-            f"finetuning.max_duration crops utterances, which task {task.name} cannot have",
-            hint="set finetuning.max_duration=null",
-        )
     if config.recurrent is not None and task.level != "frame":
         raise ConfigError(
             f"finetuning.recurrent is for tasks that work on frames; {task.name} does not",

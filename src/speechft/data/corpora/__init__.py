@@ -10,6 +10,7 @@ from speechft.errors import DataError, nearest
 
 CORPORA = {
     "synthetic": "embedded multi-speaker speech for the demo: speakers, styles, phones, intents",
+    "synthetic-study": "the same, three times as large, for gates, anchors and studies",
     "synthetic-new-voices": "embedded speech of 20 voices that nothing else uses",
     "synthetic-pretrain": "embedded clean speech of 440 voices for pre-training",
     "generic": "your own: a CSV with path, split and any of text, phones, speaker, label",

@@ -15,6 +15,7 @@ from speechft.data.corpora.synthetic.texts import (
     LOCATIONS,
     OBJECTS,
     TextSet,
+    lexicon,
     make_text,
     pseudo_word,
     word_set,
@@ -80,11 +81,17 @@ def test_drawn_texts_keep_to_their_set(name: TextSet) -> None:
         assert not found & COMMAND
 
 
-def test_pretraining_words_keep_to_their_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "pseudo_word", lambda rng: "zzz")
-    found = set().union(*(words_of(text.words) for text in drawn("pretrain")))
-    assert found - {"zzz"} - {word.lower() for word in texts._LINKS} <= content_of("pretrain")
-    assert len(found & content_of("pretrain")) > 40
+def test_the_lexicon_of_pretraining_keeps_to_its_set_and_is_zipfian() -> None:
+    words, cumulative = lexicon("pretrain")
+    assert {word.lower() for word in words} >= content_of("pretrain")
+    others = set().union(*(content_of(name) for name in SETS if name != "pretrain")) | COMMAND
+    assert not {word.lower() for word in words} & others - {w.lower() for w in texts._LINKS}
+    frequencies = np.diff(cumulative, prepend=0.0)
+    assert len(words) == 4_000
+    assert cumulative[-1] == pytest.approx(1.0)
+    assert frequencies[0] / frequencies[99] == pytest.approx(102.7 / 3.7)
+    common = [len(word) for word in words[:400]]
+    assert np.mean(common) + 3 < np.mean([len(word) for word in words[-400:]])
 
 
 @pytest.mark.parametrize("name", ["train", "test"])

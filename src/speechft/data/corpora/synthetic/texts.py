@@ -7,12 +7,16 @@ training and test never share a template, nor a content word outside the command
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 TextSet = Literal["pretrain", "tune", "train", "test"]
 _SETS: tuple[TextSet, ...] = ("pretrain", "tune", "train", "test")
+
+_LEXICON_SIZE = 4_000
 
 _NAMES = """
 Oliver Amelia Harry Isla George Ava Noah Mia Jack Ivy Leo Lily Arthur Rosie Oscar Sophia Henry
@@ -55,14 +59,12 @@ _PREPOSITIONS = "near behind under above without beside before after across arou
 
 ACTIONS = {
     "activate": ("start", "switch on"),
-    "deactivate": ("stop", "switch off"),
     "increase": ("raise", "turn up"),
-    "decrease": ("lower", "turn down"),
     "bring": ("bring", "fetch"),
     "clean": ("clean", "wash"),
 }
-OBJECTS = ("lamp", "heating", "music", "fan", "radio", "curtains")
-LOCATIONS = ("kitchen", "bedroom", "garden", "office")
+OBJECTS = ("lamp", "heating", "music", "curtains")
+LOCATIONS = ("kitchen", "bedroom", "office")
 
 _COMMANDS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -123,8 +125,9 @@ def make_text(kind: str, name: TextSet, rng: np.random.Generator) -> Text:
     """Draw a text.
 
     Args:
-        kind: ``command``, ``sentence`` or ``words`` (a list of words with Zipf frequencies, half
-            of them pseudo-words) or ``pseudo`` (pseudo-words only, for other languages).
+        kind: ``command``, ``sentence`` or ``words`` (words of a large lexicon with Zipf
+            frequencies, a fifth of them made up on the spot) or ``pseudo`` (pseudo-words only, for
+            other languages).
         name: The text set.
         rng: Source of all draws.
     """
@@ -132,7 +135,7 @@ def make_text(kind: str, name: TextSet, rng: np.random.Generator) -> Text:
         return _command(name, rng)
     if kind == "sentence":
         return Text(_fill(_pick(_SENTENCES[name], rng), name, rng))
-    return Text(_word_list(name, rng, pseudo_share=1.0 if kind == "pseudo" else 0.4))
+    return Text(_word_list(name, rng, pseudo_share=1.0 if kind == "pseudo" else 0.2))
 
 
 def _command(name: TextSet, rng: np.random.Generator) -> Text:
@@ -163,23 +166,32 @@ def _fill(template: str, name: TextSet, rng: np.random.Generator) -> str:
 
 
 def _word_list(name: TextSet, rng: np.random.Generator, pseudo_share: float) -> str:
-    vocabulary = [
-        word
-        for words in (_LINKS, _NOUNS, _VERBS, _ADJECTIVES, _NAMES)
-        for word in (words if words is _LINKS else word_set(words, name))
-    ]
-    count = int(rng.integers(4, 12))
+    words, cumulative = lexicon(name)
     chosen = []
-    for _ in range(count):
+    for _ in range(int(rng.integers(5, 14))):
         if rng.random() < pseudo_share:
             chosen.append(pseudo_word(rng))
         else:
-            rank = min(int(rng.zipf(1.3)) - 1, 10 * len(vocabulary))
-            index = rank if rank < 10 else int(rng.integers(len(vocabulary)))
-            chosen.append(vocabulary[index])
+            chosen.append(words[int(np.searchsorted(cumulative, rng.random()))])
         if rng.random() < 0.08:
             chosen[-1] += ","
     return " ".join(chosen).capitalize() + "."
+
+
+@cache
+def lexicon(name: TextSet) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """Return a text set's words, common ones first, and their cumulative frequencies.
+
+    A fixed lexicon of 4,000 words, mostly invented ones, short ones in front, with the
+    frequencies of Zipf and Mandelbrot: that of rank r is proportional to 1 / (r + 2.7).
+    """
+    rng = np.random.default_rng([17, _SETS.index(name)])
+    content = [w for words in (_NOUNS, _VERBS, _ADJECTIVES, _NAMES) for w in word_set(words, name)]
+    invented = [pseudo_word(rng) for _ in range(_LEXICON_SIZE - len(content) - len(_LINKS))]
+    rest = sorted([*content, *invented], key=lambda word: len(word) + rng.normal(0.0, 2.0))
+    words = (*_LINKS, *rest)
+    cumulative = np.cumsum(1.0 / (np.arange(1, len(words) + 1) + 2.7))
+    return words, cumulative / cumulative[-1]
 
 
 def pseudo_word(rng: np.random.Generator) -> str:

@@ -29,6 +29,8 @@ PRETRAIN_ACCENTS = ("en", "en-gb-scotland", "en-029", "en-gb-x-gbclan")
 OTHER_LANGUAGES = ("de", "es", "fr", "it", "nl", "pl", "fi", "sv", "pt", "tr", "id", "sw")
 
 STYLES = ("neutral", "monotone", "lively", "hurried", "drawl")
+FREE = "free"
+"""No style: range and rate of the voice are drawn anew for every utterance."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,13 @@ def prosody(speaker: Speaker, style: str, rng: np.random.Generator) -> Prosody:
     """
     rate = speaker.rate * rng.uniform(0.82, 1.22)
     pitch = speaker.pitch + rng.uniform(-16, 16)
+    if style == FREE:
+        return Prosody(
+            rate=round(np.clip(rate * rng.uniform(0.76, 1.38), 90, 380)),
+            pitch=round(np.clip(pitch, 5, 95)),
+            range=int(rng.integers(0, 83)),
+            word_gap=int(rng.integers(0, 5)),
+        )
     pitch_range = {"monotone": 4, "lively": 78}.get(style, 42) + rng.uniform(-4, 4)
     rate *= {"hurried": 1.38, "drawl": 0.76}.get(style, 1.0)
     gap = int(rng.integers(3, 8)) if style == "drawl" else int(rng.integers(0, 2))

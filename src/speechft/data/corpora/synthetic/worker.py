@@ -21,6 +21,7 @@ from speechft.data.corpora.synthetic.espeak import Espeak, Speech, variants
 from speechft.data.corpora.synthetic.phones import SILENCE, to_arpabet
 from speechft.data.corpora.synthetic.texts import make_text
 from speechft.data.corpora.synthetic.voices import (
+    FREE,
     OTHER_LANGUAGES,
     STYLES,
     Speaker,
@@ -61,7 +62,7 @@ def _utterance(
     folder: Path,
 ) -> dict[str, Any]:
     speaker = speakers[index % len(speakers)]
-    style = str(rng.choice(STYLES)) if partition["styles"] else "neutral"
+    style = str(rng.choice(STYLES)) if partition["styles"] else FREE
     foreign = rng.random() < partition["foreign_share"]
     accent = str(rng.choice(OTHER_LANGUAGES)) if foreign else speaker.accent
     text = make_text("pseudo" if foreign else partition["texts"], partition["text_set"], rng)
