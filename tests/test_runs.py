@@ -35,9 +35,14 @@ def produce(folder: Path, text: str = "one", names: tuple[str, ...] = ("a.txt",)
 
 def test_unchanged_stage_is_skipped(tmp_path: Path) -> None:
     assert produce(tmp_path)
-    before = (tmp_path / "a.txt").stat(), (tmp_path / STAGE_FILE).stat()
+
+    def written() -> list[tuple[int, int]]:
+        files = [(tmp_path / name).stat() for name in ("a.txt", STAGE_FILE)]
+        return [(file.st_ino, file.st_mtime_ns) for file in files]
+
+    before = written()
     assert not produce(tmp_path)
-    assert before == ((tmp_path / "a.txt").stat(), (tmp_path / STAGE_FILE).stat())
+    assert written() == before
 
 
 @pytest.mark.parametrize(
@@ -297,3 +302,14 @@ def test_killed_at_every_moment_of_a_publication(tmp_path: Path, rerun: str) -> 
         assert not produce(folder, rerun, names[rerun])
         shutil.rmtree(folder)
     assert states == {"one", "two", "neither"}
+
+
+def test_a_folder_that_stays_empty_is_gone_again(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing was done"), lock(tmp_path / "new"):
+        raise ValueError("nothing was done")
+    (tmp_path / "old").mkdir()
+    with lock(tmp_path / "old"):
+        pass
+    with lock(tmp_path / "used"):
+        (tmp_path / "used" / "result").touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "used"}

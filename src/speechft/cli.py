@@ -27,6 +27,10 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results."
 Set = Annotated[
     list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key.")
 ]
+Config = Annotated[
+    Path | None, typer.Option(help="Configuration, where the checkpoint does not tell it.")
+]
+Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -191,7 +195,9 @@ def merge(
     report = merge_verb(given, config, alpha_rule or [], option or [], dry_run, force, _command())
     typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
-        typer.echo(f"wrote {report.out}\nnext: speechft evaluate {report.out} --out runs/eval")
+        typer.echo(f"wrote {report.out}")
+        if report.out.is_dir():
+            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
 
 
 @app.command()
@@ -200,35 +206,131 @@ def delta(
     tuned: str,
     out: Out,
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
 
     Example: speechft delta tiny-hubert runs/sid/encoder --out sid.safetensors --dtype float16
     """
     from speechft.merging import make_delta
-    from speechft.merging.verb import local
 
-    report = make_delta(local(base), local(tuned), out, dtype=dtype)
-    typer.echo(
-        f"wrote {report.out}: {report.tensors} tensors, {report.nbytes / 1e6:.1f} MB, "
-        f"relative error {report.relative_error:.2g}"
-    )
+    report = make_delta(base, tuned, out, dtype=dtype, force=force)
+    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    if not as_json:
+        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
 
 
 @app.command()
 def prepare(
     corpus: str,
-    root: Annotated[str | None, typer.Argument(help="For 'generic': the CSV.")] = None,
+    root: Annotated[str | None, typer.Argument(help="The unpacked archive; see corpora.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for manifests.")] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out recordings that are missing.")
+    ] = False,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Do not look for NaN, silence and clipping.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Recordings inspected at a time; 0: by the CPUs.")] = 0,
+    shards: Annotated[
+        Path | None, typer.Option(help="Also write Lhotse Shar here, for a cluster to stream.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="Recordings a shard.")] = 1000,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Turn recordings into a corpus with manifests and statistics.
+    """Turn a corpus as it came out of its archive into manifests and statistics.
 
-    Example: speechft prepare generic my.csv --out corpora/mine
+    Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
+    from speechft.data.corpora.build import Options
     from speechft.data.corpora.prepare import prepare_verb
 
-    prepare_verb(corpus, root, out, as_json=as_json)
+    options = Options(allow_missing, samples=not headers_only, jobs=jobs)
+    given = (corpus, root, out, options, set_ or ())
+    prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Encoder folder, file or hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder (hf) or .pt file (s3prl).")],
+    from_: Annotated[str, typer.Option("--from", help="auto, s3prl, fairseq, spin, hf.")] = "auto",
+    to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
+    config: Config = None,
+    allow_nonfinite: Nonfinite = False,
+    as_json: Json = False,
+) -> None:
+    """Convert an encoder between Hugging Face, s3prl, fairseq and SPIN, and prove that it is equal.
+
+    Example: speechft convert dev-best.ckpt encoder --from s3prl
+    """
+    from speechft.encoders.convert import convert as convert_encoder
+
+    report = convert_encoder(
+        source,
+        out,
+        source_format=from_,
+        target=to,
+        config=config,
+        allow_nonfinite=allow_nonfinite,
+    )
+    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    if not as_json:
+        typer.echo(f"wrote {out}\nnext: speechft extract {out} AUDIO... --out feats")
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="Folder, checkpoint file, packaged name, hub id.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an encoder or checkpoint is, and what can be done with it.
+
+    Example: speechft inspect dev-best.ckpt --json
+    """
+    from speechft.encoders.inspection import inspect_encoder
+
+    found = inspect_encoder(path, config)
+    typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+
+
+@app.command()
+def extract(
+    encoder: Annotated[str, typer.Argument(help="Folder, checkpoint file, packaged name, hub id.")],
+    audio: Annotated[list[str], typer.Argument(help="Files, folders, CSVs, lhotse manifests.")],
+    out: Out,
+    layer: Annotated[str, typer.Option(help="all, last, or numbers: 0,6,9-12.")] = "all",
+    mode: Annotated[str, typer.Option(help="exact or s3prl.")] = "exact",
+    format_: Annotated[str, typer.Option("--format", help="safetensors or npy.")] = "safetensors",
+    dtype: Annotated[str, typer.Option(help="On disk: float32, float16, bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="To compute in: fp32, bf16, auto.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_seconds: Annotated[float | None, typer.Option(help="Audio in a batch.")] = None,
+    config: Config = None,
+    allow_nonfinite: Nonfinite = False,
+    as_json: Json = False,
+) -> None:
+    """Write hidden states, a file for each utterance; run it again to go on after a stop.
+
+    Example: speechft extract tiny-hubert recordings/ --layer last --out feats
+    """
+    from speechft.features.verb import extract_verb
+
+    options = {
+        "layer": layer,
+        "mode": mode,
+        "format": format_,
+        "dtype": dtype,
+        "precision": precision,
+        "device": device,
+        "batch_seconds": batch_seconds,
+        "config": config,
+        "allow_nonfinite": allow_nonfinite,
+    }
+    extract_verb(encoder, audio, out, options, as_json=as_json)
 
 
 @app.command()
@@ -256,9 +358,12 @@ def recipes(as_json: Json = False) -> None:
 @app.command()
 def corpora(as_json: Json = False) -> None:
     """List the corpora."""
-    from speechft.data.corpora import CORPORA
+    from speechft.data.corpora import cards
 
-    _list(CORPORA, as_json)
+    if as_json:
+        typer.echo(json.dumps({name: vars(card) for name, card in cards().items()}))
+    else:
+        _list({name: card.line() for name, card in cards().items()}, as_json)
 
 
 @app.command()

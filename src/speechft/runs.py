@@ -77,9 +77,12 @@ def stage(
 def lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock ends with the process, however it ends.
 
+    A folder that is made here and into which nothing is written is gone again afterwards.
+
     Raises:
         RunError: Another process holds it, or the folder cannot be made.
     """
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "w")  # noqa: SIM115 - closed below, in the finally clause
@@ -95,6 +98,10 @@ def lock(folder: Path) -> Iterator[None]:
             ) from None
         yield
     finally:
+        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            with contextlib.suppress(OSError):
+                (folder / ".lock").unlink()
+                folder.rmdir()
         file.close()
 
 

@@ -216,3 +216,41 @@ def test_unusable_audio_is_one_clear_line(
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
     assert len(caught.value.message) < len(str(path)) * 2 + 120
+
+
+def test_a_segment_shares_its_recording(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "talk.wav", sine(16_000, 2.0), 16_000)
+    parts = [
+        Utterance(f"talk-{n}", "talk.wav", 8_000, offset=8_000 * n, recording_samples=32_000)
+        for n in range(4)
+    ]
+    cuts = list(write(tmp_path, *parts).split("train"))
+    assert [(cut.start, cut.duration, cut.recording.id) for cut in cuts] == [
+        (n / 2, 0.5, "talk") for n in range(4)
+    ]
+    whole = np.concatenate([load_waveform(cut) for cut in cuts])
+    expected, _ = soundfile.read(tmp_path / "talk.wav", dtype="float32")
+    np.testing.assert_array_equal(whole, expected)
+
+
+def test_big_splits_are_read_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speechft.data.manifest.EAGER_UTTERANCES", 1)
+    corpus = write(tmp_path, FIRST, SECOND)
+    cuts = corpus.split("train")
+    assert (cuts.is_lazy, len(cuts)) == (True, 2)
+    assert [cut.id for cut in cuts] == [cut.id for cut in cuts] == ["a", "b"], "again and again"
+    assert next(iter(cuts)).recording.sources[0].source == str(tmp_path / "audio" / "a.wav")
+    assert not corpus.split("dev").is_lazy
+    (tmp_path / "train.jsonl.gz").write_bytes(b"not gzip")
+    with pytest.raises(DataError, match=r"train\.jsonl\.gz cannot be read"):
+        list(cuts)
+
+
+def test_a_resampled_recording_is_read_under_autocast(tmp_path: Path) -> None:
+    import torch
+
+    soundfile.write(tmp_path / "a.wav", sine(8_000), 8_000)
+    cut = cut_of(tmp_path / "a.wav", 8_000, 8_000)
+    expected = load_waveform(cut)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        np.testing.assert_array_equal(load_waveform(cut), expected)

@@ -115,9 +115,13 @@ def test_missing_folder_is_refused(tmp_path: Path) -> None:
     assert "tiny-hubert" in str(caught.value.hint)
 
 
-def test_file_instead_of_folder_is_refused(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="is a file, expected a folder"):
-        load_encoder(folder / "model.safetensors")
+def test_the_weight_file_of_a_folder_stands_for_it(folder: Path) -> None:
+    batch = noise(5_000)
+    with torch.inference_mode():
+        expected = load_encoder(folder)(*batch).hidden_states
+        assert torch.equal(
+            load_encoder(folder / "model.safetensors")(*batch).hidden_states, expected
+        )
 
 
 def test_hub_id_that_cannot_be_downloaded_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +181,7 @@ def test_impossible_configuration_is_refused(folder: Path, fields: dict[str, Any
 
 def test_missing_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors"):
         load_encoder(folder)
 
 

@@ -1,51 +1,58 @@
-"""Parity with s3prl 0.4.18 on tiny random models; see oracle/encoders."""
+"""Parity with s3prl 0.4.18 on tiny random models, from every format; see oracle/encoders."""
 
 from __future__ import annotations
 
+import argparse
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
 
 from helpers import ORACLE, speech_encoder
+from speechft.encoders.convert import convert
 from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.encoders.load import load_encoder
 
 FOLDER = ORACLE / "encoders"
-MODELS = ("hubert", "hubert_ln", "wav2vec2", "wavlm_base_plus", "wavlm_ln")
+MODELS = ("hubert", "hubert_ln", "wav2vec2", "wavlm_base_plus", "wavlm_ln", "decoar2")
+FORMATS = ("pt", "ckpt", "safetensors", "hf")
 
 
-def oracle_encoder(name: str) -> HuggingFaceEncoder:
-    """Build the encoder of an s3prl checkpoint from its configuration and key map."""
+def s3prl_file(name: str, folder: Path) -> Path:
+    """Write the oracle's weights as s3prl's converted checkpoint."""
     content = json.loads((FOLDER / f"{name}_base.config.json").read_text())
-    large = name.endswith("_ln")
-    cfg = content.get("model_cfg") or content.get("cfg")
-    fields: dict[str, Any] = {
-        "hidden_size": cfg["encoder_embed_dim"],
-        "num_hidden_layers": cfg["encoder_layers"],
-        "num_attention_heads": cfg["encoder_attention_heads"],
-        "intermediate_size": cfg["encoder_ffn_embed_dim"],
-        "conv_dim": [24] * 7,
-        "num_conv_pos_embeddings": cfg["conv_pos"],
-        "num_conv_pos_embedding_groups": cfg["conv_pos_groups"],
-        "conv_bias": cfg["conv_bias"],
-        "do_stable_layer_norm": cfg["layer_norm_first"],
-        "feat_extract_norm": "layer" if cfg["extractor_mode"] == "layer_norm" else "group",
-    }
-    assert large == cfg["layer_norm_first"]
-    if "num_buckets" in cfg:
-        fields |= {"num_buckets": cfg["num_buckets"], "max_bucket_distance": cfg["max_distance"]}
-    normalize = content["task_cfg"]["normalize"] if "task_cfg" in content else cfg["normalize"]
-    config = AutoConfig.for_model(name.partition("_")[0], **fields)
-    model = AutoModel.from_config(config, attn_implementation=None if "wavlm" in name else "sdpa")
-    keys = json.loads((FOLDER / f"{name}_keymap_s3prl_to_hf.json").read_text())
-    weights = load_file(FOLDER / f"{name}_base.safetensors")
-    state = {keys[key]: tensor for key, tensor in weights.items() if keys[key] is not None}
-    model.load_state_dict(state)
-    return HuggingFaceEncoder(model, normalize=normalize, mode="s3prl").eval()
+    key = "model_weight" if "model_cfg" in content else "model"
+    content = {} if name == "decoar2" else content
+    torch.save({**content, key: load_file(FOLDER / f"{name}_base.safetensors")}, folder / "x.pt")
+    return folder / "x.pt"
+
+
+def oracle_encoder(name: str, form: str, folder: Path, mode: Any = "s3prl") -> HuggingFaceEncoder:
+    """Load the oracle's weights from a file of the given format."""
+    config: Path | None = FOLDER / f"{name}_base.config.json"
+    path = s3prl_file(name, folder)
+    if form == "ckpt":
+        weights = load_file(FOLDER / f"{name}_base.safetensors")
+        upstream = {f"model.{key}": tensor for key, tensor in weights.items()}
+        arguments = argparse.Namespace(upstream=name.removesuffix("_ln"), upstream_ckpt=None)
+        content = {"Upstream": upstream, "Downstream": {"w": torch.ones(1)}, "Args": arguments}
+        path = folder / "dev-best.ckpt"
+        torch.save(content, path)
+    elif form == "safetensors":
+        path, config = FOLDER / f"{name}_base.safetensors", None  # found beside it
+    elif form == "hf":
+        convert(path, folder / "hf", config=config)
+        path, config = folder / "hf", None
+    elif name != "decoar2":
+        config = None
+    encoder = load_encoder(path, mode, config=config)
+    assert isinstance(encoder, HuggingFaceEncoder)
+    return encoder
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +61,34 @@ def waveforms() -> list[Tensor]:
     return [stored[f"wav_{number}"] for number in range(3)]
 
 
-@pytest.mark.parametrize("padding", [0, 6_400])
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", MODELS)
-def test_batch_gives_the_states_of_s3prl(name: str, padding: int, waveforms: list[Tensor]) -> None:
+def test_batch_gives_the_states_of_s3prl(
+    name: str, form: str, waveforms: list[Tensor], tmp_path: Path
+) -> None:
     expected = load_file(FOLDER / f"{name}_s3prl_hidden.safetensors")
-    encoder = oracle_encoder(name)
-    batch = torch.full((3, 16_000 + padding), 0.5)  # what lies beyond the lengths is ignored
-    for row, waveform in zip(batch, waveforms, strict=True):
-        row[: len(waveform)] = waveform
-    with torch.inference_mode():
-        output = encoder(batch, torch.tensor([len(w) for w in waveforms]))
-    assert len(output.layers) == 4
-    for number, layer in enumerate(output.layers):
-        reference = expected[f"batched_hidden_{number}"]
-        torch.testing.assert_close(layer, reference, atol=1e-5, rtol=0)
-    # round(n / 320), ties to even, and no more than there are frames
-    assert output.lengths.tolist() == [49, 39, 23]
+    encoder = oracle_encoder(name, form, tmp_path)
+    prefix = "hidden" if name == "decoar2" else "batched_hidden"
+    for padding in (0, 6_400):
+        batch = torch.full((3, 16_000 + padding), 0.5)  # what lies beyond the lengths is ignored
+        for row, waveform in zip(batch, waveforms, strict=True):
+            row[: len(waveform)] = waveform
+        with torch.inference_mode():
+            output = encoder(batch, torch.tensor([len(w) for w in waveforms]))
+        assert len(output.layers) == 4
+        for number, layer in enumerate(output.layers):
+            reference = expected[f"{prefix}_{number}"]
+            torch.testing.assert_close(layer, reference, atol=1e-5, rtol=0)
+        # round(n / 320), ties to even, and no more than there are frames
+        assert output.lengths.tolist() == [49, 39, 23]
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_single_utterance_gives_the_states_of_s3prl(name: str, waveforms: list[Tensor]) -> None:
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "decoar2"])
+def test_single_utterance_gives_the_states_of_s3prl(
+    name: str, waveforms: list[Tensor], tmp_path: Path
+) -> None:
     expected = load_file(FOLDER / f"{name}_s3prl_hidden.safetensors")
-    encoder = oracle_encoder(name)
+    encoder = oracle_encoder(name, "pt", tmp_path)
     for row, waveform in enumerate(waveforms):
         with torch.inference_mode():
             output = encoder(waveform[None], torch.tensor([len(waveform)]))
@@ -84,9 +97,8 @@ def test_single_utterance_gives_the_states_of_s3prl(name: str, waveforms: list[T
             torch.testing.assert_close(layer[0], reference, atol=1e-5, rtol=0)
 
 
-def test_exact_mode_differs_where_padding_leaks(waveforms: list[Tensor]) -> None:
-    encoder = oracle_encoder("hubert")
-    encoder.mode = "exact"
+def test_exact_mode_differs_where_padding_leaks(waveforms: list[Tensor], tmp_path: Path) -> None:
+    encoder = oracle_encoder("hubert", "pt", tmp_path, mode="exact")
     expected = load_file(FOLDER / "hubert_s3prl_hidden.safetensors")
     batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True)
     with torch.inference_mode():
@@ -94,6 +106,27 @@ def test_exact_mode_differs_where_padding_leaks(waveforms: list[Tensor]) -> None
     alone = expected["single2_hidden_3"]
     torch.testing.assert_close(output.layers[3][2, :22], alone, atol=1e-5, rtol=0)
     assert float((expected["batched_hidden_3"][2, :22] - alone).abs().max()) > 0.1
+
+
+def test_the_upstream_that_s3prl_was_given_tells_the_configuration(
+    waveforms: list[Tensor], tmp_path: Path
+) -> None:
+    base = s3prl_file("hubert", tmp_path)
+    weights = load_file(FOLDER / "hubert_base.safetensors")
+    arguments = argparse.Namespace(upstream="hubert_local", upstream_ckpt=str(base))
+    content = {"Upstream": {f"model.{k}": v for k, v in weights.items()}, "Args": arguments}
+    torch.save(content, tmp_path / "dev-best.ckpt")
+    expected = load_file(FOLDER / "hubert_s3prl_hidden.safetensors")
+    with torch.inference_mode():
+        encoder = load_encoder(tmp_path / "dev-best.ckpt", "s3prl")
+        output = encoder(waveforms[0][None], torch.tensor([16_000]))
+    torch.testing.assert_close(output.layers[3][0], expected["single0_hidden_3"], atol=1e-5, rtol=0)
+
+
+def test_a_file_beside_the_weights_tells_the_configuration(tmp_path: Path) -> None:
+    for name in ("decoar2_base.safetensors", "decoar2_base.config.json"):
+        shutil.copy(FOLDER / name, tmp_path)
+    assert load_encoder(tmp_path / "decoar2_base.safetensors").num_layers == 3
 
 
 @pytest.mark.parametrize(

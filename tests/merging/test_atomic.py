@@ -87,6 +87,19 @@ def test_a_folder_that_was_moved_away_comes_back(pair: Any, tmp_path: Path) -> N
     assert json.loads((tmp_path / "out" / "merge.json").read_text())["alpha"] == 0.2
 
 
+@pytest.mark.parametrize("name", ["out", "out.safetensors", "out.pt"])
+def test_what_a_killed_run_left_is_cleared_away(name: str, pair: Any, tmp_path: Path) -> None:
+    base, tuned = pair
+    merge(base, tuned, out=tmp_path / name)
+    before = merge(base, tuned, out=tmp_path / name).out_digest
+    left = tmp_path / f".{name}.partial"
+    left.mkdir()
+    for file in (name, "model.safetensors", "model-00001-of-00002.safetensors"):
+        (left / file).write_bytes(b"x" * 1_000_000)
+    assert merge(base, tuned, out=tmp_path / name).out_digest == before
+    assert not hidden(tmp_path)
+
+
 LOOP = """
 import itertools, sys
 from speechft.merging import merge

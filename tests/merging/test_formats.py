@@ -18,6 +18,7 @@ from transformers import AutoModel, HubertForCTC
 
 from speechft.checkpoint import encoder_digest, file_digest
 from speechft.encoders.conversion.tensors import encode
+from speechft.errors import CheckpointError, ConfigError, RunError
 from speechft.merging import merge
 
 
@@ -153,24 +154,6 @@ def test_both_spellings_of_weight_norm(
     )
 
 
-def test_fused_weight_norm_merges_the_kernel(
-    base_model: Any, tune: Any, save: Any, tmp_path: Path
-) -> None:
-    tuned_model = tune(base_model, scale=0.5)
-    base, tuned = save(base_model, "base"), save(tuned_model, "tuned")
-    merge(base, tuned, alpha=0.4, out=tmp_path / "fused", weight_norm="fused")
-    merge(base, tuned, alpha=0.4, out=tmp_path / "gv")
-
-    def kernel(model: Any) -> torch.Tensor:
-        return model.double().encoder.pos_conv_embed.conv.weight.detach()
-
-    b, t = kernel(base_model), kernel(tuned_model)
-    fused = kernel(AutoModel.from_pretrained(tmp_path / "fused"))
-    torch.testing.assert_close(fused, b + 0.4 * (t - b), rtol=0, atol=1e-7)
-    separate = kernel(AutoModel.from_pretrained(tmp_path / "gv"))
-    assert (separate - fused).abs().max() > 1e-4
-
-
 def test_head_of_a_task_model_is_set_aside_by_name(
     hubert_config: Any, base_model: Any, tune: Any, save: Any, tmp_path: Path
 ) -> None:
@@ -247,6 +230,49 @@ def test_dry_run_checks_and_writes_nothing(pair: Any, tmp_path: Path) -> None:
     assert report.merged == 67
     assert report.base_digest == encoder_digest(base)
     assert report.evidence[0].cnn_equal is True
+
+
+def test_dry_run_refuses_what_the_run_would(pair: Any, tmp_path: Path) -> None:
+    base, tuned = pair
+    with pytest.raises(ConfigError, match="is an input"):
+        merge(base, tuned, out=tuned, dry_run=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(RunError, match="already holds"):
+        merge(base, tuned, out=tmp_path / "thesis", dry_run=True)
+    with pytest.raises(CheckpointError, match="has no configuration"):
+        merge(base / "model.safetensors", tuned, out=tmp_path / "out", dry_run=True)
+
+
+def test_dry_run_tells_the_types_of_a_folder(
+    base_model: Any, tune: Any, save: Any, tmp_path: Path
+) -> None:
+    base, tuned = save(base_model, "base", torch.float16), save(tune(base_model), "tuned")
+    for out in (None, tmp_path / "out"):
+        plan = merge(base, tuned, out=out, dry_run=True).plan
+        assert {types for _, _, types, _ in plan} == {"F16 + F32 -> F32"}
+
+
+def test_a_base_in_the_older_spelling_loads_whole(
+    base_model: Any, tune: Any, save: Any, tmp_path: Path
+) -> None:
+    """As the first HuBERT on the hub: ``pytorch_model.bin`` with weight_g and weight_v."""
+    base, tuned = save(base_model, "base"), save(tune(base_model), "tuned")
+    merge(base, tuned, alpha=0.4, out=tmp_path / "expected")
+    (base / "model.safetensors").unlink()
+    old = {
+        n.replace("parametrizations.weight.original0", "weight_g").replace(
+            "parametrizations.weight.original1", "weight_v"
+        ): w
+        for n, w in base_model.state_dict().items()
+    }
+    torch.save(old, base / "pytorch_model.bin")
+    merge(base, tuned, alpha=0.4, out=tmp_path / "out")
+    model, loading = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    expected = AutoModel.from_pretrained(tmp_path / "expected").state_dict()
+    assert all(torch.equal(w, expected[n]) for n, w in model.state_dict().items())
 
 
 def test_every_method_writes_a_loadable_folder(

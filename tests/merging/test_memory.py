@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError
 from speechft.merging import interpolate_, load_delta, make_delta, merge
 
@@ -67,6 +68,20 @@ def test_interpolate_swaps_alphas_in_place(
         expected = merge(pair[0], pair[1], alpha=alpha)
         assert all(torch.equal(w, expected[n]) for n, w in module.state_dict().items())
     assert places == {n: w.data_ptr() for n, w in module.named_parameters()}
+
+
+def test_our_encoders_merge_and_interpolate(pair: Any, tmp_path: Any) -> None:
+    """Their tensors stand behind ``model.``, with a group norm of our own among them."""
+    base, tuned = (load_encoder(folder) for folder in pair)
+    merged = merge(base, tuned, alpha=0.25)
+    assert type(merged) is type(base)
+    expected = merge(*pair, alpha=0.25)
+    state = {n.removeprefix("model."): w for n, w in merged.state_dict().items()}
+    assert all(torch.equal(state[n], w) for n, w in expected.items())
+    make_delta(*pair, tmp_path / "d.safetensors")
+    before = {n: w.clone() for n, w in base.state_dict().items()}
+    interpolate_(tuned, before, load_delta(tmp_path / "d.safetensors"), 0.25)
+    assert all(torch.equal(w, merged.state_dict()[n]) for n, w in tuned.state_dict().items())
 
 
 def test_interpolate_refuses_what_does_not_fit(base_model: Any) -> None:

@@ -111,7 +111,7 @@ def test_dare_ties_equals_peft_after_the_same_mask() -> None:
     mask = merge_utils.calculate_majority_sign_mask(stacked, method="total")
     scaled = stacked * torch.tensor(weights)[:, None]
     expected = merge_utils.disjoint_merge(scaled, mask & (stacked != 0))
-    merged = methods.dare_ties(base, dropped, 0.5, weights)
+    merged = methods.dare_ties(base, dropped, 0.5, weights=weights)
     np.testing.assert_allclose(merged, base + 0.5 * expected.numpy(), rtol=0, atol=2e-6)
 
 

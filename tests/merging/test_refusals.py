@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from speechft.errors import CheckpointError, ConfigError, LineageError, RunError
 from speechft.merging import merge
+from speechft.merging.digests import InputDigests
 
 SIZES = {
     "hidden_size": 16,
@@ -192,7 +194,7 @@ def test_arguments_are_checked(pair: Any, tmp_path: Path) -> None:
 
 def test_output_over_an_input_or_over_other_files(pair: Any, tmp_path: Path) -> None:
     base, tuned = pair
-    with pytest.raises(ConfigError, match="is an input of this merge"):
+    with pytest.raises(ConfigError, match="is an input"):
         merge(base, tuned, out=base)
     other = tmp_path / "thesis"
     other.mkdir()
@@ -200,6 +202,24 @@ def test_output_over_an_input_or_over_other_files(pair: Any, tmp_path: Path) -> 
     with pytest.raises(RunError, match=r"already holds chapter\.tex"):
         merge(base, tuned, out=other)
     assert (other / "chapter.tex").read_text() == "x"
+    theirs = tmp_path / "theirs"
+    shutil.copytree(tuned, theirs)
+    with pytest.raises(RunError, match=r"already holds config\.json, model\.safetensors, which no"):
+        merge(base, tuned, out=theirs)
+    (tmp_path / "empty").mkdir()
+    assert merge(base, tuned, out=tmp_path / "empty").out_digest
+
+
+def test_endings_that_are_not_written(pair: Any, tmp_path: Path) -> None:
+    refused(ConfigError, "names a file, but --to hf", tmp_path / "o.safetensors", *pair, to="hf")
+    refused(ConfigError, "names a file, but --to hf", tmp_path / "o.pt", *pair, to="hf")
+    refused(ConfigError, "not written as s3prl", tmp_path / "o.safetensors", *pair, to="s3prl")
+    refused(ConfigError, "not written as weights", tmp_path / "o.bin", *pair)
+
+
+def test_an_input_that_vanishes_is_said(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot read an input: .*gone\.safetensors"):
+        InputDigests([tmp_path / "gone.safetensors"]).result()
 
 
 def test_truncated_and_foreign_files(pair: Any, tmp_path: Path) -> None:
@@ -213,3 +233,12 @@ def test_truncated_and_foreign_files(pair: Any, tmp_path: Path) -> None:
     text.write_text("not a checkpoint")
     told = refused(CheckpointError, "not a readable torch checkpoint", tmp_path / "out", base, text)
     assert "weights_only" not in told
+
+
+def test_an_adapter_is_no_encoder(pair: Any, tmp_path: Path) -> None:
+    base, _ = pair
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    text = refused(CheckpointError, "holds an adapter", tmp_path / "out", base, adapter)
+    assert "merge_and_unload" in text

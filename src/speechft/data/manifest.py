@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from speechft.checkpoint import json_digest, read_json, write_json
 from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.waveform import load_waveform as load_waveform
 from speechft.errors import CheckpointError, DataError
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 CORPUS_FILE = "corpus.json"
 
+EAGER_UTTERANCES = 100_000
+"""Splits of more utterances are read from their manifest anew whenever they are iterated."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One recording with what is known about it, before it becomes a lhotse cut."""
 
@@ -41,6 +44,49 @@ class Utterance:
     """Other labels by kind, such as ``style`` or ``intent``."""
     sha256: str | None = None
     """Digest of the samples, where it is known."""
+    offset: int = 0
+    """First sample within the recording, for a segment of a longer one."""
+    recording_samples: int = 0
+    """Samples of the whole recording; 0 where the utterance is the whole."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The cuts of one split, read line by line whenever they are iterated: memory stays flat."""
+
+    path: Path
+    size: int
+    """Number of cuts."""
+
+    def __len__(self) -> int:
+        """Return the number of cuts, as the statistics of the corpus have it."""
+        return self.size
+
+    def __iter__(self) -> Iterator[Cut]:
+        """Yield the cuts, paths of recordings resolved.
+
+        Raises:
+            DataError: The manifest is missing or damaged.
+        """
+        from lhotse import CutSet
+
+        number = 0
+        try:
+            for cut in CutSet.from_jsonl_lazy(self.path):
+                number += 1
+                source = cut.recording.sources[0].source
+                place = Path(source).is_absolute()
+                yield cut if place else cut.with_recording_path_prefix(self.path.parent)
+        except Exception as error:  # gzip, json and lhotse raise many kinds
+            raise DataError(
+                f"manifest {self.path} cannot be read: {error or type(error).__name__}",
+                hint="prepare the corpus again",
+            ) from None
+        if number != self.size:
+            raise DataError(
+                f"manifest {self.path} cannot be read: it holds {number} of {self.size} cuts",
+                hint="prepare the corpus again",
+            )
 
 
 @dataclass(frozen=True)
@@ -54,6 +100,13 @@ class Corpus:
     statistics: dict[str, dict[str, Any]]
     """By split: utterances, hours, speakers, and the kinds of labels with their counts."""
     info: dict[str, Any]
+    url: str | None = None
+    """Where it lies, if not in a folder."""
+
+    @property
+    def place(self) -> str:
+        """Return the folder or the address."""
+        return self.url or str(self.folder)
 
     @cached_property
     def _splits(self) -> dict[str, CutSet]:
@@ -70,22 +123,20 @@ class Corpus:
                 f"corpus {self.name} has no split {name!r}; it has: {', '.join(self.statistics)}"
             )
         if name not in self._splits:
-            from lhotse import CutSet
-
-            path = self.folder / f"{name}.jsonl.gz"
-            try:
-                self._splits[name] = CutSet.from_cuts(
-                    cut.with_recording_path_prefix(self.folder)
-                    if not Path(cut.recording.sources[0].source).is_absolute()
-                    else cut
-                    for cut in CutSet.from_file(path)
-                )
-            except Exception as error:  # gzip, json and lhotse raise many kinds
-                raise DataError(
-                    f"manifest {path} cannot be read: {error or type(error).__name__}",
-                    hint="prepare the corpus again",
-                ) from None
+            self._splits[name] = self._open(name)
         return self._splits[name]
+
+    def _open(self, name: str) -> CutSet:
+        from lhotse import CutSet
+
+        from speechft.data.shar import SHARDED, ShardedSplit
+
+        size = self.statistics[name]["utterances"]
+        if SHARDED in self.info:
+            shards = self.info[SHARDED][name]
+            return CutSet(ShardedSplit(self.place, name, shards, size))
+        manifest = Manifest(self.folder / f"{name}.jsonl.gz", size)
+        return CutSet(manifest) if size > EAGER_UTTERANCES else CutSet.from_cuts(manifest)
 
     def task_splits(self, task: str) -> tuple[str, str, str]:
         """Return the names of the train, dev and test splits that a task is probed on."""
@@ -100,18 +151,24 @@ class Corpus:
 
 
 def to_cut(utterance: Utterance) -> Cut:
-    """Turn an utterance into a lhotse cut with one supervision."""
+    """Turn an utterance into a lhotse cut with one supervision.
+
+    A segment of a longer recording is a cut that starts within it; the recording is named after
+    its file, so that segments share it.
+    """
     from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
     from lhotse.supervision import AlignmentItem
 
     duration = utterance.samples / utterance.sample_rate
     channels = list(range(utterance.channels))
+    whole = utterance.recording_samples or utterance.samples
+    name = Path(utterance.path).stem if utterance.recording_samples else utterance.id
     recording = Recording(
-        id=utterance.id,
+        id=name,
         sources=[AudioSource(type="file", channels=channels, source=utterance.path)],
         sampling_rate=utterance.sample_rate,
-        num_samples=utterance.samples,
-        duration=duration,
+        num_samples=whole,
+        duration=whole / utterance.sample_rate,
         channel_ids=channels,
     )
     channel: Any = 0 if utterance.channels == 1 else channels
@@ -122,7 +179,7 @@ def to_cut(utterance: Utterance) -> Cut:
     custom = {**utterance.labels, **({"sha256": utterance.sha256} if utterance.sha256 else {})}
     supervision = SupervisionSegment(
         id=utterance.id,
-        recording_id=utterance.id,
+        recording_id=name,
         start=0.0,
         duration=duration,
         channel=channel,
@@ -134,7 +191,7 @@ def to_cut(utterance: Utterance) -> Cut:
     kind = MonoCut if utterance.channels == 1 else MultiCut
     return kind(
         id=utterance.id,
-        start=0.0,
+        start=utterance.offset / utterance.sample_rate,
         duration=duration,
         channel=channel,
         recording=recording,
@@ -167,31 +224,56 @@ def write_corpus(
         path = folder / f"{split}.jsonl.gz"
         CutSet.from_cuts(to_cut(item) for item in items).to_file(path)
         statistics[split] = _statistics(items)
-        digests[split] = json_digest([_without_place(item) for item in items])
+        digests[split] = _digest(items)
     digest = json_digest({"source": source_digest, "splits": digests})
     content = {"name": name, "digest": digest, "statistics": statistics, "info": dict(info)}
     write_json(folder / CORPUS_FILE, content)
 
 
-def open_corpus(folder: Path) -> Corpus:
+def open_corpus(folder: Path | str) -> Corpus:
     """Open a prepared corpus.
 
+    Args:
+        folder: Its folder, or the address of a sharded one, such as ``https://host/corpus``.
+
     Raises:
-        DataError: The folder holds no corpus.
+        DataError: There is no corpus.
     """
+    from speechft.data.places import is_address, read_bytes
+
+    hint = "make one with: speechft prepare CORPUS ROOT --out DIR"
+    address = str(folder).rstrip("/") if is_address(str(folder)) else None
     try:
-        content = read_json(folder / CORPUS_FILE)
-    except CheckpointError as error:
-        raise DataError(
-            f"{folder} is not a prepared corpus: {error.message}",
-            hint="make one with: speechft prepare CORPUS ROOT --out DIR",
-        ) from None
-    return Corpus(folder.resolve(), *(content[k] for k in ("name", "digest", "statistics", "info")))
+        if address is not None:
+            content = json.loads(read_bytes(f"{address}/{CORPUS_FILE}"))
+        else:
+            content = read_json(Path(folder) / CORPUS_FILE)
+        known = (content["name"], content["digest"], content["statistics"], content["info"])
+    except (CheckpointError, DataError) as error:
+        message = f"{folder} is not a prepared corpus: {error.message}"
+        raise DataError(message, hint=error.hint or hint) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{folder} is not a prepared corpus: {error!r}", hint=hint) from None
+    if address is not None:
+        return Corpus(Path(content["name"]), *known, address)
+    return Corpus(Path(folder).resolve(), *known)
 
 
-def _without_place(utterance: Utterance) -> dict[str, Any]:
-    """Return all that is known about an utterance except where its audio lies."""
-    return {name: value for name, value in vars(utterance).items() if name != "path"}
+def _digest(items: Iterable[Utterance]) -> str:
+    """Return the digest of all that is known about utterances except where their audio lies.
+
+    Segments of recordings are told apart by their offset; defaults do not count.
+    """
+    digest = hashlib.sha256(b"[")
+    for number, item in enumerate(items):
+        known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
+        for name in ("offset", "recording_samples"):
+            if not known[name]:
+                known.pop(name)
+        text = json.dumps(known, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        digest.update(("," * (number > 0) + text).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _statistics(items: list[Utterance]) -> dict[str, Any]:
@@ -206,47 +288,3 @@ def _statistics(items: list[Utterance]) -> dict[str, Any]:
         "speakers": len({item.speaker for item in items if item.speaker}),
         "labels": dict(sorted(labels.items())),
     }
-
-
-def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
-    """Read a cut as 16 kHz mono; other rates are resampled, channels averaged.
-
-    Returns:
-        (S,) samples in [-1, 1].
-
-    Raises:
-        DataError: The audio cannot be read, is empty, or holds NaN.
-    """
-    source = cut.recording.sources[0].source
-    if cut.num_samples == 0:
-        raise DataError(f"audio {source} is empty")
-    try:
-        audio = (
-            cut.resample(SAMPLE_RATE) if cut.sampling_rate != SAMPLE_RATE else cut
-        ).load_audio()
-    except Exception as error:  # lhotse and libsndfile raise many kinds
-        raise DataError(f"audio {source} {_problem(cut, error)}") from None
-    waveform = np.atleast_2d(audio).mean(axis=0, dtype=np.float32)
-    if not np.isfinite(waveform).all():
-        raise DataError(f"audio {source} holds NaN or infinite samples")
-    return np.ascontiguousarray(waveform, dtype=np.float32)
-
-
-def _problem(cut: Cut, error: Exception) -> str:
-    """Say in one line why the audio of a cut cannot be read."""
-    import soundfile
-
-    recording = cut.recording
-    path = Path(recording.sources[0].source)
-    if not path.exists():
-        return "does not exist"
-    try:
-        found = soundfile.info(str(path)).frames
-    except (OSError, RuntimeError, TypeError) as reason:
-        return f"cannot be read: {reason}"
-    if found != recording.num_samples:
-        return (
-            f"has {found} samples, but its manifest says {recording.num_samples}: "
-            "it changed after the corpus was prepared"
-        )
-    return f"cannot be read: {str(error).partition(chr(10))[0]}"

@@ -1,11 +1,12 @@
-"""HuBERT, wav2vec 2.0 and WavLM: the Hugging Face classes behind the encoder contract."""
+"""HuBERT, wav2vec 2.0, WavLM and their siblings: Hugging Face classes behind the contract."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 from speechft.checkpoint import PROCESSOR_NAME
 from speechft.encoders.base import Encoder, EncoderOutput, Mode
+from speechft.encoders.conversion import configs
 from speechft.encoders.group_norm import MaskedGroupNorm
-from speechft.errors import DataError, unknown_choice
+from speechft.errors import ConfigError, DataError, unknown_choice
 
-FAMILIES = ("hubert", "wav2vec2", "wavlm")
+SIBLINGS = ("data2vec-audio", "unispeech", "unispeech-sat", "wav2vec2-conformer")
+"""Values of ``model_type`` that are served in exact mode only: s3prl's experts for them differ."""
+
+FAMILIES = ("hubert", "wav2vec2", "wavlm", *SIBLINGS)
 """Values of ``model_type`` in config.json that this module serves."""
 
 DROPOUTS = (
@@ -30,6 +35,7 @@ DROPOUTS = (
 )
 """Names of all dropout rates in the configurations of these families."""
 
+_ATTENTION = ("attention", "self_attn")
 _S3PRL_STRIDE = 320
 
 
@@ -37,10 +43,13 @@ class HuggingFaceEncoder(Encoder):
     """A Hugging Face speech model with exact lengths and padding-invariant features.
 
     Args:
-        model: `HubertModel`, `Wav2Vec2Model` or `WavLMModel`.
+        model: Bare model of one of `FAMILIES`.
         normalize: Whether the model wants each waveform scaled to zero mean and unit variance.
         mode: ``exact`` (batched equals unbatched) or ``s3prl`` (s3prl 0.4's masks, lengths and
             padding-dependent statistics).
+
+    Raises:
+        ConfigError: ``s3prl`` mode is asked of a family for which it is not known.
     """
 
     def __init__(self, model: Any, *, normalize: bool = False, mode: Mode = "exact") -> None:
@@ -49,21 +58,30 @@ class HuggingFaceEncoder(Encoder):
         self.normalize = normalize
         self.mode = mode
         config = self.model.config
-        self._saved_settings = {n: getattr(config, n) for n in (*DROPOUTS, "apply_spec_augment")}
+        if mode == "s3prl" and config.model_type in SIBLINGS:
+            raise ConfigError(
+                f"mode 's3prl' is not known for {config.model_type}",
+                hint="use mode 'exact'; s3prl mode is for hubert, wav2vec2, wavlm and decoar2",
+            )
+        saved = {name: getattr(config, name) for name in DROPOUTS}
+        self._saved_settings = saved | {
+            "apply_spec_augment": getattr(config, "apply_spec_augment", True)
+        }
         config.apply_spec_augment = False
         self.num_layers = int(config.num_hidden_layers)
         self.dim = int(config.hidden_size)
-        self._strides = [
-            (int(kernel), int(stride))
-            for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True)
-        ]
-        self.hop = 1
-        for _, stride in self._strides:
-            self.hop *= stride
+        self._strides = self._set_up_downsampler()
+        self.hop = math.prod(stride for _, stride in self._strides)
         self.frame_rate = 16_000 / self.hop
+
+    def _set_up_downsampler(self) -> list[tuple[int, int]]:
+        """Make the downsampler padding-invariant; return kernel and stride of each convolution."""
         first = self.model.feature_extractor.conv_layers[0]
         if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
             first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
+        config = self.model.config
+        pairs = zip(config.conv_kernel, config.conv_stride, strict=True)
+        return [(int(kernel), int(stride)) for kernel, stride in pairs]
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
         """Return floor((n - kernel) / stride) + 1 through all convolutions."""
@@ -73,12 +91,7 @@ class HuggingFaceEncoder(Encoder):
 
     def downsample(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """Run the convolutions: (B, S) samples to (B, T, C) features."""
-        shortest = int(lengths.min())
-        if int(self.frame_lengths(lengths.min())) < 1:
-            raise DataError(
-                f"an utterance has {shortest} samples, fewer than one frame needs",
-                hint="leave out utterances shorter than 25 ms",
-            )
+        self._check_lengths(lengths)
         if self.mode == "s3prl":
             waveforms = _as_s3prl_pads(waveforms, lengths)
         if self.normalize:
@@ -89,6 +102,20 @@ class HuggingFaceEncoder(Encoder):
             features: Tensor = self.model.feature_extractor(waveforms)
         return features.transpose(1, 2)
 
+    def _check_lengths(self, lengths: Tensor) -> None:
+        shortest = int(lengths.min())
+        if int(self.frame_lengths(lengths.min())) < 1:
+            raise DataError(
+                f"an utterance has {shortest} samples, fewer than one frame needs",
+                hint="leave out utterances shorter than 25 ms",
+            )
+
+    def _project(self, features: Tensor) -> Tensor:
+        """Return the (B, T, D) input of the transformer for (B, T, C) features."""
+        projected = self.model.feature_projection(features)
+        hidden: Tensor = projected[0] if isinstance(projected, tuple) else projected
+        return hidden
+
     def contextualize(
         self, features: Tensor, lengths: Tensor, time_mask: Tensor | None = None
     ) -> EncoderOutput:
@@ -98,12 +125,12 @@ class HuggingFaceEncoder(Encoder):
         frames = features.shape[1]
         valid = self._attended_frames(lengths, frames)
         mask = torch.arange(frames, device=features.device) < valid[:, None]
-        projected = self.model.feature_projection(features)
-        hidden = projected[0] if isinstance(projected, tuple) else projected
+        hidden = self._project(features)
         if time_mask is not None:
             embedding = self.model.masked_spec_embed.to(hidden.dtype)
             hidden = torch.where(time_mask[..., None], embedding, hidden)
-        with self._recorded_layers() as recorded, warnings.catch_warnings():
+        silent = warnings.catch_warnings()
+        with self._recorded_layers() as recorded, _zeroed(self._leaks(), mask), silent:
             # WavLM hands torch a boolean mask beside a float bias
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             last = self.model.encoder(hidden, attention_mask=mask)[0]
@@ -119,7 +146,8 @@ class HuggingFaceEncoder(Encoder):
     def downsampler_settings(self) -> str:
         """Return strides, normalisation and mode."""
         config = self.model.config
-        kind = (config.feat_extract_norm, config.feat_extract_activation, config.conv_bias)
+        norm = getattr(config, "feat_extract_norm", "layer")
+        kind = (norm, config.feat_extract_activation, config.conv_bias)
         return repr((self._strides, kind, self.normalize, self.mode))
 
     @property
@@ -149,9 +177,11 @@ class HuggingFaceEncoder(Encoder):
                     module.p = config.activation_dropout
                 elif "feature_projection" in path:
                     module.p = config.feat_proj_dropout
+                elif "self_attn" in path:
+                    module.p = config.attention_dropout
                 else:
                     module.p = config.hidden_dropout
-            elif leaf == "attention" and isinstance(getattr(module, "dropout", None), float):
+            elif leaf in _ATTENTION and isinstance(getattr(module, "dropout", None), float):
                 module.dropout = config.attention_dropout
 
     def save(self, folder: Path) -> None:
@@ -171,31 +201,34 @@ class HuggingFaceEncoder(Encoder):
             self.model.save_pretrained(folder)
         finally:
             config.update(in_use)
-        processor = {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-            "feature_size": 1,
-            "sampling_rate": 16_000,
-            "padding_side": "right",
-            "padding_value": 0.0,
-            "do_normalize": self.normalize,
-            "return_attention_mask": self.model.config.feat_extract_norm == "layer",
-        }
+        processor = configs.processor(config.to_dict() | {"do_normalize": self.normalize})
         text = json.dumps(processor, indent=2) + "\n"
         (folder / PROCESSOR_NAME).write_text(text, encoding="utf-8")
 
     def _normalized(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """Scale each utterance to zero mean and unit variance over its valid samples."""
-        epsilon = 1e-5 if self.mode == "s3prl" else 1e-7
         rows = []
         for waveform, length in zip(waveforms, lengths.tolist(), strict=True):
-            row = waveform[:length].double()
-            row = F.layer_norm(row, row.shape, eps=epsilon).to(waveform.dtype)
+            row = waveform[:length]
+            if self.mode == "s3prl":
+                row = F.layer_norm(row, row.shape, eps=1e-5)
+            else:
+                row = F.layer_norm(row.double(), row.shape, eps=1e-7).to(waveform.dtype)
             rows.append(F.pad(row, (0, waveforms.shape[1] - length)))
         return torch.stack(rows)
 
+    def _leaks(self) -> list[nn.Module]:
+        """Return the convolutions over time whose input Hugging Face does not clear of padding."""
+        encoder = self.model.encoder
+        if self.model.config.model_type == "data2vec-audio":
+            return [layer.conv for layer in encoder.pos_conv_embed.layers]
+        if self.model.config.model_type == "wav2vec2-conformer":
+            return [layer.conv_module.depthwise_conv for layer in encoder.layers]
+        return []
+
     def _attended_frames(self, lengths: Tensor, frames: int) -> Tensor:
         """Return how many frames of each utterance attention may see."""
-        if self.mode == "exact" or self.model.config.model_type == "wav2vec2":
+        if self.mode == "exact" or self.model.config.model_type not in ("hubert", "wavlm"):
             return self.frame_lengths(lengths)
         # fairseq's HuBERT: a frame counts unless all samples of its share of the batch are padding
         samples = int(lengths.max())
@@ -261,3 +294,18 @@ def _as_s3prl_pads(waveforms: Tensor, lengths: Tensor) -> Tensor:
     waveforms = waveforms[:, : int(lengths.max())]
     padding = torch.arange(waveforms.shape[1], device=waveforms.device) >= lengths[:, None]
     return waveforms.masked_fill(padding, 0.0)
+
+
+@contextlib.contextmanager
+def _zeroed(modules: Iterable[nn.Module], mask: Tensor) -> Iterator[None]:
+    """Set what each module is given, (B, D, T), to zero where the (B, T) mask is false."""
+
+    def clear(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0].masked_fill(~mask[:, None], 0.0), *args[1:])
+
+    handles = [module.register_forward_pre_hook(clear) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from speechft.checkpoint import (
     CONFIG_NAME,
+    INDEX_NAME,
     PROCESSOR_NAME,
+    WEIGHTS_NAME,
     encoder_digest,
+    file_digest,
     json_digest,
-    read_header,
-    read_json,
-    weight_files,
 )
 from speechft.encoders.base import MODES, Encoder, Mode
-from speechft.encoders.hugging_face import FAMILIES, HuggingFaceEncoder
+from speechft.encoders.build import build_encoder, random_like
+from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import CheckpointError, unknown_choice
 
@@ -33,30 +34,26 @@ def packaged_encoders() -> dict[str, Path]:
 
 
 def resolve_encoder(name: str | Path) -> Path:
-    """Return the folder of an encoder; a hub id is downloaded into the Hugging Face cache.
+    """Return where an encoder lies; a hub id is downloaded into the Hugging Face cache.
 
     Args:
-        name: A folder, the name of a packaged encoder, or a hub id such as
+        name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
             ``facebook/hubert-base-ls960``.
 
     Raises:
         CheckpointError: There is no such encoder.
     """
     path = Path(name)
-    if path.is_dir():
-        return path
     packaged = packaged_encoders()
+    if path.is_dir() or (path.exists() and str(name) not in packaged):
+        return path
     if str(name) in packaged:
         return packaged[str(name)]
-    if path.exists():
-        raise CheckpointError(
-            f"{name} is a file, expected a folder with {CONFIG_NAME} and model.safetensors"
-        )
     if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise CheckpointError(
             f"no encoder at {name}",
-            hint=f"give a folder, a hub id such as facebook/hubert-base-ls960, or one of: "
-            f"{', '.join([*packaged, *FEATURES])}",
+            hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
+            f"or one of: {', '.join([*packaged, *FEATURES])}",
         )
     return _download(str(name))
 
@@ -64,9 +61,13 @@ def resolve_encoder(name: str | Path) -> Path:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = [CONFIG_NAME, PROCESSOR_NAME, "*.safetensors", "*.safetensors.index.json"]
+    settings = [CONFIG_NAME, PROCESSOR_NAME]
     try:
+        patterns = [*settings, "*.safetensors", "*.safetensors.index.json"]
         folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
+        if not any(folder.glob("*.safetensors")):  # the first HuBERT and WavLM come as pickles only
+            patterns = [*settings, "pytorch_model*.bin", "pytorch_model.bin.index.json"]
+            folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
     except Exception as error:  # the hub client raises many kinds, most of them network errors
         raise CheckpointError(
             f"encoder {hub_id} is neither a folder nor could it be downloaded: "
@@ -76,12 +77,24 @@ def _download(hub_id: str) -> Path:
     return folder
 
 
-def load_encoder(name: str | Path, mode: Mode = "exact") -> Encoder:
+def load_encoder(
+    name: str | Path,
+    mode: Mode = "exact",
+    *,
+    config: str | Path | None = None,
+    allow_nonfinite: bool = False,
+) -> Encoder:
     """Load an encoder in evaluation mode, computing in float32.
 
+    Nothing that a file holds is executed: safetensors, or ``torch.load(weights_only=True)``.
+
     Args:
-        name: A folder, a packaged name, a hub id, or ``mfcc``.
+        name: An encoder folder, a checkpoint of s3prl, fairseq or SPIN, bare weights, a packaged
+            name, a hub id, or ``mfcc``.
         mode: ``exact`` or ``s3prl``, see `HuggingFaceEncoder`.
+        config: Where the configuration comes from when the checkpoint does not tell it: a JSON
+            file, an encoder folder or another checkpoint. See `complete_settings`.
+        allow_nonfinite: Accept weights that are NaN or infinite.
 
     Raises:
         CheckpointError: There is no such encoder, its family is not supported, or its weights do
@@ -92,29 +105,8 @@ def load_encoder(name: str | Path, mode: Mode = "exact") -> Encoder:
         raise unknown_choice("mode", mode, MODES)
     if str(name) in FEATURES:
         return FEATURES[str(name)]().eval()
-    folder = resolve_encoder(name)
-    config = read_config(folder)
-    for path in weight_files(folder):
-        read_header(path)
-    return HuggingFaceEncoder(
-        _load_model(folder, config), normalize=_wants_normalization(folder), mode=mode
-    ).eval()
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json of an encoder of a supported family.
-
-    Raises:
-        CheckpointError: It is missing, unreadable, or of another family.
-    """
-    config = _read_mapping(folder / CONFIG_NAME)
-    family = config.get("model_type")
-    if family not in FAMILIES:
-        raise CheckpointError(
-            f"{folder} is a model of type {family!r}; supported are: {', '.join(FAMILIES)}",
-            hint="speechft needs an encoder that takes waveforms and gives one frame every 20 ms",
-        )
-    return config
+    checkpoint = open_checkpoint(resolve_encoder(name))
+    return build_encoder(checkpoint, mode=mode, config=config, allow_nonfinite=allow_nonfinite)
 
 
 def random_encoder(like: str | Path, seed: int, mode: Mode = "exact") -> Encoder:
@@ -125,67 +117,22 @@ def random_encoder(like: str | Path, seed: int, mode: Mode = "exact") -> Encoder
         seed: Seed of the weights.
         mode: See `load_encoder`.
     """
-    from transformers import AutoConfig, AutoModel
-
-    folder = resolve_encoder(like)
-    read_config(folder)
+    checkpoint = open_checkpoint(resolve_encoder(like))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder), dtype=torch.float32)
-    return HuggingFaceEncoder(model, normalize=_wants_normalization(folder), mode=mode).eval()
+        return random_like(checkpoint, mode)
 
 
 def digest_of(name: str | Path) -> str:
     """Return the digest of an encoder by the same names that `load_encoder` takes."""
     if str(name) in FEATURES:
         return json_digest(["features", str(name)])
-    return encoder_digest(resolve_encoder(name))
-
-
-def _wants_normalization(folder: Path) -> bool:
-    path = folder / PROCESSOR_NAME
-    return bool(_read_mapping(path).get("do_normalize", False)) if path.is_file() else False
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds {type(content).__name__}, expected a mapping of keys")
-    return content
-
-
-def _load_model(folder: Path, config: dict[str, Any]) -> Any:
-    """Load the bare encoder, out of a task model too, and refuse what does not fit."""
-    from transformers import AutoModel
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            output_loading_info=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below
-        )
-    except Exception as error:  # a wrong configuration or file raises many kinds
-        raise CheckpointError(
-            f"{folder} cannot be loaded as {config['model_type']}: {type(error).__name__}: {error}"
-        ) from None
-    finally:
-        logging.set_verbosity(verbosity)
-    missing = sorted(set(report["missing_keys"]) - {"masked_spec_embed"})
-    mismatched = sorted(str(item) for item in report["mismatched_keys"])
-    if missing or mismatched:
-        raise CheckpointError(
-            f"{folder}: the weights do not fit the configuration; missing: {missing[:5]}, "
-            f"of another shape: {mismatched[:5]}"
-        )
-    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
-    if broken:
-        raise CheckpointError(f"{folder}: NaN or infinite weights in {', '.join(broken[:5])}")
-    return model
+    path = resolve_encoder(name)
+    if path.is_file():
+        return file_digest(path)
+    if any((path / weights).is_file() for weights in (WEIGHTS_NAME, INDEX_NAME)):
+        return encoder_digest(path)
+    parts = [file_digest(file) for file in open_checkpoint(path).files]
+    if (path / CONFIG_NAME).is_file():
+        parts.insert(0, file_digest(path / CONFIG_NAME))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

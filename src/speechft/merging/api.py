@@ -9,20 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from speechft.console import progress_bar
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
-from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
+from speechft.encoders.conversion.checkpoints import Checkpoint
+from speechft.errors import ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage, output
 from speechft.merging.coefficients import Rules, alphas, finite
 from speechft.merging.combine import bind
-from speechft.merging.delta import check_base_digest
 from speechft.merging.digests import InputDigests, combined_digest
-from speechft.merging.fused import fuse_weight_norm
+from speechft.merging.fused import fuse_weight_norm, store_norms
 from speechft.merging.memory import in_memory
-from speechft.merging.options import Options, check_options
+from speechft.merging.options import Options, check_options, make_options
 from speechft.merging.plan import Plan, Target, build_plan
 from speechft.merging.report import MergeReport
+from speechft.merging.sources import (
+    WEIGHT_SUFFIXES,
+    check_base_digest,
+    check_not_input,
+    open_models,
+)
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
-from speechft.merging.writers import write_folder, write_s3prl, write_tensors
+from speechft.merging.writers import folder_settings, write_folder, write_s3prl, write_tensors
 
 WEIGHT_NORMS = ("gv", "fused")
 TARGETS = ("hf", "s3prl")
@@ -62,8 +67,8 @@ def merge(
     """Merge a base with one or several models that were tuned from it.
 
     Args:
-        base: Encoder folder, weight file (``.safetensors``, ``.pt``, ``.ckpt``, ``.bin``), state
-            dict, or live module.
+        base: Encoder folder, weight file (``.safetensors``, ``.pt``, ``.ckpt``, ``.bin``), name of
+            a packaged encoder, hub id, state dict, or live module.
         tuned: The same, one or a list.
         alpha: 0 gives the base, 1 the (mean of the) tuned models.
         out: Folder, ``.pt`` or ``.safetensors`` file to write. None merges in memory.
@@ -91,7 +96,7 @@ def merge(
     """
     started = time.monotonic()
     alpha = finite(alpha, "alpha")
-    target = choose_target(to, out)
+    target: Target = "hf" if dry_run and to is None and out is None else choose_target(to, out)
     ready = prepare(
         base, tuned, alpha, method, target, weight_norm, rules, dtype, force, make_options(options)
     )
@@ -100,6 +105,8 @@ def merge(
         _check(ready, run(ready.plan, sink, ready.combine, allow_nonfinite=force), force)
         _check_delta(ready.plan, force)
         return in_memory(base, ready.plan, sink)
+    if out is not None:
+        _check_output(ready.plan, Path(out))
     destination = None if out is None or dry_run else Path(out)
     return _to_disk(ready, destination, force, shard_bytes, command, started)
 
@@ -136,23 +143,6 @@ def compare(base: Any, tuned: Any) -> lineage.Evidence:
     return lineage.evidence(run(built, NoSink())[0])
 
 
-def make_options(given: Mapping[str, Any]) -> Options:
-    """Build the options of a method.
-
-    Raises:
-        ConfigError: There is no such option.
-    """
-    from speechft.merging.options import option_names
-
-    for name in given:
-        if name not in option_names():
-            raise unknown_choice("merge option", name, option_names())
-    values = dict(given)
-    if values.get("weights") is not None:
-        values["weights"] = tuple(float(w) for w in values["weights"])
-    return Options(**values)
-
-
 def choose_target(to: str | None, out: str | Path | None) -> Target:
     """Return what is written, from the option and the ending of the output's name.
 
@@ -164,24 +154,16 @@ def choose_target(to: str | None, out: str | Path | None) -> Target:
     suffix = "" if out is None else Path(out).suffix
     if out is None:
         return "memory"
-    if to == "hf" and suffix in (".pt", ".ckpt"):
-        raise ConfigError(f"{out} names an s3prl file, but --to hf writes a folder")
+    if to == "hf" and suffix in WEIGHT_SUFFIXES:
+        raise ConfigError(f"{out} names a file, but --to hf writes a folder")
+    if suffix in (".bin", ".pth") or (to == "s3prl" and suffix == ".safetensors"):
+        raise ConfigError(
+            f"{out} has an ending that is not written as {to or 'weights'}",
+            hint="name a folder (Hugging Face), a .pt (s3prl) or a .safetensors file (weights)",
+        )
     if to == "s3prl" or (to is None and suffix in (".pt", ".ckpt")):
         return "s3prl"
     return "tensors" if suffix == ".safetensors" and to is None else "hf"
-
-
-def open_models(base: Any, tuned: Any) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Open base and tuned models; ``tuned`` is one or a list."""
-    single = isinstance(tuned, str | Path | Mapping) or hasattr(tuned, "state_dict")
-    models = [tuned] if single or not isinstance(tuned, Sequence) else list(tuned)
-    opened = open_checkpoint(base, "base")
-    if opened.format == "delta":
-        raise CheckpointError(
-            f"{opened.source} is a delta file, not a base",
-            hint="the base comes first: speechft merge BASE DELTA",
-        )
-    return opened, [open_checkpoint(m, "tuned") for m in models]
 
 
 def prepare(
@@ -212,10 +194,13 @@ def prepare(
     if not force:
         lineage.refuse(objections, HINT)
     built = build_plan(opened, models, target, dtype)
+    unfused, fused = built, weight_norm == "fused"
+    if fused:
+        built = fuse_weight_norm(built)
     names = [item.canonical for item in built.merged]
     built, combine = bind(method, built.with_alphas(alphas(names, alpha, rules)), options, alpha)
-    if weight_norm == "fused":
-        built = fuse_weight_norm(built, combine)
+    if fused:
+        built = store_norms(built, unfused, combine)
     if target in ("hf", "tensors"):
         built = built.reordered(output.order_for_storage(built.items))
     return Prepared(built, combine, method, alpha, weight_norm, options, tuple(objections))
@@ -246,9 +231,18 @@ def _check(ready: Prepared, changes: Sequence[lineage.Change], force: bool) -> t
 
 def _check_delta(plan: Plan, force: bool) -> None:
     """Refuse a delta that was made for another base, where the base is in files."""
-    if plan.base.files and any(model.format == "delta" for model in plan.tuned):
-        digests = InputDigests(plan.base.files).result()
-        check_base_digest(plan, combined_digest(plan.base.folder, plan.base.files, digests), force)
+    base = plan.base
+    if base.files and any(model.format == "delta" for model in plan.tuned):
+        digest = combined_digest(base.folder, base.files, InputDigests(base.files).result())
+        check_base_digest(base, plan.tuned, digest, force)
+
+
+def _check_output(plan: Plan, out: Path) -> None:
+    """Refuse an output that cannot be written, before anything is read."""
+    check_not_input(out, (plan.base, *plan.tuned))
+    if plan.target == "hf":
+        output.check_replaceable(out)
+        folder_settings(plan)
 
 
 def _to_disk(
@@ -261,8 +255,6 @@ def _to_disk(
 ) -> MergeReport:
     """Run a merge into files, or into nothing for a dry run, and report."""
     base, models = ready.plan.base, ready.plan.tuned
-    if out is not None:
-        _check_out(out, (base, *models))
     digests = InputDigests([f for model in (base, *models) for f in model.files])
 
     def stream(sink: Sink) -> MergeReport:
@@ -278,7 +270,7 @@ def _to_disk(
         objections = _check(ready, changes, force)
         known = digests.result()
         digest = combined_digest(base.folder, base.files, known) if base.files else None
-        objections += tuple(check_base_digest(ready.plan, digest, force))
+        objections += tuple(check_base_digest(base, models, digest, force))
         found = [lineage.evidence(c, forced=bool(objections)) for c in changes]
         return make_report(ready, out, known, found, objections, time.monotonic() - started)
 
@@ -292,16 +284,6 @@ def _to_disk(
         return write_tensors(out, ready.plan, stream)
     finally:
         digests.cancel()
-
-
-def _check_out(out: Path, models: Sequence[Checkpoint]) -> None:
-    """Refuse to write over an input."""
-    for model in models:
-        places = {f.resolve() for f in model.files}
-        if model.folder is not None:
-            places.add(model.folder.resolve())
-        if out.resolve() in places:
-            raise ConfigError(f"{out} is an input of this merge", hint="choose another --out")
 
 
 def make_report(
@@ -327,6 +309,7 @@ def make_report(
         alphas={item.canonical: item.alpha for item in ready.plan.merged},
         base=base.source,
         tuned=tuple(model.source for model in models),
+        formats=tuple(f"{m.format} {m.family or 'encoder'}" for m in (base, *models)),
         base_digest=digest(base),
         tuned_digests=tuple(digest(model) for model in models),
         merged=len(ready.plan.merged),
@@ -340,4 +323,5 @@ def make_report(
         dtype=", ".join(sorted({item.dtype for item in ready.plan.merged})),
         seconds=seconds,
         options=ready.options.given(),
+        plan=tuple(ready.plan.rows()) if out is None else (),
     )

@@ -28,7 +28,7 @@ def model_card(report: MergeReport, command: str | None) -> str:
         "# Merged speech encoder",
         "",
         f"Weights between a pre-trained encoder and {_models(len(report.tuned))} tuned from it "
-        f"(method `{report.method}`, alpha {report.alpha:g}), made with Speech-FT.",
+        f"(method `{report.method}`, alpha {_alphas(report)}), made with Speech-FT.",
         "",
         "| | source | SHA-256 |",
         "|---|---|---|",

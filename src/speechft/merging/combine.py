@@ -89,6 +89,7 @@ class Ties:
             item.alpha,
             weights=self.options.weights,
             election=self.options.election or "unweighted",
+            divisor=self.options.divisor,
             tie_sign=self.tie_sign,
         )
 
@@ -97,7 +98,7 @@ class Dare:
     """DARE with one mask generator per tensor and model, so that pieces and wholes agree."""
 
     def __init__(self, method: str, options: Options) -> None:
-        self._merge = methods.dare_ties if method == "dare-ties" else methods.dare_linear
+        self._ties = method == "dare-ties"
         self._options = options
         self._density = 0.5 if options.density is None else options.density
         self._masks: list[np.random.Generator] = []
@@ -112,7 +113,17 @@ class Dare:
             methods.drop(delta, self._density, mask, scale)
             for delta, mask, scale in zip(deltas, self._masks, self._scales, strict=True)
         ]
-        return self._merge(base, dropped, item.alpha, self._options.weights)
+        options = self._options
+        if not self._ties:
+            return methods.dare_linear(base, dropped, item.alpha, options.weights)
+        return methods.dare_ties(
+            base,
+            dropped,
+            item.alpha,
+            weights=options.weights,
+            election=options.election or "unweighted",
+            divisor=options.divisor,
+        )
 
     def _generators(self, item: Item) -> list[np.random.Generator]:
         name = zlib.crc32(item.canonical.encode())

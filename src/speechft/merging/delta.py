@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,12 @@ import numpy as np
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
-from speechft.errors import CheckpointError, LineageError, unknown_choice
+from speechft.errors import CheckpointError, ConfigError, unknown_choice
 from speechft.merging import lineage
 from speechft.merging.digests import InputDigests, combined_digest
 from speechft.merging.plan import Item, Plan, build_plan
+from speechft.merging.report import some
+from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import write_tensors_file
 
@@ -48,6 +50,22 @@ class DeltaReport:
     base_digest: str | None
     tuned_digest: str | None
     set_aside: tuple[str, ...]
+    forced: tuple[str, ...] = ()
+    """Objections that were overridden."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as plain JSON types."""
+        return asdict(self) | {"out": str(self.out)}
+
+    def lines(self) -> list[str]:
+        """Return the report for people, one fact a line."""
+        lines = [
+            f"wrote {self.out}: {self.tensors} tensors, {self.nbytes / 1e6:.1f} MB, {self.dtype}, "
+            f"relative error {self.relative_error:.2g}"
+        ]
+        if self.set_aside:
+            lines.append(f"  set aside (heads of the tuned model): {some(self.set_aside, 40)}")
+        return lines + [f"  forced: {objection}" for objection in self.forced]
 
 
 def make_delta(
@@ -70,7 +88,15 @@ def make_delta(
     """
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
-    opened, model = open_checkpoint(base, "base"), open_checkpoint(tuned, "tuned")
+    if Path(out).suffix != ".safetensors":
+        raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
+    opened, (model,) = open_models(base, [tuned])
+    if model.format == "delta":
+        raise CheckpointError(
+            f"{model.source} is a delta file already",
+            hint="give the tuned model itself to write its delta in another type",
+        )
+    check_not_input(Path(out), (opened, model))
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
@@ -109,6 +135,7 @@ def make_delta(
         details["base_digest"],
         details["tuned_digest"],
         plan.set_aside[0],
+        tuple(objections),
     )
 
 
@@ -132,30 +159,6 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
         tensor.read(0, values)
         state[name] = torch.from_numpy(values.reshape(tensor.shape))
     return state
-
-
-def check_base_digest(plan: Plan, base_digest: str | None, force: bool) -> list[str]:
-    """Return an objection for every delta file that was made for another base.
-
-    Raises:
-        LineageError: There is one, and ``force`` is off.
-    """
-    found = []
-    for model in plan.tuned:
-        if model.format != "delta" or base_digest is None:
-            continue
-        wanted = model.content.get("base_digest")
-        if wanted is not None and wanted != base_digest:
-            found.append(
-                f"{model.source} was made for a base with SHA-256 {wanted[:12]}..., "
-                f"{plan.base.source} has {base_digest[:12]}..."
-            )
-    if found and not force:
-        raise LineageError(
-            "; ".join(found),
-            hint="use the base that the delta names; --force adds it to this one nevertheless",
-        )
-    return found
 
 
 def _check(plan: Plan, force: bool) -> list[str]:

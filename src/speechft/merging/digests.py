@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechft.checkpoint import CONFIG_NAME, file_digest
+from speechft.errors import CheckpointError
 
 _BLOCK = 1 << 20
 
@@ -36,10 +37,14 @@ class InputDigests:
             self._error = error
 
     def result(self) -> dict[Path, str]:
-        """Wait for all digests and return them by path."""
+        """Wait for all digests and return them by path.
+
+        Raises:
+            CheckpointError: A file cannot be read any more.
+        """
         self._thread.join()
         if self._error is not None:
-            raise self._error
+            raise CheckpointError(f"cannot read an input: {self._error}")
         return self._digests
 
     def cancel(self) -> None:

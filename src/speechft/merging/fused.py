@@ -13,6 +13,7 @@ from speechft.merging.plan import Item, Plan
 from speechft.merging.stream import CHUNK, Combiner, pieces
 
 _G, _V = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
+_REASON = "norm of the fused kernel"
 
 
 @dataclass
@@ -47,14 +48,40 @@ class FusedKernel:
         out *= np.resize(np.roll(self.scale, -(start % self.scale.size)), out.size)
 
 
-def fuse_weight_norm(plan: Plan, combine: Combiner) -> Plan:
-    """Return the plan with every merged pair of g and v replaced by the effective kernel.
+@dataclass
+class _Sum:
+    """The tuned tensor that a delta stands for: base plus task vector."""
 
-    The merged kernel is stored as v and its norm as g, which is the same convolution. A pair whose
-    alpha is 0 stays as it is in the base.
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    base: Tensor
+    delta: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes as the base stores it."""
+        return self.base.nbytes
+
+    def raw(self, start: int, stop: int) -> Buffer:
+        """Return stored bytes of the base."""
+        return self.base.raw(start, stop)
+
+    def read(self, start: int, out: Buffer) -> None:
+        """Fill ``out`` with elements of the sum from ``start`` on."""
+        self.base.read(start, out)
+        move = np.empty_like(out)
+        self.delta.read(start, move)
+        out += move
+
+
+def fuse_weight_norm(plan: Plan) -> Plan:
+    """Return the plan with the effective kernel in the place of every merged v; g waits.
+
+    `store_norms` fills in g when the method is bound.
 
     Raises:
-        ConfigError: The model has no weight norm, or g and v have different coefficients.
+        ConfigError: The model has no weight norm, or one of another kind.
     """
     by_name = {item.canonical: item for item in plan.items}
     replaced: dict[str, Item] = {}
@@ -63,13 +90,19 @@ def fuse_weight_norm(plan: Plan, combine: Combiner) -> Plan:
         norm, kernel = by_name[name], by_name.get(name.removesuffix(_G) + _V)
         if kernel is None or not (norm.merged and kernel.merged):
             continue
-        if norm.alpha != kernel.alpha:
+        if numel(norm.base) != kernel.base.shape[-1]:
             raise ConfigError(
-                f"{name} and its v have different alphas, which a fused kernel cannot have",
-                hint="let one rule cover both, such as 'position: 0.2'",
+                f"{name} of shape {list(norm.base.shape)} is not one number per last index",
+                hint="leave --weight-norm at gv",
             )
-        if kernel.alpha != 0:
-            replaced[norm.canonical], replaced[kernel.canonical] = _fuse(norm, kernel, combine)
+        tuned = tuple(
+            _kernel(_whole(norm.base, g), _whole(kernel.base, v))
+            for g, v in zip(norm.tuned, kernel.tuned, strict=True)
+        )
+        replaced[kernel.canonical] = replace(
+            kernel, base=_kernel(norm.base, kernel.base), tuned=tuned
+        )
+        replaced[name] = replace(norm, merged=False, reason=_REASON, tuned=())
     if not pairs:
         raise ConfigError(
             "the encoder has no weight-normalised convolution to fuse",
@@ -78,24 +111,38 @@ def fuse_weight_norm(plan: Plan, combine: Combiner) -> Plan:
     return plan.reordered([replaced.get(item.canonical, item) for item in plan.items])
 
 
-def _fuse(norm: Item, kernel: Item, combine: Combiner) -> tuple[Item, Item]:
-    if numel(norm.base) != kernel.base.shape[-1]:
-        raise ConfigError(
-            f"{norm.canonical} of shape {list(norm.base.shape)} is not one number per last index",
-            hint="leave --weight-norm at gv",
-        )
-    fused = replace(
-        kernel,
-        base=_kernel(norm.base, kernel.base),
-        tuned=tuple(_kernel(g, v) for g, v in zip(norm.tuned, kernel.tuned, strict=True)),
-    )
-    merged = _norm(
-        (combine(fused, s, b, d) for s, b, d in pieces(fused, _chunk(kernel))), norm.size
-    )
-    data = encode(merged.astype(np.float32), norm.dtype)
-    stored = ArrayTensor(norm.name, norm.dtype, norm.base.shape, data)
-    length = replace(norm, merged=False, reason="norm of the fused kernel", base=stored, tuned=())
-    return length, fused
+def store_norms(plan: Plan, unfused: Plan, combine: Combiner) -> Plan:
+    """Return the plan with g as the norm of the merged kernel, which is stored as v.
+
+    That is the same convolution. A kernel whose alpha is 0 stays as it is in the base.
+
+    Args:
+        plan: The plan of `fuse_weight_norm`, with coefficients.
+        unfused: The plan before it.
+        combine: The method.
+    """
+    by_name = {item.canonical: item for item in plan.items}
+    before = {item.canonical: item for item in unfused.items}
+    replaced: dict[str, Item] = {}
+    for name, norm in by_name.items():
+        if norm.reason != _REASON:
+            continue
+        kernel = by_name[name.removesuffix(_G) + _V]
+        if kernel.alpha == 0:
+            replaced |= {n: before[n] for n in (name, kernel.canonical)}
+            continue
+        chunk = CHUNK - CHUNK % kernel.base.shape[-1]
+        parts = (combine(kernel, s, b, d) for s, b, d in pieces(kernel, chunk))
+        data = encode(_norm(parts, norm.size).astype(np.float32), norm.dtype)
+        stored = ArrayTensor(norm.name, norm.dtype, norm.base.shape, data)
+        replaced[name] = replace(norm, base=stored)
+    return plan.reordered([replaced.get(item.canonical, item) for item in plan.items])
+
+
+def _whole(base: Tensor, tuned: Tensor) -> Tensor:
+    if not getattr(tuned, "is_delta", False):
+        return tuned
+    return _Sum(tuned.name, base.dtype, tuned.shape, base, tuned)
 
 
 def _kernel(norm: Tensor, kernel: Tensor) -> FusedKernel:
@@ -111,10 +158,6 @@ def _parts(kernel: Tensor, chunk: int) -> Iterator[Buffer]:
         values = np.empty(min(chunk, numel(kernel) - start), np.float32)
         kernel.read(start, values)
         yield values
-
-
-def _chunk(kernel: Item) -> int:
-    return CHUNK - CHUNK % kernel.base.shape[-1]
 
 
 def _norm(parts: Iterable[Buffer], size: int) -> Buffer:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechft.encoders.conversion.keys import normalise_weight_norm
+from speechft.encoders.conversion.keys import encoder_prefix, normalise_weight_norm
 from speechft.errors import CheckpointError
 from speechft.merging.plan import Item, Plan
 from speechft.merging.stream import ArraySink
@@ -66,7 +66,8 @@ def interpolate_(
 
     Args:
         module: The module, on any device; its dtype is kept, the arithmetic is float32.
-        base_state: State dict of the base, in either spelling of weight norm.
+        base_state: State dict of the base, in either spelling of weight norm; what stands before
+            the encoder's names, such as ``model.``, does not matter, nor in module and delta.
         delta: Task vector by name, as `speechft.merging.delta.load_delta` returns it.
         alpha: Coefficient.
 
@@ -78,9 +79,7 @@ def interpolate_(
     """
     import torch
 
-    own = {normalise_weight_norm(n): t for n, t in module.state_dict(keep_vars=True).items()}
-    bases = {normalise_weight_norm(n): t for n, t in base_state.items()}
-    moves = {normalise_weight_norm(n): t for n, t in delta.items()}
+    own, bases, moves = map(_by_name, (module.state_dict(keep_vars=True), base_state, delta))
     unknown = sorted(set(moves) - set(own)) + sorted(set(own) - set(bases))
     wrong = [n for n in own if n in bases and bases[n].shape != own[n].shape]
     wrong += [n for n in moves if n in own and moves[n].shape != own[n].shape]
@@ -97,3 +96,8 @@ def interpolate_(
                 base = base.to(torch.float32) + alpha * move
             target.copy_(base)
     return module
+
+
+def _by_name(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    prefix = encoder_prefix(state) or ""
+    return {normalise_weight_norm(n.removeprefix(prefix)): t for n, t in state.items()}

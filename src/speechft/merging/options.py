@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from speechft.errors import ConfigError, unknown_choice
+from speechft.merging.coefficients import finite
 from speechft.merging.methods import METHODS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "trim": ("global", "tensor"),
-    "election": ("unweighted", "weighted"),
+    "election": ("unweighted", "weighted", "frequency"),
+    "divisor": ("count", "weight", "none"),
     "rescale": ("density", "l1", "none"),
 }
 
@@ -19,7 +21,8 @@ USED_BY: dict[str, tuple[str, ...]] = {
     "weights": ("task-arithmetic", "ties", "dare-linear", "dare-ties"),
     "density": ("ties", "dare-linear", "dare-ties"),
     "trim": ("ties",),
-    "election": ("ties",),
+    "election": ("ties", "dare-ties"),
+    "divisor": ("ties", "dare-ties"),
     "rescale": ("dare-linear", "dare-ties"),
     "seed": ("dare-linear", "dare-ties"),
     "first": ("lines",),
@@ -38,8 +41,13 @@ class Options:
     trim: Literal["global", "tensor"] | None = None
     """ties: one threshold over the whole model (the reference, default) or one per tensor (PEFT,
     mergekit)."""
-    election: Literal["unweighted", "weighted"] | None = None
-    """ties: whether weights count in the vote and the divisor (mergekit); default unweighted."""
+    election: Literal["unweighted", "weighted", "frequency"] | None = None
+    """ties, dare-ties: what is summed for the sign: entries (reference, PEFT's total; default),
+    entries times weights (mergekit), or signs (PEFT's frequency)."""
+    divisor: Literal["count", "weight", "none"] | None = None
+    """ties, dare-ties: the agreeing entries are divided by their number (reference, PEFT; default),
+    by their weights (mergekit's ties; default of a weighted election), or not (mergekit's
+    dare_ties)."""
     rescale: Literal["density", "l1", "none"] | None = None
     """dare: divide by the density (paper, PEFT; default), restore the L1 norm (mergekit), or
     neither."""
@@ -51,6 +59,27 @@ class Options:
     def given(self) -> dict[str, Any]:
         """Return the options that have a value."""
         return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Build the options of a method.
+
+    Raises:
+        ConfigError: There is no such option.
+    """
+    for name in given:
+        if name not in option_names():
+            raise unknown_choice("merge option", name, option_names())
+    values = dict(given)
+    for name in ("density", "first"):
+        if values.get(name) is not None:
+            values[name] = finite(values[name], name)
+    if values.get("weights") is not None:
+        weights = values["weights"]
+        parts = weights.split(",") if isinstance(weights, str) else weights
+        parts = [parts] if isinstance(parts, int | float) else parts
+        values["weights"] = tuple(finite(w, "a weight") for w in parts)
+    return Options(**values)
 
 
 def check_options(method: str, options: Options, models: int) -> None:
@@ -74,8 +103,8 @@ def check_options(method: str, options: Options, models: int) -> None:
             f"{len(options.weights)} weights were given for {models} tuned models",
             hint="give one weight per tuned model",
         )
-    if options.weights is not None and not all(map(math.isfinite, options.weights)):
-        raise ConfigError(f"weights must be finite numbers, given: {options.weights}")
+    if options.seed is not None and not (isinstance(options.seed, int) and options.seed >= 0):
+        raise ConfigError(f"seed is {options.seed!r}, expected a whole number from 0 on")
     if options.density is not None and not 0 < options.density <= 1:
         raise ConfigError(f"density is {options.density}, expected a share above 0 and up to 1")
     if method == "model-stock" and models < 2:

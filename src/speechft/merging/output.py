@@ -14,7 +14,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from speechft.checkpoint import INDEX_NAME, WEIGHTS_NAME, sync_folder, write_error
+from speechft.checkpoint import (
+    CONFIG_NAME,
+    INDEX_NAME,
+    PROCESSOR_NAME,
+    WEIGHTS_NAME,
+    sync_folder,
+    write_error,
+)
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
 from speechft.errors import RunError
 from speechft.merging.plan import Item
@@ -26,16 +33,18 @@ SHARD_BYTES = 5_000_000_000
 METADATA = {"format": "pt"}
 """Metadata that transformers expects in a safetensors file."""
 
+REPORT_NAME = "merge.json"
+CARD_NAME = "README.md"
 WRITTEN = (
-    "config.json",
-    "preprocessor_config.json",
-    "README.md",
-    "merge.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
+    CONFIG_NAME,
+    PROCESSOR_NAME,
+    CARD_NAME,
+    REPORT_NAME,
+    WEIGHTS_NAME,
+    INDEX_NAME,
     "model-*-of-*.safetensors",
 )
-"""Names that a merge writes: a folder with only these may be replaced."""
+"""Names that a merge writes: a folder with its report and only these may be replaced."""
 
 _SIZES = FLOAT_BYTES | {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2}
 
@@ -178,8 +187,33 @@ def publish_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(hidden, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def publish_file(out: Path) -> Iterator[Path]:
+    """Give a path in a hidden folder to write to, and move what is there to ``out`` at the end.
+
+    What an interrupted run left there is overwritten; on an error nothing is left.
+
+    Raises:
+        RunError: ``out`` is a folder, is being written by another process, or cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    if out.is_dir():
+        raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
+    hidden = out.with_name(f".{out.name}.partial")
+    with lock(hidden):
+        try:
+            yield hidden / out.name
+            _sync(hidden / out.name)
+            os.replace(hidden / out.name, out)
+            sync_folder(out.parent)
+        except OSError as error:
+            raise write_error(out, error) from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
+
+
 def check_replaceable(out: Path) -> None:
-    """Refuse an output folder that holds files which a merge does not write.
+    """Refuse an output folder that holds what no merge wrote.
 
     Raises:
         RunError: There are such files, or ``out`` is a file.
@@ -187,10 +221,13 @@ def check_replaceable(out: Path) -> None:
     if out.is_file():
         raise RunError(f"{out} is a file, expected a folder to write", hint="choose another --out")
     if out.is_dir():
-        foreign = [p.name for p in sorted(out.iterdir()) if not any(map(p.match, WRITTEN))]
+        held = sorted(out.iterdir())
+        foreign = [p.name for p in held if not any(map(p.match, WRITTEN))]
+        if not foreign and not (out / REPORT_NAME).is_file():
+            foreign = [p.name for p in held]  # somebody's encoder
         if foreign:
             raise RunError(
-                f"{out} already holds {', '.join(foreign[:4])}, which a merge does not write",
+                f"{out} already holds {', '.join(foreign[:4])}, which no merge wrote",
                 hint="choose another --out, or remove that folder",
             )
 

@@ -59,8 +59,10 @@ class MergeConfig(Config):
     """ties, dare: share of the entries that is kept."""
     trim: Literal["global", "tensor"] | None = None
     """ties: scope of the threshold."""
-    election: Literal["unweighted", "weighted"] | None = None
-    """ties: whether weights vote."""
+    election: Literal["unweighted", "weighted", "frequency"] | None = None
+    """ties, dare-ties: what is summed for the sign."""
+    divisor: Literal["count", "weight", "none"] | None = None
+    """ties, dare-ties: what the agreeing entries are divided by."""
     rescale: Literal["density", "l1", "none"] | None = None
     """dare: how what is kept is scaled."""
     seed: int | None = None
@@ -124,7 +126,7 @@ def from_official(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: base_model_ckpt_path is missing, and nothing is downloaded by name",
             hint=f"download {OFFICIAL_BASES[name]} and give its path as base_model_ckpt_path",
         )
-    result: dict[str, Any] = {"base": base, "tuned": tuned, "to": "s3prl"}
+    result: dict[str, Any] = {"base": base, "tuned": tuned}
     if "alpha" in content:
         result["alpha"] = content["alpha"]
     if content.get("output_dir"):

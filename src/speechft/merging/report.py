@@ -24,6 +24,8 @@ class MergeReport:
     """Coefficient of every merged tensor by Hugging Face name."""
     base: str
     tuned: tuple[str, ...]
+    formats: tuple[str, ...]
+    """Format and family of the base and of every tuned model, such as ``s3prl hubert``."""
     base_digest: str | None
     """Of an encoder folder, `speechft.checkpoint.encoder_digest`; None for results in memory."""
     tuned_digests: tuple[str | None, ...]
@@ -47,6 +49,8 @@ class MergeReport:
     seconds: float
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the method."""
+    plan: tuple[tuple[str, str, str, str], ...] = ()
+    """For a dry run, `speechft.merging.plan.Plan.rows`: what happens to every tensor."""
 
     @functools.cached_property
     def out_digest(self) -> str | None:
@@ -62,27 +66,52 @@ class MergeReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON types."""
-        content = dataclasses.asdict(self)
-        return content | {"out": None if self.out is None else str(self.out)}
+        content = dataclasses.asdict(self) | {"out": None if self.out is None else str(self.out)}
+        if not self.plan:
+            del content["plan"]
+        return content
 
     def lines(self) -> list[str]:
-        """Return the report for people, one fact a line."""
+        """Return the report for people, one fact a line; a dry run begins with its plan."""
         low, high = self.alpha_range
         alpha = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-        lines = [
-            f"merged {self.merged} tensors with {self.method}, alpha {alpha} ({self.dtype})",
-            *(f"  kept from the base: {name}" for name in self.kept[:8]),
-        ]
-        if len(self.kept) > 8:
-            lines.append(f"  ... and {len(self.kept) - 8} more kept from the base")
+        done = "would merge" if self.plan else "merged"
+        lines = [*self._plan_lines(), *self._source_lines()]
+        lines.append(f"{done} {self.merged} tensors with {self.method}, alpha {alpha} {self.dtype}")
+        if low < 0 or high > 1:
+            lines.append("  alpha outside 0 to 1 goes beyond base or tuned model")
+        if self.kept:
+            lines.append(f"  kept from the base: {some(self.kept)}")
         if self.set_aside:
-            lines.append(f"  set aside (heads of the tuned models): {', '.join(self.set_aside)}")
+            lines.append(f"  set aside (heads of the tuned models): {some(self.set_aside, 40)}")
         if self.left_out:
-            lines.append(f"  left out (no place in the output): {', '.join(self.left_out)}")
+            lines.append(f"  left out (no place in the output): {some(self.left_out)}")
         lines += [f"  configuration: {difference}" for difference in self.differences]
         for source, found in zip(self.tuned, self.evidence, strict=True):
             lines.append(f"  {source}: {_evidence(found)}")
+        lines += [f"  forced: {objection}" for objection in self.forced]
         return lines
+
+    def _plan_lines(self) -> list[str]:
+        widths = [max((len(row[column]) for row in self.plan), default=0) for column in range(3)]
+        return ["  ".join([*map(str.ljust, row[:3], widths), row[3]]) for row in self.plan]
+
+    def _source_lines(self) -> list[str]:
+        sources = (self.base, *self.tuned)
+        digests = (self.base_digest, *self.tuned_digests)
+        roles = ("base", *("tuned" for _ in self.tuned))
+        return [
+            f"{role} {source} ({kind}, SHA-256 {digest[:12] if digest else 'not taken'})"
+            for role, source, kind, digest in zip(
+                roles, sources, self.formats, digests, strict=True
+            )
+        ]
+
+
+def some(names: tuple[str, ...], most: int = 8) -> str:
+    """Return the first of many names, and how many more there are."""
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _evidence(found: Evidence) -> str:

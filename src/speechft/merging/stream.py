@@ -28,6 +28,9 @@ class Sink(Protocol):
     def write(self, item: Item, data: Buffer) -> None:
         """Append ``data`` (any dtype, contiguous) to the tensor of ``item``."""
 
+    def finish(self) -> None:
+        """Complete what was written, after the last tensor."""
+
 
 class Combiner(Protocol):
     """A merge method bound to a plan."""
@@ -41,6 +44,9 @@ class NoSink:
 
     def write(self, item: Item, data: Buffer) -> None:
         """Drop the data."""
+
+    def finish(self) -> None:
+        """Do nothing."""
 
 
 class ArraySink:
@@ -56,6 +62,9 @@ class ArraySink:
         raw = data.reshape(-1).view(np.uint8)
         self.data[item.name][start : start + raw.size] = raw
         self._filled[item.name] = start + raw.size
+
+    def finish(self) -> None:
+        """Do nothing."""
 
 
 def combine_linear(item: Item, start: int, base: Buffer, deltas: Sequence[Buffer]) -> Buffer:
@@ -113,6 +122,7 @@ def run(
                 _merge(plan, item, sink, combine, changes, allow_nonfinite, chunk, advance)
             else:
                 _keep(plan, item, sink, allow_nonfinite, chunk, advance)
+    sink.finish()
     return changes
 
 

@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from speechft.config import apply_overrides
 from speechft.errors import ConfigError
 from speechft.merging.api import merge
-from speechft.merging.recipe import read_merge_config
 from speechft.merging.report import MergeReport
 
 
@@ -38,13 +34,24 @@ def merge_verb(
     Raises:
         ConfigError: Something is missing or malformed.
     """
-    arguments: dict[str, Any] = (
-        {} if config is None else dict(read_merge_config(config).arguments())
-    )
+    arguments: dict[str, Any] = {}
+    if config is not None:
+        from speechft.merging.recipe import read_merge_config  # pydantic and yaml cost 0.1 s
+
+        arguments |= read_merge_config(config).arguments()
     arguments |= {name: value for name, value in given.items() if value is not None}
-    arguments |= apply_overrides({}, options)
+    if given.get("alpha") is not None and arguments.get("method") == "model-stock":
+        raise ConfigError(
+            "method 'model-stock' finds the alpha of every tensor itself",
+            hint="leave --alpha out",
+        )
+    if options:
+        from speechft.config import apply_overrides
+
+        arguments |= apply_overrides({}, options)
     if rules:
-        arguments["rules"] = _rules(rules)
+        arguments["rules"] = list(rules)
+    force = bool(arguments.pop("force", False)) or force
     missing = [name for name in ("base", "tuned") if not arguments.get(name)]
     if not arguments.get("out") and not dry_run:
         missing.append("--out")
@@ -53,31 +60,6 @@ def merge_verb(
             f"merge lacks {', '.join(missing)}",
             hint="speechft merge BASE TUNED --alpha 0.25 --out merged",
         )
-    base, tuned = local(arguments.pop("base")), [local(m) for m in arguments.pop("tuned")]
-    report = merge(base, tuned, dry_run=dry_run, force=force, command=command, **arguments)
+    report = merge(dry_run=dry_run, force=force, command=command, **arguments)
     assert isinstance(report, MergeReport)
     return report
-
-
-def local(name: str) -> Path:
-    """Return a path as it is; resolve packaged names and hub ids to a folder."""
-    from speechft.encoders.load import resolve_encoder
-
-    path = Path(name)
-    return path if path.exists() else resolve_encoder(name)
-
-
-def _rules(texts: Sequence[str]) -> dict[str, Any]:
-    rules: dict[str, Any] = {}
-    for text in texts:
-        try:
-            parsed = yaml.safe_load(text)
-        except yaml.YAMLError:
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise ConfigError(
-                f"alpha rule {text!r} is not of the form 'layers: coefficient'",
-                hint="write for example --alpha-rule 'layers.0-3: 0.1'",
-            )
-        rules |= parsed
-    return rules

@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.checkpoint import (
-    CONFIG_NAME,
-    PROCESSOR_NAME,
-    atomic_write,
-    sync_folder,
-    write_error,
-    write_json,
-    write_text,
-)
+from speechft.checkpoint import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.tensors import Buffer
-from speechft.errors import CheckpointError, RunError
+from speechft.errors import CheckpointError
 from speechft.merging.card import model_card
 from speechft.merging.memory import as_torch
-from speechft.merging.output import METADATA, SafetensorsWriter, publish_folder
+from speechft.merging.output import (
+    CARD_NAME,
+    METADATA,
+    REPORT_NAME,
+    SafetensorsWriter,
+    publish_file,
+    publish_folder,
+)
 from speechft.merging.plan import Item, Plan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
-from speechft.runs import lock
 
 Stream = Callable[[Sink], MergeReport]
-REPORT_NAME = "merge.json"
-CARD_NAME = "README.md"
-_HIDDEN_NAME = "weights.safetensors"
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
 
@@ -78,7 +71,6 @@ def write_folder(
         writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
         try:
             report = stream(writer)
-            writer.finish()
         except BaseException:
             writer.abort()
             raise
@@ -144,33 +136,22 @@ def write_tensors_file(
                 piece = next(pieces)
                 writer.write(item, piece)
                 left -= piece.nbytes
+        writer.finish()
 
 
 @contextlib.contextmanager
 def _safetensors_file(
     out: Path, items: Sequence[Item], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
-    out = Path(os.path.abspath(out))
-    if out.is_dir():
-        raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
-    hidden = out.with_name(f".{out.name}.partial")
-    with lock(hidden):
+    with publish_file(out) as hidden:
+        writer = SafetensorsWriter(
+            hidden.parent, items, shard_bytes=2**63, name=hidden.name, metadata=metadata
+        )
         try:
-            writer = SafetensorsWriter(
-                hidden, items, shard_bytes=2**63, name=_HIDDEN_NAME, metadata=metadata
-            )
-            try:
-                yield writer
-                writer.finish()
-            except BaseException:
-                writer.abort()
-                raise
-            os.replace(hidden / _HIDDEN_NAME, out)
-            sync_folder(out.parent)
-        except OSError as error:
-            raise write_error(out, error) from error
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
+            yield writer
+        except BaseException:
+            writer.abort()
+            raise
 
 
 def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
@@ -186,9 +167,7 @@ def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
     report = stream(sink)
     weights = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
     content = s3prl_checkpoint(plan.base, weights)
-    if out.is_dir():
-        raise CheckpointError(f"{out} is a folder, expected a file to write, such as {out}.pt")
-    with atomic_write(out) as file:
+    with publish_file(out) as hidden, open(hidden, "wb") as file:
         remembering = _Remembering(file)
         try:
             torch.save(content, cast(BinaryIO, remembering))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechft.data.corpora import CORPORA, cache_folder, find_corpus, synthetic
+from speechft.data.corpora import ARCHIVES, cache_folder, cards, find_corpus, synthetic
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 
@@ -25,8 +25,18 @@ def test_cache_folder_follows_the_environment(
     assert cache_folder() == Path.home() / ".cache" / "speechft"
 
 
-def test_every_embedded_corpus_is_described() -> None:
-    assert set(CORPORA) == {*synthetic.SPECS, "generic"}
+def test_every_corpus_has_a_card() -> None:
+    assert set(cards()) == {*synthetic.SPECS, *ARCHIVES, "generic"}
+    for name, card in cards().items():
+        assert card.name == name
+        assert all(vars(card).values()), f"{name} has an empty field"
+        assert "\n" not in card.line()
+
+
+def test_an_archive_has_to_be_prepared_first(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="librispeech has to be prepared first") as caught:
+        find_corpus("librispeech", tmp_path)
+    assert "speechft prepare librispeech ROOT" in (caught.value.hint or "")
 
 
 def test_an_embedded_corpus_lies_in_the_cache_by_digest(
@@ -50,7 +60,7 @@ def test_a_prepared_folder_is_opened(tones: Corpus, tmp_path: Path) -> None:
 
 
 def test_a_csv_is_prepared_in_the_work_folder(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
     (tmp_path / "MINE.CSV").write_text("path,split\na.wav,train\n")
     corpus = find_corpus(str(tmp_path / "MINE.CSV"), tmp_path / "work")
     assert corpus.folder == tmp_path / "work"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechft.data.corpora import generic
+from speechft.data.corpora import build, generic
 from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.errors import DataError
@@ -34,7 +34,7 @@ def prepare(folder: Path, text: str, encoding: str = "utf-8") -> Corpus:
 
 def issues(folder: Path) -> list[list[str]]:
     lines = (folder / "corpus" / "issues.tsv").read_text().splitlines()
-    return [line.split("\t") for line in lines]
+    return [line.split("\t") for line in lines[1:]]
 
 
 def test_columns_become_labels(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_columns_become_labels(tmp_path: Path) -> None:
         "speaker": 1,
         "text": 1,
     }
-    assert issues(tmp_path) == [["path", "problem"]]
+    assert issues(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -117,39 +117,26 @@ def test_unusable_recordings_are_left_out_counted_and_named(
         "first.wav",
         "last.wav",
     ]
-    problems = issues(tmp_path)[1:]
-    assert [path for path, _ in problems] == [
-        "text.wav",
-        "gone.wav",
-        "short.wav",
-        "empty.wav",
-        "headerless.raw",
-        "folder.wav",
-        "./first.wav",
-        "short.wav",
-        "",
-        "",
-        "last.wav",
-        "first.wav",
-    ]
-    expected = [
-        "not readable as audio",
-        "does not exist",
-        "160 samples at 16000 Hz are too short",
-        "0 samples at 16000 Hz are too short or empty",
-        "not readable as audio",
-        "not readable as audio",
-        "listed twice",
-        "the split is empty",
-        "the path is empty",
-        "the path is empty",
-        "the split '../../escape' is not a plain name",
-        "listed twice",
-    ]
-    for (_, problem), text in zip(problems, expected, strict=True):
-        assert text in problem
+    found = {(kind, path, problem) for kind, _, _, _, path, problem in issues(tmp_path)}
+    expected = {
+        ("missing-audio", "gone.wav", "does not exist"),
+        ("unreadable-audio", "text.wav", "not readable as audio"),
+        ("unreadable-audio", "headerless.raw", "not readable as audio"),
+        ("unreadable-audio", "folder.wav", "not readable as audio"),
+        ("too-short", "short.wav", "160 samples at 16000 Hz are too short"),
+        ("zero-length", "empty.wav", "holds no samples"),
+        ("listed-twice", "./first.wav", "listed twice"),
+        ("listed-twice", "first.wav", "listed twice"),
+        ("bad-label", "short.wav", "the split is empty"),
+        ("bad-label", "", "the path is empty"),
+        ("bad-label", "last.wav", "the split '../../escape' is not a plain name"),
+    }
+    assert len(issues(tmp_path)) == 12
+    for kind, path, problem in expected:
+        assert any(kind == k and path == p and problem in text for k, p, text in found), problem
+    assert {line[1] for line in issues(tmp_path)} == {"left out"}
     assert set(corpus.statistics) == {"train"}
-    assert "12 of 14 recordings are left out (see issues.tsv): text.wav" in capsys.readouterr().err
+    assert "12 of 14 recordings are left out (see issues.tsv): " in capsys.readouterr().err
     assert sorted(item.name for item in tmp_path.parent.iterdir() if "escape" in item.name) == []
 
 
@@ -161,7 +148,8 @@ def test_the_rest_goes_on(tmp_path: Path) -> None:
     corpus = prepare(tmp_path, f"path,split,label\n{lines}")
     labels = [label_of(cut, "label") for cut in corpus.split("train")]
     assert labels == ["l0", "l1", "l2", "l4", "l5"]
-    assert [path for path, _ in issues(tmp_path)[1:]] == ["3.wav"]
+    assert [line[0] for line in issues(tmp_path)] == ["unreadable-audio"]
+    assert issues(tmp_path)[0][4] == "3.wav"
 
 
 def test_nothing_usable_is_one_clear_error(tmp_path: Path) -> None:
@@ -197,7 +185,7 @@ def test_a_table_that_is_not_text(tmp_path: Path) -> None:
     path.write_bytes(b"path,split\n\xff\xfe\xfa,train\n")
     with pytest.raises(DataError, match="cannot be read"):
         generic.prepare(path, tmp_path / "corpus")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="holds no recordings"):
         generic.prepare(tmp_path, tmp_path / "corpus")
 
 
@@ -205,8 +193,8 @@ def test_unchanged_is_skipped_and_changed_is_prepared_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[Any] = []
-    collect = generic._collect
-    monkeypatch.setattr(generic, "_collect", lambda *a: (reads.append(a), collect(*a))[1])
+    inspect_all = build._inspect_all
+    monkeypatch.setattr(build, "_inspect_all", lambda *a: (reads.append(a), inspect_all(*a))[1])
     record(tmp_path / "a.wav", 0.5)
     text = "path,split\na.wav,train\nlater.wav,train\n"
     first = prepare(tmp_path, text)

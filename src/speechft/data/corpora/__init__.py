@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from speechft.data.corpora.base import Card
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
+from speechft.data.places import is_address
 from speechft.errors import DataError, nearest
 
-CORPORA = {
-    "synthetic": "embedded multi-speaker speech for the demo: speakers, styles, phones, intents",
-    "synthetic-study": "the same, three times as large, for gates, anchors and studies",
-    "synthetic-new-voices": "embedded speech of 20 voices that nothing else uses",
-    "synthetic-pretrain": "embedded clean speech of 440 voices for pre-training",
-    "generic": "your own: a CSV with path, split and any of text, phones, speaker, label",
-}
-"""What each corpus is."""
+ARCHIVES = (
+    "tedlium3",
+    "librispeech",
+    "voxceleb1",
+    "iemocap",
+    "snips",
+    "speech-commands",
+    "fluent-speech-commands",
+    "timit",
+    "crema-d",
+    "aishell3",
+    "libri2mix",
+    "quesst14",
+)
+"""Corpora that are read as they come out of their archives; each is a file of that name."""
+
+
+def archive(name: str) -> Any:
+    """Return the module of a corpus: its ``CARD`` and its ``scan(root, **options)``."""
+    return import_module(f"{__name__}.{name.replace('-', '_')}")
+
+
+def cards() -> dict[str, Card]:
+    """Return what every corpus is, by name: embedded ones, archives, your own."""
+    from speechft.data.corpora import embedded, generic
+
+    read = {name: archive(name).CARD for name in ARCHIVES}
+    return {**embedded.CARDS, **read, "generic": generic.CARD}
 
 
 def cache_folder() -> Path:
@@ -28,7 +52,8 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     """Open a corpus, preparing it first where that is needed.
 
     Args:
-        name: Name of an embedded corpus, a CSV, or the folder of a prepared corpus.
+        name: Name of an embedded corpus, a CSV or parquet file, the folder or address of a
+            prepared corpus.
         work_folder: Where the manifests of a CSV go.
 
     Raises:
@@ -39,11 +64,18 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
+    if is_address(name):
+        return open_corpus(name)
     path = Path(name).expanduser()
-    if path.suffix.lower() == ".csv":
+    if path.suffix.lower() in (".csv", ".parquet"):
         return generic.prepare(path, work_folder)
     if (path / CORPUS_FILE).is_file():
         return open_corpus(path)
+    if name in ARCHIVES:
+        raise DataError(
+            f"corpus {name} has to be prepared first",
+            hint=f"speechft prepare {name} ROOT --out DIR, then give DIR",
+        )
     near = nearest(name, synthetic.SPECS)
     raise DataError(
         f"no corpus {name!r}: neither embedded ({', '.join(synthetic.SPECS)}), nor a CSV, nor a "

@@ -1,59 +1,118 @@
-"""The user's own recordings: a CSV with path, split and any of text, phones, speaker, label."""
+"""The user's own recordings: a CSV, a Hugging Face ``audiofolder``, or parquet with audio bytes."""
 
 from __future__ import annotations
 
 import csv
+import json
 import re
-from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import soundfile
-
-from speechft.checkpoint import file_digest, json_digest, write_text
-from speechft.console import progress_bar, warn
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.corpora.base import AUDIO_SUFFIXES, Card, Draft, Scan, audio_below, read_lines
+from speechft.data.corpora.build import Options, build
+from speechft.data.corpora.parquet import read_parquet
+from speechft.data.issues import Issue
+from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.runs import stage
 
-_REQUIRED = ("path", "split")
-_KNOWN = ("text", "phones", "speaker")
-_MIN_SECONDS = 0.05
+CARD = Card(
+    name="generic",
+    title="your own: a CSV with path, split and any of text, phones, speaker, label; a Hugging "
+    "Face audiofolder; or parquet with audio bytes",
+    root="a CSV, an audiofolder, or parquet",
+    licence="yours",
+    hours="any",
+    splits="as named",
+    tasks=("pr", "asr", "sid", "ic", "ks", "er", "label"),
+    source="your own recordings",
+)
+
+_NAMES = {
+    "file_name": "path",
+    "audio": "path",
+    "transcription": "text",
+    "transcript": "text",
+    "sentence": "text",
+    "speaker_id": "speaker",
+}
+"""Columns as Hugging Face datasets name them, and what they are here."""
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "dev",
+    "valid": "dev",
+    "val": "dev",
+    "dev": "dev",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+"""Names of splits in files and folders, as Hugging Face reads them."""
+_METADATA = ("metadata.csv", "metadata.jsonl")
+_KNOWN = ("path", "split", "text", "phones", "speaker")
 _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
-def prepare(csv_path: Path, folder: Path) -> Corpus:
-    """Turn a CSV of recordings into a corpus.
+@dataclass
+class Table:
+    """Rows of recordings, wherever they came from."""
 
-    Columns: ``path`` (relative to the CSV or absolute, any format and rate that libsndfile reads),
-    ``split`` (train, dev, test), and any of ``text``, ``phones`` (separated by spaces),
-    ``speaker``, ``label``; further columns become labels of their own name. Recordings that cannot
-    be used are left out, counted, and named in ``issues.tsv``.
+    rows: list[dict[str, str]]
+    """Cells by column; ``path`` is as given."""
+    audio: list[Path]
+    sources: list[Path]
+    root: Path
+    issues: list[Issue] = field(default_factory=list)
+
+
+def prepare(
+    place: Path,
+    folder: Path,
+    options: Options | None = None,
+    *,
+    disjoint_speakers: bool = False,
+) -> Corpus:
+    """Turn one's own recordings into a corpus.
+
+    A CSV has the columns ``path`` (relative to the CSV or absolute, any format and rate that
+    libsndfile reads), ``split`` (train, dev, test), and any of ``text``, ``phones`` (separated by
+    spaces), ``speaker``, ``label``; further columns become labels of their own name. A folder is
+    read as Hugging Face's ``audiofolder`` (``metadata.csv`` or ``.jsonl`` with ``file_name``, or
+    ``split/label/*.wav``) or holds parquet files. Recordings that cannot be used are left out,
+    counted, and named in ``issues.tsv``.
 
     Args:
-        csv_path: The table.
+        place: The CSV, parquet file or folder.
         folder: Where the manifests go.
+        options: How recordings are inspected.
+        disjoint_speakers: Refuse speakers that train shares with dev or test.
 
     Raises:
         DataError: The table cannot be read, lacks a column, or nothing in it can be used.
     """
-    rows = _read(csv_path)
-    audio = [_resolve(csv_path, row["path"]) for row in rows]
-    inputs = {"csv": file_digest(csv_path), "audio": json_digest([_stamp(p) for p in audio])}
-    with stage(folder, name="corpus", config={"csv": csv_path.name}, inputs=inputs) as work:
-        if not work.done:
-            splits, issues = _collect(rows, audio)
-            _report(issues, len(rows), work.scratch / "issues.tsv")
-            if not any(splits.values()):
-                raise DataError(
-                    f"none of the {len(rows)} recordings in {csv_path} can be used; the first: "
-                    f"{issues[0][0]}: {issues[0][1]}"
-                )
-            digest = json_digest(inputs)
-            write_corpus(work.scratch, csv_path.stem, digest, splits, {"licence": "the user's own"})
-    return open_corpus(folder)
+    table = _read(place, folder)
+    scan = _scan(table)
+    if disjoint_speakers:
+        scan.disjoint = (("train", "dev", "test"),)
+    root = table.root.resolve()
+    config = {"place": place.name, "disjoint_speakers": disjoint_speakers}
+    return build(CARD, root, scan, folder, options, name=place.stem, config=config)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read(place: Path, folder: Path) -> Table:
+    if place.is_dir():
+        parquet = sorted(place.rglob("*.parquet"))
+        return _parquet(parquet, place, folder) if parquet else _audiofolder(place)
+    if place.suffix.lower() == ".parquet":
+        return _parquet([place], place.parent, folder)
+    rows = _read_csv(place)
+    return Table(rows, [_resolve(place.parent, row["path"]) for row in rows], [place], place.parent)
+
+
+def _read_csv(path: Path, required: tuple[str, ...] = ("path", "split")) -> list[dict[str, str]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -63,84 +122,152 @@ def _read(path: Path) -> list[dict[str, str]]:
         raise DataError(f"corpus table {path} does not exist") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"corpus table {path} cannot be read: {error}") from None
-    missing = [name for name in _REQUIRED if name not in columns]
+    named = [
+        _NAMES.get(name, name) if _NAMES.get(name) not in columns else name for name in columns
+    ]
+    _require(path, named, columns, required)
+    if not rows:
+        raise DataError(f"corpus table {path} has no rows")
+    new = dict(zip(columns, named, strict=True))
+    return [{new[k]: v for k, v in row.items()} for row in rows]
+
+
+def _require(
+    path: Path, columns: Iterable[str], given: Iterable[str], required: tuple[str, ...]
+) -> None:
+    missing = [name for name in required if name not in columns]
     if missing:
         raise DataError(
             f"corpus table {path} lacks the column {', '.join(missing)}; "
-            f"it has: {', '.join(columns)}",
+            f"it has: {', '.join(given)}",
             hint="columns are path, split and any of text, phones, speaker, label",
         )
-    if not rows:
-        raise DataError(f"corpus table {path} has no rows")
+
+
+def _resolve(folder: Path, text: str) -> Path:
+    path = Path(text).expanduser()
+    return (path if path.is_absolute() else folder / path).resolve()
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a file or folder name stands for, as Hugging Face guesses it."""
+    for word in re.split(r"[^a-z]+", name.lower()):
+        if word in _SPLITS:
+            return _SPLITS[word]
+    return None
+
+
+def _audiofolder(root: Path) -> Table:
+    """Read Hugging Face's audiofolder: metadata beside the audio, or labels as folder names."""
+    metadata = [path for name in _METADATA for path in sorted(root.rglob(name))]
+    table = Table([], [], metadata, root)
+    for path in metadata:
+        for row in _metadata_rows(path):
+            place = (path.parent / row["path"]).relative_to(root)
+            split = _SPLITS.get(row.get("split", ""), row.get("split")) or _split_of(place)
+            table.rows.append({**row, "split": split or "train"})
+            table.audio.append(_resolve(path.parent, row["path"]))
+    if metadata:
+        known = set(table.audio)
+        for audio in audio_below(root):
+            if audio.resolve() not in known:
+                problem = f"{metadata[0].name} does not mention it"
+                table.issues.append(Issue("no-label", problem, str(audio), audio.stem))
+        return table
+    for audio in audio_below(root):
+        place = audio.relative_to(root)
+        split = _split_of(place)
+        row = {"path": str(place), "split": split or "train"}
+        if place.parent.name and split_of(place.parent.name) is None:
+            row["label"] = place.parent.name
+        table.rows.append(row)
+        table.audio.append(audio.resolve())
+    if not table.rows:
+        known_suffixes = ", ".join(AUDIO_SUFFIXES)
+        raise DataError(
+            f"folder {root} holds no recordings ({known_suffixes}), no {' or '.join(_METADATA)} "
+            "and no parquet"
+        )
+    return table
+
+
+def _split_of(place: Path) -> str | None:
+    return next((s for part in place.parts[:-1] if (s := split_of(part))), None)
+
+
+def _metadata_rows(path: Path) -> list[dict[str, str]]:
+    if path.suffix == ".csv":
+        return _read_csv(path, required=("path",))
+    rows = []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number} is not JSON: {error}") from None
+        rows.append(as_cells(row))
+        _require(path, rows[-1], row, ("path",))
     return rows
 
 
-def _resolve(csv_path: Path, text: str) -> Path:
-    path = Path(text).expanduser()
-    return (path if path.is_absolute() else csv_path.parent / path).resolve()
+def as_cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """Return a row of a Hugging Face dataset as text, columns named as here."""
+    cells = {}
+    for name, value in row.items():
+        if value is not None and not isinstance(value, dict):
+            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+            cells[_NAMES.get(name, name)] = text
+    return cells
 
 
-def _stamp(path: Path) -> list[str | int]:
-    """Return what tells whether a recording is still the same, without reading it."""
-    if not path.is_file():
-        return [str(path)]
-    status = path.stat()
-    return [str(path), status.st_size, status.st_mtime_ns]
+def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
+    table = Table([], [], paths, root)
+    for path in paths:
+        split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
+        place = folder / "audio" / path.stem
+        for row, audio in read_parquet(path, place, root):
+            table.rows.append({"split": split, **as_cells(row), "path": str(audio)})
+            table.audio.append(audio)
+    return table
 
 
-def _collect(
-    rows: list[dict[str, str]], audio: list[Path]
-) -> tuple[dict[str, list[Utterance]], list[tuple[str, str]]]:
-    """Return utterances by split, and (path, what is wrong) of those that cannot be used."""
-    splits: dict[str, list[Utterance]] = defaultdict(list)
-    issues: list[tuple[str, str]] = []
+def _scan(table: Table) -> Scan:
+    scan = Scan({}, list(table.issues), sources=table.sources, sample_rate=None)
+    scan.missing_allowed = True
+    for draft, split in _drafts(table, scan.issues):
+        scan.splits.setdefault(split, []).append(draft)
+    return scan
+
+
+def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
     seen: set[Path] = set()
-    with progress_bar("reading headers", len(rows)) as bar:
-        for number, (row, path) in enumerate(zip(rows, audio, strict=True)):
-            bar.advance()
-            try:
-                if path in seen:
-                    raise DataError("listed twice")
-                utterance = _utterance(number, row, path)
-            except DataError as error:
-                issues.append((row["path"], error.message))
-            else:
-                splits[row["split"]].append(utterance)
-                seen.add(path)
-    return dict(splits), issues
+    for number, (row, path) in enumerate(zip(table.rows, table.audio, strict=True)):
+        problem = _row_problem(row)
+        if problem is None and path in seen:
+            issues.append(Issue("listed-twice", "listed twice", row["path"]))
+        elif problem is not None:
+            issues.append(Issue("bad-label", problem, row["path"]))
+        else:
+            seen.add(path)
+            yield (
+                Draft(
+                    id=f"{number:07d}-{path.stem}",
+                    path=path,
+                    text=row.get("text") or None,
+                    speaker=row.get("speaker") or None,
+                    phones=[(phone, 0.0, 0.0) for phone in row.get("phones", "").split()],
+                    labels={k: v for k, v in row.items() if v and k not in _KNOWN},
+                ),
+                row["split"],
+            )
 
 
-def _utterance(number: int, row: dict[str, str], path: Path) -> Utterance:
+def _row_problem(row: Mapping[str, str]) -> str | None:
     if not row["path"]:
-        raise DataError("the path is empty")
-    if not row["split"]:
-        raise DataError("the split is empty")
+        return "the path is empty"
+    if not row.get("split"):
+        return "the split is empty"
     if not _SPLIT_NAME.fullmatch(row["split"]):
-        raise DataError(f"the split {row['split']!r} is not a plain name such as train, dev, test")
-    try:
-        with soundfile.SoundFile(path) as file:
-            samples, rate, channels = file.frames, file.samplerate, file.channels
-    except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
-        reason = "does not exist" if not path.exists() else f"not readable as audio ({error})"
-        raise DataError(reason) from None
-    if samples / rate < _MIN_SECONDS:
-        raise DataError(f"{samples} samples at {rate} Hz are too short or empty")
-    labels = {k: v for k, v in row.items() if v and k not in (*_REQUIRED, *_KNOWN)}
-    return Utterance(
-        id=f"{number:07d}-{path.stem}",
-        path=str(path),
-        samples=samples,
-        sample_rate=rate,
-        channels=channels,
-        text=row.get("text") or None,
-        speaker=row.get("speaker") or None,
-        phones=[(phone, 0.0, 0.0) for phone in row.get("phones", "").split()],
-        labels=labels,
-    )
-
-
-def _report(issues: list[tuple[str, str]], total: int, path: Path) -> None:
-    write_text(path, "path\tproblem\n" + "".join(f"{p}\t{problem}\n" for p, problem in issues))
-    if issues:
-        first = "; ".join(f"{p}: {problem}" for p, problem in issues[:3])
-        warn(f"{len(issues)} of {total} recordings are left out (see issues.tsv): {first}")
+        return f"the split {row['split']!r} is not a plain name such as train, dev, test"
+    return None

@@ -2,55 +2,138 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from speechft.console import print_table
-from speechft.data.corpora import CORPORA, cache_folder, generic, synthetic
+from speechft.data.corpora import archive, cache_folder, cards, generic, synthetic
+from speechft.data.corpora.build import Options, build
+from speechft.data.issues import ISSUES_FILE
 from speechft.data.manifest import Corpus
+from speechft.data.shar import export_shards
 from speechft.errors import ConfigError, unknown_choice
 
 
-def prepare(name: str, root: str | None, out: Path | None) -> Corpus:
+def prepare(
+    name: str,
+    root: str | None,
+    out: Path | None,
+    options: Options | None = None,
+    settings: Sequence[str] = (),
+) -> Corpus:
     """Prepare a corpus.
 
     Args:
-        name: One of `CORPORA`.
-        root: The CSV, for ``generic``.
+        name: Key in `cards`.
+        root: The unpacked archive, or for ``generic`` a CSV, an audiofolder or parquet.
         out: Where it goes; embedded corpora have a place in the cache.
+        options: How recordings are inspected.
+        settings: ``key=value`` of the corpus, such as ``subset=first-10h``.
 
     Raises:
         ConfigError: An argument is missing or unknown.
+        DataError: The corpus is damaged in a way that is fatal.
     """
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
-    if name != "generic":
-        raise unknown_choice("corpus", name, CORPORA)
+    known = cards()
+    if name not in known:
+        raise unknown_choice("corpus", name, known)
     if root is None or out is None:
         raise ConfigError(
-            "corpus generic needs a CSV and an output folder",
-            hint="speechft prepare generic my.csv --out corpora/mine",
+            f"corpus {name} needs {known[name].root} and an output folder",
+            hint=f"speechft prepare {name} ROOT --out corpora/{name}",
         )
-    return generic.prepare(Path(root), out)
+    place = Path(root).expanduser()
+    if name == "generic":
+        chosen = keywords(name, generic.prepare, settings)
+        return generic.prepare(place, out, options, **chosen)
+    module = archive(name)
+    chosen = keywords(name, module.scan, settings)
+    scan = module.scan(place, **chosen)
+    return build(module.CARD, place, scan, out, options, config=chosen)
 
 
-def prepare_verb(name: str, root: str | None, out: Path | None, *, as_json: bool) -> None:
-    """Prepare a corpus and print what is in it."""
-    corpus = prepare(name, root, out)
+def keywords(name: str, function: Callable[..., Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` texts into keyword arguments of a corpus's function.
+
+    Raises:
+        ConfigError: A key that the corpus does not have, or a value of the wrong type.
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    given: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"setting {setting!r} is not of the form key=value")
+        if key not in known:
+            raise unknown_choice(f"setting of corpus {name}", key, known)
+        given[key] = _value(key, value, known[key].annotation)
+    return given
+
+
+def _value(key: str, text: str, kind: Any) -> Any:
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text) if kind in (int, float) else text
+    except (KeyError, ValueError):
+        raise ConfigError(f"{key}={text} is not {kind.__name__}") from None
+
+
+def prepare_verb(
+    name: str,
+    root: str | None,
+    out: Path | None,
+    options: Options | None = None,
+    settings: Sequence[str] = (),
+    *,
+    shards: Path | None = None,
+    shard_size: int = 1000,
+    as_json: bool = False,
+) -> None:
+    """Prepare a corpus, shard it where that is asked for, and print what is in it."""
+    corpus = prepare(name, root, out, options, settings)
+    if shards is not None:
+        corpus = export_shards(corpus, shards, shard_size=shard_size)
+    summarise(corpus, as_json=as_json)
+
+
+def summarise(corpus: Corpus, *, as_json: bool) -> None:
+    """Print what is in a corpus, and what was wrong with it."""
+    issues = corpus.info.get("issues", {})
     if as_json:
-        print(json.dumps({"folder": str(corpus.folder), "splits": corpus.statistics}))
+        content = {"folder": corpus.place, "splits": corpus.statistics, "issues": issues}
+        print(json.dumps(content))
         return
-    rows = [
-        [
-            split,
-            str(s["utterances"]),
-            f"{s['hours']:.2f}",
-            str(s["speakers"]),
-            ", ".join(s["labels"]),
-        ]
-        for split, s in corpus.statistics.items()
+    rows = [_row(split, values, corpus) for split, values in corpus.statistics.items()]
+    header = ["split", "utterances", "hours", "seconds", "speakers", "labels"]
+    print_table(corpus.name, header, rows)
+    for name in ("licence", "source"):
+        if name in corpus.info:
+            print(f"{name}: {corpus.info[name]}")
+    for note in corpus.info.get("notes", ()):
+        print(f"note: {note}")
+    if issues:
+        counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
+        print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
+    print(f"corpus: {corpus.place}")
+    print(f"next: speechft run demo --set data.corpus={corpus.place} --out runs/mine")
+
+
+def _row(split: str, values: dict[str, Any], corpus: Corpus) -> list[str]:
+    seconds = corpus.info.get("seconds", {}).get(split)
+    lengths = f"{seconds['min']:.1f}-{seconds['max']:.1f}" if seconds else ""
+    return [
+        split,
+        str(values["utterances"]),
+        f"{values['hours']:.2f}",
+        lengths,
+        str(values["speakers"]),
+        ", ".join(values["labels"]),
     ]
-    print_table(corpus.name, ["split", "utterances", "hours", "speakers", "labels"], rows)
-    print(f"corpus: {corpus.folder}")
-    print(f"next: speechft run demo --set data.corpus={corpus.folder} --out runs/mine")

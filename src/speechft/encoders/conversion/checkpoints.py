@@ -84,6 +84,8 @@ class Checkpoint:
     """What else an s3prl file holds, by key, without tensors."""
     weights_key: str | None = None
     """Key of the weights in the file."""
+    prefix: str | None = None
+    """What stands before every name of the encoder, such as ``hubert.``; None if unknown."""
 
     def settings(self) -> dict[str, Any] | None:
         """Return the configuration together with whether the audio is normalised."""
@@ -207,10 +209,19 @@ def _open_pickle(path: Path) -> Checkpoint:
     weights = loaded[key]
     if not isinstance(weights, Mapping):
         raise CheckpointError(f"{path}: {key!r} holds {type(weights).__name__}, expected weights")
-    content = {}
-    if kind != "s3prl-downstream" and kind != "spin":
-        content = {k: plain(v) for k, v in loaded.items() if k != key and k in configs.KEPT_KEYS}
+    kept = ("Args",) if kind in ("s3prl-downstream", "spin") else configs.KEPT_KEYS
+    content = {k: plain(v) for k, v in loaded.items() if k != key and k in kept}
+    if kind == "fairseq" and (symbols := _symbols(plain(loaded.get("task_state")))):
+        content["dictionaries_symbols"] = symbols
     return _identify(str(path), kind, _wrap(weights), content, None, files=(path,), weights_key=key)
+
+
+def _symbols(task_state: Any) -> list[list[str]]:
+    """Return the symbols of fairseq's dictionaries, which HuBERT's label embeddings belong to."""
+    found = task_state.get("dictionaries") if isinstance(task_state, Mapping) else None
+    if not isinstance(found, list):
+        return []
+    return [list(d["symbols"]) for d in found if isinstance(d, Mapping) and "symbols" in d]
 
 
 def _weights_key(loaded: Mapping[str, Any]) -> tuple[str | None, str]:
@@ -258,9 +269,8 @@ def _identify(
     if config is None and configs.describes_model(content):
         config = configs.to_hugging_face(content, family, {n: tensors[o] for o, n in names.items()})
         family = family or str(config["model_type"])
-    return Checkpoint(
-        source, kind, naming, family, config, tensors, names, content=content, **where
-    )
+    where |= {"content": content, "prefix": prefix}
+    return Checkpoint(source, kind, naming, family, config, tensors, names, **where)
 
 
 def _canonical(name: str, inner: str | None, naming: str, family: str | None) -> str | None:

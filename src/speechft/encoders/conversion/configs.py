@@ -36,22 +36,26 @@ _FIELDS: tuple[tuple[str, str], ...] = (
 )
 _WAVLM_FIELDS = (("num_buckets", "num_buckets"), ("max_distance", "max_bucket_distance"))
 _CNN_NORM = {"default": "group", "layer_norm": "layer"}
-_ARCHITECTURES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
+ARCHITECTURES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
 
 DECOAR2 = {
     "model_type": "decoar2",
     "architectures": ["Decoar2Model"],
     "num_mel_bins": 80,
-    "num_attention_heads": 8,
+    "num_attention_heads": 12,
     "hidden_act": "gelu",
-    "do_stable_layer_norm": False,
+    "hidden_dropout": 0.1,
+    "attention_dropout": 0.1,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.1,
+    "layerdrop": 0.05,
 }
 """What the published DeCoAR 2.0 file does not say about itself; sizes are read off its tensors."""
 
 
 def describes_model(content: Mapping[str, Any]) -> bool:
     """Tell whether the keys beside the weights hold the configuration of an encoder."""
-    return "encoder_embed_dim" in _sections(content)[0] if content else False
+    return "encoder_embed_dim" in sections(content)[0] if content else False
 
 
 def to_hugging_face(
@@ -67,9 +71,11 @@ def to_hugging_face(
     Raises:
         CheckpointError: A needed field is missing or has a value that has no counterpart.
     """
-    model, task = _sections(content)
-    family = family or _family_by_name(str(model.get("_name", task.get("_name", ""))))
-    config: dict[str, Any] = {"model_type": family, "architectures": [_ARCHITECTURES[family]]}
+    model, task = sections(content)
+    family = family or family_by_name(str(model.get("_name", task.get("_name", ""))))
+    if family not in ARCHITECTURES:
+        raise unsupported_family(family)
+    config: dict[str, Any] = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
     for left, right in _FIELDS + (_WAVLM_FIELDS if family == "wavlm" else ()):
         if left in model:
             config[right] = model[left]
@@ -117,7 +123,7 @@ def processor(config: Mapping[str, Any]) -> dict[str, Any]:
         "padding_value": 0.0,
         "padding_side": "right",
         "do_normalize": bool(config.get("do_normalize", False)),
-        "return_attention_mask": True,
+        "return_attention_mask": config.get("feat_extract_norm", "layer") == "layer",
     }
 
 
@@ -151,25 +157,35 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
         raise CheckpointError(f"conv_feature_layers {text!r} cannot be read: {error}") from None
 
 
-def decoar2_config(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return DeCoAR 2.0's configuration: sizes from the tensors, the rest as published.
+def decoar2_config(
+    tensors: Mapping[str, Tensor], fields: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return DeCoAR 2.0's configuration: sizes from the tensors, the rest given or as published.
 
     Args:
         tensors: Tensors by name.
+        fields: Fields by their names in s3prl, such as ``encoder_attention_heads``.
     """
+    given = fields or {}
+    known = {right: given[left] for left, right in _FIELDS if left in given and right in DECOAR2}
     layers = {int(m.group(1)) for n in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", n))}
     _, per_group, kernel = tensors["encoder.pos_conv.0.parametrizations.weight.original1"].shape
-    hidden = tensors["post_extract_proj.bias"].shape[0]
-    return DECOAR2 | {
-        "hidden_size": hidden,
-        "num_hidden_layers": len(layers),
-        "intermediate_size": tensors["encoder.layers.0.fc1.bias"].shape[0],
-        "num_conv_pos_embeddings": kernel,
-        "num_conv_pos_embedding_groups": hidden // per_group,
-    }
+    hidden, bins = tensors["post_extract_proj.weight"].shape
+    return (
+        DECOAR2
+        | known
+        | {
+            "num_mel_bins": bins,
+            "hidden_size": hidden,
+            "num_hidden_layers": len(layers),
+            "intermediate_size": tensors["encoder.layers.0.fc1.bias"].shape[0],
+            "num_conv_pos_embeddings": kernel,
+            "num_conv_pos_embedding_groups": hidden // per_group,
+        }
+    )
 
 
-def _sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the model's and the task's fields, whichever layout the file has."""
     if "model_cfg" in content:
         return content["model_cfg"], content.get("task_cfg") or {}
@@ -187,11 +203,22 @@ def _sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[st
     )
 
 
-def _family_by_name(name: str) -> str:
-    for family in ("wavlm", "hubert", "wav2vec2"):
-        if family in name.replace("wav2vec_", "wav2vec2"):
+def family_by_name(name: str) -> str:
+    """Return the family that a name of fairseq or s3prl stands for, such as ``wavlm_base_plus``.
+
+    Raises:
+        CheckpointError: It stands for none that is known.
+    """
+    for family in (*ARCHITECTURES, "decoar2"):
+        if name.replace("wav2vec_", "wav2vec2").startswith(family):
             return family
-    raise CheckpointError(
-        f"the checkpoint does not tell its family (its configuration names {name!r})",
-        hint="supported are hubert, wav2vec2, wavlm and decoar2",
+    raise unsupported_family(name)
+
+
+def unsupported_family(name: str) -> CheckpointError:
+    """Build the error for a family that s3prl and fairseq files are not read for."""
+    return CheckpointError(
+        f"the checkpoint's configuration names the family {name!r}; supported in s3prl's and "
+        f"fairseq's formats are: {', '.join((*ARCHITECTURES, 'decoar2'))}",
+        hint="give its configuration with --config, as a config.json or a checkpoint that has one",
     )

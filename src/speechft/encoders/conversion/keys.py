@@ -120,6 +120,12 @@ def normalise_weight_norm(name: str) -> str:
     return name
 
 
+def _old_weight_norm(name: str) -> str:
+    """Return ``name`` with weight norm in the spelling of s3prl and fairseq."""
+    name = name.replace(".parametrizations.weight.original0", ".weight_g")
+    return name.replace(".parametrizations.weight.original1", ".weight_v")
+
+
 def to_hugging_face(name: str, *, decoar2: bool = False) -> str | None:
     """Return the Hugging Face name of an unprefixed s3prl name, or None when the tables lack it.
 
@@ -127,7 +133,7 @@ def to_hugging_face(name: str, *, decoar2: bool = False) -> str | None:
     """
     if decoar2:
         return normalise_weight_norm(name)
-    return _translate(name, _TO_HF)
+    return _translate(_old_weight_norm(name), _TO_HF)
 
 
 def to_s3prl(names: Iterable[str], *, decoar2: bool = False) -> dict[str, str]:
@@ -142,8 +148,7 @@ def to_s3prl(names: Iterable[str], *, decoar2: bool = False) -> dict[str, str]:
     for name in listed:
         new: str | None
         if decoar2:
-            new = name.replace(".parametrizations.weight.original0", ".weight_g")
-            new = new.replace(".parametrizations.weight.original1", ".weight_v")
+            new = _old_weight_norm(name)
         elif large and (match := _compile(CNN_NORM_LARGE[1]).match(name)):
             new = CNN_NORM_LARGE[0].format(**match.groupdict())
         else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.merging.methods.linear import task_arithmetic
-from speechft.merging.methods.ties import disjoint_mean, elect_signs
+from speechft.merging.methods.ties import Divisor, Election, ties
 
 
 def drop(delta: Buffer, density: float, generator: np.random.Generator, scale: float) -> Buffer:
@@ -47,20 +47,26 @@ def dare_linear(
 
 
 def dare_ties(
-    base: Buffer, dropped: Sequence[Buffer], alpha: float, weights: Sequence[float] | None = None
+    base: Buffer,
+    dropped: Sequence[Buffer],
+    alpha: float,
+    *,
+    weights: Sequence[float] | None = None,
+    election: Election = "unweighted",
+    divisor: Divisor | None = None,
 ) -> Buffer:
     """Elect signs among dropped and rescaled task vectors and average those that agree.
 
-    Yu et al., ICML 2024, with the election of TIES. The mean is over the number of agreeing models,
-    as in PEFT; mergekit takes their plain sum.
+    Yu et al., ICML 2024, with the election of TIES. The defaults are PEFT's: a mean over the number
+    of agreeing models. mergekit elects with weights and takes the plain sum
+    (``election="weighted", divisor="none"``).
 
     Args:
         base: Weights of the base.
         dropped: Task vectors after `drop`.
         alpha: Scale of the merged task vector.
         weights: One weight per model, 1 by default.
+        election: See `speechft.merging.methods.ties.ties`.
+        divisor: The same.
     """
-    merged = disjoint_mean(dropped, elect_signs(dropped), weights)
-    merged *= alpha
-    merged += base
-    return merged
+    return ties(base, dropped, alpha, weights=weights, election=election, divisor=divisor)

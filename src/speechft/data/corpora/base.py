@@ -1,0 +1,143 @@
+"""What a corpus is to `speechft prepare`: its card, and what a look at its folder finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechft.data.issues import Issue
+from speechft.errors import DataError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", ".au")
+ENGLISH = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
+"""Characters of upper-case English transcripts."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What `speechft corpora` says about a corpus."""
+
+    name: str
+    title: str
+    root: str
+    """What ROOT is."""
+    licence: str
+    hours: str
+    splits: str
+    tasks: tuple[str, ...]
+    """Keys of the tasks that it serves."""
+    source: str
+    """Where to get it."""
+
+    def line(self) -> str:
+        """Return it on one line."""
+        tasks = ", ".join(self.tasks)
+        return (
+            f"{self.title}; {self.hours}; splits: {self.splits}; tasks: {tasks}; "
+            f"licence: {self.licence}; {self.source}"
+        )
+
+    def info(self) -> dict[str, Any]:
+        """Return what the manifests keep of it."""
+        return {"licence": self.licence, "source": self.source, "title": self.title}
+
+
+@dataclass(slots=True)
+class Draft:
+    """One utterance as label files describe it, before its audio has been looked at."""
+
+    id: str
+    path: Path
+    text: str | None = None
+    speaker: str | None = None
+    phones: list[tuple[str, float, float]] = field(default_factory=list)
+    """(phone, start, end) in seconds; start = end = 0 throughout where times are not known."""
+    labels: dict[str, str] = field(default_factory=dict)
+    start: float | None = None
+    """First second, for a segment of a longer recording."""
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A text file beside the manifests whose lines name utterances, such as verification trials."""
+
+    rows: list[tuple[str, ...]]
+    ids: tuple[int, ...]
+    """Which cells are ids of utterances: a line whose audio is left out is dropped."""
+    separator: str
+
+
+@dataclass
+class Scan:
+    """What a look at the label files of a corpus found."""
+
+    splits: dict[str, list[Draft]]
+    issues: list[Issue] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    """``task_splits``, ``tuning_splits``, ``folds``, and facts for the user."""
+    pairs: dict[str, Pairs] = field(default_factory=dict)
+    """Text files that go beside the manifests, by name, such as ``trials.txt``."""
+    sources: list[Path] = field(default_factory=list)
+    """Label files that were read: their contents decide whether a corpus is prepared anew."""
+    disjoint: tuple[tuple[str, ...], ...] = ()
+    """Groups of splits that must not share a speaker."""
+    sample_rate: int | None = 16_000
+    """What recordings have in the archive; None where any rate will do."""
+    alphabet: frozenset[str] | None = None
+    """Characters that transcripts may have; None where any will do."""
+    silence_allowed: bool = False
+    """Whether recordings without sound belong to the corpus."""
+    missing_allowed: bool = False
+    """Whether missing recordings are left out rather than fatal."""
+
+
+def need(root: Path, *names: str, what: str) -> Path:
+    """Return the first of several places below ``root`` that exists.
+
+    Archives are unpacked at different depths: ROOT may be the folder that holds them or any
+    below.
+
+    Raises:
+        DataError: None of them exists.
+    """
+    if not root.exists():
+        raise DataError(f"{root} does not exist", hint=f"ROOT is {what}")
+    for name in names:
+        if (root / name).exists():
+            return root / name
+    looked = ", ".join(names)
+    raise DataError(f"{root} does not look like {what}: it holds none of {looked}")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a label file, without line ends; a byte order mark is dropped.
+
+    Raises:
+        DataError: The file is missing or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError:
+        raise DataError(
+            f"label file {path} does not exist", hint="unpack the whole archive again"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"label file {path} cannot be read: {error}") from None
+
+
+def audio_below(folder: Path, *patterns: str) -> list[Path]:
+    """Return audio files below a folder by glob patterns (all of them by default), sorted."""
+    if patterns:
+        return sorted(path for pattern in patterns for path in folder.glob(pattern))
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def unlabelled(found: Iterable[Path], drafts: Iterable[Draft], where: str) -> Iterator[Issue]:
+    """Yield an issue for every recording on disk that no label file speaks of."""
+    known = {draft.path for draft in drafts}
+    for path in found:
+        if path not in known:
+            yield Issue("no-label", f"{where} does not mention it", str(path), path.stem)

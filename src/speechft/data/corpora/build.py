@@ -1,0 +1,357 @@
+"""From what a look at a corpus found to manifests: every recording inspected, damage named."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from speechft.checkpoint import file_digest, json_digest, write_text
+from speechft.console import progress_bar, warn
+from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.corpora.base import Card, Draft, Scan
+from speechft.data.inspection import Found, Header, inspect
+from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
+from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.errors import DataError
+from speechft.runs import stage
+
+_CHUNK = 32
+_FRAME, _HOP = 400, 320
+"""Window and step of the common encoders in samples at 16 kHz."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a corpus is prepared."""
+
+    allow_missing: bool = False
+    """Leave out recordings that are missing, rather than stop."""
+    samples: bool = True
+    """Decode every recording and look for NaN, silence and clipping; otherwise headers only."""
+    jobs: int = 0
+    """Recordings inspected at a time; 0: four more than there are processors."""
+
+
+def build(
+    card: Card,
+    root: Path,
+    scan: Scan,
+    folder: Path,
+    options: Options | None = None,
+    *,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Corpus:
+    """Inspect all recordings and write manifests, ``issues.tsv`` and ``corpus.json``.
+
+    Args:
+        card: Of the corpus.
+        root: Folder that paths in ``issues.tsv`` are relative to.
+        scan: What its label files say.
+        folder: Where the manifests go.
+        options: How.
+        name: Name of the corpus, where it is not the card's.
+        config: What else decides the result.
+
+    Raises:
+        DataError: Damage that is fatal, or nothing can be used.
+    """
+    options = options or Options()
+    settings = {
+        "corpus": card.name,
+        "samples": options.samples,
+        "allow_missing": options.allow_missing,
+        **(config or {}),
+    }
+    inputs = {
+        "labels": json_digest([file_digest(path) for path in scan.sources]),
+        "audio": json_digest(_stamps(root, scan)),
+    }
+    with stage(folder, name="corpus", config=settings, inputs=inputs) as work:
+        if not work.done:
+            splits, issues = _inspect_all(scan, options)
+            issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
+            _stop_if_fatal(issues, folder, card)
+            write_issues(work.scratch / ISSUES_FILE, issues)
+            unlisted = sum(issue.resolved() == "left out" for issue in scan.issues)
+            total = sum(map(len, scan.splits.values())) + unlisted
+            _report(issues, total)
+            if not any(splits.values()):
+                first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
+                raise DataError(f"none of the {total} recordings in {root} can be used{first}")
+            kept = {split: items for split, items in splits.items() if items}
+            info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan, kept)}
+            for file, text in _pair_texts(scan, kept).items():
+                write_text(work.scratch / file, text)
+            info["seconds"] = {split: _durations(items) for split, items in kept.items()}
+            digest = json_digest({"settings": settings, **inputs})
+            write_corpus(work.scratch, name or card.name, digest, kept, info)
+    return open_corpus(folder)
+
+
+def _stamps(root: Path, scan: Scan) -> list[list[str | int]]:
+    """Return what tells whether recordings are still the same, without reading them."""
+    stamps: list[list[str | int]] = []
+    for path in sorted({draft.path for drafts in scan.splits.values() for draft in drafts}):
+        name = _below(path, root)
+        try:
+            status = os.stat(path)
+        except OSError:
+            stamps.append([name])
+        else:
+            stamps.append([name, status.st_size, status.st_mtime_ns])
+    return stamps
+
+
+def _below(path: Path | str, root: Path) -> str:
+    text, prefix = str(path), f"{root}{os.sep}"
+    return text[len(prefix) :] if text.startswith(prefix) else text
+
+
+def _relative(issue: Issue, root: Path) -> Issue:
+    problem = issue.problem.replace(f"{root}{os.sep}", "")
+    return replace(issue, path=_below(issue.path, root), problem=problem)
+
+
+def _inspect_all(scan: Scan, options: Options) -> tuple[dict[str, list[Utterance]], list[Issue]]:
+    """Return utterances by split, and every issue."""
+    splits: dict[str, list[Utterance]] = {}
+    issues: list[Issue] = []
+    jobs = options.jobs or 4 + (os.cpu_count() or 1)
+    known: dict[Any, Found] = {}
+    total = sum(map(len, scan.splits.values()))
+    repeated = total > len({(d.path, d.start) for ds in scan.splits.values() for d in ds})
+
+    def look(draft: Draft) -> Found:
+        key = (draft.path, draft.start, draft.end)
+        if key in known:
+            return known[key]
+        found = inspect(draft.path, draft.start, draft.end, samples=options.samples)
+        if repeated:
+            known[key] = found
+        return found
+
+    with progress_bar("inspecting recordings", total) as bar:
+        for split, drafts in scan.splits.items():
+            splits[split] = []
+            for draft, found in _parallel(look, drafts, jobs):
+                bar.advance()
+                problems = [
+                    *_audio_issues(found, scan, options),
+                    *_label_issues(draft, found, scan),
+                ]
+                for kind, problem, outcome in problems:
+                    issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
+                if found.header and not any(_drops(kind, out) for kind, _, out in problems):
+                    splits[split].append(_utterance(draft, found, found.header))
+    issues = _once_a_file(issues)
+    issues += _duplicates(splits, scan)
+    issues += _shared_speakers(splits, scan)
+    issues += _unseen_characters(splits, scan)
+    return splits, issues
+
+
+def _once_a_file(issues: list[Issue]) -> list[Issue]:
+    """Merge the issues of utterances that lack the same file."""
+    lacking: dict[str, list[Issue]] = {}
+    for issue in issues:
+        if issue.kind == "missing-audio":
+            lacking.setdefault(issue.path, []).append(issue)
+    merged = [issue for issue in issues if issue.kind != "missing-audio"]
+    for group in lacking.values():
+        more = f"; {len(group)} utterances of it" if len(group) > 1 else ""
+        merged.append(replace(group[0], problem=group[0].problem + more))
+    return merged
+
+
+def _parallel(
+    function: Callable[[Draft], Found], drafts: Iterable[Draft], jobs: int
+) -> Iterator[tuple[Draft, Found]]:
+    """Map in threads, in order, a bounded number ahead: decoding releases Python's lock."""
+    iterator = iter(drafts)
+    with ThreadPoolExecutor(jobs) as pool:
+        while window := [
+            chunk for _ in range(4 * jobs) if (chunk := list(itertools.islice(iterator, _CHUNK)))
+        ]:
+            results = pool.map(lambda chunk: [function(draft) for draft in chunk], window)
+            for chunk, found in zip(window, results, strict=True):
+                yield from zip(chunk, found, strict=True)
+
+
+_Problem = tuple[str, str, Any]
+"""Kind, problem, outcome where it is not the kind's own."""
+
+
+def _drops(kind: str, outcome: str) -> bool:
+    return Issue(kind, "", outcome=outcome).resolved() != "kept"  # type: ignore[arg-type]
+
+
+def _audio_issues(found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
+    for kind, problem in found.problems:
+        if kind == "silence" and scan.silence_allowed:
+            continue
+        lenient = options.allow_missing or scan.missing_allowed
+        outcome = "left out" if kind == "missing-audio" and lenient else ""
+        yield kind, problem, outcome
+    if found.header is not None and scan.sample_rate is not None:
+        if found.header.sample_rate != scan.sample_rate:
+            given, wanted = found.header.sample_rate, scan.sample_rate
+            yield "rate-mismatch", f"{given} Hz instead of {wanted} Hz; it is resampled", ""
+        if found.header.channels != 1:
+            yield "channel-mismatch", f"{found.header.channels} channels instead of 1; averaged", ""
+
+
+def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
+    if draft.text and scan.alphabet is not None:
+        strange = sorted(set(draft.text) - scan.alphabet)
+        if strange:
+            shown = " ".join(repr(c) for c in strange[:8])
+            yield "characters", f"the text holds {shown}, which the vocabulary does not", ""
+    if found.header is None or any(_drops(kind, "") for kind, _ in found.problems):
+        return
+    samples = found.samples * SAMPLE_RATE / found.header.sample_rate
+    frames = max(0, int(samples - _FRAME) // _HOP + 1)
+    for what, units in (("characters", _characters(draft.text)), ("phones", _phones(draft))):
+        needed = len(units) + sum(a == b for a, b in itertools.pairwise(units))
+        if needed > frames:
+            problem = f"{len(units)} {what} need {needed} frames, the audio has {frames}"
+            yield "text-too-long", problem, ""
+
+
+def _characters(text: str | None) -> list[str]:
+    """Return the characters of a transcript as CTC counts them, words separated by ``|``."""
+    kept = "".join(c if c.isalnum() or c == "'" else " " for c in (text or "").upper())
+    return list("|".join(kept.split()))
+
+
+def _phones(draft: Draft) -> list[str]:
+    return [phone for phone, _, _ in draft.phones]
+
+
+def _utterance(draft: Draft, found: Found, header: Header) -> Utterance:
+    segment = found.samples != header.samples
+    return Utterance(
+        id=draft.id,
+        path=str(draft.path.absolute()),
+        samples=found.samples,
+        sample_rate=header.sample_rate,
+        channels=header.channels,
+        text=draft.text or None,
+        speaker=draft.speaker or None,
+        phones=draft.phones,
+        labels={kind: value for kind, value in draft.labels.items() if value != ""},
+        offset=found.offset if segment else 0,
+        recording_samples=header.samples if segment else 0,
+    )
+
+
+def _triples(splits: Mapping[str, Any], scan: Scan) -> list[tuple[str, ...]]:
+    """Return the (train, dev, test) splits that tasks use together."""
+    named = scan.info.get("task_splits", {})
+    folds = [fold for task in scan.info.get("folds", {}).values() for fold in task]
+    triples = {tuple(names) for names in [*named.values(), *folds]} or {("train", "dev", "test")}
+    return [tuple(n for n in dict.fromkeys(t) if n in splits) for t in sorted(triples)]
+
+
+def _duplicates(splits: Mapping[str, list[Utterance]], scan: Scan) -> list[Issue]:
+    """Return an issue for every id that a split, or splits used together, hold twice."""
+    issues: dict[tuple[str, str], Issue] = {}
+    alone = [(name,) for name in splits]
+    for group in [*alone, *_triples(splits, scan)]:
+        first: dict[str, tuple[str, str]] = {}
+        for split in group:
+            for item in splits[split]:
+                if item.id in first:
+                    where = "{} of split {}".format(*first[item.id])
+                    problem = f"the id was used before, by {where}"
+                    issues[item.id, split] = Issue(
+                        "duplicate-id", problem, item.path, item.id, split
+                    )
+                else:
+                    first[item.id] = (item.path, split)
+    return list(issues.values())
+
+
+def _shared_speakers(splits: Mapping[str, list[Utterance]], scan: Scan) -> Iterator[Issue]:
+    for group in scan.disjoint:
+        found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        for split in group:
+            for item in splits.get(split, ()):
+                if item.speaker:
+                    found[item.speaker][split] += 1
+        for speaker, where in sorted(found.items()):
+            if len(where) > 1:
+                places = " and ".join(f"{name} ({n} utterances)" for name, n in where.items())
+                problem = f"speaker {speaker} is in {places}, which must not share speakers"
+                yield Issue("speaker-overlap", problem, id=speaker, split="+".join(where))
+
+
+def _unseen_characters(splits: Mapping[str, list[Utterance]], scan: Scan) -> Iterator[Issue]:
+    """Name transcripts with characters that the training split lacks: they count as errors."""
+    if scan.alphabet is not None:
+        return
+    for triple in _triples(splits, scan):
+        seen = {c for item in splits[triple[0]] for c in _characters(item.text)} if triple else None
+        if not seen:
+            continue
+        for split in triple[1:]:
+            for item in splits[split]:
+                if strange := sorted(set(_characters(item.text)) - seen - {"|"}):
+                    problem = f"{' '.join(map(repr, strange[:8]))} do not occur in {triple[0]}"
+                    yield Issue("unseen-characters", problem, item.path, item.id, split)
+
+
+def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
+    fatal = [issue for issue in issues if issue.resolved() == "fatal"]
+    if not fatal:
+        return
+    path = folder / ISSUES_FILE
+    write_issues(path, issues)
+    raise DataError(
+        f"corpus {card.name} cannot be prepared: {summary(fatal)} (all in {path})",
+        hint="; ".join(HINTS[kind] for kind in count(fatal)),
+    )
+
+
+def _report(issues: list[Issue], total: int) -> None:
+    out = [issue for issue in issues if issue.resolved() == "left out"]
+    kept = [issue for issue in issues if issue.resolved() == "kept"]
+    if out:
+        warn(f"{len(out)} of {total} recordings are left out (see {ISSUES_FILE}): {summary(out)}")
+    if kept:
+        warn(f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE}): {summary(kept)}")
+
+
+def _pairs(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, Any]:
+    """Return what ``corpus.json`` says about the files beside the manifests."""
+    return {"files": sorted(scan.pairs)} if scan.pairs else {}
+
+
+def _pair_texts(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, str]:
+    if not scan.pairs:
+        return {}
+    ids = {item.id for items in splits.values() for item in items}
+    texts = {}
+    for name, pairs in scan.pairs.items():
+        rows = [row for row in pairs.rows if all(row[cell] in ids for cell in pairs.ids)]
+        if len(rows) < len(pairs.rows):
+            warn(f"{name}: {len(pairs.rows) - len(rows)} of {len(pairs.rows)} lines lack audio")
+        texts[name] = "".join(pairs.separator.join(row) + "\n" for row in rows)
+    return texts
+
+
+def _durations(items: list[Utterance]) -> dict[str, float]:
+    """Return shortest, median, 95th percentile and longest duration in seconds."""
+    seconds = np.array([item.samples / item.sample_rate for item in items])
+    points = np.quantile(seconds, [0.0, 0.5, 0.95, 1.0])
+    return dict(zip(("min", "median", "p95", "max"), np.round(points, 3).tolist(), strict=True))

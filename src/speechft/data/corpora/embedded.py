@@ -1,0 +1,47 @@
+"""Cards of the corpora that this package speaks itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from speechft.data.corpora.base import Card
+
+_DEMO = Card(
+    name="synthetic",
+    title="embedded multi-speaker speech for the demo: speakers, styles, phones, intents",
+    root="nothing",
+    licence="no rights reserved; spoken by espeak-ng (a GPL-3 program)",
+    hours="1.3 h",
+    splits="tune-train, tune-dev, train, dev, dev-unseen, test, test-unseen",
+    tasks=("pr", "asr", "sid", "ic", "phones", "style"),
+    source="generated on first use",
+)
+
+CARDS = {
+    card.name: card
+    for card in (
+        _DEMO,
+        replace(
+            _DEMO,
+            name="synthetic-study",
+            title="the same, three times as large, for gates, anchors and studies",
+            hours="3.0 h",
+        ),
+        replace(
+            _DEMO,
+            name="synthetic-new-voices",
+            title="embedded speech of 20 voices that nothing else uses",
+            hours="0.3 h",
+            splits="train, dev, test",
+        ),
+        replace(
+            _DEMO,
+            name="synthetic-pretrain",
+            title="embedded clean speech of 440 voices for pre-training",
+            hours="30 h",
+            splits="train",
+            tasks=("pretrain",),
+        ),
+    )
+}
+"""By name; every spec of the synthetic corpus has one."""

@@ -1,0 +1,85 @@
+"""Hugging Face parquet: rows with audio bytes, written out as files that manifests can name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from speechft.checkpoint import atomic_write
+from speechft.errors import DataError
+
+_ROWS = 256
+_MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph", b"FORM": ".aiff"}
+
+
+def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+    """Yield the rows of a parquet file and where the audio of each lies.
+
+    The column ``audio`` holds ``{bytes, path}`` as Hugging Face datasets write it. Bytes go to
+    files in ``folder``; without bytes, the path counts, relative to ``root``. Numbers of a
+    ``ClassLabel`` become its names.
+
+    Args:
+        path: The parquet file.
+        folder: Where audio files go.
+        root: What paths without bytes are relative to.
+
+    Raises:
+        DataError: pyarrow is not installed, the file cannot be read, or it has no ``audio``.
+    """
+    try:
+        import pyarrow.parquet as pq
+        from pyarrow import ArrowException
+    except ImportError:
+        raise DataError(
+            f"{path} is parquet, which needs pyarrow", hint="pip install 'speechft[parquet]'"
+        ) from None
+    try:
+        file = pq.ParquetFile(path)
+        columns = file.schema_arrow.names
+        if "audio" not in columns:
+            raise DataError(
+                f"{path} lacks the column audio; it has: {', '.join(columns)}",
+                hint="the column audio holds {bytes, path} as Hugging Face datasets write it",
+            )
+        names = _class_names(file.schema_arrow.metadata or {})
+        number = 0
+        for batch in file.iter_batches(batch_size=_ROWS):
+            for row in batch.to_pylist():
+                audio = _audio(row.pop("audio"), number, folder, root)
+                for column, known in names.items():
+                    value = row.get(column)
+                    if isinstance(value, int) and 0 <= value < len(known):
+                        row[column] = known[value]
+                yield row, audio
+                number += 1
+    except (OSError, ArrowException) as error:
+        raise DataError(f"parquet file {path} cannot be read: {error}") from None
+
+
+def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and isinstance(feature.get("names"), list)
+    }
+
+
+def _audio(value: Any, number: int, folder: Path, root: Path) -> Path:
+    if isinstance(value, str):
+        return (root / value).resolve()
+    content, name = (value or {}).get("bytes"), (value or {}).get("path") or ""
+    if content is None:
+        return (root / name).resolve() if name else folder / f"{number:07d}-without-audio"
+    suffix = _MAGIC.get(content[:4]) or Path(name).suffix or ".audio"
+    path = folder / f"{number:07d}{suffix}"
+    if not (path.is_file() and path.stat().st_size == len(content)):
+        with atomic_write(path) as file:
+            file.write(content)
+    return path.resolve()

@@ -1,0 +1,94 @@
+"""What is wrong with the recordings of a corpus: kinds of damage, their outcome, ``issues.tsv``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from speechft.checkpoint import write_text
+
+ISSUES_FILE = "issues.tsv"
+COLUMNS = ("kind", "outcome", "split", "id", "path", "problem")
+
+Outcome = Literal["fatal", "left out", "kept"]
+
+KINDS: dict[str, Outcome] = {
+    "missing-audio": "fatal",
+    "duplicate-id": "fatal",
+    "speaker-overlap": "fatal",
+    "bad-label": "left out",
+    "no-label": "left out",
+    "listed-twice": "left out",
+    "unreadable-audio": "left out",
+    "zero-length": "left out",
+    "too-short": "left out",
+    "segment-outside": "left out",
+    "not-a-number": "left out",
+    "silence": "left out",
+    "characters": "left out",
+    "text-too-long": "left out",
+    "unseen-characters": "kept",
+    "clipping": "kept",
+    "rate-mismatch": "kept",
+    "channel-mismatch": "kept",
+}
+"""Every kind of damage and what becomes of the utterance: ``fatal`` stops the preparation, ``left
+out`` drops the utterance, ``kept`` keeps it (other rates are resampled, channels averaged)."""
+
+HINTS = {
+    "missing-audio": "complete the corpus, or go on without these files with --allow-missing",
+    "duplicate-id": "give every utterance an id of its own, or remove the copies",
+    "speaker-overlap": "move each speaker to one side of the split",
+}
+"""What to do about the fatal kinds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Issue:
+    """One damaged utterance, file or line."""
+
+    kind: str
+    """Key in `KINDS`."""
+    problem: str
+    """In words, with the numbers."""
+    path: str = ""
+    """The audio or label file."""
+    id: str = ""
+    """The utterance, where it has an id."""
+    split: str = ""
+    outcome: Outcome | Literal[""] = ""
+    """What became of it, where that differs from `KINDS`."""
+
+    def resolved(self) -> Outcome:
+        """Return what became of the utterance."""
+        return self.outcome or KINDS[self.kind]
+
+    def line(self) -> str:
+        """Return the line of ``issues.tsv``."""
+        cells = (self.kind, self.resolved(), self.split, self.id, self.path, self.problem)
+        return "\t".join(" ".join(cell.split()) for cell in cells)
+
+
+def write_issues(path: Path, issues: Iterable[Issue]) -> None:
+    """Write ``issues.tsv``: one line an issue, fatal ones first, in the order of `KINDS`."""
+    kinds = list(KINDS)
+    ordered = sorted(
+        issues, key=lambda i: (i.resolved() != "fatal", kinds.index(i.kind), i.split, i.path, i.id)
+    )
+    write_text(path, "\n".join(["\t".join(COLUMNS), *(issue.line() for issue in ordered)]) + "\n")
+
+
+def count(issues: Iterable[Issue]) -> dict[str, int]:
+    """Return how many issues there are of each kind, in the order of `KINDS`."""
+    found = Counter(issue.kind for issue in issues)
+    return {kind: found[kind] for kind in KINDS if found[kind]}
+
+
+def summary(issues: Sequence[Issue], shown: int = 3) -> str:
+    """Return one line: counts by kind, and the first few by name."""
+    counts = ", ".join(f"{number} {kind}" for kind, number in count(issues).items())
+    named = "; ".join(f"{i.path or i.id}: {i.problem}" for i in issues[:shown])
+    return f"{counts}: {named}" + ("; ..." if len(issues) > shown else "")

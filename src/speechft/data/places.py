@@ -1,0 +1,84 @@
+"""Bytes from wherever they lie: a folder, a web server, an object store."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from speechft.errors import DataError
+
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an address such as ``https://host/x`` rather than a path."""
+    return _ADDRESS.match(text) is not None
+
+
+def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
+    """Read a file, or ``size`` bytes of it from ``start`` on.
+
+    ``http`` and ``https`` addresses are read with range requests and three retries; other
+    addresses (``s3://``, ``gs://``, ...) through the package ``smart_open`` where it is installed.
+
+    Raises:
+        DataError: It cannot be read, or is shorter than asked for.
+    """
+    try:
+        if not is_address(place):
+            data = _read_file(Path(place), start, size)
+        elif place.startswith(("http://", "https://")):
+            data = _read_http(place, start, size)
+        else:
+            data = _read_store(place, start, size)
+    except OSError as error:
+        raise DataError(f"{place} cannot be read: {error.strerror or error}") from None
+    if size is not None and len(data) != size:
+        raise DataError(f"{place} cannot be read: it ends {size - len(data)} bytes too early")
+    return data
+
+
+def _read_file(path: Path, start: int, size: int | None) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(-1 if size is None else size)
+
+
+@cache
+def _pool() -> Any:
+    import urllib3
+
+    return urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5), timeout=60.0)
+
+
+def _read_http(address: str, start: int, size: int | None) -> bytes:
+    import urllib3
+
+    headers = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
+    try:
+        answer = _pool().request("GET", address, headers=headers)
+    except urllib3.exceptions.HTTPError as error:
+        raise DataError(f"{address} cannot be read: {error}") from None
+    if answer.status not in (200, 206):
+        raise DataError(f"{address} cannot be read: the server answers {answer.status}")
+    data: bytes = answer.data
+    if size is not None and answer.status == 200:  # a server without ranges sends it all
+        return data[start : start + size]
+    return data
+
+
+def _read_store(address: str, start: int, size: int | None) -> bytes:
+    try:
+        from smart_open import open as open_store
+    except ImportError:
+        scheme = address.partition("://")[0]
+        raise DataError(
+            f"{address} cannot be read: {scheme}:// needs the package smart_open",
+            hint=f"pip install 'smart_open[{scheme}]', or use an https address",
+        ) from None
+    with open_store(address, "rb") as file:
+        file.seek(start)
+        data: bytes = file.read(-1 if size is None else size)
+        return data

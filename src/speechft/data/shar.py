@@ -1,0 +1,184 @@
+"""Corpora as Lhotse Shar: audio in tar files that a cluster streams from a folder or an address.
+
+Each split is a folder of shards: ``cuts.000000.jsonl.gz`` and ``recording.000000.tar`` as Lhotse
+writes and reads them (``CutSet.from_shar``). ``index/<split>.000000.json`` is ours and says where
+in the tar each recording lies: a cut is read alone, in any order, from a disk or a web server.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from speechft.checkpoint import json_digest, write_json
+from speechft.console import progress_bar
+from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
+from speechft.data.places import read_bytes
+from speechft.data.waveform import load_waveform, member_address
+from speechft.errors import DataError
+from speechft.runs import stage
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+SHARDED = "shards"
+"""Key of ``Corpus.info`` that holds the number of shards by split."""
+
+
+@dataclass(frozen=True)
+class ShardedSplit:
+    """The cuts of one sharded split, read shard by shard whenever they are iterated.
+
+    A cut names the bytes that hold its audio; nothing is read before `load_waveform`.
+    """
+
+    place: str
+    """Folder or address of the corpus."""
+    name: str
+    shards: int
+    size: int
+    """Number of cuts."""
+
+    def __len__(self) -> int:
+        """Return the number of cuts."""
+        return self.size
+
+    def __iter__(self) -> Iterator[Cut]:
+        """Yield the cuts.
+
+        Raises:
+            DataError: A shard cannot be read.
+        """
+        for number in range(self.shards):
+            yield from _cuts(self.place, self.name, number)
+
+
+def _cuts(place: str, split: str, number: int) -> Iterator[Cut]:
+    from lhotse import AudioSource
+    from lhotse.serialization import deserialize_item
+
+    try:
+        manifest = read_bytes(f"{place}/{split}/cuts.{number:06d}.jsonl.gz")
+        lines = gzip.decompress(manifest).splitlines()
+        index = json.loads(read_bytes(f"{place}/index/{split}.{number:06d}.json"))
+        if len(lines) != len(index):
+            raise ValueError(f"{len(lines)} cuts, {len(index)} recordings")
+        tar = f"{place}/{split}/recording.{number:06d}.tar"
+        for line, (name, start, size) in zip(lines, index, strict=True):
+            cut: Cut = deserialize_item(json.loads(line))
+            if cut.id != name:
+                raise ValueError(f"cut {cut.id!r} stands beside the recording of {name!r}")
+            channels = cut.recording.channel_ids
+            source = AudioSource("url", channels, member_address(tar, start, size))
+            cut.recording.sources = [source]
+            yield cut
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(
+            f"shard {number} of {place}/{split} cannot be read: {error}",
+            hint="export the corpus again",
+        ) from None
+
+
+def export_shards(
+    corpus: Corpus,
+    folder: Path,
+    *,
+    shard_size: int = 1000,
+    audio: Literal["flac", "wav"] = "flac",
+) -> Corpus:
+    """Write a corpus as Lhotse Shar: 16 kHz mono, 16 bit.
+
+    Args:
+        corpus: What to write.
+        folder: Where it goes.
+        shard_size: Cuts a shard.
+        audio: Format of the recordings in the tar files.
+
+    Raises:
+        DataError: Audio cannot be read.
+        RunError: The disk is full, or the folder is in use.
+    """
+    settings = {"shard_size": shard_size, "audio": audio}
+    with stage(folder, name="shards", config=settings, inputs={"corpus": corpus.digest}) as work:
+        if not work.done:
+            shards = {}
+            total = sum(s["utterances"] for s in corpus.statistics.values())
+            with progress_bar("writing shards", total) as bar:
+                for name in corpus.statistics:
+                    (work.scratch / name).mkdir(exist_ok=True)
+                    (work.scratch / "index").mkdir(exist_ok=True)
+                    shards[name] = 0
+                    for number, cuts in enumerate(_groups(corpus, name, shard_size)):
+                        _write_shard(work.scratch / name, number, cuts, audio)
+                        shards[name] = number + 1
+                        bar.advance(len(cuts))
+            for name in corpus.info.get("files", ()):
+                (work.scratch / name).write_bytes((corpus.folder / name).read_bytes())
+            content = {
+                "name": corpus.name,
+                "digest": json_digest({"corpus": corpus.digest, **settings}),
+                "statistics": corpus.statistics,
+                "info": {**corpus.info, SHARDED: shards},
+            }
+            write_json(work.scratch / CORPUS_FILE, content)
+    return open_corpus(folder)
+
+
+def _groups(corpus: Corpus, split: str, size: int) -> Iterator[list[Cut]]:
+    group: list[Cut] = []
+    for cut in corpus.split(split):
+        group.append(cut)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _write_shard(folder: Path, number: int, cuts: list[Cut], audio: str) -> None:
+    """Write one shard with Lhotse's tar writer, from waveforms that `load_waveform` read."""
+    from lhotse.shar import AudioTarWriter
+
+    tar = folder / f"recording.{number:06d}.tar"
+    with (
+        AudioTarWriter(str(tar), shard_size=None, format=audio) as writer,
+        gzip.open(folder / f"cuts.{number:06d}.jsonl.gz", "wt", encoding="utf-8") as lines,
+    ):
+        for cut in cuts:
+            waveform = load_waveform(cut)
+            whole = _whole(cut, len(waveform))
+            writer.write(cut.id, waveform[None], SAMPLE_RATE, whole.recording)
+            lines.write(json.dumps(whole.to_dict(), ensure_ascii=False) + "\n")
+    with tarfile.open(tar) as file:
+        members = [m for m in file.getmembers() if not m.name.endswith(".json")]
+    index = [
+        [cut.id, member.offset_data, member.size] for cut, member in zip(cuts, members, strict=True)
+    ]
+    place = folder.parent / "index" / f"{folder.name}.{number:06d}.json"
+    place.write_text(json.dumps(index), encoding="utf-8")
+
+
+def _whole(cut: Cut, samples: int) -> Cut:
+    """Return the cut as it stands in a shard: all of a 16 kHz mono recording of its own."""
+    from lhotse import AudioSource, MonoCut, Recording, fastcopy
+
+    duration = samples / SAMPLE_RATE
+    recording = Recording(
+        id=cut.id,
+        sources=[AudioSource("shar", [0], "")],
+        sampling_rate=SAMPLE_RATE,
+        num_samples=samples,
+        duration=duration,
+        channel_ids=[0],
+    )
+    supervisions = [
+        fastcopy(item, recording_id=cut.id, channel=0, duration=min(item.duration, duration))
+        for item in cut.supervisions
+    ]
+    return MonoCut(cut.id, 0.0, duration, 0, supervisions, recording=recording)

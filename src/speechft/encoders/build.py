@@ -1,0 +1,191 @@
+"""From an open checkpoint and its configuration to an encoder that computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from speechft.encoders.base import Mode
+from speechft.encoders.conversion.checkpoints import Checkpoint
+from speechft.encoders.conversion.keys import is_pretraining_head
+from speechft.encoders.conversion.settings import complete_settings
+from speechft.encoders.conversion.tensors import FileTensor, Tensor
+from speechft.encoders.hugging_face import FAMILIES, HuggingFaceEncoder
+from speechft.errors import CheckpointError
+
+SUPPORTED = (*FAMILIES, "decoar2")
+"""Values of ``model_type`` that can be loaded."""
+
+_OPTIONAL = ("masked_spec_embed",)
+"""A parameter of pre-training and SpecAugment that files may lack or have beyond the model's."""
+
+
+def build_encoder(
+    checkpoint: Checkpoint,
+    *,
+    mode: Mode = "exact",
+    config: Any = None,
+    allow_nonfinite: bool = False,
+) -> HuggingFaceEncoder:
+    """Build the bare encoder of a checkpoint, out of a task model too, in float32.
+
+    Args:
+        checkpoint: The open checkpoint.
+        mode: See `HuggingFaceEncoder`.
+        config: See `complete_settings`.
+        allow_nonfinite: Accept weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: The family is not supported, or the weights do not fit the configuration
+            or are not finite.
+    """
+    if checkpoint.format == "delta":
+        raise CheckpointError(
+            f"{checkpoint.source} is a task vector, not an encoder",
+            hint=f"speechft merge BASE {checkpoint.source} --alpha 1 --out encoder",
+        )
+    settings = complete_settings(checkpoint, config)
+    check_family(settings, checkpoint.source)
+    names = checkpoint.by_name()
+    known = {n: t for n, t in names.items() if not is_pretraining_head(n)}
+    with _reported(checkpoint.source, settings):
+        kind, model_config = model_class(settings)
+        model, report = kind.from_pretrained(
+            None,
+            config=model_config,
+            state_dict=torch_tensors(known),
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported, and refused below
+        )
+    _check(checkpoint.source, model, report, allow_nonfinite)
+    return _wrap(model, settings, mode)
+
+
+def random_like(checkpoint: Checkpoint, mode: Mode = "exact") -> HuggingFaceEncoder:
+    """Build an encoder of the same configuration with weights from torch's generator."""
+    settings = complete_settings(checkpoint)
+    check_family(settings, checkpoint.source)
+    with _reported(checkpoint.source, settings):
+        kind, model_config = model_class(settings)
+        model = kind._from_config(model_config, dtype=torch.float32)
+    return _wrap(model, settings, mode)
+
+
+def check_family(settings: Mapping[str, Any], source: str) -> None:
+    """Refuse a model that does not take waveforms, or that is not known, by name.
+
+    Raises:
+        CheckpointError: It is not one of `SUPPORTED`.
+    """
+    family = settings.get("model_type")
+    if family not in SUPPORTED:
+        raise CheckpointError(
+            f"{source} is a model of type {family!r}; supported are: {', '.join(SUPPORTED)}",
+            hint="speechft needs an encoder that takes waveforms and gives one frame every 20 ms",
+        )
+
+
+def torch_tensors(tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
+    """Return tensors of a checkpoint as torch tensors of their own, in the stored types."""
+    from safetensors import safe_open
+
+    result: dict[str, torch.Tensor] = {}
+    stored: dict[str, list[tuple[str, str]]] = {}
+    for name, tensor in tensors.items():
+        if isinstance(tensor, FileTensor):
+            stored.setdefault(str(tensor.file.path), []).append((name, tensor.name))
+            continue
+        data = tensor.raw(0, tensor.nbytes).copy()
+        kind = _TORCH_TYPES[tensor.dtype]
+        flat = torch.from_numpy(data).view(kind) if data.size else torch.empty(0, dtype=kind)
+        result[name] = flat.reshape(tensor.shape)
+    for path, pairs in stored.items():
+        with safe_open(path, "pt") as file:
+            for name, key in pairs:
+                result[name] = file.get_tensor(key)
+    return {name: result[name] for name in tensors}
+
+
+_TORCH_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def model_class(settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return class and configuration of the bare model."""
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if settings["model_type"] == "decoar2":
+        import speechft.encoders.decoar2  # noqa: F401 - importing registers it
+
+    left_out = ("do_normalize", "auto_map", "torch_dtype", "dtype")
+    config = AutoConfig.for_model(**{k: v for k, v in settings.items() if k not in left_out})
+    kind = MODEL_MAPPING[type(config)]
+    config.architectures = [kind.__name__]
+    return kind, config
+
+
+def _wrap(model: Any, settings: Mapping[str, Any], mode: Mode) -> HuggingFaceEncoder:
+    if settings["model_type"] == "decoar2":
+        from speechft.encoders.decoar2 import Decoar2Encoder
+
+        return Decoar2Encoder(model, mode=mode).eval()
+    normalize = bool(settings.get("do_normalize") or False)
+    return HuggingFaceEncoder(model, normalize=normalize, mode=mode).eval()
+
+
+@contextlib.contextmanager
+def _reported(source: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Quieten transformers, and turn what it raises into one error."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    except Exception as error:  # a wrong configuration or file raises many kinds
+        raise CheckpointError(
+            f"{source} cannot be loaded as {settings['model_type']}: "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _check(source: str, model: Any, report: Mapping[str, Any], allow_nonfinite: bool) -> None:
+    """Refuse weights that do not fit the model.
+
+    Raises:
+        CheckpointError: Names every kind of misfit.
+    """
+    problems = {
+        "missing": sorted(set(report["missing_keys"]) - set(_OPTIONAL)),
+        "without a place": sorted(set(report["unexpected_keys"]) - set(_OPTIONAL)),
+        "of another shape": sorted(str(item) for item in report["mismatched_keys"]),
+    }
+    found = [f"{kind}: {names[:5]}" for kind, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{source}: the weights do not fit the configuration; {', '.join(found)}"
+        )
+    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if broken and not allow_nonfinite:
+        raise CheckpointError(
+            f"{source}: NaN or infinite weights in {', '.join(broken[:5])}",
+            hint="the training that wrote it diverged; --allow-nonfinite takes it nevertheless",
+        )

@@ -1,0 +1,191 @@
+"""What an encoder or checkpoint is, and what can be done with it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from speechft.encoders.build import SUPPORTED, check_family
+from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.keys import is_pretraining_head
+from speechft.encoders.conversion.settings import complete_settings, known_sizes
+from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor, numel
+from speechft.encoders.load import digest_of, resolve_encoder
+from speechft.errors import CheckpointError
+
+SIZES = {(12, 768): "base", (24, 1024): "large", (48, 1280): "x-large", (48, 1920): "2b"}
+"""Names of published sizes by (layers, dimension)."""
+
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint says about itself; None where it does not say."""
+
+    path: str
+    format: str
+    """See `speechft.encoders.conversion.checkpoints`."""
+    digest: str
+    """SHA-256, the same that runs and result rows record."""
+    family: str | None
+    size: str | None
+    """``base``, ``large``, ..., or ``custom``."""
+    parameters: int
+    """Of the encoder, without heads."""
+    bytes: int
+    """Of the encoder's tensors as stored."""
+    layers: int | None
+    dim: int | None
+    attention_heads: int | None
+    frame_rate: float | None
+    """Frames per second."""
+    normalize: bool | None
+    """Whether waveforms are scaled to zero mean and unit variance."""
+    dtype: str
+    """Type that most weights are stored in."""
+    dtypes: dict[str, int] = field(default_factory=dict)
+    """Number of tensors by type."""
+    pretraining_heads: list[str] = field(default_factory=list)
+    task_heads: list[str] = field(default_factory=list)
+    nonfinite: list[str] = field(default_factory=list)
+    """Tensors of the encoder with NaN or infinite values."""
+    problem: str | None = None
+    """Why it cannot be loaded, as far as this can be told without building the model."""
+    next: list[str] = field(default_factory=list)
+    """Commands that make sense with it."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return the inspection as text."""
+        sizes = f"{self.parameters:,} parameters, {self.bytes / 1e6:.1f} MB"
+        told = (("", self.layers), ("dimension ", self.dim), ("heads ", self.attention_heads))
+        layers = ", ".join(f"{what}{'?' if n is None else n}" for what, n in told)
+        rows = {
+            "path": self.path,
+            "format": self.format,
+            "family": self.family or "not known",
+            "size": f"{self.size or 'not known'}, {sizes}",
+            "layers": layers,
+            "frame rate": "not known" if self.frame_rate is None else f"{self.frame_rate:g} Hz",
+            "dtype": ", ".join(f"{name} ({n} tensors)" for name, n in self.dtypes.items()),
+            "digest": self.digest,
+        }
+        if self.normalize is not None:
+            rows["waveforms"] = "normalised" if self.normalize else "as they are"
+        for name, held in (("pre-training", self.pretraining_heads), ("task", self.task_heads)):
+            if held:
+                rows[f"{name} heads"] = ", ".join(held)
+        if self.nonfinite:
+            rows["NaN or infinite"] = ", ".join(self.nonfinite)
+        if self.problem:
+            rows["problem"] = self.problem
+        width = max(map(len, rows))
+        return [f"{k:{width}}  {v}" for k, v in rows.items()] + [f"next: {t}" for t in self.next]
+
+
+def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspection:
+    """Read what a checkpoint says about itself, and look for NaN in its weights.
+
+    Args:
+        name: Anything that `load_encoder` takes but features without weights.
+        config: See `complete_settings`.
+
+    Raises:
+        CheckpointError: It does not exist, is damaged, or is not a checkpoint.
+    """
+    path = resolve_encoder(name)
+    checkpoint = open_checkpoint(path)
+    settings, problem = _settings(checkpoint, config)
+    encoder = {n: t for n, t in checkpoint.by_name().items() if not is_pretraining_head(n)}
+    heads = [n for n in checkpoint.by_name() if is_pretraining_head(n)]
+    types = Counter(_TYPES.get(t.dtype, t.dtype.lower()) for t in encoder.values())
+    strides = settings.get("conv_stride")
+    family = settings.get("model_type", checkpoint.family)
+    layers, dim = settings.get("num_hidden_layers"), settings.get("hidden_size")
+    nonfinite = [n for n, tensor in encoder.items() if not _is_finite(tensor)]
+    if nonfinite and problem is None:
+        problem = "NaN or infinite weights; --allow-nonfinite takes them nevertheless"
+    rate = 16_000 / math.prod(strides) if strides else 50.0 if family == "decoar2" else None
+    return Inspection(
+        path=str(path),
+        format=checkpoint.format,
+        digest=digest_of(path),
+        family=family,
+        size=SIZES.get((layers, dim), "custom") if layers and dim else None,
+        parameters=sum(numel(t) for t in encoder.values() if t.dtype in FLOAT_BYTES),
+        bytes=sum(t.nbytes for t in encoder.values()),
+        layers=layers,
+        dim=dim,
+        attention_heads=settings.get("num_attention_heads"),
+        frame_rate=rate,
+        normalize=settings.get("do_normalize", False if "model_type" in settings else None),
+        dtype=types.most_common(1)[0][0] if types else "none",
+        dtypes=dict(types.most_common()),
+        pretraining_heads=heads,
+        task_heads=checkpoint.heads(),
+        nonfinite=nonfinite,
+        problem=problem,
+        next=_next(checkpoint, str(name), problem),
+    )
+
+
+def _settings(
+    checkpoint: Checkpoint, config: str | Path | None
+) -> tuple[Mapping[str, Any], str | None]:
+    """Return the configuration, as far as it is known, and why it cannot be loaded."""
+    if checkpoint.format == "delta":
+        return checkpoint.config or {}, "a task vector is no encoder: it is added to its base"
+    try:
+        settings = complete_settings(checkpoint, config)
+    except CheckpointError as error:
+        problem = str(error).replace("\n", "; ")
+        try:
+            return known_sizes(checkpoint), problem
+        except CheckpointError:
+            return {}, problem
+    try:
+        check_family(settings, checkpoint.source)
+    except CheckpointError as error:
+        return settings, error.message
+    return settings, None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    if tensor.dtype not in FLOAT_BYTES:
+        return True
+    size = numel(tensor)
+    buffer = np.empty(min(size, _PIECE), np.float64 if tensor.dtype == "F64" else np.float32)
+    for start in range(0, size, _PIECE):
+        piece = buffer[: min(_PIECE, size - start)]
+        tensor.read(start, piece)
+        if not np.isfinite(piece).all():
+            return False
+    return True
+
+
+def _next(checkpoint: Checkpoint, name: str, problem: str | None) -> list[str]:
+    if checkpoint.format == "delta":
+        return [f"speechft merge BASE {name} --alpha 0.25 --out merged"]
+    if checkpoint.family is not None and checkpoint.family not in SUPPORTED:
+        return []
+    if problem is not None:
+        return [f"speechft inspect {name} --config CONFIG"] if "--config" in problem else []
+    commands = [
+        f"speechft extract {name} AUDIO... --out feats",
+        f"speechft evaluate {name} --out runs/eval",
+        f"speechft merge {name} TUNED --alpha 0.25 --out merged",
+    ]
+    if checkpoint.format == "hf":
+        return [*commands, f"speechft convert {name} encoder.pt --to s3prl"]
+    return [f"speechft convert {name} encoder --to hf", *commands]

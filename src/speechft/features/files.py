@@ -1,0 +1,387 @@
+"""Hidden states of audio in files: batched by duration, resumable, by one process or several."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor
+
+from speechft.checkpoint import atomic_write, read_json, write_json
+from speechft.console import log, progress_bar, warn
+from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.batching import PAD_TO, pad
+from speechft.data.manifest import load_waveform
+from speechft.devices import Precision, Resolved, autocast, pick_device, resolve_precision
+from speechft.encoders.base import Encoder, Mode
+from speechft.encoders.load import digest_of, load_encoder
+from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
+from speechft.features.extract import group_by_length
+from speechft.features.sources import Sources, find_sources
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+Format = Literal["safetensors", "npy"]
+FORMATS: tuple[Format, ...] = ("safetensors", "npy")
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
+RECORD_NAME = "extract.json"
+KEY = "hidden_states"
+
+BATCH_SECONDS = {"cpu": 16.0, "cuda": 160.0}
+"""Audio in a batch, padding included, by type of device. A processor gains nothing from more."""
+
+
+@dataclass
+class ExtractionReport:
+    """What was written, and what was not."""
+
+    out: str
+    encoder: str
+    digest: str
+    layers: list[int]
+    dim: int
+    frame_rate: float
+    written: int = 0
+    skipped: int = 0
+    """Files whose features were there already."""
+    seconds: float = 0.0
+    """Audio that was encoded in this run."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """What is wrong with the files that have no features, by path."""
+    is_main: bool = True
+    """Whether this is the only process, or the first of several."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        content = asdict(self)
+        del content["is_main"]
+        return content
+
+
+def extract_files(
+    encoder: str | Path,
+    audio: Sequence[str | Path],
+    out: str | Path,
+    *,
+    layer: str = "all",
+    mode: Mode = "exact",
+    format: Format = "safetensors",
+    dtype: str = "float32",
+    precision: Precision = "fp32",
+    device: str = "auto",
+    batch_seconds: float | None = None,
+    config: str | Path | None = None,
+    allow_nonfinite: bool = False,
+) -> ExtractionReport:
+    """Write the hidden states of every utterance to a file of its own.
+
+    Files that are there already are skipped unless their audio is newer. Under ``accelerate
+    launch`` the utterances are shared out among the processes.
+
+    Args:
+        encoder: As `load_encoder` takes it.
+        audio: Files, folders, tables and manifests, see `find_sources`.
+        out: Folder; each file holds ``hidden_states``, (N, T, D).
+        layer: ``all``, ``last``, or numbers and ranges such as ``0,6,9-12``; 0 is the input of the
+            first layer.
+        mode: ``exact`` or ``s3prl``; the latter encodes every utterance by itself, since its
+            features depend on the batch.
+        format: ``safetensors`` or ``npy``.
+        dtype: Type on disk; npy has no bfloat16.
+        precision: Type to compute in.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        batch_seconds: Audio in a batch, padding included; None takes what suits the device.
+        config: See `load_encoder`.
+        allow_nonfinite: See `load_encoder`.
+
+    Raises:
+        CheckpointError: The encoder cannot be used.
+        ConfigError: An option is wrong.
+        DataError: There is nothing that can be encoded.
+        RunError: ``out`` holds something else, or cannot be written.
+    """
+    if format not in FORMATS:
+        raise unknown_choice("format", format, FORMATS)
+    if dtype not in DTYPES:
+        raise unknown_choice("dtype", dtype, DTYPES)
+    if precision not in PRECISIONS:
+        raise unknown_choice("precision", precision, PRECISIONS)
+    if (format, dtype) == ("npy", "bfloat16"):
+        raise ConfigError(
+            "npy has no bfloat16", hint="use --dtype float16, or --format safetensors"
+        )
+    processes = _Processes(device)
+    place = processes.device
+    sources = find_sources(audio)
+    model = load_encoder(encoder, mode, config=config, allow_nonfinite=allow_nonfinite).to(place)
+    layers = parse_layers(layer, model.num_layers)
+    resolved = resolve_precision(precision, place)
+    report = ExtractionReport(
+        str(out), str(encoder), digest_of(encoder), layers, model.dim, model.frame_rate
+    )
+    settings = {
+        "encoder_digest": report.digest,
+        "layers": layers,
+        "mode": mode,
+        "dtype": dtype,
+        "precision": resolved,
+        "format": format,
+        "frame_rate": model.frame_rate,
+    }
+    writer = _Writer(Path(out), settings, DTYPES[dtype])
+    report.failed = dict(sources.problems)
+    cuts = _usable(model, sources, report)
+    if not cuts:
+        raise _nothing(report.failed)
+    todo = {name: cut for name, cut in cuts.items() if not writer.has(name, cut)}
+    report.skipped = len(cuts) - len(todo)
+    _announce(todo.values())
+    seconds = BATCH_SECONDS.get(place.type, 16.0) if batch_seconds is None else batch_seconds
+    groups = _groups(todo, 0.0 if mode == "s3prl" else seconds)
+    _encode_all(model, processes.share(groups), writer, report, resolved, place)
+    processes.gather(report)
+    if not report.written and not report.skipped:
+        raise _nothing(report.failed)
+    return report
+
+
+def parse_layers(text: str, count: int) -> list[int]:
+    """Read ``all``, ``last``, or numbers and ranges from 0 to ``count``.
+
+    Raises:
+        ConfigError: It is something else, or out of range.
+    """
+    if text == "all":
+        return list(range(count + 1))
+    if text == "last":
+        return [count]
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, separator, last = part.strip().partition("-")
+        if not first.isdigit() or (separator and not last.isdigit()):
+            raise ConfigError(
+                f"layer {text!r} is not all, last, or numbers and ranges such as 0,6,9-12"
+            )
+        chosen += range(int(first), int(last if separator else first) + 1)
+    wrong = [n for n in chosen if n > count]
+    if wrong or not chosen:
+        raise ConfigError(
+            f"layer {text!r}: the encoder has the hidden states 0 (input of the first layer) to "
+            f"{count}"
+        )
+    return list(dict.fromkeys(chosen))
+
+
+class _Processes:
+    """This process among those that Accelerate started; alone where it started none."""
+
+    def __init__(self, device: str) -> None:
+        self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self.device = pick_device(device)
+        if self.count == 1:
+            return
+        from accelerate import PartialState
+
+        state = PartialState(cpu=self.device.type == "cpu")
+        if state.num_processes != self.count:
+            raise ConfigError(
+                f"{self.count} processes were started, but they see {state.num_processes}",
+                hint="start them with: accelerate launch -m speechft extract ...",
+            )
+        self.rank = int(state.process_index)
+        if self.device.type == "cuda":
+            self.device = state.device
+
+    def share(self, groups: list[dict[str, Cut]]) -> list[dict[str, Cut]]:
+        """Return this process's groups; long and short ones are spread evenly."""
+        return groups[self.rank :: self.count]
+
+    def gather(self, report: ExtractionReport) -> None:
+        """Add up what all processes did."""
+        report.is_main = self.rank == 0
+        if self.count == 1:
+            return
+        from torch.distributed import all_gather_object
+
+        parts: list[Any] = [None] * self.count
+        all_gather_object(parts, (report.written, report.seconds, report.failed))
+        report.written = sum(part[0] for part in parts)
+        report.seconds = sum(part[1] for part in parts)
+        report.failed = {path: text for part in parts for path, text in part[2].items()}
+
+
+class _Writer:
+    """Writes one file an utterance, atomically, and knows which ones are there."""
+
+    def __init__(self, out: Path, settings: dict[str, Any], dtype: torch.dtype) -> None:
+        self._out, self._settings, self._dtype = out, settings, dtype
+        self._suffix = f".{settings['format']}"
+        record = out / RECORD_NAME
+        self._resumed = record.is_file()
+        if self._resumed:
+            self._compare(record)
+
+    def _compare(self, record: Path) -> None:
+        try:
+            old = read_json(record)
+        except CheckpointError:
+            old = None
+        known = old if isinstance(old, dict) else {}
+        different = [name for name, value in self._settings.items() if known.get(name) != value]
+        if different:
+            told = ", ".join(
+                f"{name} {known.get(name)} instead of {self._settings[name]}" for name in different
+            )
+            raise RunError(
+                f"{self._out} holds features that were made otherwise: {told}",
+                hint="choose another --out, or remove that folder",
+            )
+
+    def has(self, name: str, cut: Cut) -> bool:
+        """Tell whether features are there that are not older than their audio."""
+        path = self.path(name)
+        if not path.exists():
+            return False
+        if not self._resumed:
+            raise RunError(
+                f"{path} exists and was not written by extract", hint="choose another --out"
+            )
+        audio = Path(cut.recording.sources[0].source)
+        return audio.exists() and path.stat().st_mtime_ns >= audio.stat().st_mtime_ns
+
+    def path(self, name: str) -> Path:
+        """Return where the features of an item go."""
+        return self._out / f"{name}{self._suffix}"
+
+    def write(self, name: str, states: Tensor) -> None:
+        """Write (N, T, D) hidden states."""
+        if not self._resumed:
+            write_json(self._out / RECORD_NAME, self._settings)
+            self._resumed = True
+        states = states.to(self._dtype).cpu().contiguous()
+        if self._suffix == ".npy":
+            import numpy as np
+
+            buffer = io.BytesIO()
+            np.save(buffer, states.numpy())
+            data = buffer.getvalue()
+        else:
+            from safetensors.torch import save
+
+            facts = {"format": "pt", **{k: str(v) for k, v in self._settings.items()}}
+            data = save({KEY: states}, metadata=facts)
+        with atomic_write(self.path(name)) as file:
+            file.write(data)
+
+
+def _usable(encoder: Encoder, sources: Sources, report: ExtractionReport) -> dict[str, Cut]:
+    """Return the cuts that give at least one frame; the others are failures."""
+    result = {}
+    for name, cut in sources.cuts.items():
+        samples = cut.num_samples * SAMPLE_RATE // cut.sampling_rate
+        if int(encoder.frame_lengths(torch.tensor(samples))) < 1:
+            report.failed[_place(cut)] = (
+                f"has {cut.num_samples} samples at {cut.sampling_rate} Hz, fewer than one frame"
+            )
+        else:
+            result[name] = cut
+    for path, problem in report.failed.items():
+        warn(f"left out: {path} {problem}")
+    return result
+
+
+def _nothing(failed: dict[str, str]) -> DataError:
+    if len(failed) == 1:
+        path, problem = next(iter(failed.items()))
+        return DataError(f"audio {path} {problem}")
+    first = "; ".join(f"{path} {problem}" for path, problem in list(failed.items())[:3])
+    return DataError(f"none of {len(failed)} audio files can be used: {first}")
+
+
+def _place(cut: Cut) -> str:
+    return str(cut.recording.sources[0].source)
+
+
+def _announce(cuts: Iterable[Cut]) -> None:
+    """Say once what is done to audio that is not 16 kHz mono."""
+    listed = list(cuts)
+    other_rate = [cut for cut in listed if cut.sampling_rate != SAMPLE_RATE]
+    several = [cut for cut in listed if cut.num_channels > 1]
+    for found, what in ((other_rate, "not at 16 kHz: resampled"), (several, "averaged to mono")):
+        if found:
+            first = f"{_place(found[0])}, {found[0].sampling_rate} Hz"
+            first += f", {found[0].num_channels} channels" if found is several else ""
+            log(f"{len(found)} of {len(listed)} files {what} ({first})")
+
+
+def _groups(cuts: dict[str, Cut], seconds: float) -> list[dict[str, Cut]]:
+    names = {id(cut): name for name, cut in cuts.items()}
+    groups = group_by_length(cuts.values(), seconds)
+    return [{names[id(cut)]: cut for cut in group} for group in groups]
+
+
+def _encode_all(
+    encoder: Encoder,
+    groups: list[dict[str, Cut]],
+    writer: _Writer,
+    report: ExtractionReport,
+    precision: Resolved,
+    device: torch.device,
+) -> None:
+    total = sum(len(group) for group in groups)
+    with torch.inference_mode(), progress_bar("features", total) as bar:
+        for group, rows in _read_ahead(groups):
+            usable = {name: row for name, row in rows.items() if isinstance(row, Tensor)}
+            for name, row in rows.items():
+                if not isinstance(row, Tensor):
+                    place = _place(group[name])
+                    report.failed[place] = row.removeprefix(f"audio {place} ").removesuffix(
+                        " Details:"
+                    )
+                    warn(f"left out: {place} {report.failed[place]}")
+            if usable:
+                lengths = torch.tensor([len(row) for row in usable.values()])
+                batch = pad(list(usable.values()), PAD_TO)
+                with autocast(precision, device):
+                    output = encoder(batch.to(device), lengths.to(device))
+                for index, name in enumerate(usable):
+                    frames = int(output.lengths[index])
+                    chosen = [output.layers[n][index, :frames].float() for n in report.layers]
+                    writer.write(name, torch.stack(chosen))
+                report.written += len(usable)
+                report.seconds += float(lengths.sum()) / SAMPLE_RATE
+            bar.advance(len(group))
+            bar.note(f"{report.seconds / 60:.1f} min of audio")
+
+
+def _read_ahead(
+    groups: list[dict[str, Cut]],
+) -> Iterator[tuple[dict[str, Cut], dict[str, Tensor | str]]]:
+    """Yield each group with its samples, or what is wrong; the next group is read meanwhile."""
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(_read, groups[0]) if groups else None
+        for number, group in enumerate(groups):
+            assert following is not None
+            rows = following.result()
+            if number + 1 < len(groups):
+                following = reader.submit(_read, groups[number + 1])
+            yield group, rows
+
+
+def _read(group: dict[str, Cut]) -> dict[str, Tensor | str]:
+    rows: dict[str, Tensor | str] = {}
+    for name, cut in group.items():
+        try:
+            rows[name] = torch.from_numpy(load_waveform(cut))
+        except DataError as error:
+            problem = error.message.removeprefix(f"audio {_place(cut)} ")
+            rows[name] = problem.removesuffix(" Details:")
+    return rows

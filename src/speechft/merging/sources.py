@@ -1,0 +1,95 @@
+"""The inputs of a merge: open them, find named ones, keep them from being written over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.errors import CheckpointError, ConfigError, LineageError
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+
+def open_models(base: Any, tuned: Any) -> tuple[Checkpoint, list[Checkpoint]]:
+    """Open base and tuned models; ``tuned`` is one or a list."""
+    single = isinstance(tuned, str | Path | Mapping) or hasattr(tuned, "state_dict")
+    models = [tuned] if single or not isinstance(tuned, Sequence) else list(tuned)
+    return open_base(base), [_open(m, "tuned") for m in models]
+
+
+def open_base(base: Any) -> Checkpoint:
+    """Open a base.
+
+    Raises:
+        CheckpointError: It cannot be read, or is a delta file.
+    """
+    opened = _open(base, "base")
+    if opened.format == "delta":
+        raise CheckpointError(
+            f"{opened.source} is a delta file, not a base",
+            hint="the base comes first, then what was tuned from it: BASE DELTA",
+        )
+    return opened
+
+
+def _open(source: Any, role: str) -> Checkpoint:
+    found = locate(source)
+    if isinstance(found, str | Path) and (Path(found) / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{found} holds an adapter (LoRA or the like), not an encoder",
+            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
+        )
+    return open_checkpoint(found, role)
+
+
+def locate(source: Any) -> Any:
+    """Return the folder of a packaged encoder or hub id; everything else as it is."""
+    if not isinstance(source, str) or Path(source).exists():
+        return source
+    if Path(source).suffix in WEIGHT_SUFFIXES or source.startswith(("/", ".", "~")):
+        return source
+    from speechft.encoders.load import resolve_encoder  # imports torch, which files do not need
+
+    return resolve_encoder(source)
+
+
+def check_not_input(out: Path, models: Sequence[Checkpoint]) -> None:
+    """Refuse an output that is one of the inputs.
+
+    Raises:
+        ConfigError: It is.
+    """
+    for model in models:
+        places = {f.resolve() for f in model.files}
+        if model.folder is not None:
+            places.add(model.folder.resolve())
+        if out.resolve() in places:
+            raise ConfigError(f"{out} is an input", hint="choose another --out")
+
+
+def check_base_digest(
+    base: Checkpoint, models: Sequence[Checkpoint], base_digest: str | None, force: bool
+) -> list[str]:
+    """Return an objection for every delta file that was made for another base.
+
+    Raises:
+        LineageError: There is one, and ``force`` is off.
+    """
+    found = []
+    for model in models:
+        if model.format != "delta" or base_digest is None:
+            continue
+        wanted = model.content.get("base_digest")
+        if wanted is not None and wanted != base_digest:
+            found.append(
+                f"{model.source} was made for a base with SHA-256 {wanted[:12]}..., "
+                f"{base.source} has {base_digest[:12]}..."
+            )
+    if found and not force:
+        raise LineageError(
+            "; ".join(found),
+            hint="use the base that the delta names; --force adds it to this one nevertheless",
+        )
+    return found

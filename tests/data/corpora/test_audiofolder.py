@@ -1,0 +1,148 @@
+"""The user's recordings as Hugging Face lays them out: audiofolder and parquet with bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from corpora import issues, prepared, sizes, train
+from speechft.data.corpora import find_corpus
+from speechft.data.labels import label_of
+from speechft.data.manifest import Corpus
+from speechft.data.waveform import load_waveform
+from speechft.errors import DataError
+from speechft.tasks import find_task
+
+
+def record(path: Path, seed: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.random.default_rng(seed).standard_normal(9_600), 16_000)
+
+
+def labels(corpus: Corpus, split: str, kind: str) -> list[str | None]:
+    return [label_of(cut, kind) for cut in corpus.split(split)]
+
+
+def test_folders_are_splits_and_labels(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    for split, label in (
+        ("train", "cat"),
+        ("train", "dog"),
+        ("validation", "cat"),
+        ("test", "dog"),
+    ):
+        for number in range(2):
+            record(root / split / label / f"{number}.wav", number)
+    corpus = prepared("generic", root)
+    assert sizes(corpus) == {"dev": 2, "test": 2, "train": 4}
+    assert labels(corpus, "train", "label") == ["cat", "cat", "dog", "dog"]
+    train(corpus, find_task("label"))
+
+
+def test_metadata_names_files_and_columns(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for name in ("train/a.wav", "train/b.wav", "train/c.wav", "test/a.wav"):
+        record(root / name)
+    (root / "train" / "metadata.csv").write_text(
+        "file_name,transcription,speaker_id,mood\na.wav,Hello,anna,calm\nb.wav,You,bert,\n"
+    )
+    rows = [{"file_name": "a.wav", "transcription": "Bye", "tags": ["x", "y"]}]
+    (root / "test" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    corpus = prepared("generic", root)
+    assert sizes(corpus) == {"train": 2, "test": 1}
+    assert labels(corpus, "train", "text") == ["Hello", "You"]
+    assert labels(corpus, "train", "speaker") == ["anna", "bert"]
+    assert labels(corpus, "train", "mood") == ["calm", None]
+    assert labels(corpus, "test", "tags") == ["x y"]
+    assert ["no-label", "train/c.wav"] in [[line[0], line[4]] for line in issues(root)]
+
+
+def test_a_folder_without_splits_is_all_training(tmp_path: Path) -> None:
+    for number in range(2):
+        record(tmp_path / "plain" / f"{number}.flac", number)
+    assert sizes(prepared("generic", tmp_path / "plain")) == {"train": 2}
+
+
+def test_damaged_metadata(tmp_path: Path) -> None:
+    record(tmp_path / "mine" / "a.wav")
+    metadata = tmp_path / "mine" / "metadata.jsonl"
+    metadata.write_text('{"file_name": "a.wav"}\n{half')
+    with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is not JSON"):
+        prepared("generic", tmp_path / "mine")
+    metadata.write_text('{"file": "a.wav"}\n')
+    with pytest.raises(DataError, match="lacks the column path"):
+        prepared("generic", tmp_path / "mine")
+
+
+def test_speakers_may_be_held_apart(tmp_path: Path) -> None:
+    record(tmp_path / "a.wav")
+    record(tmp_path / "b.wav", 1)
+    (tmp_path / "my.csv").write_text("path,split,speaker\na.wav,train,anna\nb.wav,test,anna\n")
+    assert sizes(prepared("generic", tmp_path / "my.csv")) == {"train": 1, "test": 1}
+    with pytest.raises(DataError, match="1 speaker-overlap"):
+        prepared("generic", tmp_path / "my.csv", "disjoint_speakers=true")
+
+
+def write_parquet(path: Path, rows: list[dict[str, Any]], features: dict[str, Any]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.Table.from_pylist(rows)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def encoded(seed: int, kind: str = "FLAC") -> bytes:
+    buffer = io.BytesIO()
+    samples = 0.1 * np.random.default_rng(seed).standard_normal(9_600)
+    soundfile.write(buffer, samples, 16_000, format=kind)
+    return buffer.getvalue()
+
+
+def test_parquet_with_audio_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    rows = [
+        {"audio": {"bytes": encoded(n), "path": f"{n}.flac"}, "text": f"word {n}", "intent": n % 2}
+        for n in range(4)
+    ]
+    features = {"intent": {"names": ["off", "on"], "_type": "ClassLabel"}}
+    write_parquet(root / "train-00000-of-00001.parquet", rows, features)
+    write_parquet(root / "test-00000-of-00001.parquet", [rows[0]], features)
+    corpus = prepared("generic", root)
+    assert sizes(corpus) == {"test": 1, "train": 4}
+    assert labels(corpus, "train", "intent") == ["off", "on", "off", "on"]
+    assert labels(corpus, "train", "text") == [f"word {n}" for n in range(4)]
+    expected, _ = soundfile.read(io.BytesIO(encoded(2)), dtype="float32")
+    np.testing.assert_array_equal(load_waveform(list(corpus.split("train"))[2]), expected)
+
+
+def test_parquet_damage_is_named(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    rows: list[dict[str, Any]] = [
+        {"audio": {"bytes": b"not audio", "path": "a.wav"}},
+        {"audio": {"bytes": None, "path": "gone.wav"}},
+        {"audio": {"bytes": encoded(0, "WAV"), "path": None}},
+    ]
+    write_parquet(root / "x.parquet", rows, {})
+    assert sizes(prepared("generic", root)) == {"train": 1}
+    assert [line[0] for line in issues(root)] == ["missing-audio", "unreadable-audio"]
+    write_parquet(root / "x.parquet", [{"sound": 1}], {})
+    with pytest.raises(DataError, match="lacks the column audio; it has: sound"):
+        prepared("generic", root)
+    (root / "x.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="cannot be read"):
+        prepared("generic", root)
+
+
+def test_a_parquet_file_is_a_corpus_for_every_verb(tmp_path: Path) -> None:
+    row = {"audio": {"bytes": encoded(0), "path": "a.flac"}, "label": "x"}
+    write_parquet(tmp_path / "train.parquet", [row], {})
+    corpus = find_corpus(str(tmp_path / "train.parquet"), tmp_path / "work")
+    assert labels(corpus, "train", "label") == ["x"]

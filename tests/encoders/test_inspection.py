@@ -1,0 +1,83 @@
+"""What `inspect` says about folders and files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import HubertForCTC
+
+from helpers import ORACLE, speech_encoder
+from speechft.encoders.inspection import inspect_encoder
+from speechft.encoders.load import digest_of
+from speechft.errors import CheckpointError
+
+
+def test_folder(tmp_path: Path) -> None:
+    encoder = speech_encoder("wavlm", large=True)
+    encoder.half().save(tmp_path)
+    found = inspect_encoder(tmp_path)
+    assert (found.family, found.format, found.size) == ("wavlm", "hf", "custom")
+    assert (found.layers, found.dim, found.attention_heads) == (2, 24, 2)
+    assert (found.frame_rate, found.normalize, found.dtype) == (50.0, True, "float16")
+    assert found.parameters == sum(p.numel() for p in encoder.parameters())
+    assert found.bytes == 2 * found.parameters
+    assert found.digest == digest_of(tmp_path)
+    assert (found.problem, found.nonfinite, found.task_heads) == (None, [], [])
+    assert any("speechft convert" in command for command in found.next)
+    assert json.loads(json.dumps(found.as_dict()))["family"] == "wavlm"
+    assert "frame rate  50 Hz" in "\n".join(found.lines())
+
+
+def test_heads_of_a_task_model(tmp_path: Path) -> None:
+    HubertForCTC(speech_encoder("hubert").model.config).save_pretrained(tmp_path)
+    found = inspect_encoder(tmp_path)
+    assert set(found.task_heads) == {"lm_head.weight", "lm_head.bias"}
+
+
+@pytest.mark.parametrize("name", ["hubert", "wav2vec2", "wavlm_base_plus", "decoar2"])
+def test_s3prl_files(name: str) -> None:
+    path = ORACLE / "merge" / f"{name}_base.pt"
+    found = inspect_encoder(path)
+    assert found.family == name.partition("_")[0]
+    assert (found.layers, found.dim, found.frame_rate) == (3, 32, 50.0)
+    assert ("label_embs_concat" in found.pretraining_heads) == (name == "hubert")
+    assert (found.problem is None) == (name != "decoar2")
+
+
+def test_what_is_known_without_a_configuration() -> None:
+    found = inspect_encoder(ORACLE / "merge" / "hubert_ft1_downstream.ckpt")
+    assert (found.layers, found.dim, found.attention_heads) == (3, 32, None)
+    assert "number of attention heads" in str(found.problem)
+    assert "--config" in found.next[0]
+    again = inspect_encoder(
+        ORACLE / "merge" / "hubert_ft1_downstream.ckpt", ORACLE / "merge" / "hubert_base.pt"
+    )
+    assert (again.attention_heads, again.problem) == (4, None)
+
+
+def test_nan_and_unsupported_families_are_told(tmp_path: Path) -> None:
+    speech_encoder("hubert").save(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["encoder.layers.1.attention.k_proj.bias"][2] = float("inf")
+    save_file(weights, tmp_path / "model.safetensors")
+    found = inspect_encoder(tmp_path)
+    assert found.nonfinite == ["encoder.layers.1.attention.k_proj.bias"]
+    assert "NaN" in str(found.problem)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "whisper"}))
+    found = inspect_encoder(tmp_path)
+    assert "supported are: hubert" in str(found.problem)
+    assert found.next == []
+
+
+def test_damaged_files_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(b"nonsense")
+    with pytest.raises(CheckpointError, match="not a readable torch checkpoint"):
+        inspect_encoder(tmp_path / "x.pt")
+    torch.save([1, 2], tmp_path / "y.pt")
+    with pytest.raises(CheckpointError, match="holds list, expected a checkpoint"):
+        inspect_encoder(tmp_path / "y.pt")

@@ -1,0 +1,107 @@
+"""Configurations that a file does not hold: read off the tensors, published, given, or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModel
+
+from helpers import speech_encoder
+from speechft.encoders.conversion import configs
+from speechft.encoders.conversion.checkpoints import open_checkpoint
+from speechft.encoders.conversion.settings import complete_settings, published_settings
+from speechft.encoders.load import load_encoder
+from speechft.errors import CheckpointError
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "hubert base": {},
+    "hubert large": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
+    "hubert x-large": {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 16},
+    "wav2vec2 base": {},
+    "wav2vec2 large": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
+    "wavlm base": {},
+    "wavlm large": {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16},
+}
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_models_are_described_by_their_tensors(name: str) -> None:
+    """Two layers of the published width, on the meta device; the whole would be gigabytes."""
+    family = name.split()[0]
+    fields = {**PUBLISHED[name], "num_hidden_layers": 2}
+    if "large" in name:
+        fields |= {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
+    config = AutoConfig.for_model(family, **fields)
+    with torch.device("meta"):
+        state = AutoModel.from_config(config).state_dict()
+    arrays = {n: np.broadcast_to(np.float32(0), tuple(t.shape)) for n, t in state.items()}
+    if family != "wavlm":
+        head = "label_embs_concat" if family == "hubert" else "project_q.bias"
+        arrays[head] = np.zeros((4, 4), np.float32)
+    found = published_settings(open_checkpoint({n: a[:] for n, a in arrays.items()}))
+    assert found.pop("do_normalize") == ("large" in name)
+    assert found.pop("architectures") == [configs.ARCHITECTURES[family]]
+    for key, value in found.items():
+        assert value == (
+            list(known) if isinstance(known := getattr(config, key), tuple) else known
+        ), key
+
+
+def bare(family: str, path: Path, **heads: torch.Tensor) -> Path:
+    state = speech_encoder(family).model.state_dict()
+    save_file({**{n: t.contiguous() for n, t in state.items()}, **heads}, path)
+    return path
+
+
+def test_unpublished_sizes_without_configuration_are_refused(tmp_path: Path) -> None:
+    path = bare("hubert", tmp_path / "x.safetensors", label_embs_concat=torch.ones(4, 2))
+    with pytest.raises(CheckpointError, match="number of attention heads cannot be known") as error:
+        load_encoder(path)
+    assert "--config" in str(error.value.hint)
+
+
+def test_hubert_is_not_guessed_where_it_could_be_wav2vec2(tmp_path: Path) -> None:
+    path = bare("hubert", tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"HuBERT cannot be told from wav2vec 2\.0"):
+        load_encoder(path)
+
+
+def test_wavlm_tells_its_heads(tmp_path: Path) -> None:
+    found = complete_settings(open_checkpoint(bare("wavlm", tmp_path / "x.safetensors")))
+    assert (found["model_type"], found["num_attention_heads"]) == ("wavlm", 2)
+
+
+def test_configuration_of_another_family_is_refused(tmp_path: Path) -> None:
+    path = bare("wavlm", tmp_path / "x.safetensors")
+    speech_encoder("hubert").save(tmp_path / "hubert")
+    with pytest.raises(CheckpointError, match="is a wavlm model; its configuration is of type"):
+        load_encoder(path, config=tmp_path / "hubert")
+
+
+def test_given_configuration_may_be_a_folder_its_json_or_a_mapping(tmp_path: Path) -> None:
+    path = bare("wavlm", tmp_path / "x.safetensors")
+    encoder = speech_encoder("wavlm", large=False)
+    encoder.normalize = True
+    encoder.save(tmp_path / "hf")
+    for given in (tmp_path / "hf", tmp_path / "hf" / "config.json"):
+        loaded: Any = load_encoder(path, config=given)
+        assert loaded.normalize is True
+
+
+def test_json_that_is_no_configuration_is_refused(tmp_path: Path) -> None:
+    path = bare("wavlm", tmp_path / "x.safetensors")
+    (tmp_path / "c.json").write_text('{"a": 1}')
+    with pytest.raises(CheckpointError, match=r"c\.json is not a configuration: it has neither"):
+        load_encoder(path, config=tmp_path / "c.json")
+
+
+@pytest.mark.parametrize("name", ["data2vec_audio", "unispeech", "mms"])
+def test_fairseq_models_of_other_families_are_refused_by_name(name: str) -> None:
+    content = {"cfg": {"model": {"_name": name, "encoder_embed_dim": 8}}}
+    with pytest.raises(CheckpointError, match=f"the family '{name}'; supported in s3prl's"):
+        configs.to_hugging_face(content, None, {})
