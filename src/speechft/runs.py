@@ -98,8 +98,8 @@ def lock(folder: Path) -> Iterator[None]:
             ) from None
         yield
     finally:
-        if made and [path.name for path in folder.iterdir()] == [".lock"]:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the holder may have moved the folder away
+            if made and [path.name for path in folder.iterdir()] == [".lock"]:
                 (folder / ".lock").unlink()
                 folder.rmdir()
         file.close()
