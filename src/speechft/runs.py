@@ -98,7 +98,7 @@ def lock(folder: Path) -> Iterator[None]:
             ) from None
         yield
     finally:
-        with contextlib.suppress(OSError):  # the holder may have moved the folder away
+        with contextlib.suppress(OSError):
             if made and [path.name for path in folder.iterdir()] == [".lock"]:
                 (folder / ".lock").unlink()
                 folder.rmdir()
