@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from speechft.api import evaluate, finetune
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
+    from speechft.evaluation.pipelines import load_pipeline
     from speechft.merging import interpolate_, merge
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "finetune",
     "interpolate_",
     "load_encoder",
+    "load_pipeline",
     "merge",
     "tasks",
 ]
@@ -31,6 +33,7 @@ _HOMES = {
     "finetune": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",
+    "load_pipeline": "speechft.evaluation.pipelines",
     "merge": "speechft.merging",
 }
 

@@ -36,7 +36,7 @@ def evaluate(
     *,
     out: str | Path,
     tasks: Sequence[str] | None = None,
-    corpus: str | Path = "synthetic",
+    corpus: str | Path | Sequence[str | Path] = "synthetic",
     protocol: str = "mini",
     seed: int = 0,
 ) -> list[ResultRow]:
@@ -46,8 +46,9 @@ def evaluate(
         encoders: Folders, packaged names or hub ids, one or several.
         out: Folder for results and predictions.
         tasks: Keys of tasks; None takes all that the corpus supports.
-        corpus: Embedded corpus, CSV, or folder of a prepared corpus.
-        protocol: ``mini`` or ``default``.
+        corpus: Embedded corpus, CSV, or folder of a prepared corpus; one or several, a task takes
+            the first that supports it.
+        protocol: ``default``, ``s3prl`` or ``mini``.
         seed: Seed of the probes.
 
     Returns:
@@ -60,6 +61,7 @@ def evaluate(
     config = EvaluationConfig(
         tasks="available" if tasks is None else tuple(tasks), protocol=protocol, floors=()
     )
+    corpora = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
     return pipeline.evaluate(
-        [str(name) for name in names], str(corpus), config, Path(out), seed=seed
+        [str(name) for name in names], [str(c) for c in corpora], config, Path(out), seed=seed
     )

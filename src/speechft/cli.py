@@ -87,16 +87,21 @@ def run(recipe: str, out: Out, set_: Set = None) -> None:
     Example: speechft run demo --out runs/mine --set data.corpus=my.csv
     """
     from speechft import pipeline
+    from speechft.finetuning.distributed import leading
     from speechft.recipe import Recipe, load_recipe
 
-    pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=_command())
+    with leading() as first:
+        if first:
+            pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=_command())
 
 
 @app.command()
 def finetune(
     recipe: str,
     out: Out,
-    strategy: Annotated[str | None, typer.Option(help="stable or plain.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="stable, plain, l2sp, lora, dora, distill, early-...")
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
@@ -104,10 +109,15 @@ def finetune(
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
     from speechft import pipeline
+    from speechft.finetuning.distributed import leading
     from speechft.recipe import Recipe, load_recipe
 
     chosen = [f"finetuning.strategy={strategy}"] if strategy else []
-    encoder = pipeline.finetune_recipe(load_recipe(Recipe, recipe, [*(set_ or ()), *chosen]), out)
+    with leading() as first:
+        if not first:
+            return
+        loaded = load_recipe(Recipe, recipe, [*(set_ or ()), *chosen])
+        encoder = pipeline.finetune_recipe(loaded, out)
     typer.echo(f"tuned encoder: {encoder}")
     typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
 
@@ -116,31 +126,52 @@ def finetune(
 def evaluate(
     encoders: Annotated[list[str], typer.Argument(metavar="ENCODER...")],
     out: Out,
-    tasks: Annotated[str, typer.Option(help="Tasks with commas, or 'available'.")] = "available",
-    corpus: Annotated[str, typer.Option(help="Corpus to evaluate on.")] = "synthetic",
-    protocol: Annotated[str, typer.Option(help="mini or default.")] = "mini",
+    tasks: Annotated[
+        str, typer.Option(help="Tasks with commas, 'all' ten of SUPERB, or 'available'.")
+    ] = "available",
+    corpus: Annotated[
+        list[str] | None,
+        typer.Option("--corpus", "--manifests", help="Corpus; repeatable. [default: synthetic]"),
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="mini, default or s3prl.")] = "mini",
     seed: Annotated[int, typer.Option(help="Seed of the probes.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Probe seeds, trained side by side.")] = 1,
+    cache: Annotated[str | None, typer.Option(help="Folder of features. [OUT/cache]")] = None,
+    frame_cache_gb: Annotated[float | None, typer.Option(help="Quota of frames in it.")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Probe frozen encoders on several tasks.
+    """Probe frozen encoders on several tasks; the same command goes on after a stop.
 
     Example: speechft evaluate tiny-hubert merged --tasks pr,sid --out runs/eval
     """
     from speechft import pipeline
-    from speechft.console import print_table
-    from speechft.evaluation.suite import EvaluationConfig
-    from speechft.reporting.report import table
+    from speechft.evaluation.verb import evaluation_config, result_lines
 
-    config = EvaluationConfig(
-        tasks="available" if tasks == "available" else tuple(tasks.split(",")),
-        protocol=protocol,
-        floors=(),
-    )
-    rows = pipeline.evaluate(encoders, corpus, config, out, seed=seed)
+    options = {"protocol": protocol, "seeds": seeds, "precision": precision}
+    options |= {"cache": cache or str(out / "cache"), "frame_cache_gb": frame_cache_gb}
+    config = evaluation_config(tasks, options)
+    rows = pipeline.evaluate(encoders, corpus or ["synthetic"], config, out, seed=seed)
     if as_json:
         typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
     else:
-        print_table(f"{corpus}, protocol {protocol}", *table(rows, {}))
+        result_lines(rows, protocol)
+        typer.echo(f"wrote {out / 'results.jsonl'}\nnext: speechft compare {out}")
+
+
+@app.command()
+def compare(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULTS...")],
+    baseline: Annotated[str | None, typer.Option(help="Encoder to compare with. [first]")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print differences between evaluated encoders on the same items, with intervals.
+
+    Example: speechft compare runs/eval --baseline tiny-hubert
+    """
+    from speechft.evaluation.verb import compare_verb
+
+    compare_verb(results, baseline, as_json=as_json)
 
 
 @app.command()
@@ -227,6 +258,9 @@ def prepare(
         Path | None, typer.Option(help="Also write Lhotse Shar here, for a cluster to stream.")
     ] = None,
     shard_size: Annotated[int, typer.Option(help="Recordings a shard.")] = 1000,
+    layout: Annotated[
+        str | None, typer.Option(help="For synthetic-archives: write OUT as that archive.")
+    ] = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -235,8 +269,11 @@ def prepare(
     Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
     from speechft.data.corpora.build import Options
-    from speechft.data.corpora.prepare import prepare_verb
+    from speechft.data.corpora.prepare import archive_verb, prepare_verb
 
+    if layout is not None:
+        archive_verb(corpus, layout, out)
+        return
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
     given = (corpus, root, out, options, set_ or ())
     prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)

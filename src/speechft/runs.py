@@ -73,6 +73,14 @@ def stage(
             _publish(folder, scratch, {"key": key, **content})
 
 
+def is_done(
+    folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
+) -> bool:
+    """Return whether a folder holds the outputs of exactly this stage; arguments as for `stage`."""
+    content = {"schema": _SCHEMA, "stage": name, "config": config, "inputs": dict(inputs or {})}
+    return _is_complete(folder, json_digest(content))
+
+
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock ends with the process, however it ends.

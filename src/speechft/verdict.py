@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechft.evaluation.score import paired_difference
-from speechft.evaluation.suite import read_items
+from speechft.evaluation.suite import read_items, slug
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow
 
@@ -98,8 +98,3 @@ def _judge(row: ResultRow, base: ResultRow, folder: Path, config: VerdictConfig)
     if best < 0:
         return _LOSES, ""
     return _OPEN, f", {change:+.1f} with 90 % interval {low:+.1f} to {high:+.1f}"
-
-
-def slug(name: str) -> str:
-    """Return the folder name of an encoder."""
-    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-").lower()

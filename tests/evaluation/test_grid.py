@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechft.evaluation.grid import Probe, ProbeGrid
-from speechft.tasks.heads import FrameHead, UtteranceHead
+from speechft.evaluation.grid import ModuleGrid, Probe, ProbeGrid, make_grid
+from speechft.tasks.heads import FrameHead, UtteranceHead, mean_pool
+from speechft.tasks.recurrent import DiarizationHead, RecurrentHead
 
 STATES, DIM, CLASSES, STEPS = 4, 10, 6, 20
 RATES = (1e-3, 1e-2, 3e-2)
@@ -129,3 +130,89 @@ def test_snapshot_is_a_copy_and_restores_one_probe() -> None:
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     train_grid(grid, FrameHead, 3, 4)  # still trainable
     assert not torch.equal(grid.snapshot(1)["head.linear.weight"], before["head.linear.weight"])
+
+
+RECURRENT: list[Callable[[], nn.Module]] = [
+    lambda: RecurrentHead(DIM, CLASSES, projection=6, hidden=(5,), dropout=0.2),
+    lambda: DiarizationHead(DIM, CLASSES, 5),
+    lambda: FrameHead(DIM, CLASSES, 5),
+]
+
+
+@pytest.mark.parametrize("head", RECURRENT, ids=["asr", "sd", "pr"])
+def test_modules_side_by_side_are_modules_alone(head: Callable[[], nn.Module]) -> None:
+    """Dropout included: every probe draws as when it is alone."""
+
+    def built(rates: Sequence[float]) -> ModuleGrid:
+        seeds = [5] * len(rates)
+        return ModuleGrid(lambda: Probe(STATES, head()), rates, clip=0.5, seeds=seeds)
+
+    def trained(rates: Sequence[float]) -> ModuleGrid:
+        grid = built(rates)
+        grid.train(True)
+        for states, lengths, targets in batches(FrameHead)[:8]:
+            logits = grid.logits(states, torch.full_like(lengths, states.shape[2]))
+            grid.update(torch.stack([loss_of(row, targets) for row in logits]))
+        return grid
+
+    together = trained(RATES)
+    for number, rate in enumerate(RATES):
+        for name, weights in trained([rate]).snapshot(0).items():
+            torch.testing.assert_close(weights, together.snapshot(number)[name])
+
+
+def test_modules_and_vectorised_grids_train_alike() -> None:
+    seeds = [1, 2, 1]
+    vectorised = ProbeGrid(make(UtteranceHead), RATES, clip=0.3, seeds=seeds)
+    modules = ModuleGrid(make(UtteranceHead), RATES, clip=0.3, seeds=seeds)
+    for grid in (vectorised, modules):
+        train_grid(grid, UtteranceHead, last=8)
+    for number in range(3):
+        for name, weights in modules.snapshot(number).items():
+            torch.testing.assert_close(
+                weights, vectorised.snapshot(number)[name], atol=1e-5, rtol=1e-4
+            )
+
+
+def test_kept_and_restored_modules() -> None:
+    grid = ModuleGrid(make(FrameHead), RATES, seeds=[0, 1, 2])
+    train_grid(grid, FrameHead, last=3)
+    saved = grid.snapshot(2)
+    grid.keep([2, 0])
+    torch.testing.assert_close(grid.snapshot(0), saved)
+    train_grid(grid, FrameHead, last=6, first=3)
+    grid.restore(1, saved)
+    torch.testing.assert_close(grid.snapshot(1), saved)
+
+
+def test_the_fastest_grid_is_taken() -> None:
+    assert isinstance(make_grid(make(FrameHead), RATES), ProbeGrid)
+    assert isinstance(make_grid(make(FrameHead), RATES, weight_decay=0.1), ModuleGrid)
+    recurrent = make_grid(lambda: Probe(STATES, DiarizationHead(DIM)), RATES)
+    assert isinstance(recurrent, ModuleGrid)
+    augmented = make_grid(lambda: Probe(STATES, FrameHead(DIM, 2), lambda x, n: x), RATES)
+    assert isinstance(augmented, ModuleGrid)
+
+
+def test_pooled_training_is_unpooled_training_step_by_step() -> None:
+    """The mean over time of every hidden state is all that an utterance-level probe sees."""
+    framed = ProbeGrid(make(UtteranceHead), RATES)
+    pooled = ProbeGrid(make(UtteranceHead), RATES)
+    steps = batches(UtteranceHead)
+    for states, lengths, targets in steps:
+        means = torch.stack([mean_pool(state, lengths) for state in states])[:, :, None]
+        ones = torch.ones_like(lengths)
+        losses = []
+        for grid, inputs in ((framed, (states, lengths)), (pooled, (means, ones))):
+            losses.append(torch.stack([loss_of(row, targets) for row in grid.logits(*inputs)]))
+            grid.update(losses[-1])
+        torch.testing.assert_close(*losses, atol=1e-6, rtol=1e-6)
+    hits = []
+    for grid, pool in ((framed, False), (pooled, True)):
+        hits.append([])
+        for states, lengths, targets in steps:
+            if pool:
+                states = torch.stack([mean_pool(state, lengths) for state in states])[:, :, None]
+                lengths = torch.ones_like(lengths)
+            hits[-1] += (grid.logits(states, lengths).argmax(-1) == targets).sum(1).tolist()
+    assert hits[0] == hits[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,20 @@ import pytest
 from scipy import stats
 
 from speechft.evaluation.score import (
+    RATIO,
     Anchor,
     Anchors,
     bootstrap_interval,
+    hierarchical_interval,
     load_anchors,
     miniature_score,
     paired_difference,
+    paired_p_value,
 )
+from speechft.tasks import find_task
 from speechft.tasks.base import Item, figure
+from speechft.tasks.measures import weighted_eer, weighted_mtwv
+from speechft.tasks.metrics import equal_error_rate, mtwv
 
 
 def make_items(count: int, seed: int, harder: float = 0.0) -> list[Item]:
@@ -143,3 +150,91 @@ def test_score_needs_every_anchored_task() -> None:
 def test_packaged_anchors_can_be_read() -> None:
     for anchor in load_anchors().tasks.values():
         assert anchor.floor != anchor.ceiling
+
+
+def test_groups_are_drawn_as_a_whole() -> None:
+    items = make_items(200, 0)
+    grouped = [replace(item, group=f"speaker-{n // 20}") for n, item in enumerate(items)]
+    amounts = np.array([i.amount for i in items]).reshape(10, 20).sum(1)
+    totals = np.array([i.total for i in items]).reshape(10, 20).sum(1)
+    expected = stats.bootstrap(
+        (amounts, totals),
+        ratio,
+        paired=True,
+        method="percentile",
+        n_resamples=4000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    found = bootstrap_interval(grouped, groups=True)
+    assert found is not None
+    assert found == pytest.approx(tuple(expected), abs=0.1 * (expected.high - expected.low))
+    assert bootstrap_interval([replace(i, group="one") for i in items], groups=True) is None
+
+
+def test_weighted_metrics_are_those_of_repeated_items() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.round(rng.normal(np.arange(84) % 2, 1.0), 1)
+    items = [
+        Item(f"{n}", "", "", float(drawn[n]), float(n % 2), group=f"{n % 7}") for n in range(84)
+    ]
+    counts = rng.integers(0, 4, (5, 84)).astype(float)
+    for row, found in zip(counts, weighted_eer(items, counts), strict=True):
+        repeated = [item for item, count in zip(items, row, strict=True) for _ in range(int(count))]
+        labels, scores = [int(i.total) for i in repeated], [i.amount for i in repeated]
+        assert found == pytest.approx(100 * equal_error_rate(labels, scores), abs=1e-6)
+    queries, labels, scores = ([i.group for i in items], [int(i.total) for i in items],
+                               [i.amount for i in items])  # fmt: skip
+    assert weighted_mtwv(items, np.ones((1, 84)))[0] == pytest.approx(mtwv(queries, labels, scores))
+    by_query = {str(q): float(rng.integers(1, 3)) for q in range(7)}
+    weights = np.array([[by_query[i.group] for i in items]])
+    repeated = [
+        replace(item, group=f"{item.group}-{copy}")
+        for item in items
+        for copy in range(int(by_query[item.group]))
+    ]
+    expected = weighted_mtwv(repeated, np.ones((1, len(repeated))))[0]
+    assert weighted_mtwv(items, weights)[0] == pytest.approx(expected)
+
+
+def test_interval_of_the_error_rate_of_trials_is_that_of_scipy() -> None:
+    rng = np.random.default_rng(1)
+    items = [
+        Item(f"{n}", "", "", float(rng.normal(2.0 * (n % 3 == 0), 1.0)), float(n % 3 == 0))
+        for n in range(300)
+    ]
+    expected = stats.bootstrap(
+        (np.array([i.total for i in items]), np.array([i.amount for i in items])),
+        lambda labels, scores: 100 * equal_error_rate(labels, scores),
+        paired=True,
+        vectorized=False,
+        method="percentile",
+        n_resamples=600,
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    found = bootstrap_interval(items, measure=find_task("asv").measures[0])
+    assert found == pytest.approx(tuple(expected), abs=0.15 * (expected.high - expected.low))
+
+
+def test_folds_count_alike() -> None:
+    items = [Item("a", "", "", 1, 1, fold=1), Item("b", "", "", 0, 1, fold=2),
+             Item("c", "", "", 0, 1, fold=2), Item("d", "", "", 1, 1, fold=2)]  # fmt: skip
+    assert RATIO.value(items) == pytest.approx(100 * (1 + 1 / 3) / 2)
+
+
+def test_seeds_widen_the_interval() -> None:
+    runs = [make_items(150, 0, harder=0.1 * n) for n in range(4)]
+    wide = hierarchical_interval(runs)
+    single = bootstrap_interval(runs[0])
+    assert wide is not None
+    assert single is not None
+    assert wide[1] - wide[0] > single[1] - single[0]
+    assert wide[0] < np.mean([figure(run) for run in runs]) < wide[1]
+    same = hierarchical_interval([runs[0]] * 3)
+    assert same == pytest.approx(single)
+    assert hierarchical_interval(runs[:1]) is None
+
+
+def test_p_value_is_small_where_the_difference_is_large() -> None:
+    easy, hard = make_items(200, 0), make_items(200, 0, harder=0.2)
+    assert paired_p_value(easy, hard) == pytest.approx(1 / 2000)
+    assert paired_p_value(easy, easy) == 1.0

@@ -39,6 +39,30 @@ def test_many_slots_keep_their_order() -> None:
         assert {s.partition(":")[0] for s in vocabulary.symbols[first:last]} == {str(slot)}
 
 
+def test_loss_of_many_slots_is_that_of_each() -> None:
+    values = "/".join("abcdefghijkl")
+    cuts = [asking(values), asking(values.upper())]
+    vocabulary = TASK.vocabulary(cuts)
+    logits = torch.randn(2, 24, generator=torch.Generator().manual_seed(0))
+    targets = [TASK.target(cut, vocabulary, 1) for cut in cuts]
+    expected = torch.stack(
+        [
+            F.cross_entropy(
+                logits[:, first:last],
+                torch.stack([target[slot] for target in targets]) - first,
+                reduction="none",
+            )
+            for slot, (first, last) in enumerate(slot_ranges(vocabulary))
+        ]
+    ).sum(0)
+    torch.testing.assert_close(TASK.losses(logits, torch.ones(2), targets, vocabulary), expected)
+
+
+def test_a_slot_without_a_value_is_refused() -> None:
+    with pytest.raises(DataError, match="intent 'bring//none' has a slot without a value"):
+        TASK.vocabulary([asking("bring//none")])
+
+
 def test_loss_is_the_sum_over_slots() -> None:
     vocabulary = TASK.vocabulary(CUTS)
     logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))

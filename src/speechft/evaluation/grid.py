@@ -2,45 +2,200 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from speechft.data.batching import seed_of
 from speechft.features.featurizer import WeightedSum
+from speechft.tasks.heads import FrameHead, UtteranceHead
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+"""From (B, T, D) features and (B,) lengths to changed features."""
 
 
 class Probe(nn.Module):
     """Weighted sum of hidden states, then a task's head.
 
     Shapes: N hidden states, B batch, T frames, D dim.
+
+    Args:
+        states: N.
+        head: Of the task.
+        augment: Changes the features in training, such as SpecAugment.
     """
 
-    def __init__(self, states: int, head: nn.Module) -> None:
+    def __init__(self, states: int, head: nn.Module, augment: Augment | None = None) -> None:
         super().__init__()
         self.featurizer = WeightedSum(states)
         self.head = head
+        self._augment = augment
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether `torch.func.vmap` can take it: a linear head, nothing random."""
+        return isinstance(self.head, (FrameHead, UtteranceHead)) and self._augment is None
 
     def forward(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
         """Map (N, B, T, D) and (B,) to logits."""
-        logits: Tensor = self.head(self.featurizer(hidden_states), lengths)
+        features = self.featurizer(hidden_states)
+        if self.training and self._augment is not None:
+            features = self._augment(features, lengths)
+        logits: Tensor = self.head(features, lengths)
         return logits
 
 
+class Grid(Protocol):
+    """Probes that are trained side by side."""
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout and augmentation on or off."""
+
+    def logits(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
+        """Return (G, ...) logits of all probes on the same (N, B, T, D) hidden states."""
+
+    def update(self, losses: Tensor) -> None:
+        """Make one step for every probe from its loss, (G,)."""
+
+    def snapshot(self, number: int) -> dict[str, Tensor]:
+        """Return a copy of the weights of one probe."""
+
+    def restore(self, number: int, weights: dict[str, Tensor]) -> None:
+        """Put weights back into one probe."""
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with some of the probes only, in this order."""
+
+
+def make_grid(
+    make: Callable[[], Probe],
+    learning_rates: Sequence[float],
+    *,
+    clip: float = 1.0,
+    seeds: Sequence[int] = (0,),
+    weight_decay: float = 0.0,
+    device: torch.device | None = None,
+) -> Grid:
+    """Return the fastest grid for a kind of probe: linear heads share one forward pass.
+
+    Args:
+        make: Builds a probe.
+        learning_rates: G learning rates.
+        clip: Largest gradient norm of each probe.
+        seeds: G seeds of the initial weights, or one for all.
+        weight_decay: Decoupled (AdamW).
+        device: Where to train; None for the CPU.
+    """
+    each = list(seeds) if len(seeds) > 1 else [seeds[0]] * len(learning_rates)
+    torch.manual_seed(each[0])
+    if make().is_linear and weight_decay == 0.0:
+        return ProbeGrid(make, learning_rates, clip=clip, seeds=each, device=device)
+    return ModuleGrid(
+        make, learning_rates, clip=clip, seeds=each, weight_decay=weight_decay, device=device
+    )
+
+
+class ModuleGrid:
+    """G probes as modules of their own, for heads that `torch.func.vmap` cannot take (LSTMs).
+
+    They share the batches, that is, the encoder's forward pass, the reading and the padding. Each
+    has its own optimizer and clipping, and the same dropout as when it is trained alone.
+
+    Args:
+        make: Builds a probe.
+        learning_rates: G learning rates.
+        clip: Largest gradient norm of each probe.
+        seeds: G seeds of the initial weights.
+        weight_decay: Decoupled (AdamW).
+        device: Where to train; None for the CPU.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Probe],
+        learning_rates: Sequence[float],
+        *,
+        clip: float = 1.0,
+        seeds: Sequence[int],
+        weight_decay: float = 0.0,
+        device: torch.device | None = None,
+    ) -> None:
+        self._probes: list[Probe] = []
+        for seed in seeds:
+            torch.manual_seed(seed)
+            self._probes.append(make().to(device))
+        self._optimizers = [
+            torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=weight_decay)
+            for probe, rate in zip(self._probes, learning_rates, strict=True)
+        ]
+        self._clip, self._seeds, self._step = clip, list(seeds), 0
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout and augmentation on or off."""
+        for probe in self._probes:
+            probe.train(mode)
+
+    def logits(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
+        """Return (G, ...) logits of all probes on the same (N, B, T, D) hidden states."""
+        rows = []
+        for probe, seed in zip(self._probes, self._seeds, strict=True):
+            with _random_state(seed_of(seed, "dropout", self._step), probe.training):
+                rows.append(probe(hidden_states, lengths))
+        return torch.stack(rows)
+
+    def update(self, losses: Tensor) -> None:
+        """Make one AdamW step for every probe from its loss, (G,)."""
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward([losses.sum()])
+        for probe, optimizer in zip(self._probes, self._optimizers, strict=True):
+            nn.utils.clip_grad_norm_(probe.parameters(), self._clip)
+            optimizer.step()
+        self._step += 1
+
+    def snapshot(self, number: int) -> dict[str, Tensor]:
+        """Return a copy of the weights of one probe."""
+        return {n: p.detach().clone() for n, p in self._probes[number].named_parameters()}
+
+    def restore(self, number: int, weights: dict[str, Tensor]) -> None:
+        """Put weights back into one probe."""
+        self._probes[number].load_state_dict(weights)
+
+    def keep(self, numbers: Sequence[int]) -> None:
+        """Go on with some of the probes only, in this order."""
+        self._probes = [self._probes[number] for number in numbers]
+        self._optimizers = [self._optimizers[number] for number in numbers]
+        self._seeds = [self._seeds[number] for number in numbers]
+
+
+@contextlib.contextmanager
+def _random_state(seed: int, needed: bool) -> Iterator[None]:
+    if not needed:
+        yield
+        return
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 class ProbeGrid:
-    """G probes with the same initial weights and one learning rate each.
+    """G probes with one learning rate each, from the same initial weights or from G seeds.
 
     Each is trained exactly as it would be alone with `torch.optim.Adam` and gradient clipping: the
     forward pass is shared by `torch.func.vmap`, gradients do not mix, and every probe has its own
     step size and its own clipping.
 
     Args:
-        make: Builds a probe; called once.
+        make: Builds a probe.
         learning_rates: G learning rates.
         clip: Largest gradient norm of each probe.
-        seed: Seed of the initial weights.
+        seed: Seed of the initial weights of all.
+        seeds: G seeds instead.
+        device: Where to train; None for the CPU.
     """
 
     def __init__(
@@ -50,17 +205,23 @@ class ProbeGrid:
         *,
         clip: float = 1.0,
         seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        device: torch.device | None = None,
     ) -> None:
-        torch.manual_seed(seed)
-        first = make()
-        probes = [copy.deepcopy(first) for _ in learning_rates]
+        probes = []
+        for number in seeds or [seed] * len(learning_rates):
+            torch.manual_seed(number)
+            probes.append(make().to(device))
         self.parameters, _ = stack_module_state(probes)
-        self._skeleton = first.to("meta")
-        self._rates = torch.tensor(learning_rates)
+        self._skeleton = probes[0].to("meta")
+        self._rates = torch.tensor(learning_rates, device=device)
         self._clip = clip
         self._step = 0
         self._first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self._second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+
+    def train(self, mode: bool) -> None:
+        """Do nothing: linear heads are the same in training."""
 
     def logits(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
         """Return (G, ...) logits of all probes on the same (N, B, T, D) hidden states."""

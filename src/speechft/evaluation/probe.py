@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,14 +13,21 @@ import torch
 from torch import Tensor
 
 from speechft.config import Config
+from speechft.console import progress_bar
+from speechft.data.augment import SpecAugment, SpecAugmentConfig
+from speechft.data.batching import seed_of
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
-from speechft.evaluation.grid import Probe, ProbeGrid
+from speechft.evaluation.grid import Grid, Probe, make_grid
+from speechft.evaluation.split_data import SplitData, crop_variants, evaluation_batches
 from speechft.features.extract import Features
-from speechft.tasks.base import Item, Task, figure
+from speechft.tasks.base import Item, Task
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+
+Key = tuple[int, float]
+"""(seed, learning rate) of a probe."""
 
 
 class ProbeConfig(Config):
@@ -31,19 +38,37 @@ class ProbeConfig(Config):
     extend: int = 2
     """How often a best value at the edge of the grid may extend it by a factor of about 3."""
     hidden: int | None = None
-    """Size of the projection before the last layer (SUPERB: 256); null leaves it out."""
+    """Size of the projection before the last layers (SUPERB: 256); null leaves it out."""
+    units: tuple[int, ...] = ()
+    """Sizes of further layers: LSTMs of ASR, SF and SD, pooled size of ASV."""
     batch: int = 64
-    """Utterances in a batch."""
+    """Utterances in a batch; s3prl's gradient accumulation is part of it."""
     epochs: int = 60
     """Most passes over the training split."""
+    steps: int | None = None
+    """Most updates; null: as many as the epochs have."""
     halve_at: tuple[int, ...] = (4, 8)
     """Epochs after which the worse half of the grid on dev is given up (successive halving)."""
     patience: int = 8
     """Evaluations without improvement on dev after which a probe has converged."""
     evaluate_every: int = 1
     """Epochs between evaluations on dev."""
+    evaluate_steps: int | None = None
+    """Updates between evaluations on dev; null: go by epochs."""
     clip: float = 1.0
     """Largest gradient norm."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    frames: int | None = None
+    """Training utterances are cut to a random window of so many frames; null takes them whole."""
+    crop_seconds: float | None = None
+    """Training audio is cut to a recorded random crop of this length before it is encoded."""
+    crops: int = 1
+    """Recorded crops of every utterance that is longer; epochs take them in turn."""
+    crop_dev: bool = False
+    """Whether dev and test audio is cut to one recorded crop as well."""
+    spec_augment: bool = False
+    """Whether features are warped and masked in training (SpecAugment, SUPERB ASR and SF)."""
 
 
 @dataclass
@@ -54,13 +79,22 @@ class ProbeResult:
     """The metric on dev."""
     items: list[Item]
     """Items of the test split, sorted by id; empty if there was none."""
-    learning_rate: float
+    learning_rate: float | None
     layer_weights: list[float]
     epochs: int
     converged: bool
     """Whether dev had stopped improving before the last epoch."""
     grid: dict[float, float] = field(default_factory=dict)
     """Metric on dev by learning rate."""
+    dev_items: list[Item] = field(default_factory=list)
+    """Items of the dev split."""
+    setting: Any = None
+    """What `Task.tune` chose on dev."""
+    vocabulary: Vocabulary = field(default_factory=lambda: Vocabulary(()))
+    dim: int = 0
+    """D of the features."""
+    weights: dict[str, Tensor] = field(default_factory=dict, compare=False)
+    """Of the chosen probe."""
 
 
 @dataclass
@@ -73,33 +107,35 @@ class _Best:
 
 
 @dataclass(frozen=True)
-class _Data:
-    """A split's features and targets."""
+class _Trial:
+    """What is the same for all grids of one task."""
 
-    cuts: list[Cut]
-    states: list[Tensor]
-    """(N, T, D) of each cut; T = 1 where they are pooled."""
-    targets: list[Tensor]
+    task: Task
+    vocabulary: Vocabulary
+    config: ProbeConfig
+    order_seed: int
+    device: torch.device | None
+    rounds: Mapping[str, list[int]] = field(default_factory=dict)
+    """Variants of training cuts by the id of the whole cut, where they are cropped."""
 
-    @cached_property
-    def _pooled(self) -> Tensor | None:
-        """All states in one (N, B, 1, D) tensor, where they are pooled."""
-        if any(state.shape[1] != 1 for state in self.states):
-            return None
-        return torch.stack([state.float() for state in self.states], dim=1)
-
-    def batch(self, chosen: Sequence[int]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Return padded (N, B, T, D) float32, (B,) lengths and targets."""
-        targets = [self.targets[n] for n in chosen]
-        if self._pooled is not None:
-            return self._pooled[:, chosen], torch.ones(len(chosen), dtype=torch.int64), targets
-        rows = [self.states[n] for n in chosen]
-        lengths = torch.tensor([row.shape[1] for row in rows])
-        count, _, dim = rows[0].shape
-        padded = torch.zeros(count, len(rows), int(lengths.max()), dim)
-        for number, row in enumerate(rows):
-            padded[:, number, : row.shape[1]] = row
-        return padded, lengths, targets
+    def grid(self, data: SplitData, keys: Sequence[Key]) -> Grid:
+        states, dim = data.shape
+        head = partial(
+            self.task.probe_head,
+            dim,
+            self.vocabulary,
+            hidden=self.config.hidden,
+            units=self.config.units,
+        )
+        augment = SpecAugment(SpecAugmentConfig()) if self.config.spec_augment else None
+        return make_grid(
+            lambda: Probe(states, head(), augment),
+            [rate for _, rate in keys],
+            clip=self.config.clip,
+            seeds=[seed for seed, _ in keys],
+            weight_decay=self.config.weight_decay,
+            device=self.device,
+        )
 
 
 def probe(
@@ -110,6 +146,8 @@ def probe(
     test: Sequence[Cut],
     config: ProbeConfig,
     seed: int,
+    contexts: tuple[Any, Any] = (None, None),
+    device: torch.device | None = None,
 ) -> ProbeResult:
     """Train a grid of probes, choose on dev, test the chosen one once.
 
@@ -121,162 +159,234 @@ def probe(
         test: Cuts to report; may be empty.
         config: Grid and limits.
         seed: Seed of initial weights and order.
+        contexts: What scoring dev and test needs beside the cuts, from `Task.context`.
+        device: Where to train; None for the CPU.
 
     Raises:
         DataError: A split lacks labels.
         TrainingError: Every probe diverged.
     """
+    [result] = probe_seeds(task, features, train, dev, test, config, [seed], contexts, device)
+    return result
+
+
+def probe_seeds(
+    task: Task,
+    features: Features,
+    train: Sequence[Cut],
+    dev: Sequence[Cut],
+    test: Sequence[Cut],
+    config: ProbeConfig,
+    seeds: Sequence[int],
+    contexts: tuple[Any, Any] = (None, None),
+    device: torch.device | None = None,
+) -> list[ProbeResult]:
+    """Train grids of several seeds side by side; see `probe`.
+
+    Batches are the same for all of them, in the order of the first seed.
+    """
     vocabulary = task.vocabulary(train)
-    data = _data(task, features, train, vocabulary, training=True)
-    dev_data = _data(task, features, dev, vocabulary)
+    data = SplitData(task, features, train, vocabulary, training=True)
+    dev_data = SplitData(task, features, dev, vocabulary, context=contexts[0])
     if not data.cuts or not dev_data.cuts:
         raise DataError(f"task {task.name}: the train or dev split is empty")
-    rates = list(config.learning_rates)
-    found: dict[float, _Best] = {}
+    trial = _Trial(task, vocabulary, config, seeds[0], device, crop_variants(data.cuts))
+    found: dict[Key, _Best] = {}
+    wanted = [(seed, rate) for seed in seeds for rate in config.learning_rates]
     for extension in range(config.extend + 1):
-        new = [rate for rate in rates if rate not in found]
-        found.update(_train_grid(task, vocabulary, data, dev_data, new, config, seed))
-        best_rate = max(sorted(found), key=lambda rate: found[rate].score)
-        if extension == config.extend or best_rate not in (min(found), max(found)):
+        found.update(_train_grid(trial, data, dev_data, wanted))
+        chosen = {s: _best_rate(found, s) for s in seeds}
+        if extension == config.extend:
             break
-        rates = [best_rate * 10**0.5 if best_rate == max(found) else best_rate / 10**0.5]
-    best = found[best_rate]
+        wanted = [key for s in seeds for key in _beyond(found, s, chosen[s])]
+        if not wanted:
+            break
+    test_data = SplitData(task, features, test, vocabulary, context=contexts[1])
+    return [_result(trial, data, dev_data, test_data, found, s, chosen[s]) for s in seeds]
+
+
+def _best_rate(found: Mapping[Key, _Best], seed: int) -> float:
+    rates = sorted(rate for s, rate in found if s == seed)
+    return max(rates, key=lambda rate: found[seed, rate].score)
+
+
+def _beyond(found: Mapping[Key, _Best], seed: int, best: float) -> list[Key]:
+    """Return the next learning rate beyond the edge that the best one lies at, if it does."""
+    rates = [rate for s, rate in found if s == seed]
+    if best not in (min(rates), max(rates)):
+        return []
+    return [(seed, best * 10**0.5 if best == max(rates) else best / 10**0.5)]
+
+
+def _result(
+    trial: _Trial,
+    data: SplitData,
+    dev: SplitData,
+    test: SplitData,
+    found: Mapping[Key, _Best],
+    seed: int,
+    rate: float,
+) -> ProbeResult:
+    """Tune the decision of the best probe on dev, and test it."""
+    task, vocabulary = trial.task, trial.vocabulary
+    best = found[seed, rate]
     if not best.weights:
         raise TrainingError(
             f"task {task.name}: no probe reached a finite loss on dev",
             hint="look for NaN in the encoder's features, or lower the learning rates",
         )
-    grid = ProbeGrid(_maker(task, vocabulary, data, config), [best_rate], seed=seed)
+    grid = trial.grid(data, [(seed, rate)])
     grid.restore(0, best.weights)
-    test_data = _data(task, features, test, vocabulary)
-    items = _evaluate(task, vocabulary, grid, test_data)[0][0] if test else []
+    predictions = _predictions(trial, grid, dev)[0][0]
+    setting = task.tune(dev.cuts, predictions, dev.targets, dev.context)
+    dev_items = task.items(dev.cuts, predictions, dev.targets, vocabulary, dev.context, setting)
+    items: list[Item] = []
+    if test.cuts:
+        tested = _predictions(trial, grid, test)[0][0]
+        items = task.items(test.cuts, tested, test.targets, vocabulary, test.context, setting)
+    weights = {name: tensor.cpu() for name, tensor in best.weights.items()}
     return ProbeResult(
-        dev=best.dev,
+        dev=task.figure(dev_items),
         items=sorted(items, key=lambda item: item.id),
-        learning_rate=best_rate,
-        layer_weights=best.weights["featurizer.weights"].softmax(0).tolist(),
+        learning_rate=rate,
+        layer_weights=weights["featurizer.weights"].softmax(0).tolist(),
         epochs=best.epoch,
-        converged=best.stale >= config.patience,
-        grid={rate: found[rate].dev for rate in sorted(found)},
+        converged=best.stale >= trial.config.patience,
+        grid={r: found[s, r].dev for s, r in sorted(found) if s == seed},
+        dev_items=sorted(dev_items, key=lambda item: item.id),
+        setting=setting,
+        vocabulary=vocabulary,
+        dim=data.shape[1],
+        weights=weights,
     )
 
 
-def _data(
-    task: Task,
-    features: Features,
-    cuts: Sequence[Cut],
-    vocabulary: Vocabulary,
-    training: bool = False,
-) -> _Data:
-    kept: list[Cut] = []
-    states: list[Tensor] = []
-    targets: list[Tensor] = []
-    for cut in cuts:
-        if task.level == "frame":
-            state = features.frames[cut.id]
-        else:
-            state = features.pooled[cut.id][:, None]
-        if training and not task.usable(cut, state.shape[1]):
-            continue
-        kept.append(cut)
-        states.append(state)
-        targets.append(task.target(cut, vocabulary, state.shape[1]))
-    return _Data(kept, states, targets)
-
-
-def _maker(task: Task, vocabulary: Vocabulary, data: _Data, config: ProbeConfig) -> Any:
-    states, _, dim = data.states[0].shape
-    return lambda: Probe(states, task.head(dim, vocabulary, config.hidden))
-
-
-def _batches(data: _Data, size: int, seed: int, epoch: int) -> Iterator[list[int]]:
+def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
     """Yield batches of similar length in random order."""
-    rng = np.random.default_rng([seed, epoch])
-    lengths = np.array([state.shape[1] for state in data.states])
-    order = np.argsort(
-        lengths * rng.uniform(0.9, 1.1, len(lengths)) + rng.uniform(0, 1e-3, len(lengths))
-    )
+    rng = np.random.default_rng([trial.order_seed, epoch])
+    numbers = np.arange(len(data.cuts))
+    if trial.rounds:
+        numbers = np.array([group[epoch % len(group)] for group in trial.rounds.values()])
+    if trial.task.balanced:
+        classes = np.array([int(data.targets[n][0]) for n in numbers])
+        weights = 1.0 / np.bincount(classes)[classes]
+        numbers = rng.choice(numbers, len(numbers), p=weights / weights.sum())
+    lengths = data.lengths[numbers]
+    order = numbers[
+        np.argsort(
+            lengths * rng.uniform(0.9, 1.1, len(lengths)) + rng.uniform(0, 1e-3, len(lengths))
+        )
+    ]
+    size = trial.config.batch
     groups = [order[first : first + size].tolist() for first in range(0, len(order), size)]
     for number in rng.permutation(len(groups)):
         yield groups[number]
 
 
+def _windows(trial: _Trial, data: SplitData, chosen: Sequence[int], step: int) -> list[int]:
+    """Return the first frame and number of frames of every cut, where they are limited."""
+    limit = trial.config.frames
+    if limit is None:
+        return []
+    starts: list[int] = []
+    for number in chosen:
+        count = min(limit, int(data.lengths[number]))
+        seed = seed_of(trial.order_seed, "window", step, data.cuts[number].id)
+        starts += [seed % (int(data.lengths[number]) - count + 1), count]
+    return starts
+
+
 def _train_grid(
-    task: Task,
-    vocabulary: Vocabulary,
-    data: _Data,
-    dev: _Data,
-    rates: Sequence[float],
-    config: ProbeConfig,
-    seed: int,
-) -> dict[float, _Best]:
+    trial: _Trial, data: SplitData, dev: SplitData, keys: Sequence[Key]
+) -> dict[Key, _Best]:
     """Train one probe for each learning rate until none improves on dev any more."""
-    grid = ProbeGrid(_maker(task, vocabulary, data, config), rates, clip=config.clip, seed=seed)
-    best = [_Best() for _ in rates]
-    running = list(range(len(rates)))
-    for epoch in range(1, config.epochs + 1):
-        for chosen in _batches(data, config.batch, seed, epoch):
-            states, lengths, targets = data.batch(chosen)
-            losses = _losses(task, vocabulary, grid, states, lengths, targets)
-            grid.update(losses.mean(1))
-        if epoch % config.evaluate_every:
-            continue
-        evaluated = _evaluate(task, vocabulary, grid, dev)
-        for place, (number, (items, loss)) in enumerate(zip(running, evaluated, strict=True)):
-            value = figure(items)
-            score = (value if task.higher_is_better else -value, -loss)
-            if math.isfinite(loss) and score > best[number].score:
-                best[number] = _Best(score, value, epoch, grid.snapshot(place))
-            else:
-                best[number].stale += 1
-        if all(best[number].stale >= config.patience for number in running):
-            break
-        if epoch in config.halve_at and len(running) > 1:
-            leaders = sorted(running, key=lambda number: best[number].score, reverse=True)
-            kept = sorted(leaders[: math.ceil(len(running) / 2)])
-            grid.keep([running.index(number) for number in kept])
-            running = kept
-    return dict(zip(rates, best, strict=True))
+    config, grid = trial.config, trial.grid(data, keys)
+    best = [_Best() for _ in keys]
+    running = list(range(len(keys)))
+    step = epoch = 0
+    title = f"{len(keys)} probes of {trial.task.name}"
+    with progress_bar(title, config.steps or config.epochs) as bar:
+        while epoch < config.epochs or config.steps is not None:
+            epoch += 1
+            grid.train(True)
+            for chosen in _batches(trial, data, epoch):
+                _update(trial, grid, data, chosen, step)
+                step += 1
+                bar.advance(config.steps is not None)
+                if config.evaluate_steps is not None and step % config.evaluate_steps == 0:
+                    _judge(trial, grid, dev, best, running, epoch)
+                    grid.train(True)
+                if step == config.steps:
+                    break
+            bar.advance(config.steps is None)
+            if config.evaluate_steps is None and epoch % config.evaluate_every == 0:
+                _judge(trial, grid, dev, best, running, epoch)
+            ended = step == config.steps
+            if ended or all(best[number].stale >= config.patience for number in running):
+                break
+            if epoch in config.halve_at and len(running) > 1:
+                running = _halved(grid, best, running)
+    if config.evaluate_steps is not None and step % config.evaluate_steps:
+        _judge(trial, grid, dev, best, running, epoch)
+    return dict(zip(keys, best, strict=True))
 
 
-def _losses(
-    task: Task,
-    vocabulary: Vocabulary,
-    grid: ProbeGrid,
-    states: Tensor,
-    lengths: Tensor,
-    targets: list[Tensor],
-) -> Tensor:
-    """Return the (G, B) losses of all probes; the task sees them as one batch of G x B."""
+def _halved(grid: Grid, best: Sequence[_Best], running: Sequence[int]) -> list[int]:
+    """Give up the worse half of the running probes; return the numbers of the others."""
+    leaders = sorted(running, key=lambda number: best[number].score, reverse=True)
+    kept = sorted(leaders[: math.ceil(len(running) / 2)])
+    grid.keep([running.index(number) for number in kept])
+    return kept
+
+
+def _update(trial: _Trial, grid: Grid, data: SplitData, chosen: Sequence[int], step: int) -> None:
+    windows = _windows(trial, data, chosen, step)
+    states, lengths, targets = data.batch(chosen, trial.device, windows)
     logits = grid.logits(states, lengths)
+    grid.update(_losses(trial, logits, lengths, targets).mean(1))
+
+
+def _judge(
+    trial: _Trial, grid: Grid, dev: SplitData, best: list[_Best], running: Sequence[int], epoch: int
+) -> None:
+    """Evaluate all running probes on dev and remember each one's best weights."""
+    grid.train(False)
+    task = trial.task
+    for place, (number, (predictions, loss)) in enumerate(
+        zip(running, _predictions(trial, grid, dev), strict=True)
+    ):
+        items = task.items(dev.cuts, predictions, dev.targets, trial.vocabulary, dev.context)
+        value = task.figure(items)
+        score = (value if task.higher_is_better else -value, -loss)
+        if math.isfinite(loss) and score > best[number].score:
+            best[number] = _Best(score, value, epoch, grid.snapshot(place))
+        else:
+            best[number].stale += 1
+
+
+def _losses(trial: _Trial, logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+    """Return the (G, B) losses of all probes; the task sees them as one batch of G x B."""
     probes, batch = logits.shape[:2]
-    losses = task.losses(logits.flatten(0, 1), lengths.repeat(probes), targets * probes, vocabulary)
+    flat, repeated = logits.flatten(0, 1), lengths.repeat(probes)
+    losses = trial.task.losses(flat, repeated, targets * probes, trial.vocabulary)
     return losses.view(probes, batch)
 
 
 @torch.no_grad()
-def _evaluate(
-    task: Task, vocabulary: Vocabulary, grid: ProbeGrid, data: _Data, size: int = 128
-) -> list[tuple[list[Item], float]]:
-    """Return the items and the mean loss of every probe on a split."""
-    results: list[list[Item]] = []
+def _predictions(trial: _Trial, grid: Grid, data: SplitData) -> list[tuple[list[Any], float]]:
+    """Return every probe's predictions, in the order of the cuts, and mean loss on a split."""
+    grid.train(False)
+    order = sorted(range(len(data.cuts)), key=lambda n: data.lengths[n])
+    results: list[list[Any]] = []
     sums: Tensor | float = 0.0
-    order = sorted(range(len(data.cuts)), key=lambda n: data.states[n].shape[1])
-    for first in range(0, len(order), size):
-        chosen = order[first : first + size]
-        states, lengths, targets = data.batch(chosen)
+    for chosen in evaluation_batches(data, order):
+        states, lengths, targets = data.batch(chosen, trial.device)
         logits = grid.logits(states, lengths)
-        probes = len(logits)
-        flat, repeated = logits.flatten(0, 1), lengths.repeat(probes)
-        losses = task.losses(flat, repeated, targets * probes, vocabulary)
-        sums = sums + losses.view(probes, -1).sum(1)
-        predictions = task.predict(flat, repeated, vocabulary)
-        results = results or [[] for _ in range(probes)]
-        for number in range(probes):
-            part = predictions[number * len(chosen) : (number + 1) * len(chosen)]
-            results[number] += [
-                task.score(data.cuts[n], prediction, data.targets[n], vocabulary)
-                for n, prediction in zip(chosen, part, strict=True)
-            ]
+        sums = sums + _losses(trial, logits, lengths, targets).sum(1)
+        results = results or [[None] * len(order) for _ in range(len(logits))]
+        for row, result in zip(logits, results, strict=True):
+            predictions = trial.task.predict(row, lengths, trial.vocabulary)
+            for number, prediction in zip(chosen, predictions, strict=True):
+                result[number] = prediction
     assert isinstance(sums, Tensor)
     return list(zip(results, (sums / len(order)).tolist(), strict=True))

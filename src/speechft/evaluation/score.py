@@ -11,14 +11,26 @@ import numpy.typing as npt
 
 from speechft.config import Config
 from speechft.tasks.base import Item
+from speechft.tasks.measures import Measure, ratio
+
+Floats = npt.NDArray[np.float64]
+RATIO = Measure("ratio", True, ratio)
+"""The ratio of sums over items, in percent."""
 
 _DRAWS = 2000
+_BLOCK = 200
+"""Resamples at a time: bounds the memory of large test sets."""
 
 
 def bootstrap_interval(
-    items: Sequence[Item], *, level: float = 0.95, seed: int = 0
+    items: Sequence[Item],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    measure: Measure = RATIO,
+    groups: bool = False,
 ) -> tuple[float, float] | None:
-    """Return the percentile interval of a metric over resampled items, in percent.
+    """Return the percentile interval of a metric over resampled items.
 
     Item uncertainty only: the encoder, its tuning and its probe are taken as given.
 
@@ -26,17 +38,86 @@ def bootstrap_interval(
         items: Of one encoder on one task.
         level: Share of the distribution inside the interval.
         seed: Seed of the resampling.
+        measure: The metric; the ratio of sums in percent.
+        groups: Resample groups of items, such as all of a speaker, rather than single ones.
+
+    Returns:
+        Both ends; None for fewer than two items or groups.
     """
-    if len(items) < 2:
+    values = bootstrap_values(items, seed=seed, measure=measure, groups=groups)
+    return None if values is None else _interval(values, level)
+
+
+def bootstrap_values(
+    items: Sequence[Item], *, seed: int = 0, measure: Measure = RATIO, groups: bool = False
+) -> Floats | None:
+    """Return the metric of 2,000 resamples; arguments as for `bootstrap_interval`."""
+    units = _units(items, groups or measure.name == "mtwv")
+    if len(np.unique(units)) < 2:
         return None
-    amounts, totals = _arrays(items)
-    values = _resampled(amounts, totals, seed)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return _resampled(items, units, seed, measure)
+
+
+def hierarchical_interval(
+    items_by_seed: Sequence[Sequence[Item]],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    measure: Measure = RATIO,
+    groups: bool = False,
+) -> tuple[float, float] | None:
+    """Return the interval of the mean over tuning seeds, resampling seeds and then items.
+
+    Args:
+        items_by_seed: Items of every seed, on the same utterances.
+        level: Share of the distribution inside the interval.
+        seed: Seed of the resampling.
+        measure: The metric.
+        groups: Resample groups of items.
+    """
+    values = hierarchical_values(items_by_seed, seed=seed, measure=measure, groups=groups)
+    return None if values is None else _interval(values, level)
+
+
+def hierarchical_values(
+    items_by_seed: Sequence[Sequence[Item]],
+    *,
+    seed: int = 0,
+    measure: Measure = RATIO,
+    groups: bool = False,
+    stream: int = 1,
+) -> Floats | None:
+    """Return 2,000 resampled means over seeds; see `hierarchical_interval`.
+
+    Values of two encoders on the same items belong together draw by draw; give each another
+    ``stream``, so that their seeds are drawn apart.
+    """
+    drawn = [
+        bootstrap_values(items, seed=seed, measure=measure, groups=groups)
+        for items in items_by_seed
+    ]  # the same draws of items for every seed
+    kept = [values for values in drawn if values is not None]
+    if len(kept) < 2:
+        return None
+    table, count = np.stack(kept), len(kept)
+    choices = np.random.default_rng([seed, stream]).integers(count, size=(_DRAWS, count))
+    result: Floats = table[choices, np.arange(_DRAWS)[:, None]].mean(1)
+    return result
+
+
+def interval_of(values: Floats, level: float = 0.95) -> tuple[float, float]:
+    """Return the percentile interval of resampled values."""
+    return _interval(values, level)
 
 
 def paired_difference(
-    first: Sequence[Item], second: Sequence[Item], *, level: float = 0.90, seed: int = 0
+    first: Sequence[Item],
+    second: Sequence[Item],
+    *,
+    level: float = 0.90,
+    seed: int = 0,
+    measure: Measure = RATIO,
+    groups: bool = False,
 ) -> tuple[float, float, float]:
     """Return (difference, low, high) of ``first`` minus ``second`` on the same items, in points.
 
@@ -47,17 +128,32 @@ def paired_difference(
         second: Items of another on the same utterances.
         level: Share of the distribution inside the interval.
         seed: Seed of the resampling.
+        measure: The metric; the ratio of sums in percent.
+        groups: Resample groups of items rather than single ones.
 
     Raises:
         ValueError: The utterances are not the same.
     """
-    if [item.id for item in first] != [item.id for item in second]:
-        raise ValueError("paired comparison needs the same utterances in the same order")
-    one, two = _arrays(first), _arrays(second)
-    difference = 100 * (one[0].sum() / one[1].sum() - two[0].sum() / two[1].sum())
-    values = _resampled(*one, seed) - _resampled(*two, seed)
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(difference), float(low), float(high)
+    difference = measure.value(first) - measure.value(second)
+    low, high = _interval(_differences(first, second, seed, measure, groups), level)
+    return float(difference), low, high
+
+
+def paired_p_value(
+    first: Sequence[Item],
+    second: Sequence[Item],
+    *,
+    seed: int = 0,
+    measure: Measure = RATIO,
+    groups: bool = False,
+) -> float:
+    """Return the two-sided bootstrap p-value of no difference; arguments as `paired_difference`.
+
+    Twice the smaller share of resampled differences on either side of zero, at least 1 / 2,000.
+    """
+    values = _differences(first, second, seed, measure, groups)
+    shares = (float(np.mean(values <= 0)), float(np.mean(values >= 0)))
+    return min(1.0, max(2 * min(shares), 1.0 / _DRAWS))
 
 
 class Anchor(Config):
@@ -109,18 +205,40 @@ def miniature_score(figures: Mapping[str, float], anchors: Anchors) -> float | N
     return 1000.0 * float(np.mean(parts))
 
 
-def _arrays(items: Sequence[Item]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    return (
-        np.array([item.amount for item in items], dtype=np.float64),
-        np.array([item.total for item in items], dtype=np.float64),
-    )
+def _units(items: Sequence[Item], groups: bool) -> npt.NDArray[np.int64]:
+    """Return the number of the unit, an item or a group, that each item is drawn with."""
+    if not groups:
+        return np.arange(len(items))
+    names = [item.group or f"item {item.id}" for item in items]
+    numbers: npt.NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
+    return numbers
 
 
 def _resampled(
-    amounts: npt.NDArray[np.float64], totals: npt.NDArray[np.float64], seed: int
-) -> npt.NDArray[np.float64]:
-    """Return the metric of ``_DRAWS`` resamples, in percent."""
-    count = len(amounts)
-    draws = np.random.default_rng(seed).integers(count, size=(_DRAWS, count))
-    ratio: npt.NDArray[np.float64] = 100.0 * amounts[draws].sum(1) / totals[draws].sum(1)
-    return ratio
+    items: Sequence[Item], units: npt.NDArray[np.int64], seed: int, measure: Measure
+) -> Floats:
+    """Return the metric of ``_DRAWS`` resamples; undefined ones take the metric of the items."""
+    count = int(units.max()) + 1
+    rng, values = np.random.default_rng(seed), []
+    for first in range(0, _DRAWS, _BLOCK):
+        size = min(_BLOCK, _DRAWS - first)
+        draws = rng.integers(count, size=(size, count))
+        weights = np.stack([np.bincount(row, minlength=count) for row in draws]).astype(float)
+        values.append(measure.statistic(items, weights[:, units]))
+    result = np.concatenate(values)
+    return np.where(np.isfinite(result), result, measure.value(items))
+
+
+def _differences(
+    first: Sequence[Item], second: Sequence[Item], seed: int, measure: Measure, groups: bool
+) -> Floats:
+    if [item.id for item in first] != [item.id for item in second]:
+        raise ValueError("paired comparison needs the same utterances in the same order")
+    units = _units(first, groups or measure.name == "mtwv")
+    one, two = (_resampled(items, units, seed, measure) for items in (first, second))
+    return one - two
+
+
+def _interval(values: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

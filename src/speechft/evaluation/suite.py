@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
+
+from pydantic import Field
 
 from speechft.checkpoint import atomic_write
 from speechft.config import Config
 from speechft.console import log
 from speechft.data.manifest import Corpus
-from speechft.devices import Precision, pick_device
+from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import digest_of, load_encoder, random_encoder
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe
-from speechft.evaluation.score import bootstrap_interval
-from speechft.features.extract import DownsamplerCache, Features, extract
-from speechft.results import ResultRow, write_rows
-from speechft.runs import stage
+from speechft.evaluation.jobs import TaskJob
+from speechft.evaluation.protocols import PROTOCOLS
+from speechft.features.cache import Codec, FrameCache, PooledCache
+from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import TASKS, find_task
-from speechft.tasks.base import Item, Task, figure
-
-if TYPE_CHECKING:
-    from lhotse.cut import Cut
+from speechft.tasks.base import Item, Task
 
 RANDOM = "random"
-
-PROTOCOLS: dict[str, dict[str, ProbeConfig]] = {
-    "mini": {
-        "frame": ProbeConfig(
-            learning_rates=(3e-3, 1e-2, 3e-2), batch=16, epochs=40, patience=4, halve_at=(2, 4)
-        ),
-        "utterance": ProbeConfig(
-            learning_rates=(1e-2, 3e-2, 1e-1), batch=64, epochs=80, patience=8, halve_at=(10, 20)
-        ),
-    },
-    "default": {
-        "frame": ProbeConfig(
-            learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-            hidden=256,
-            batch=16,
-            epochs=200,
-            patience=10,
-            halve_at=(),
-        ),
-        "utterance": ProbeConfig(
-            learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
-            hidden=256,
-            batch=32,
-            epochs=200,
-            patience=20,
-            halve_at=(),
-        ),
-    },
-}
-"""Probe settings by protocol and level of the task. ``mini``: linear heads without projection and
-successive halving, for quick looks; ``default``: SUPERB's heads with its projection of 256."""
 
 
 class EvaluationConfig(Config):
@@ -68,6 +37,16 @@ class EvaluationConfig(Config):
     """Keys of tasks, or ``available`` for all that the corpus supports."""
     protocol: str = "mini"
     """Name of the protocol."""
+    seeds: int = Field(default=1, ge=1)
+    """Probe seeds, trained side by side; several widen intervals by the uncertainty of tuning."""
+    cache: str | None = None
+    """Folder of features that evaluations share; null keeps none on disk."""
+    frame_cache_gb: float = Field(default=0.0, ge=0.0)
+    """Quota of the frames in it, in gigabytes; pooled statistics are always kept there."""
+    frame_codec: Codec = "bfloat16"
+    """How frames are kept there; ``int8`` takes half the room."""
+    frame_memory_gb: float = Field(default=8.0, gt=0.0)
+    """Frames kept in memory, in gigabytes; the others are read or computed for every batch."""
     floors: tuple[str, ...] = ("mfcc", RANDOM)
     """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
     precision: Precision = "auto"
@@ -102,6 +81,37 @@ class Candidate:
         return digest_of(self.source)
 
 
+def assign_tasks(
+    config: EvaluationConfig, corpora: Sequence[Corpus]
+) -> tuple[list[Task], dict[str, Corpus]]:
+    """Return the tasks to evaluate, and by name the first corpus that supports each.
+
+    Raises:
+        ConfigError: Unknown task or protocol, or no task at all.
+        DataError: A task was asked for by name and no corpus supports it.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise unknown_choice("protocol", config.protocol, PROTOCOLS)
+    chosen: dict[str, Corpus] = {}
+    for corpus in corpora:
+        supported = [task.name for task in TASKS.values() if task.supported_by(corpus)]
+        chosen = {**dict.fromkeys(supported, corpus), **chosen}
+    if config.tasks == "available" or len(corpora) == 1:
+        tasks = choose_tasks(config, corpora[0]) if len(corpora) == 1 else []
+        tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
+    else:
+        tasks = [find_task(name) for name in config.tasks]
+    for task in tasks:
+        if task.name not in chosen:
+            names = ", ".join(corpus.name for corpus in corpora)
+            raise DataError(
+                f"task {task.name} needs label {task.label!r} for every utterance of its splits; "
+                f"none of the corpora has that: {names}",
+                hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
+            )
+    return tasks, chosen
+
+
 def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
     """Return the tasks to evaluate.
 
@@ -130,7 +140,7 @@ def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
 def evaluate_encoder(
     candidate: Candidate,
     tasks: Sequence[Task],
-    corpus: Corpus,
+    corpus: Corpus | Mapping[str, Corpus],
     config: EvaluationConfig,
     folder: Path,
     *,
@@ -138,53 +148,64 @@ def evaluate_encoder(
     test: bool = True,
     cache: DownsamplerCache | None = None,
 ) -> list[ResultRow]:
-    """Evaluate one frozen encoder; skipped when the folder holds the same evaluation.
+    """Evaluate one frozen encoder; tasks that the folder holds already are skipped.
 
-    Writes ``results.jsonl`` and ``predictions/<task>.jsonl``, sorted by id.
+    Writes ``results.jsonl``, ``predictions/<task>.jsonl`` sorted by id, and for each task
+    ``tasks/<task>/`` with the trained probe.
 
     Args:
         candidate: What to evaluate.
         tasks: On what.
-        corpus: Where.
+        corpus: Where; one for all, or by task.
         config: How.
         folder: Where results go.
-        seed: Seed of the probes.
+        seed: First seed of the probes.
         test: Report the test split; otherwise the dev split that the probe was chosen on.
         cache: Downsampler outputs shared between encoders.
     """
-    from speechft.results import read_rows
-
+    corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     digest = candidate.digest()
-    settings = {
-        "candidate": {**asdict(candidate), "source": candidate.name},
-        "tasks": [task.name for task in tasks],
-        "config": {"protocol": config.protocol, "precision": config.precision},
-        "probes": {name: p.as_dict() for name, p in PROTOCOLS[config.protocol].items()},
-        "seed": seed,
-        "test": test,
-    }
-    inputs = {"encoder": digest, "corpus": corpus.digest}
-    with stage(folder, name="evaluate", config=settings, inputs=inputs) as work:
-        if not work.done:
-            splits = {task.name: _cuts(task, corpus, test) for task in tasks}
-            features = _extract(candidate, tasks, splits, config, cache)
-            rows = []
-            for task in tasks:
-                level = PROTOCOLS[config.protocol][task.level]
-                result = probe(task, features, *splits[task.name], level, seed)
-                rows.append(_row(candidate, digest, task, corpus, config, result, seed, test))
-                _write_predictions(
-                    work.scratch / "predictions" / f"{task.name}.jsonl", result.items
-                )
-            write_rows(work.scratch / "results.jsonl", rows)
-    rows = read_rows(folder / "results.jsonl")
+    jobs = [
+        TaskJob(candidate, digest, task, corpora[task.name], config, folder, seed, test)
+        for task in tasks
+    ]
+    pending = [job for job in jobs if not job.done()]
+    for place in dict.fromkeys(job.corpus.folder for job in pending):
+        group = [job for job in pending if job.corpus.folder == place]
+        features = _extract(candidate, digest, group, config, cache)
+        for job in group:
+            job.run(features)
+    rows = [row for job in jobs for row in read_rows(job.folder / "results.jsonl")]
+    for job in jobs:
+        for source in sorted(job.folder.glob("predictions*.jsonl")):
+            suffix = source.name.removeprefix("predictions")
+            target = folder / "predictions" / f"{job.task.name}{suffix}"
+            with atomic_write(target) as file:
+                file.write(source.read_bytes())
+    write_rows(folder / "results.jsonl", rows)
     log(f"{candidate.name}: " + ", ".join(f"{r.task} {r.metric} {r.value:.1f}" for r in rows))
     return rows
 
 
-def read_items(folder: Path, task: str) -> list[Item]:
-    """Return the scored items of an evaluated encoder on a task, sorted by id."""
-    path = folder / "predictions" / f"{task}.jsonl"
+def folder_of(results: Path, encoder: str) -> Path:
+    """Return where the evaluation of an encoder lies below the folder of its results."""
+    return results / "evaluation" / slug(encoder)
+
+
+def slug(name: str) -> str:
+    """Return the folder name of an encoder."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-").lower()
+
+
+def read_items(folder: Path, task: str, number: int = 0) -> list[Item]:
+    """Return the scored items of an evaluated encoder on a task, sorted by id.
+
+    Args:
+        folder: Of the encoder.
+        task: Key of the task.
+        number: Of the probe seed, counted from the first.
+    """
+    path = folder / "predictions" / (f"{task}.{number}.jsonl" if number else f"{task}.jsonl")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -192,26 +213,16 @@ def read_items(folder: Path, task: str) -> list[Item]:
     return [Item(**json.loads(line)) for line in lines]
 
 
-def _cuts(task: Task, corpus: Corpus, test: bool) -> tuple[list[Cut], list[Cut], list[Cut]]:
-    train, dev, last = corpus.task_splits(task.name)
-    return (
-        list(corpus.split(train)),
-        list(corpus.split(dev)),
-        list(corpus.split(last)) if test else [],
-    )
-
-
 def _extract(
     candidate: Candidate,
-    tasks: Sequence[Task],
-    splits: Mapping[str, tuple[list[Cut], ...]],
+    digest: str,
+    jobs: Sequence[TaskJob],
     config: EvaluationConfig,
     cache: DownsamplerCache | None,
 ) -> Features:
-    """Run the encoder once over the union of all splits."""
-    cuts = {cut.id: cut for parts in splits.values() for part in parts for cut in part}
-    frame_tasks = [task.name for task in tasks if task.level == "frame"]
-    framed = frozenset(cut.id for name in frame_tasks for part in splits[name] for cut in part)
+    """Run the encoder once over the union of all splits of tasks on the same corpus."""
+    cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
+    framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
     return extract(
         candidate.load(),
         cuts.values(),
@@ -219,62 +230,18 @@ def _extract(
         device=pick_device(),
         precision=config.precision,
         cache=cache,
+        storage=_storage(digest, config),
         description=f"features of {candidate.name}",
     )
 
 
-def _row(
-    candidate: Candidate,
-    digest: str,
-    task: Task,
-    corpus: Corpus,
-    config: EvaluationConfig,
-    result: ProbeResult,
-    seed: int,
-    test: bool,
-) -> ResultRow:
-    items = result.items
-    names = corpus.task_splits(task.name)
-    details: dict[str, Any] = {
-        "dev": round(result.dev, 4),
-        "grid": {f"{rate:.3g}": round(value, 4) for rate, value in result.grid.items()},
-        "layer_weights": [round(weight, 4) for weight in result.layer_weights],
-        "best_epoch": result.epochs,
-        "converged": result.converged,
-        **_rates(items),
-    }
-    return ResultRow(
-        encoder=candidate.name,
-        encoder_digest=digest,
-        task=task.name,
-        metric=task.metric,
-        value=figure(items) if test else result.dev,
-        higher_is_better=task.higher_is_better,
-        n=len(items) if test else corpus.statistics[names[1]]["utterances"],
-        interval=bootstrap_interval(items) if test else None,
-        split=names[2] if test else names[1],
-        seed=seed,
-        protocol=config.protocol,
-        learning_rate=result.learning_rate,
-        alpha=candidate.alpha,
-        details=details,
-    )
-
-
-def _rates(items: Sequence[Item]) -> dict[str, float]:
-    """Return insertions, deletions and substitutions in percent, and the mean blank ratio."""
-    if not items or not items[0].counts:
-        return {}
-    total = sum(item.total for item in items)
-    rates = {
-        name: round(100 * sum(item.counts[name] for item in items) / total, 2)
-        for name in ("substitutions", "insertions", "deletions")
-    }
-    blanks = sum(item.counts["blank_ratio"] for item in items) / len(items)
-    return {**rates, "blank_ratio": round(blanks, 4)}
-
-
-def _write_predictions(path: Path, items: Sequence[Item]) -> None:
-    with atomic_write(path) as file:
-        for item in items:
-            file.write((json.dumps(asdict(item), ensure_ascii=False) + "\n").encode())
+def _storage(digest: str, config: EvaluationConfig) -> Storage:
+    memory = int(config.frame_memory_gb * 1e9)
+    if config.cache is None:
+        return Storage(memory=memory)
+    precision = resolve_precision(config.precision, pick_device())
+    key = hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:24]
+    place = Path(config.cache).expanduser() / key
+    quota = int(config.frame_cache_gb * 1e9)
+    frames = FrameCache(place, quota, config.frame_codec) if quota else None
+    return Storage(PooledCache(place), frames, memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
 from speechft.devices import Precision, Resolved, autocast, resolve_precision
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
+from speechft.features.cache import FrameCache, PooledCache, audio_key
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -24,6 +25,10 @@ LARGE = 20_000_000
 """Parameters of an encoder whose arithmetic outweighs the setting up of kernels."""
 
 
+Compute = Callable[[list["Cut"]], list[Tensor]]
+"""From cuts to their (N, T, D) float16 hidden states."""
+
+
 @dataclass
 class Features:
     """Features of a set of cuts by cut id. Shapes: N hidden states (L + 1), T frames, D dim."""
@@ -31,7 +36,47 @@ class Features:
     pooled: dict[str, Tensor] = field(default_factory=dict)
     """(N, D) float32 mean over time of every hidden state."""
     frames: dict[str, Tensor] = field(default_factory=dict)
-    """(N, T, D) float16 hidden states."""
+    """(N, T, D) float16 hidden states, of those that are kept in memory."""
+    lengths: dict[str, int] = field(default_factory=dict)
+    """T of those that are not."""
+    cache: FrameCache | None = None
+    """Where further frames may lie."""
+    compute: Compute | None = None
+    """How frames are made that lie nowhere."""
+
+    def length(self, cut: Cut) -> int:
+        """Return T of a cut whose frames were asked for."""
+        kept = self.frames.get(cut.id)
+        return self.lengths[cut.id] if kept is None else kept.shape[1]
+
+    def rows(self, cuts: Sequence[Cut]) -> list[Tensor]:
+        """Return the (N, T, D) hidden states of cuts: kept, read from disk, or computed again."""
+        found = {cut.id: self.frames[cut.id] for cut in cuts if cut.id in self.frames}
+        missing = [cut for cut in cuts if cut.id not in found]
+        if self.cache is not None:
+            for cut in missing:
+                stored = self.cache.get(audio_key(cut))
+                if stored is not None:
+                    found[cut.id] = stored
+            missing = [cut for cut in missing if cut.id not in found]
+        if missing:
+            assert self.compute is not None
+            found |= zip((cut.id for cut in missing), self.compute(missing), strict=True)
+        return [found[cut.id] for cut in cuts]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where an encoder's features are kept between and during evaluations."""
+
+    pooled: PooledCache | None = None
+    frames: FrameCache | None = None
+    memory: int = 4 << 30
+    """Bytes of frames that are kept in memory; the others are streamed."""
+
+
+_FLUSH = 2000
+"""Utterances after which new pooled statistics are written."""
 
 
 class DownsamplerCache:
@@ -103,6 +148,7 @@ def extract(
     precision: Precision = "auto",
     batch_seconds: float | None = None,
     cache: DownsamplerCache | None = None,
+    storage: Storage | None = None,
     description: str = "features",
 ) -> Features:
     """Run a frozen encoder over cuts.
@@ -115,6 +161,8 @@ def extract(
         precision: See `speechft.devices`.
         batch_seconds: Audio in a batch, padding included; None takes what suits the encoder.
         cache: Outputs of the frozen downsampler to reuse and to fill.
+        storage: Features to reuse and to fill, and how much is kept in memory; None keeps all in
+            memory and nothing elsewhere.
         description: Text of the progress bar.
 
     Raises:
@@ -125,15 +173,90 @@ def extract(
     key = None
     if cache is not None and not encoder.depends_on_batch:
         key = downsampler_key(encoder, resolved)
-    features, cuts = Features(), list(cuts)
     seconds, multiple = batch_limits(encoder, device, batch_seconds)
-    with torch.inference_mode(), progress_bar(description, len(cuts)) as bar:
-        for group in group_by_length(cuts, seconds):
-            with autocast(resolved, device):
-                output = _encode(encoder, group, device, cache, key, multiple)
-            _keep(features, group, output, frames)
+    storage = storage or Storage(memory=1 << 62)
+    if encoder.depends_on_batch:
+        storage = Storage(memory=storage.memory)
+
+    def states(group: list[Cut]) -> EncoderOutput:
+        with torch.inference_mode(), autocast(resolved, device):
+            return _in_float(_encode(encoder, group, device, cache, key, multiple))
+
+    def compute(group: list[Cut]) -> list[Tensor]:
+        found: dict[str, Tensor] = {}
+        for part in group_by_length(group, seconds):
+            output = states(part)
+            found |= {cut.id: _frames(output, number) for number, cut in enumerate(part)}
+        return [found[cut.id] for cut in group]
+
+    features = Features(cache=storage.frames, compute=compute)
+    keeper = _Keeper(features, frames, storage)
+    left = keeper.reuse(encoder, list(cuts))
+    with progress_bar(description, len(left)) as bar:
+        for group in group_by_length(left, seconds):
+            keeper.keep(group, states(group))
             bar.advance(len(group))
+    keeper.flush()
     return features
+
+
+class _Keeper:
+    """Puts an encoder's output where it is kept."""
+
+    def __init__(self, features: Features, frames: frozenset[str], storage: Storage) -> None:
+        self._features, self._frames, self._storage = features, frames, storage
+        self._left = storage.memory
+        self._new: dict[str, Tensor] = {}
+
+    def reuse(self, encoder: Encoder, cuts: list[Cut]) -> list[Cut]:
+        """Take what earlier evaluations kept; return the cuts that are still to be encoded."""
+        if self._storage.pooled is None:
+            return cuts
+        keys = {cut.id: audio_key(cut) for cut in cuts}
+        known = self._storage.pooled.get(keys.values())
+        left = []
+        for cut in cuts:
+            stored = known.get(keys[cut.id])
+            if stored is None or (cut.id in self._frames and not self._reuse_frames(cut, encoder)):
+                left.append(cut)
+            else:
+                self._features.pooled[cut.id] = stored
+        return left
+
+    def _reuse_frames(self, cut: Cut, encoder: Encoder) -> bool:
+        cache = self._storage.frames
+        stored = None if cache is None else cache.get(audio_key(cut))
+        if stored is None:
+            return False
+        self._remember(cut, stored)
+        return True
+
+    def keep(self, group: list[Cut], output: EncoderOutput) -> None:
+        means = pooled(output).cpu()
+        for number, cut in enumerate(group):
+            self._features.pooled[cut.id] = means[number].clone()
+            if self._storage.pooled is not None:
+                self._new[audio_key(cut)] = self._features.pooled[cut.id]
+            if cut.id in self._frames:
+                states = _frames(output, number)
+                self._remember(cut, states)
+                if self._storage.frames is not None:
+                    self._storage.frames.put(audio_key(cut), states)
+        if len(self._new) >= _FLUSH:
+            self.flush()
+
+    def _remember(self, cut: Cut, states: Tensor) -> None:
+        size = states.numel() * states.element_size()
+        if size <= self._left:
+            self._left -= size
+            self._features.frames[cut.id] = states
+        else:
+            self._features.lengths[cut.id] = states.shape[1]
+
+    def flush(self) -> None:
+        if self._storage.pooled is not None:
+            self._storage.pooled.put(self._new)
+        self._new = {}
 
 
 def batch_limits(
@@ -208,15 +331,13 @@ def _downsample(
         yield cut, row[:count].float(), samples
 
 
-def _keep(
-    features: Features, group: list[Cut], output: EncoderOutput, frames: frozenset[str]
-) -> None:
-    output = EncoderOutput(
-        tuple(x.float() for x in output.layers), output.lengths, output.frame_rate
+def _in_float(output: EncoderOutput) -> EncoderOutput:
+    return EncoderOutput(
+        tuple(layer.float() for layer in output.layers), output.lengths, output.frame_rate
     )
-    means = pooled(output).cpu()
-    for number, (cut, count) in enumerate(zip(group, output.lengths.tolist(), strict=True)):
-        features.pooled[cut.id] = means[number].clone()
-        if cut.id in frames:
-            rows = [layer[number, :count].half() for layer in output.layers]
-            features.frames[cut.id] = torch.stack(rows).cpu()
+
+
+def _frames(output: EncoderOutput, number: int) -> Tensor:
+    """Return the (N, T, D) float16 states of one utterance of a batch."""
+    count = int(output.lengths[number])
+    return torch.stack([layer[number, :count].half() for layer in output.layers]).cpu()

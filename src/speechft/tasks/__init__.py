@@ -6,25 +6,86 @@ from speechft.errors import unknown_choice
 from speechft.tasks import metrics
 from speechft.tasks.base import Task
 from speechft.tasks.ctc import CharacterRecognition, PhoneRecognition
+from speechft.tasks.detection import match
+from speechft.tasks.diarization import SpeakerDiarization
+from speechft.tasks.heads import FrameHead, UtteranceHead, mean_pool
 from speechft.tasks.intent import IntentClassification
 from speechft.tasks.label import LabelClassification
+from speechft.tasks.losses import ctc_losses, slot_losses
 from speechft.tasks.phone_frames import PhoneClassification
+from speechft.tasks.query import QueryByExample
+from speechft.tasks.recurrent import DiarizationHead, RecurrentHead
+from speechft.tasks.s3prl import S3PRL_KEYS, from_s3prl, to_s3prl
+from speechft.tasks.slot_filling import SlotFilling
+from speechft.tasks.speaker import AAMSoftmaxLoss, AMSoftmaxLoss, SoftmaxLoss, XVectorHead
+from speechft.tasks.text import (
+    CharacterText,
+    LetterText,
+    PhoneText,
+    SlotText,
+    TedliumText,
+    greedy_decode,
+    normalize_tedlium,
+)
+from speechft.tasks.turns import pit_loss, pit_losses, rttm_lines, turn_labels, turns_of
+from speechft.tasks.verification import SpeakerVerification
 
-__all__ = ["TASKS", "Task", "find_task", "metrics"]
+__all__ = [
+    "S3PRL_KEYS",
+    "SUPERB",
+    "TASKS",
+    "AAMSoftmaxLoss",
+    "AMSoftmaxLoss",
+    "CharacterText",
+    "DiarizationHead",
+    "FrameHead",
+    "LetterText",
+    "PhoneText",
+    "RecurrentHead",
+    "SlotText",
+    "SoftmaxLoss",
+    "Task",
+    "TedliumText",
+    "UtteranceHead",
+    "XVectorHead",
+    "ctc_losses",
+    "find_task",
+    "from_s3prl",
+    "greedy_decode",
+    "match",
+    "mean_pool",
+    "metrics",
+    "normalize_tedlium",
+    "pit_loss",
+    "pit_losses",
+    "rttm_lines",
+    "slot_losses",
+    "to_s3prl",
+    "turn_labels",
+    "turns_of",
+]
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         PhoneRecognition(),
         CharacterRecognition(),
+        LabelClassification("ks", "keyword spotting", label="keyword", balanced=True),
+        QueryByExample(),
         LabelClassification("sid", "speaker identification", label="speaker"),
+        SpeakerVerification(),
+        SpeakerDiarization(),
+        LabelClassification("er", "emotion recognition", label="emotion"),
         IntentClassification(),
+        SlotFilling(),
         PhoneClassification(),
         LabelClassification("style", "speaking style", label="style"),
         LabelClassification("label", "classification by the column 'label'", label="label"),
     )
 }
-"""Every task by its key."""
+"""Every task by its key: SUPERB's ten, and some more for small corpora."""
+SUPERB = ("pr", "asr", "ks", "qbe", "sid", "asv", "sd", "er", "ic", "sf")
+"""Keys of SUPERB's ten tasks."""
 
 
 def find_task(name: str) -> Task:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
+from speechft.tasks.measures import Item, Measure, figure, ratio
+
+__all__ = ["Item", "Level", "Task", "figure"]
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -19,19 +22,8 @@ if TYPE_CHECKING:
 Level = Literal["utterance", "frame"]
 
 
-@dataclass(frozen=True)
-class Item:
-    """How one utterance was solved: the metric is the ratio of sums over items."""
-
-    id: str
-    prediction: str
-    reference: str
-    amount: float
-    """Errors where lower is better, hits where higher is."""
-    total: float
-    """What ``amount`` is divided by: reference length, or 1."""
-    counts: Mapping[str, float] = field(default_factory=dict)
-    """Further counts, such as insertions."""
+Split = list["Cut"]
+Predictions = Sequence[Any]
 
 
 class Task(ABC):
@@ -52,6 +44,26 @@ class Task(ABC):
     """Name of the metric that selects and is reported."""
     higher_is_better: ClassVar[bool]
 
+    trained: ClassVar[bool] = True
+    """Whether a head is trained at all."""
+    balanced: bool = False
+    """Whether training draws every class equally often."""
+    grouped: bool = True
+    """Whether the items of one speaker are drawn together when items are resampled."""
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what is reported; the first one selects."""
+        return (Measure(self.metric, self.higher_is_better, ratio),)
+
+    def figure(self, items: Sequence[Item]) -> float:
+        """Return the first measure of items."""
+        return self.measures[0].value(items)
+
+    def variant(self, protocol: str) -> Task:
+        """Return the task as a protocol wants it."""
+        return self
+
     @abstractmethod
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the symbols of the training split.
@@ -69,6 +81,19 @@ class Task(ABC):
             vocabulary: Of the training split.
             hidden: Size of the projection before the last layer; None leaves it out.
         """
+
+    def probe_head(
+        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
+    ) -> nn.Module:
+        """Build the head that evaluates frozen features.
+
+        Args:
+            dim: D.
+            vocabulary: Of the training split.
+            hidden: Size of the projection; None leaves it out.
+            units: Sizes of further layers, for heads that have some.
+        """
+        return self.head(dim, vocabulary, hidden)
 
     @abstractmethod
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
@@ -92,13 +117,74 @@ class Task(ABC):
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Compare a prediction with the target of its cut."""
 
+    def expand(self, cuts: Split) -> Split:
+        """Return the training cuts as they are trained on, such as in chunks."""
+        return cuts
+
+    def rounds(self, corpus: Corpus) -> list[tuple[str, str, str]]:
+        """Return the train, dev and test splits of every round: one, or one for each fold."""
+        folds = corpus.info.get("folds", {}).get(self.name)
+        return [(a, b, c) for a, b, c in folds] if folds else [corpus.task_splits(self.name)]
+
+    def apart(self, train: Split, dev: Split, names: tuple[str, str, str]) -> tuple[Split, Split]:
+        """Return training and dev cuts, where the corpus has no dev split of its own."""
+        return train, dev
+
+    def context(self, corpus: Corpus, split: str, cuts: Split) -> Any:
+        """Return what scoring a split needs beside its cuts, such as trials.
+
+        Raises:
+            DataError: It cannot be used.
+        """
+        return None
+
+    def tune(
+        self, cuts: Split, predictions: Predictions, targets: Sequence[Tensor], context: Any
+    ) -> Any:
+        """Return settings of the decision, chosen on dev, that `items` takes."""
+        return None
+
+    def items(
+        self,
+        cuts: Split,
+        predictions: Predictions,
+        targets: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        context: Any = None,
+        setting: Any = None,
+    ) -> list[Item]:
+        """Score all predictions of a split.
+
+        Args:
+            cuts: Of the split.
+            predictions: As many, from `predict`.
+            targets: As many.
+            vocabulary: Of the training split.
+            context: From `context`.
+            setting: From `tune`; None takes the usual one.
+        """
+        scored = [
+            self.score(cut, prediction, target, vocabulary)
+            for cut, prediction, target in zip(cuts, predictions, targets, strict=True)
+        ]
+        if not self.grouped:
+            return scored
+        return [
+            replace(item, group=cut.supervisions[0].speaker or "")
+            for item, cut in zip(scored, cuts, strict=True)
+        ]
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return a prediction as text."""
+        raise NotImplementedError
+
     def usable(self, cut: Cut, frames: int) -> bool:
         """Return whether a cut can be trained on (a CTC target must fit into the frames)."""
         return True
 
     def supported_by(self, corpus: Corpus) -> bool:
         """Return whether every split that the task needs has its labels."""
-        names = corpus.task_splits(self.name)
+        names = {name for names in self.rounds(corpus) for name in names}
         return all(
             split in corpus.statistics
             and 0
@@ -115,15 +201,10 @@ class Task(ABC):
         """
         if self.supported_by(corpus):
             return
-        splits = ", ".join(corpus.task_splits(self.name))
+        names = dict.fromkeys(name for names in self.rounds(corpus) for name in names)
+        splits = ", ".join(names)
         raise DataError(
             f"task {self.name} needs label {self.label!r} for every utterance of the splits "
             f"{splits}; corpus {corpus.name} does not have that",
             hint=f"tasks that this corpus supports: {', '.join(supported) or 'none'}",
         )
-
-
-def figure(items: Sequence[Item]) -> float:
-    """Return the metric over items, in percent."""
-    total = sum(item.total for item in items)
-    return 100.0 * sum(item.amount for item in items) / total if total else float("nan")

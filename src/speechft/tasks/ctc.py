@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.data.labels import UNKNOWN, Vocabulary, label_of, phones_of
 from speechft.errors import DataError
 from speechft.tasks.base import Item, Level, Task
 from speechft.tasks.heads import FrameHead
+from speechft.tasks.losses import ctc_losses
 from speechft.tasks.metrics import edits
+from speechft.tasks.recurrent import RecurrentHead
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 BLANK = "<blank>"
+END = "<eos>"
+_END_NUMBER = 1
 _SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
 
 
@@ -34,6 +38,16 @@ class CtcTask(Task):
 
     level: ClassVar[Level] = "frame"
     higher_is_better: ClassVar[bool] = False
+    ends: bool = False
+    """Whether every target ends with a symbol for the end of the sequence, as in s3prl."""
+
+    def variant(self, protocol: str) -> Task:
+        """Return the task as a protocol wants it: ``s3prl`` ends every target."""
+        if protocol != "s3prl":
+            return self
+        changed = copy.copy(self)
+        changed.ends = True
+        return changed
 
     @abstractmethod
     def symbols(self, cut: Cut) -> list[str]:
@@ -48,7 +62,8 @@ class CtcTask(Task):
         found = {symbol for cut in cuts for symbol in self.symbols(cut)}
         if not found:
             raise DataError(f"task {self.name}: the training split holds no {self.label}")
-        return Vocabulary.from_symbols(found, first=(BLANK, UNKNOWN))
+        ends = (END,) if self.ends else ()
+        return Vocabulary.from_symbols(found, first=(BLANK, *ends, UNKNOWN))
 
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build a linear layer for every frame."""
@@ -59,29 +74,20 @@ class CtcTask(Task):
         symbols = self.symbols(cut)
         if not symbols:
             raise DataError(f"cut {cut.id} has no {self.label}, which task {self.name} needs")
-        return torch.tensor(vocabulary.encode(symbols, f"cut {cut.id}"))
+        ends = [END] if self.ends else []
+        return torch.tensor(vocabulary.encode([*symbols, *ends], f"cut {cut.id}"))
 
     def usable(self, cut: Cut, frames: int) -> bool:
         """Return whether CTC can align the target: symbols plus repeats fit into the frames."""
         symbols = self.symbols(cut)
         repeats = sum(a == b for a, b in itertools.pairwise(symbols))
-        return 0 < len(symbols) + repeats <= frames
+        return 0 < len(symbols) + repeats + self.ends <= frames
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
         """Return CTC losses over target lengths, (B,)."""
-        sizes = torch.tensor([len(target) for target in targets], device=logits.device)
-        log_probs = logits.float().log_softmax(-1).transpose(0, 1)
-        losses = F.ctc_loss(
-            log_probs,
-            torch.cat(list(targets)),
-            lengths,
-            sizes,
-            reduction="none",
-            zero_infinity=True,
-        )
-        return losses / sizes
+        return ctc_losses(logits, lengths, targets)
 
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
         """Decode greedily: (symbols, share of blank frames) of each utterance."""
@@ -91,8 +97,14 @@ class CtcTask(Task):
             valid = row[:length]
             collapsed = torch.unique_consecutive(valid)
             symbols = collapsed[collapsed != 0].tolist()
+            if self.ends:
+                symbols = [number for number in symbols if number != _END_NUMBER]
             decoded.append((symbols, float((valid == 0).float().mean())))
         return decoded
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return the units that were recognised."""
+        return " ".join(self.units(vocabulary.decode(prediction[0])))
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count edits between hypothesis and reference."""
@@ -138,6 +150,12 @@ class CharacterRecognition(CtcTask):
     label = "text"
     metric: ClassVar[str] = "wer"
 
+    def probe_head(
+        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
+    ) -> nn.Module:
+        """Build stacked bidirectional LSTMs, or a linear layer where there are no units."""
+        return recurrent_head(dim, len(vocabulary), hidden, units)
+
     def symbols(self, cut: Cut) -> list[str]:
         """Return the characters, words separated by ``|``."""
         text = (label_of(cut, "text") or "").upper()
@@ -147,3 +165,12 @@ class CharacterRecognition(CtcTask):
     def units(self, symbols: Sequence[str]) -> list[str]:
         """Return the words."""
         return "".join(symbols).replace("|", " ").split()
+
+
+def recurrent_head(
+    dim: int, classes: int, hidden: int | None, units: Sequence[int]
+) -> FrameHead | RecurrentHead:
+    """Build SUPERB's recogniser: projection, bidirectional LSTMs with dropout 0.2, linear layer."""
+    if not units:
+        return FrameHead(dim, classes, hidden)
+    return RecurrentHead(dim, classes, projection=hidden, hidden=units, dropout=0.2)

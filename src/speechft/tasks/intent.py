@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
 from speechft.tasks.base import Item, Level, Task
 from speechft.tasks.heads import UtteranceHead
+from speechft.tasks.losses import slot_losses
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -62,11 +62,11 @@ class IntentClassification(Task):
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
         """Return summed cross entropies, (B,)."""
-        stacked, total = torch.stack(list(targets)), logits.new_zeros(len(logits)).float()
-        for number, (first, last) in enumerate(slot_ranges(vocabulary)):
-            part = logits[:, first:last].float()
-            total = total + F.cross_entropy(part, stacked[:, number] - first, reduction="none")
-        return total
+        ranges = slot_ranges(vocabulary)
+        firsts = torch.tensor([first for first, _ in ranges], device=logits.device)
+        sizes = [last - first for first, last in ranges]
+        ordered = torch.cat([logits[:, first:last] for first, last in ranges], dim=1)
+        return slot_losses(ordered, torch.stack(list(targets)) - firsts, sizes)
 
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
         """Return the most likely value of every slot, as symbols of the vocabulary."""
@@ -75,19 +75,26 @@ class IntentClassification(Task):
         ]
         return torch.stack(columns, dim=1).tolist()
 
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return the values of the slots, as the label writes them."""
+        return "/".join(symbol.partition(":")[2] for symbol in vocabulary.decode(prediction))
+
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count a hit when all slots are right."""
-        texts = [
-            "/".join(symbol.partition(":")[2] for symbol in vocabulary.decode(numbers))
-            for numbers in (prediction, target.tolist())
-        ]
+        texts = [self.describe(numbers, vocabulary) for numbers in (prediction, target.tolist())]
         return Item(cut.id, texts[0], texts[1], float(prediction == target.tolist()), 1.0)
 
     def _slots(self, cut: Cut) -> list[str]:
         intent = label_of(cut, self.label)
         if intent is None:
             raise DataError(f"cut {cut.id} has no intent, which task ic needs")
-        return [f"{number}:{value}" for number, value in enumerate(intent.split("/"))]
+        values = intent.split("/")
+        if "" in values:
+            raise DataError(
+                f"cut {cut.id}: intent {intent!r} has a slot without a value",
+                hint="write 'none' where a command leaves a slot open",
+            )
+        return [f"{number}:{value}" for number, value in enumerate(values)]
 
 
 def slot_ranges(vocabulary: Vocabulary) -> list[tuple[int, int]]:

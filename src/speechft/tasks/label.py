@@ -25,14 +25,18 @@ class LabelClassification(Task):
         name: Key in `TASKS`.
         title: What it is, in words.
         label: Kind of label.
+        balanced: Draw every class equally often in training.
     """
 
     level: ClassVar[Level] = "utterance"
     metric: ClassVar[str] = "accuracy"
     higher_is_better: ClassVar[bool] = True
+    balanced: bool
+    grouped: bool
 
-    def __init__(self, name: str, title: str, *, label: str) -> None:
-        self.name, self.title, self.label = name, title, label
+    def __init__(self, name: str, title: str, *, label: str, balanced: bool = False) -> None:
+        self.name, self.title, self.label, self.balanced = name, title, label, balanced
+        self.grouped = label != "speaker"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the labels.
@@ -68,6 +72,10 @@ class LabelClassification(Task):
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
         """Return the most likely class of each utterance."""
         return logits.argmax(-1).tolist()
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return the class."""
+        return vocabulary.decode([prediction])[0]
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count a hit or a miss."""

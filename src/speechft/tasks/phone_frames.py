@@ -67,6 +67,10 @@ class PhoneClassification(Task):
         best = logits.argmax(-1).cpu()
         return [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
 
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return the phone of every frame."""
+        return " ".join(vocabulary.decode(prediction.tolist()))
+
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count the frames that are right among those labelled."""
         labelled = target != _NOTHING

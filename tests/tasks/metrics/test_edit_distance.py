@@ -69,6 +69,26 @@ def test_rates_are_those_of_s3prl() -> None:
             assert per([pair["ref"]], [pair["hyp"]]) == pytest.approx(pair["per"]["value"])
             compared += 1
     assert compared > 15
+    for pair in oracle["pairs"]:
+        found = wer([pair["ref"]], [pair["hyp"]], separator=" ")
+        assert found == pytest.approx(pair["wer"]["value"])
+    both = [pair["ref"] for pair in oracle["pairs"]], [pair["hyp"] for pair in oracle["pairs"]]
+    assert wer(*both, separator=" ") == pytest.approx(oracle["corpus"]["wer"])
+    assert cer(*both) == pytest.approx(oracle["corpus"]["cer"])
+
+
+def test_rates_are_those_of_s3prls_asr() -> None:
+    oracle = json.loads((ORACLE / "superb" / "07_metrics" / "wer_cer_per.json").read_text())
+    key = next(k for k in oracle if k not in ("pairs", "corpus", "per_pairs", "per_corpus"))
+    assert len(oracle[key]) > 10
+    for case in oracle[key]:
+        spoken = [[" ".join(words) for words in case[k]] for k in ("target_words", "pred_words")]
+        letters = [
+            [text.replace(" ", "").replace("|", " ") for text in case[k]]
+            for k in ("target_tokens", "pred_tokens")
+        ]
+        assert 100 * wer(*spoken, empty=1.0) == pytest.approx(case["wer"])
+        assert 100 * cer(*letters, empty=1.0) == pytest.approx(case["uer"])
 
 
 @pytest.mark.parametrize("seed", range(5))

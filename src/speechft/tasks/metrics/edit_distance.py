@@ -32,44 +32,67 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
     return Edits(tags.count("replace"), tags.count("insert"), tags.count("delete"))
 
 
-def wer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+def wer(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    separator: str | None = None,
+    empty: float | None = None,
+) -> float:
     """Return the word error rate over a corpus: edits / reference words.
 
     Args:
         references: Texts, words separated by white space.
         hypotheses: As many texts.
+        separator: What separates words; None is any run of white space (SUPERB ASR,
+            ``asr/expert.py``). ``" "`` counts every single space as ``s3prl.metric.wer`` does, so
+            that double spaces and empty texts hold empty words.
+        empty: What to return when there is no reference word (``asr/expert.py``: 1.0); None
+            refuses.
 
     Raises:
         ValueError: Different numbers of texts, or no reference word.
     """
-    return _rate(references, hypotheses, str.split)
+    return _rate(references, hypotheses, lambda text: text.split(separator), empty)
 
 
-def per(references: Sequence[str], hypotheses: Sequence[str]) -> float:
-    """Return the phone error rate over a corpus; phones are separated by white space.
+def per(
+    references: Sequence[str],
+    hypotheses: Sequence[str],
+    *,
+    separator: str | None = None,
+    empty: float | None = None,
+) -> float:
+    """Return the phone error rate over a corpus; arguments and errors as for `wer`."""
+    return _rate(references, hypotheses, lambda text: text.split(separator), empty)
 
-    Raises:
-        ValueError: Different numbers of texts, or no reference phone.
-    """
-    return _rate(references, hypotheses, str.split)
 
-
-def cer(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+def cer(
+    references: Sequence[str], hypotheses: Sequence[str], *, empty: float | None = None
+) -> float:
     """Return the character error rate over a corpus; spaces count.
+
+    Args:
+        references: Texts.
+        hypotheses: As many texts.
+        empty: What to return when there is no reference character; None refuses.
 
     Raises:
         ValueError: Different numbers of texts, or no reference character.
     """
-    return _rate(references, hypotheses, list)
+    return _rate(references, hypotheses, list, empty)
 
 
 def _rate(
     references: Sequence[str],
     hypotheses: Sequence[str],
     units: Callable[[str], list[str]],
+    empty: float | None,
 ) -> float:
     pairs = [(units(r), units(h)) for r, h in zip(references, hypotheses, strict=True)]
     length = sum(len(reference) for reference, _ in pairs)
     if length == 0:
+        if empty is not None:
+            return empty
         raise ValueError("the references are empty: an error rate is not defined")
     return sum(edits(reference, hypothesis).total for reference, hypothesis in pairs) / length

@@ -1,0 +1,294 @@
+"""One task of one encoder's evaluation: its splits, its probes, its rows and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from speechft.checkpoint import atomic_write
+from speechft.data.batching import seed_of
+from speechft.data.manifest import Corpus
+from speechft.devices import pick_device
+from speechft.errors import DataError
+from speechft.evaluation.detect import detect
+from speechft.evaluation.pipelines import save_pipeline
+from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe_seeds
+from speechft.evaluation.protocols import differences, settings_of
+from speechft.evaluation.score import bootstrap_interval
+from speechft.features.extract import Features
+from speechft.results import ResultRow, write_rows
+from speechft.runs import is_done, stage
+from speechft.tasks.base import Item, Task
+from speechft.tasks.measures import Measure
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+    from speechft.evaluation.suite import Candidate, EvaluationConfig
+
+
+@dataclass(frozen=True)
+class Round:
+    """The splits that one probe is trained, chosen and tested on."""
+
+    names: tuple[str, str, str]
+    train: list[Cut]
+    dev: list[Cut]
+    test: list[Cut]
+    contexts: tuple[Any, Any]
+
+
+@dataclass(frozen=True)
+class TaskJob:
+    """The evaluation of one encoder on one task, in ``folder/tasks/<task>``."""
+
+    candidate: Candidate
+    digest: str
+    named_task: Task
+    corpus: Corpus
+    config: EvaluationConfig
+    parent: Path
+    seed: int
+    test: bool
+
+    @property
+    def folder(self) -> Path:
+        """Return where the results of this task go."""
+        return self.parent / "tasks" / self.named_task.name
+
+    @cached_property
+    def task(self) -> Task:
+        """Return the task as the protocol wants it."""
+        return self.named_task.variant(self.config.protocol)
+
+    @cached_property
+    def settings(self) -> ProbeConfig:
+        """Return how its probes are trained."""
+        return settings_of(self.config.protocol, self.task)
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """Return the seeds of its probes."""
+        return [self.seed + number for number in range(self.config.seeds)]
+
+    @cached_property
+    def rounds(self) -> list[Round]:
+        """Return the splits, one round for each fold.
+
+        Raises:
+            DataError: A split has no usable labels, or a trial no audio.
+        """
+        return [self._round(names) for names in self.task.rounds(self.corpus)]
+
+    def cuts(self) -> list[Cut]:
+        """Return every cut that is needed, some of them more than once."""
+        return [cut for r in self.rounds for part in (r.train, r.dev, r.test) for cut in part]
+
+    def done(self) -> bool:
+        """Return whether the folder holds exactly this evaluation."""
+        return is_done(self.folder, **self._stage())
+
+    def run(self, features: Features) -> None:
+        """Train, choose and test the probes, and write what they do."""
+        with stage(self.folder, **self._stage()) as work:
+            if work.done:
+                return
+            by_round = [self._probe(features, number) for number in range(len(self.rounds))]
+            rows = []
+            for place, seed in enumerate(self.seeds if self.task.trained else [self.seed]):
+                results = [results[place] for results in by_round]
+                items = _merged([result.items for result in results])
+                rows += [self._row(m, results, items, seed) for m in self.task.measures]
+                suffix = f".{place}" if place else ""
+                _write_items(work.scratch / f"predictions{suffix}.jsonl", items)
+            self._save(work.scratch, by_round)
+            write_rows(work.scratch / "results.jsonl", rows)
+
+    def _stage(self) -> dict[str, Any]:
+        candidate = {**asdict(self.candidate), "source": self.candidate.name}
+        return {
+            "name": "evaluate",
+            "config": {
+                "candidate": candidate,
+                "task": self.task.name,
+                "protocol": self.config.protocol,
+                "precision": self.config.precision,
+                "probe": self.settings.as_dict(),
+                "seeds": self.seeds,
+                "test": self.test,
+            },
+            "inputs": {"encoder": self.digest, "corpus": self.corpus.digest},
+        }
+
+    def _round(self, names: tuple[str, str, str]) -> Round:
+        task, config = self.task, self.settings
+        train, dev, test = (list(self.corpus.split(name)) for name in names)
+        if not self.test:
+            test = []
+        train, dev = task.apart(train, dev, names)
+        contexts = (
+            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev),
+            task.context(self.corpus, names[2], test) if test else None,
+        )
+        train = cropped(task.expand(train), config.crop_seconds, config.crops, self.seed)
+        if config.crop_dev:
+            dev, test = (cropped(part, config.crop_seconds, 1, self.seed) for part in (dev, test))
+        return Round(names, train, dev, test, contexts)
+
+    def _probe(self, features: Features, number: int) -> list[ProbeResult]:
+        task, r = self.task, self.rounds[number]
+        if not task.trained:
+            return [detect(task, features, r.train, r.dev, r.test, r.contexts)]
+        device = pick_device()
+        try:
+            return probe_seeds(
+                task,
+                features,
+                r.train,
+                r.dev,
+                r.test,
+                self.settings,
+                self.seeds,
+                r.contexts,
+                None if device.type == "cpu" else device,
+            )
+        except DataError as error:
+            if len(self.rounds) == 1:
+                raise
+            where = f"fold {number + 1} ({', '.join(r.names)})"
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
+
+    def _row(
+        self, measure: Measure, results: Sequence[ProbeResult], items: list[Item], seed: int
+    ) -> ResultRow:
+        first, names = results[0], self.rounds[0].names
+        dev_items = _merged([result.dev_items for result in results])
+        dev = measure.value(dev_items)
+        split = "all folds" if len(results) > 1 else names[2] if self.test else names[1]
+        return ResultRow(
+            encoder=self.candidate.name,
+            encoder_digest=self.digest,
+            task=self.task.name,
+            metric=measure.name,
+            value=measure.value(items) if self.test else dev,
+            higher_is_better=measure.higher_is_better,
+            n=len(items) if self.test else len(dev_items),
+            interval=bootstrap_interval(items, measure=measure) if self.test else None,
+            split=split,
+            seed=seed,
+            protocol=self.config.protocol,
+            learning_rate=first.learning_rate,
+            alpha=self.candidate.alpha,
+            details=self._details(measure, results, items, dev),
+        )
+
+    def _details(
+        self, measure: Measure, results: Sequence[ProbeResult], items: list[Item], dev: float
+    ) -> dict[str, Any]:
+        first = results[0]
+        details: dict[str, Any] = {
+            "dev": round(dev, 4),
+            "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},
+            "layer_weights": [round(weight, 4) for weight in first.layer_weights],
+            "best_epoch": first.epochs,
+            "converged": all(result.converged for result in results),
+            **_rates(items),
+        }
+        if len({item.group for item in items}) > 1:
+            interval = bootstrap_interval(items, measure=measure, groups=True)
+            details["interval_over_groups"] = interval
+        if first.setting is not None:
+            details["setting"] = first.setting
+        if len(results) > 1:
+            details["folds"] = [round(measure.value(result.items), 4) for result in results]
+            details["learning_rates"] = [result.learning_rate for result in results]
+        details["uncertainty"] = "item uncertainty only"
+        details["probe"] = self.settings.as_dict()
+        notes = differences(self.config.protocol, self.task)
+        return {**details, **({"protocol_notes": notes} if notes else {})}
+
+    def _save(self, scratch: Path, by_round: Sequence[Sequence[ProbeResult]]) -> None:
+        """Keep the probes of the first seed; those of further folds beside that of the first."""
+        crops = [cut.id for cut in self.cuts() if "#crop" in cut.id]
+        if crops:
+            with atomic_write(scratch / "crops.jsonl") as file:
+                for r in self.rounds:
+                    for cut in (*r.train, *r.dev, *r.test):
+                        if "#crop" in cut.id:
+                            line = {"id": cut.id, "start": cut.start, "duration": cut.duration}
+                            file.write((json.dumps(line) + "\n").encode())
+        if not self.task.trained:
+            return
+        for number, results in enumerate(by_round):
+            save_pipeline(
+                scratch / (f"probe-fold{number + 1}" if number else "probe"),
+                results[0],
+                self.task,
+                self.settings,
+                protocol=self.config.protocol,
+                encoder=self.candidate.source,
+                digest=self.digest,
+                precision=self.config.precision,
+            )
+
+
+def cropped(cuts: Sequence[Cut], seconds: float | None, count: int, seed: int) -> list[Cut]:
+    """Return ``count`` random crops of every cut that is longer; shorter ones as they are.
+
+    Args:
+        cuts: What to crop.
+        seconds: Length of a crop; None crops nothing.
+        count: Crops of a cut.
+        seed: Seed of their places.
+    """
+    if seconds is None:
+        return list(cuts)
+    result: list[Cut] = []
+    for cut in cuts:
+        if cut.duration <= seconds + 0.01:
+            result.append(cut)
+            continue
+        places = round((cut.duration - seconds) * cut.sampling_rate) + 1
+        for number in range(count):
+            start = seed_of(seed, "crop", number, cut.id) % places / cut.sampling_rate
+            part = cut.truncate(offset=start, duration=seconds)
+            result.append(part.with_id(f"{cut.id}#crop{number}"))
+    return result
+
+
+def _merged(parts: Sequence[Sequence[Item]]) -> list[Item]:
+    """Return the items of all folds, sorted by id."""
+    if len(parts) == 1:
+        return list(parts[0])
+    items = [replace(item, fold=n) for n, part in enumerate(parts, start=1) for item in part]
+    return sorted(items, key=lambda item: item.id)
+
+
+def _rates(items: Sequence[Item]) -> dict[str, float]:
+    """Return insertions, deletions and substitutions in percent, and the mean blank ratio."""
+    counts: Mapping[str, float] = items[0].counts if items else {}
+    if "missed" in counts:
+        total = sum(item.total for item in items)
+        return {
+            name: round(100 * sum(item.counts[name] for item in items) / total, 2)
+            for name in ("missed", "false_alarm", "confusion")
+        }
+    if "blank_ratio" not in counts:
+        return {}
+    total = sum(item.counts.get("units", item.total) for item in items)
+    rates = {
+        name: round(100 * sum(item.counts[name] for item in items) / total, 2)
+        for name in ("substitutions", "insertions", "deletions")
+    }
+    return {**rates, "blank_ratio": round(fmean(item.counts["blank_ratio"] for item in items), 4)}
+
+
+def _write_items(path: Path, items: Sequence[Item]) -> None:
+    with atomic_write(path) as file:
+        for item in items:
+            file.write((json.dumps(asdict(item), ensure_ascii=False) + "\n").encode())

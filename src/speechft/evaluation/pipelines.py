@@ -1,0 +1,200 @@
+"""A trained probe with its encoder, kept in a folder, that predicts on an audio file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save
+
+from speechft.checkpoint import atomic_write, read_json, write_json
+from speechft.data.labels import Vocabulary
+from speechft.devices import Precision, autocast, pick_device, resolve_precision
+from speechft.encoders.base import Encoder
+from speechft.encoders.load import load_encoder
+from speechft.errors import CheckpointError, DataError
+from speechft.evaluation.grid import Probe
+from speechft.tasks import find_task
+
+if TYPE_CHECKING:
+    from speechft.evaluation.probe import ProbeConfig, ProbeResult
+    from speechft.tasks.base import Task
+
+PIPELINE_FILE, WEIGHTS_FILE = "pipeline.json", "probe.safetensors"
+_NOT_FOR_FILES = {"qbe": "it has no probe", "asv": "it compares two files"}
+
+
+class Pipeline:
+    """An encoder and a trained probe.
+
+    Args:
+        encoder: In evaluation mode.
+        probe: Of the task.
+        task: What it does.
+        vocabulary: Of the probe's training split.
+        setting: Of the decision, chosen on dev.
+        precision: Of the encoder's forward pass.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        probe: Probe,
+        task: Task,
+        vocabulary: Vocabulary,
+        setting: Any = None,
+        precision: Precision = "auto",
+    ) -> None:
+        self.encoder, self.probe = encoder, probe.eval()
+        self.task, self.vocabulary = task, vocabulary
+        self._setting, self._precision = setting, precision
+
+    def predict(self, audio: str | Path) -> str:
+        """Return what the probe says about an audio file.
+
+        Text of ASR, phones of PR, tagged text of SF, turns of SD as JSON, and the class otherwise;
+        the slots of IC are separated by ``/``.
+
+        Raises:
+            DataError: The file cannot be read or is too short.
+        """
+        waveform = read_audio(Path(audio))
+        device = next(self.probe.parameters()).device
+        precision = resolve_precision(self._precision, device)
+        with torch.inference_mode():
+            with autocast(precision, device):
+                output = self.encoder(
+                    waveform[None].to(device), torch.tensor([len(waveform)], device=device)
+                )
+            states = torch.stack([layer.float() for layer in output.layers])
+            logits = self.probe(states, output.lengths)
+        [prediction] = self.task.predict(logits, output.lengths, self.vocabulary)
+        return self.task.describe(prediction, self.vocabulary, self._setting)
+
+
+def load_pipeline(folder: str | Path) -> Pipeline:
+    """Load a probe that `evaluate` trained, with its encoder.
+
+    Args:
+        folder: ``OUT/evaluation/<encoder>/tasks/<task>`` of an evaluation, or its ``probe``.
+
+    Raises:
+        CheckpointError: The folder holds no probe, or its encoder is gone or has changed.
+        DataError: The task does not predict on single files.
+    """
+    place = Path(folder).expanduser()
+    place = place if (place / PIPELINE_FILE).is_file() else place / "probe"
+    if not (place / PIPELINE_FILE).is_file():
+        raise CheckpointError(
+            f"{folder} holds no trained probe",
+            hint="give OUT/evaluation/ENCODER/tasks/TASK of: speechft evaluate ... --out OUT",
+        )
+    content = read_json(place / PIPELINE_FILE)
+    if content["task"] in _NOT_FOR_FILES:
+        raise DataError(
+            f"task {content['task']} does not predict on a file: {_NOT_FOR_FILES[content['task']]}"
+        )
+    task = find_task(content["task"]).variant(content["protocol"])
+    vocabulary = Vocabulary(tuple(content["vocabulary"]))
+    head = task.probe_head(
+        content["dim"], vocabulary, hidden=content["hidden"], units=tuple(content["units"])
+    )
+    probe = Probe(content["states"], head)
+    probe.load_state_dict(load_file(place / WEIGHTS_FILE))
+    encoder = _encoder(content)
+    device = pick_device()
+    return Pipeline(
+        encoder.to(device),
+        probe.to(device),
+        task,
+        vocabulary,
+        content["setting"],
+        content["precision"],
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    result: ProbeResult,
+    task: Task,
+    config: ProbeConfig,
+    *,
+    protocol: str,
+    encoder: str,
+    digest: str,
+    precision: Precision,
+) -> None:
+    """Write a trained probe, and what else `load_pipeline` needs.
+
+    Args:
+        folder: Where it goes; made.
+        result: The chosen probe.
+        task: Its task.
+        config: Sizes of its head.
+        protocol: Name of the protocol.
+        encoder: Where the encoder comes from.
+        digest: Of the encoder.
+        precision: Of the encoder's forward pass.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / WEIGHTS_FILE) as file:
+        file.write(save({n: tensor.contiguous() for n, tensor in result.weights.items()}))
+    source = Path(encoder).expanduser()
+    content: dict[str, Any] = {
+        "task": task.name,
+        "protocol": protocol,
+        "vocabulary": list(result.vocabulary.symbols),
+        "states": len(result.layer_weights),
+        "dim": result.dim,
+        "hidden": config.hidden,
+        "units": list(config.units),
+        "encoder": str(source.resolve()) if source.exists() else encoder,
+        "encoder_digest": digest,
+        "precision": precision,
+        "learning_rate": result.learning_rate,
+        "setting": result.setting,
+    }
+    write_json(folder / PIPELINE_FILE, content)
+
+
+def read_audio(path: Path) -> torch.Tensor:
+    """Read an audio file as (S,) 16 kHz mono samples.
+
+    Raises:
+        DataError: It cannot be read or is empty.
+    """
+    import soundfile
+
+    from speechft.data.manifest import Utterance, load_waveform, to_cut
+
+    try:
+        info = soundfile.info(str(path))
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"audio {path} cannot be read: {error}") from None
+    if info.frames == 0:
+        raise DataError(f"audio {path} is empty")
+    cut = to_cut(
+        Utterance(
+            id=path.stem,
+            path=str(path.resolve()),
+            samples=info.frames,
+            sample_rate=info.samplerate,
+            channels=info.channels,
+        )
+    )
+    return torch.from_numpy(load_waveform(cut))
+
+
+def _encoder(content: dict[str, Any]) -> Encoder:
+    from speechft.encoders.load import digest_of
+
+    source = content["encoder"]
+    digest = digest_of(source)
+    if digest != content["encoder_digest"]:
+        raise CheckpointError(
+            f"encoder {source} has changed since the probe was trained "
+            f"(sha256 {digest[:12]}, then {content['encoder_digest'][:12]})",
+            hint="evaluate it again",
+        )
+    return load_encoder(source)

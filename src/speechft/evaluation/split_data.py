@@ -1,0 +1,115 @@
+"""A split's features and targets as probes take them, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechft.data.labels import Vocabulary
+from speechft.features.extract import Features
+from speechft.tasks.base import Task
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+_EVALUATED = 128
+"""Most utterances in a batch of evaluation."""
+_EVALUATED_BYTES = 1 << 29
+"""Most bytes of hidden states in it."""
+
+
+class SplitData:
+    """A split's features and targets.
+
+    Args:
+        task: Whose level decides whether frames or pooled statistics are read.
+        features: Of all cuts.
+        cuts: Of the split.
+        vocabulary: Of the training split.
+        training: Leave out what cannot be trained on.
+        context: What scoring needs beside the cuts.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        features: Features,
+        cuts: Sequence[Cut],
+        vocabulary: Vocabulary,
+        *,
+        training: bool = False,
+        context: Any = None,
+    ) -> None:
+        framed = task.level == "frame"
+        lengths = [features.length(cut) if framed else 1 for cut in cuts]
+        kept = [n for n, cut in enumerate(cuts) if not training or task.usable(cut, lengths[n])]
+        self.cuts = [cuts[n] for n in kept]
+        self.lengths = np.array([lengths[n] for n in kept], dtype=np.int64)
+        self.targets = [task.target(cuts[n], vocabulary, lengths[n]) for n in kept]
+        self.context = context
+        self._features = features
+        self._pooled: Tensor | None = None
+        if not framed and self.cuts:
+            rows = [features.pooled[cut.id].float() for cut in self.cuts]
+            self._pooled = torch.stack(rows, dim=1)[:, :, None]
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Return the number of hidden states and their dim."""
+        if self._pooled is not None:
+            return self._pooled.shape[0], self._pooled.shape[3]
+        states, _, dim = self._features.rows(self.cuts[:1])[0].shape
+        return states, dim
+
+    def batch(
+        self, chosen: Sequence[int], device: torch.device | None, starts: Sequence[int] = ()
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return padded (N, B, T, D) float32 states, (B,) lengths and targets.
+
+        Args:
+            chosen: Numbers of the cuts.
+            device: Where they go.
+            starts: First frame and number of frames of every cut, one after the other.
+        """
+        targets = [self.targets[n].to(device) for n in chosen]
+        if self._pooled is not None:
+            ones = torch.ones(len(chosen), dtype=torch.int64, device=device)
+            return self._pooled[:, chosen].to(device), ones, targets
+        rows = self._features.rows([self.cuts[n] for n in chosen])
+        if starts:
+            rows = [
+                row[:, first : first + count]
+                for row, first, count in zip(rows, starts[::2], starts[1::2], strict=True)
+            ]
+        lengths = torch.tensor([row.shape[1] for row in rows])
+        states, _, dim = rows[0].shape
+        padded = torch.zeros(states, len(rows), int(lengths.max()), dim, device=device)
+        for number, row in enumerate(rows):
+            padded[:, number, : row.shape[1]] = row.to(device)
+        return padded, lengths.to(device), targets
+
+
+def crop_variants(cuts: Sequence[Cut]) -> dict[str, list[int]]:
+    """Return the numbers of the cuts that are crops of the same one, by its id."""
+    groups: dict[str, list[int]] = {}
+    for number, cut in enumerate(cuts):
+        groups.setdefault(cut.id.partition("#crop")[0], []).append(number)
+    return groups if len(groups) < len(cuts) else {}
+
+
+def evaluation_batches(data: SplitData, order: Sequence[int]) -> Iterator[list[int]]:
+    """Yield batches of evaluation, from short to long, of bounded size."""
+    states, dim = data.shape
+    group: list[int] = []
+    for number in order:
+        size = 4 * states * dim * int(data.lengths[number]) * (len(group) + 1)
+        if group and (len(group) == _EVALUATED or size > _EVALUATED_BYTES):
+            yield group
+            group = []
+        group.append(number)
+    yield group

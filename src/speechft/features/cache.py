@@ -1,0 +1,143 @@
+"""Features on disk: pooled statistics and frames, keyed by encoder and audio."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from speechft.checkpoint import atomic_write
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+Codec = Literal["float16", "bfloat16", "int8"]
+
+
+def audio_key(cut: Cut) -> str:
+    """Return a digest of a cut's audio: of its samples if known, else of its file's identity.
+
+    The same audio under another id or in another split has the same key.
+    """
+    custom = cut.supervisions[0].custom or {} if cut.supervisions else {}
+    source = cut.recording.sources[0].source
+    identity = custom.get("sha256")
+    if identity is None:
+        try:
+            status = os.stat(source)
+            identity = f"{Path(source).resolve()}:{status.st_size}:{status.st_mtime_ns}"
+        except OSError:
+            identity = str(source)
+    text = f"{identity}:{cut.start:.6f}:{cut.duration:.6f}:{cut.channel}"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class PooledCache:
+    """Pooled statistics, (N, D) float32 of each audio, in files that are only ever added.
+
+    Args:
+        folder: Where they lie; made when first written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: dict[str, Path] = {}
+        for path in sorted(folder.glob("pooled-*.safetensors")):
+            try:
+                with safe_open(path, "pt") as file:
+                    self._files.update(dict.fromkeys(file.keys(), path))
+            except (OSError, SafetensorError):
+                continue  # a damaged file holds nothing; what it held is computed again
+
+    def get(self, keys: Iterable[str]) -> dict[str, Tensor]:
+        """Return what is there, by key."""
+        wanted: dict[Path, list[str]] = {}
+        for key in keys:
+            if key in self._files:
+                wanted.setdefault(self._files[key], []).append(key)
+        found: dict[str, Tensor] = {}
+        for path, names in wanted.items():
+            with safe_open(path, "pt") as file:
+                found.update({name: file.get_tensor(name) for name in names})
+        return found
+
+    def put(self, pooled: Mapping[str, Tensor]) -> None:
+        """Add statistics by key, in one new file."""
+        new = {key: tensor.contiguous() for key, tensor in pooled.items() if key not in self._files}
+        if not new:
+            return
+        name = hashlib.sha256("".join(sorted(new)).encode()).hexdigest()[:16]
+        path = self.folder / f"pooled-{name}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(save(new))
+        self._files.update(dict.fromkeys(new, path))
+
+
+class FrameCache:
+    """Hidden states of every frame, a file for each audio, up to a quota.
+
+    Args:
+        folder: Where they lie; made when first written.
+        quota: Bytes; beyond them nothing more is kept. What lies there already counts.
+        codec: How values are kept. ``int8``: a scale for each hidden state of each frame.
+    """
+
+    def __init__(self, folder: Path, quota: int, codec: Codec = "bfloat16") -> None:
+        self.folder, self.codec = folder / codec, codec
+        sizes = (path.stat().st_size for path in self.folder.glob("*.safetensors"))
+        self._left = quota - sum(sizes)
+        self._wrong = self._all = 0.0
+
+    @property
+    def relative_error(self) -> float:
+        """Return the root mean square error of what was written, relative to its values."""
+        return (self._wrong / self._all) ** 0.5 if self._all else 0.0
+
+    def get(self, key: str) -> Tensor | None:
+        """Return the (N, T, D) float16 states of an audio, if they are there."""
+        path = self.folder / f"{key}.safetensors"
+        try:
+            with safe_open(path, "pt") as file:
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError):
+            return None
+        return decode(stored)
+
+    def put(self, key: str, states: Tensor) -> bool:
+        """Keep (N, T, D) states if there is room; return whether they are kept."""
+        stored = encode(states, self.codec)
+        content = save(stored)
+        if len(content) > self._left:
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.folder / f"{key}.safetensors") as file:
+            file.write(content)
+        self._left -= len(content)
+        values = states.float()
+        self._wrong += float((decode(stored).float() - values).square().sum())
+        self._all += float(values.square().sum())
+        return True
+
+
+def encode(states: Tensor, codec: Codec) -> dict[str, Tensor]:
+    """Return (N, T, D) states in a smaller form."""
+    if codec == "int8":
+        scale = states.float().abs().amax(-1, keepdim=True).clamp(min=1e-12) / 127
+        return {"values": (states.float() / scale).round().to(torch.int8), "scale": scale}
+    return {"values": states.to(torch.bfloat16 if codec == "bfloat16" else torch.float16)}
+
+
+def decode(stored: Mapping[str, Tensor]) -> Tensor:
+    """Return (N, T, D) float16 states from their smaller form."""
+    values = stored["values"].float()
+    if "scale" in stored:
+        values = values * stored["scale"]
+    return values.half()

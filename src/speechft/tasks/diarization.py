@@ -1,0 +1,181 @@
+"""Speaker diarisation (SUPERB SD): who speaks when, by a one-way LSTM and the best permutation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from speechft.data.labels import Vocabulary, label_of
+from speechft.errors import DataError
+from speechft.tasks.base import Level, Predictions, Split, Task
+from speechft.tasks.measures import Item
+from speechft.tasks.metrics.diarization import Turn, diarization_errors
+from speechft.tasks.recurrent import DiarizationHead
+from speechft.tasks.turns import pit_losses, turn_labels, turns_of
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+_CHUNK_SECONDS = 40.0
+_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+_MEDIANS = (1, 11)
+_USUAL = (0.5, 1)
+Setting = tuple[float, int]
+"""(threshold, frames of the median filter)."""
+
+
+class SpeakerDiarization(Task):
+    """Diarisation error rate without a collar, overlapped speech included.
+
+    The label ``turns`` holds a JSON list of [speaker, start, end] in seconds. Training recordings
+    are cut into chunks of 40 s. Threshold and median filter are chosen on dev from SUPERB's ten
+    combinations (s3prl chooses them on test).
+    """
+
+    name = "sd"
+    title = "speaker diarisation"
+    label = "turns"
+    level: ClassVar[Level] = "frame"
+    metric: ClassVar[str] = "der"
+    higher_is_better: ClassVar[bool] = False
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Return as many numbered speakers as a recording has at most."""
+        count = max((len({turn[0] for turn in turns_of_cut(cut)}) for cut in cuts), default=0)
+        if count < 2:
+            raise DataError(f"task sd needs recordings of two speakers, found {count} at most")
+        if count > 4:
+            raise DataError(f"task sd takes up to 4 speakers a recording, found {count}")
+        return Vocabulary(tuple(f"speaker-{number}" for number in range(count)))
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Build a one-way LSTM with ``hidden`` units (SUPERB: 512)."""
+        return DiarizationHead(dim, len(vocabulary), hidden or 512)
+
+    def probe_head(
+        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
+    ) -> nn.Module:
+        """Build a one-way LSTM; ``units`` holds its size."""
+        return DiarizationHead(dim, len(vocabulary), units[0] if units else hidden or 512)
+
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return (T, K) 0/1 labels."""
+        turns = turns_of_cut(cut)
+        names = sorted({turn[0] for turn in turns})
+        if len(names) > len(vocabulary):
+            raise DataError(
+                f"cut {cut.id} has {len(names)} speakers, the training split {len(vocabulary)}"
+            )
+        labels = torch.zeros(frames, len(vocabulary))
+        labels[:, : len(names)] = torch.from_numpy(turn_labels(turns, 0, frames))
+        return labels
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Return losses whose mean is the batch's best permutations over its valid frames, (B,)."""
+        labels = nn.utils.rnn.pad_sequence(list(targets), batch_first=True)
+        best = pit_losses(logits, labels, lengths)[0].min(1).values
+        return best * len(best) / lengths.sum()
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Return (T, K) probabilities of each recording."""
+        probabilities = logits.float().sigmoid().cpu()
+        return [row[:n].numpy() for row, n in zip(probabilities, lengths.tolist(), strict=True)]
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return the turns as JSON."""
+        turns = _decided(prediction, setting or _USUAL)
+        return json.dumps([[n, round(a, 2), round(b, 2)] for n, a, b in turns])
+
+    def expand(self, cuts: Split) -> Split:
+        """Cut training recordings into chunks; a rest shorter than a second is left out."""
+        chunks: Split = []
+        for cut in cuts:
+            if cut.duration <= _CHUNK_SECONDS:
+                chunks.append(cut)
+                continue
+            start = 0.0
+            while cut.duration - start >= 1.0:
+                length = min(_CHUNK_SECONDS, cut.duration - start)
+                part = cut.truncate(offset=start, duration=length)
+                chunks.append(part.with_id(f"{cut.id}@{start:g}"))
+                start += _CHUNK_SECONDS
+        return chunks
+
+    def tune(
+        self, cuts: Split, predictions: Predictions, targets: Sequence[Tensor], context: Any
+    ) -> Setting:
+        """Return the threshold and median filter with the lowest error on dev."""
+        settings = [(threshold, median) for threshold in _THRESHOLDS for median in _MEDIANS]
+
+        def wrong(setting: Setting) -> float:
+            return sum(
+                diarization_errors(turns_of_cut(cut), _decided(p, setting)).total
+                for cut, p in zip(cuts, predictions, strict=True)
+            )
+
+        return min(settings, key=wrong)
+
+    def items(
+        self,
+        cuts: Split,
+        predictions: Predictions,
+        targets: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        context: Any = None,
+        setting: Any = None,
+    ) -> list[Item]:
+        """Return one item a recording: seconds of wrong and of all speaker time."""
+        items = []
+        for cut, prediction in zip(cuts, predictions, strict=True):
+            turns, found = turns_of_cut(cut), _decided(prediction, setting or _USUAL)
+            errors = diarization_errors(turns, found)
+            texts = [
+                json.dumps([[name, round(a, 3), round(b, 3)] for name, a, b in sorted(part)])
+                for part in (found, turns)
+            ]
+            counts = {
+                "missed": errors.missed,
+                "false_alarm": errors.false_alarm,
+                "confusion": errors.confusion,
+            }
+            items.append(Item(cut.id, texts[0], texts[1], errors.total, errors.speech, counts))
+        return items
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Compare the turns of one recording at the usual threshold."""
+        return self.items([cut], [prediction], [target], vocabulary)[0]
+
+
+def turns_of_cut(cut: Cut) -> list[Turn]:
+    """Return the turns of a cut, relative to its start and clipped to it.
+
+    Raises:
+        DataError: It has none, or they cannot be read.
+    """
+    text = label_of(cut, "turns")
+    if text is None:
+        raise DataError(f"cut {cut.id} has no turns, which task sd needs")
+    offset = -cut.supervisions[0].start
+    turns: list[Turn] = []
+    try:
+        for name, start, end in json.loads(text):
+            first, last = max(0.0, start - offset), min(cut.duration, end - offset)
+            if end <= start:
+                raise ValueError
+            if first < last:
+                turns.append((str(name), float(first), float(last)))
+    except (TypeError, ValueError):
+        raise DataError(
+            f"cut {cut.id}: turns are not a JSON list of [speaker, start, end]: {text[:60]!r}"
+        ) from None
+    return turns
+
+
+def _decided(probabilities: Any, setting: Setting) -> list[Turn]:
+    return turns_of(probabilities, threshold=setting[0], median=setting[1])

@@ -1,0 +1,143 @@
+"""Query by example (SUPERB QbE): find spoken queries in spoken documents, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from speechft.data.labels import Vocabulary
+from speechft.data.manifest import Corpus
+from speechft.errors import DataError
+from speechft.tasks.base import Level, Split, Task
+from speechft.tasks.detection import match_all, query_scores, standardize
+from speechft.tasks.measures import Item, Measure, weighted_mtwv
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+
+class QueryByExample(Task):
+    """Subsequence DTW of every query in every document, with the features of one layer.
+
+    The corpus names its splits (documents, dev queries, test queries) as those of the task, and in
+    ``info["qbe"]`` a file of tab-separated lines: query id, document id, 1 or 0. The layer with
+    the highest maximum term-weighted value on dev is taken.
+    """
+
+    name = "qbe"
+    title = "spoken query detection"
+    label = "qbe"
+    level: ClassVar[Level] = "frame"
+    metric: ClassVar[str] = "mtwv"
+    higher_is_better: ClassVar[bool] = True
+    trained: ClassVar[bool] = False
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Return the maximum term-weighted value."""
+        return (Measure("mtwv", True, weighted_mtwv),)
+
+    def supported_by(self, corpus: Corpus) -> bool:
+        """Return whether the corpus names its pairs and has all three splits."""
+        splits = corpus.task_splits(self.name)
+        return "qbe" in corpus.info and all(
+            corpus.statistics.get(split, {}).get("utterances", 0) > 0 for split in splits
+        )
+
+    def context(self, corpus: Corpus, split: str, cuts: Split) -> dict[str, dict[str, bool]]:
+        """Return, by query of the split and document, whether the one occurs in the other.
+
+        Raises:
+            DataError: The file cannot be read, or it lacks a query.
+        """
+        path = corpus.folder / str(corpus.info["qbe"])
+        wanted = {cut.id for cut in cuts}
+        pairs: dict[str, dict[str, bool]] = {}
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise DataError(f"query pairs {path} cannot be read: {error.strerror}") from None
+        for number, line in enumerate(lines, start=1):
+            cells = line.split("\t")
+            if len(cells) != 3 or cells[2] not in ("0", "1"):
+                raise DataError(f"{path}, line {number}: expected 'query<TAB>document<TAB>1|0'")
+            if cells[0] in wanted:
+                pairs.setdefault(cells[0], {})[cells[1]] = cells[2] == "1"
+        missing = sorted(wanted - pairs.keys())
+        if missing:
+            raise DataError(f"{path} holds no pair of query {missing[0]!r} of split {split}")
+        return pairs
+
+    def detect(
+        self,
+        queries: Mapping[str, Any],
+        documents: Mapping[str, Any],
+        truth: Mapping[str, Mapping[str, bool]],
+    ) -> list[Item]:
+        """Return one item a pair: its standardised score, and 1 where the query occurs.
+
+        Args:
+            queries: (Q, D) features of one layer by id.
+            documents: (T, D) features by id.
+            truth: From `context`.
+
+        Raises:
+            DataError: A pair names a document without audio.
+        """
+        mean, std = standardize([*queries.values(), *documents.values()])
+        scale = np.where(std > 0, std, 1.0)
+
+        def normal(features: Any) -> Any:
+            return ((np.asarray(features, dtype=np.float64) - mean) / scale).astype(np.float32)
+
+        normalized = {name: normal(features) for name, features in documents.items()}
+        scores: dict[str, dict[str, float]] = {}
+        for query, features in queries.items():
+            names = list(truth[query])
+            absent = next((name for name in names if name not in normalized), None)
+            if absent is not None:
+                raise DataError(f"query {query!r} is paired with {absent!r}, which has no audio")
+            found = match_all(normal(features), [normalized[name] for name in names])
+            scores[query] = dict(zip(names, found.tolist(), strict=True))
+        frames = {name: len(features) for name, features in queries.items()}
+        return [
+            Item(
+                f"{query}|{document}",
+                f"{score:.4f}",
+                str(int(truth[query][document])),
+                score,
+                float(truth[query][document]),
+                group=query,
+            )
+            for query, by_document in query_scores(scores, frames).items()
+            for document, score in by_document.items()
+        ]
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Return an empty vocabulary: nothing is trained."""
+        return Vocabulary(())
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Return nothing to train."""
+        return nn.Identity()
+
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Refuse: pairs of recordings have the labels."""
+        raise NotImplementedError("query detection labels pairs, not utterances")
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Refuse: nothing is trained."""
+        raise NotImplementedError("query detection trains nothing")
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Refuse: see `detect`."""
+        raise NotImplementedError("query detection scores pairs, see detect")
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Refuse: see `detect`."""
+        raise NotImplementedError("query detection scores pairs, see detect")

@@ -1,0 +1,117 @@
+"""Slot filling (SUPERB SF): characters with tags around slots, by CTC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from speechft.data.labels import UNKNOWN, Vocabulary, label_of
+from speechft.errors import DataError
+from speechft.tasks.ctc import BLANK, END, CtcTask, recurrent_head
+from speechft.tasks.measures import Item, Measure, ratio, ratio_of
+from speechft.tasks.metrics.slots import slot_type_f1_of, slot_value_edits
+from speechft.tasks.text import slot_groups, tagged_text
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+
+class SlotFilling(CtcTask):
+    """Recognise words and mark their slots.
+
+    The label ``slots`` holds one slot type for each word of the text, ``O`` for none, separated by
+    spaces; ``B-`` and ``I-`` before a type are allowed. Reported are the F1 of slot types, which
+    selects, and the character error rate of slot values.
+    """
+
+    name = "sf"
+    title = "slot filling"
+    label = "slots"
+    metric: ClassVar[str] = "slot_type_f1"
+    higher_is_better: ClassVar[bool] = True
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Return the F1 of slot types and the character error rate of slot values."""
+        return (
+            Measure("slot_type_f1", True, ratio),
+            Measure("slot_value_cer", False, ratio_of("value_edits", "value_length")),
+        )
+
+    def probe_head(
+        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
+    ) -> nn.Module:
+        """Build stacked bidirectional LSTMs, or a linear layer where there are no units."""
+        return recurrent_head(dim, len(vocabulary), hidden, units)
+
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Collect all characters, and both tags of every slot type."""
+        found = {symbol for cut in cuts for symbol in self.symbols(cut)}
+        types = {symbol.strip()[2:] for symbol in found if _is_tag(symbol)}
+        if not types:
+            raise DataError(
+                "task sf: the training split holds no slot",
+                hint="the label 'slots' holds one slot type a word, O for none",
+            )
+        tags = {tag for name in types for tag in (f"B-{name} ", f" E-{name}")}
+        ends = (END,) if self.ends else ()
+        return Vocabulary.from_symbols(found | tags, first=(BLANK, *ends, UNKNOWN))
+
+    def symbols(self, cut: Cut) -> list[str]:
+        """Return the characters and tags of a cut."""
+        symbols: list[str] = []
+        for place, (slot, words) in enumerate(slot_groups(*_words_and_slots(cut))):
+            inside = list(" ".join("AND" if word == "&" else word for word in words))
+            if slot is not None:
+                inside = [f"B-{slot} ", *inside, f" E-{slot}"]
+            symbols += ([" "] if place else []) + inside
+        return symbols
+
+    def units(self, symbols: Sequence[str]) -> list[str]:
+        """Return the words and tags."""
+        return "".join(symbols).split()
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+        """Return the tagged text."""
+        return "".join(vocabulary.decode(prediction[0]))
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Compare slot types and values."""
+        counted = super().score(cut, prediction, target, vocabulary)
+        hypothesis = self.describe(prediction, vocabulary)
+        reference = tagged_text(*_words_and_slots(cut))
+        wrong, length = slot_value_edits(reference, hypothesis)
+        counts = {**counted.counts, "value_edits": float(wrong), "value_length": float(length)}
+        counts["units"] = counted.total
+        f1 = slot_type_f1_of(reference, hypothesis)
+        return replace(
+            counted,
+            prediction=hypothesis,
+            reference=reference,
+            amount=f1,
+            total=1.0,
+            counts=counts,
+        )
+
+
+def _is_tag(symbol: str) -> bool:
+    return symbol.startswith(("B-", " E-"))
+
+
+def _words_and_slots(cut: Cut) -> tuple[list[str], list[str]]:
+    text, slots = label_of(cut, "text"), label_of(cut, "slots")
+    if text is None or slots is None:
+        raise DataError(f"cut {cut.id} has no {'slots' if text else 'text'}, which task sf needs")
+    words, labels = text.upper().split(), slots.split()
+    if len(words) != len(labels):
+        raise DataError(
+            f"cut {cut.id} has {len(words)} words but {len(labels)} slot labels",
+            hint="give every word a slot type, O for none, separated by spaces",
+        )
+    empty = next((label for label in labels if label in ("B-", "I-")), None)
+    if empty is not None:
+        raise DataError(f"cut {cut.id}: slot label {empty!r} has no type")
+    return words, labels

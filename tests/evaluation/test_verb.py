@@ -1,0 +1,101 @@
+"""What the verbs `evaluate` and `compare` make of their options and results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from helpers import cut_of
+from speechft.data.manifest import Corpus
+from speechft.errors import ConfigError, DataError
+from speechft.evaluation.jobs import cropped
+from speechft.evaluation.suite import EvaluationConfig, assign_tasks
+from speechft.evaluation.verb import compare_verb, evaluation_config, result_lines
+from speechft.results import ResultRow, write_rows
+from speechft.tasks import SUPERB
+
+
+def row(encoder: str, task: str, metric: str, value: float, **changes: object) -> ResultRow:
+    fields: dict[str, object] = {
+        "encoder": encoder,
+        "encoder_digest": "0",
+        "task": task,
+        "metric": metric,
+        "value": value,
+        "higher_is_better": metric not in ("per", "slot_value_cer"),
+        "n": 10,
+        "interval": (value - 1, value + 1),
+        "split": "test",
+        "seed": 0,
+        "protocol": "default",
+        "learning_rate": 1e-3,
+    }
+    return ResultRow.model_validate({**fields, **changes})
+
+
+def test_names_of_tasks() -> None:
+    assert evaluation_config("all", {}).tasks == SUPERB
+    assert evaluation_config("available", {}).tasks == "available"
+    assert evaluation_config(" pr, sid ,", {"protocol": "s3prl"}).tasks == ("pr", "sid")
+    config = evaluation_config("pr", {"precision": None, "frame_cache_gb": 2.5, "cache": "x"})
+    assert (config.floors, config.frame_cache_gb, config.precision) == ((), 2.5, "auto")
+    with pytest.raises(ConfigError, match="frame_cache_gb: Input should be greater than or equal"):
+        evaluation_config("pr", {"frame_cache_gb": -1.0})
+
+
+def test_table_has_the_score_where_its_tasks_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {
+        ("pr", "per"): 5.17,
+        ("sid", "accuracy"): 81.86,
+        ("er", "accuracy"): 64.99,
+        ("sf", "slot_type_f1"): 88.54,
+        ("sf", "slot_value_cer"): 24.70,
+    }
+    rows = [row("hubert", *key, value) for key, value in figures.items()]
+    rows += [row("other", "pr", "per", 9.0, details={"converged": False})]
+    result_lines(rows, "default")
+    printed = capsys.readouterr().out
+    assert "870.2" in printed
+    assert "9.00 [8.00, 10.00] *" in printed
+    assert "per ↓" in printed
+
+
+def test_compare_without_predictions_has_no_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(
+        tmp_path / "results.jsonl",
+        [row("a", "pr", "per", 10.0), row("b", "pr", "per", 12.5)],
+    )
+    compare_verb([tmp_path], "b", as_json=True)
+    [line] = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert (found["encoder"], found["baseline"], found["difference"]) == ("a", "b", -2.5)
+    assert found["interval"] is None
+    assert found["better"] is None
+    with pytest.raises(ConfigError, match="unknown encoder 'c'; choices are: a, b"):
+        compare_verb([tmp_path], "c", as_json=False)
+
+
+def test_tasks_take_the_first_corpus_that_supports_them(tones: Corpus, miniature: Corpus) -> None:
+    config = EvaluationConfig(tasks=("sid", "sd", "er"), floors=())
+    tasks, by_task = assign_tasks(config, [tones, miniature])
+    assert [task.name for task in tasks] == ["sid", "sd", "er"]
+    assert [by_task[task.name].name for task in tasks] == ["tones", "miniature", "miniature"]
+    with pytest.raises(DataError, match=r"task sd needs label 'turns'.*tones, tones"):
+        assign_tasks(config, [tones, tones])
+    every, _ = assign_tasks(EvaluationConfig(tasks="available"), [tones, miniature])
+    assert set(SUPERB) <= {task.name for task in every}
+
+
+def test_crops_are_random_but_fixed() -> None:
+    cuts = [cut_of("long", 48_000, labels={"x": "1"}), cut_of("short", 12_000)]
+    first = cropped(cuts, 1.0, 3, seed=0)
+    assert [cut.id for cut in first] == ["long#crop0", "long#crop1", "long#crop2", "short"]
+    assert [cut.duration for cut in first] == [1.0, 1.0, 1.0, 0.75]
+    assert [cut.start for cut in first] == [cut.start for cut in cropped(cuts, 1.0, 3, seed=0)]
+    assert len({cut.start for cut in first[:3]}) == 3
+    assert [c.start for c in first] != [c.start for c in cropped(cuts, 1.0, 3, seed=1)]
+    assert cropped(cuts, None, 3, seed=0) == cuts

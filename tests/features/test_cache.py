@@ -1,0 +1,110 @@
+"""Feature caches: keys, codecs with their error, quota, and frames that lie nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lhotse.cut import Cut
+
+from helpers import cut_of, tiny_encoder
+from speechft.data.manifest import Corpus
+from speechft.features.cache import FrameCache, PooledCache, audio_key, decode, encode
+from speechft.features.extract import Features, Storage, extract
+
+CPU = torch.device("cpu")
+
+
+def states(seed: int = 0, frames: int = 40) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 3.0 * torch.randn(3, frames, 16, generator=generator)
+
+
+@pytest.mark.parametrize(
+    ("codec", "limit"), [("float16", 3e-4), ("bfloat16", 2e-3), ("int8", 6e-3)]
+)
+def test_codecs_have_the_error_that_they_report(codec: str, limit: float, tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path, 1 << 20, codec)  # type: ignore[arg-type]
+    assert cache.put("a", states())
+    found = cache.get("a")
+    assert found is not None
+    error = float(((found.float() - states()).square().sum() / states().square().sum()).sqrt())
+    assert error == pytest.approx(cache.relative_error, rel=1e-3)
+    assert 0 < error < limit
+    assert torch.equal(decode(encode(states(), codec)), found)  # type: ignore[arg-type]
+
+
+def test_quota_is_kept_across_runs(tmp_path: Path) -> None:
+    cache = FrameCache(tmp_path, 9000, "bfloat16")
+    assert [cache.put(name, states(n)) for n, name in enumerate("abc")] == [True, True, False]
+    again = FrameCache(tmp_path, 9000, "bfloat16")
+    assert not again.put("d", states())
+    assert again.get("a") is not None
+    assert again.get("c") is None
+
+
+def test_pooled_statistics_survive_and_damage_is_forgotten(tmp_path: Path) -> None:
+    PooledCache(tmp_path).put({"a": torch.ones(2, 3), "b": torch.zeros(2, 3)})
+    PooledCache(tmp_path).put({"a": torch.full((2, 3), 9.0), "c": torch.ones(2, 3)})
+    found = PooledCache(tmp_path).get(["a", "c", "d"])
+    assert found.keys() == {"a", "c"}
+    assert torch.equal(found["a"], torch.ones(2, 3))
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:20])
+    assert PooledCache(tmp_path).get(["a"]) == {}
+
+
+def test_keys_go_by_audio_not_by_name() -> None:
+    one, two = (cut_of(name, labels={"x": name}) for name in ("one", "two"))
+    assert audio_key(one) != audio_key(two)
+    same = one.with_id("three")
+    assert audio_key(one) == audio_key(same)
+    assert audio_key(one.truncate(offset=0.2, duration=0.5)) != audio_key(one)
+
+
+def run(cuts: list[Cut], storage: Storage | None = None) -> Features:
+    framed = frozenset(cut.id for cut in cuts)
+    return extract(
+        tiny_encoder(), cuts, frames=framed, device=CPU, precision="fp32", storage=storage
+    )
+
+
+def test_frames_are_the_same_wherever_they_come_from(tones: Corpus, tmp_path: Path) -> None:
+    cuts = list(tones.split("dev"))[:6]
+    kept = run(cuts)
+    streamed = run(cuts, Storage(memory=0))
+    assert streamed.frames == {}
+    cached = run(cuts, Storage(frames=FrameCache(tmp_path, 1 << 24, "float16"), memory=0))
+    for cut, one, two, three in zip(
+        cuts, kept.rows(cuts), streamed.rows(cuts), cached.rows(cuts), strict=True
+    ):
+        assert kept.length(cut) == streamed.length(cut) == one.shape[1]
+        torch.testing.assert_close(one.float(), two.float(), atol=4e-3, rtol=2e-3)
+        assert torch.equal(one, three)
+
+
+def test_what_is_on_disk_is_not_computed_again(
+    tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from speechft.features import extract as module
+
+    cuts = list(tones.split("dev"))[:4]
+
+    def storage() -> Storage:
+        return Storage(PooledCache(tmp_path), FrameCache(tmp_path, 1 << 24, "float16"))
+
+    first = run(cuts, storage())
+    encoded: list[int] = []
+    original = module._encode
+    monkeypatch.setattr(
+        module, "_encode", lambda *args: (encoded.append(len(args[1])), original(*args))[1]
+    )
+    second = run(cuts, storage())
+    assert encoded == []
+    for cut in cuts:
+        assert torch.equal(first.pooled[cut.id], second.pooled[cut.id])
+        assert torch.equal(first.frames[cut.id], second.frames[cut.id])
+    more = list(tones.split("dev"))[:6]
+    run(more, storage())
+    assert sum(encoded) == 2

@@ -1,0 +1,46 @@
+"""Slot metrics against s3prl; see oracle/superb/07_metrics."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from helpers import ORACLE
+from speechft.tasks import metrics
+
+DATA = json.loads((ORACLE / "superb" / "07_metrics" / "slot_metrics.json").read_text())
+NAMES: dict[str, Any] = {
+    "slot_type_f1": metrics.slot_type_f1,
+    "slot_value_cer": metrics.slot_value_cer,
+    "slot_value_wer": metrics.slot_value_wer,
+    "slot_edit_f1_full": lambda r, h: metrics.slot_edit_f1(r, h, full=True),
+    "slot_edit_f1_part": lambda r, h: metrics.slot_edit_f1(r, h, full=False),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_value_is_that_of_s3prl(name: str) -> None:
+    compared = 0
+    for pair in DATA["pairs"]:
+        expected = pair[name]["s3prl.metric"]
+        if "value" in expected:
+            found = NAMES[name]([pair["ref"]], [pair["hyp"]])
+            assert found == pytest.approx(expected["value"], abs=1e-12), pair["note"]
+            compared += 1
+        elif "ZeroDivision" in expected["error"]:
+            with pytest.raises(ValueError, match=r"holds a slot"):
+                NAMES[name]([pair["ref"]], [pair["hyp"]])
+    assert compared > 14
+    kept = [pair for pair in DATA["pairs"] if "crash" not in pair["note"]]
+    found = NAMES[name]([p["ref"] for p in kept], [p["hyp"] for p in kept])
+    assert found == pytest.approx(DATA["corpus"][name]["s3prl.metric"]["value"], abs=1e-12)
+
+
+def test_values_may_hold_colons() -> None:
+    reference = "B-rating_value NINE E-rating_value"
+    hypothesis = "B-rating_value 9:30 E-rating_value"
+    assert metrics.slot_type_f1([reference], [hypothesis]) == 1.0
+    assert metrics.slot_value_cer([reference], [hypothesis]) == 1.0
+    assert metrics.slots_of("B-a X;Y:Z E-a") == {"a": ["X;Y:Z"]}

@@ -1,0 +1,117 @@
+"""Dynamic time warping of queries against dtw-python and s3prl; see oracle/superb/06_qbe."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from helpers import ORACLE
+from speechft.tasks import detection
+from speechft.tasks.metrics import mtwv, mtwv_and_threshold
+
+FOLDER = ORACLE / "superb" / "06_qbe"
+FEATURES = load_file(FOLDER / "inputs.safetensors")
+ORACLE_OUT = json.loads((FOLDER / "outputs.json").read_text())
+QUERIES = [FEATURES[f"query_{n}"] for n in range(4)]
+DOCUMENTS = [FEATURES[f"doc_{n}"] for n in range(9)]
+
+
+def normalised() -> tuple[list[np.ndarray], list[np.ndarray]]:
+    mean, std = detection.standardize([*QUERIES, *DOCUMENTS])
+    return [(q - mean) / std for q in QUERIES], [(d - mean) / std for d in DOCUMENTS]
+
+
+def test_standardisation_is_that_of_s3prl() -> None:
+    expected = load_file(FOLDER / "norm_stats.safetensors")
+    mean, std = detection.standardize([*QUERIES, *DOCUMENTS])
+    np.testing.assert_allclose(mean, expected["mean"], atol=1e-6)
+    np.testing.assert_allclose(std, expected["std"], atol=1e-6)
+    candidates = [(QUERIES[0], DOCUMENTS[0]), (normalised()[0][0], normalised()[1][0])]
+    gaps = [
+        np.abs(detection.distance_matrix(*pair) - expected["dist_cosine_exp_minmax_q0_d0"]).max()
+        for pair in candidates
+    ]
+    assert min(gaps) < 1e-5
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_every_pair_scores_as_in_s3prl(normalise: bool) -> None:
+    expected = ORACLE_OUT["expert_log_records"]["results"][f"feature_normalization={normalise}"]
+    queries, documents = normalised() if normalise else (QUERIES, DOCUMENTS)
+    names = [f"d{n}" for n in range(len(documents))]
+    raw = {
+        f"q{n}": dict(zip(names, detection.match_all(query, documents).tolist(), strict=True))
+        for n, query in enumerate(queries)
+    }
+    found = detection.query_scores(raw, {f"q{n}": len(q) for n, q in enumerate(queries)})
+    for query, by_document in expected.items():
+        for document, record in by_document.items():
+            score = found[query][document]
+            assert score == pytest.approx(float(record["score"]), abs=6e-5)
+            assert ("YES" if score > detection.DECISION else "NO") == record["decision"]
+
+
+def test_pairs_of_every_setting_are_those_of_dtw_python() -> None:
+    compared = 0
+    for pair in ORACLE_OUT["pairs"]:
+        arguments = {
+            "distance": pair["dist_method"],
+            "normalize_rows": pair["minmax_norm"],
+            "step_pattern": pair["step_pattern"],
+            "subsequence": pair["subsequence"],
+        }
+        query, document = QUERIES[pair["query"]], DOCUMENTS[pair["doc"]]
+        if pair["dist_method"] == "cosine_neg_log":  # wants positive features; made with exp
+            query, document = np.exp(query), np.exp(document)
+        if pair["error"]:
+            with pytest.raises(ValueError, match="no warping path"):
+                detection.match(query, document, **arguments)
+            continue
+        found = detection.match(query, document, **arguments)
+        if math.isnan(pair["score"]):
+            assert math.isnan(found)
+        else:
+            assert found == pytest.approx(pair["score"], abs=1e-5)
+        compared += 1
+    assert compared > 250
+
+
+def test_side_by_side_is_one_by_one() -> None:
+    for query in QUERIES:
+        alone = [detection.match(query, document) for document in DOCUMENTS]
+        np.testing.assert_allclose(detection.match_all(query, DOCUMENTS), alone, rtol=1e-12)
+
+
+def test_mtwv_against_a_slow_count() -> None:
+    rng = np.random.default_rng(0)
+    queries = [f"q{n % 5}" for n in range(200)]
+    labels = (rng.random(200) < 0.2).astype(int)
+    scores = np.round(rng.normal(labels * 1.5, 1.0), 1)
+    beta = 1.0 * (1 - 0.0008) / (100 * 0.0008)
+
+    def value(threshold: float) -> float:
+        losses = []
+        for query in sorted(set(queries)):
+            mine = [n for n, q in enumerate(queries) if q == query]
+            targets = [n for n in mine if labels[n]]
+            others = [n for n in mine if not labels[n]]
+            missed = sum(scores[n] < threshold for n in targets) / len(targets)
+            false = sum(scores[n] >= threshold for n in others) / len(others)
+            losses.append(missed + beta * false)
+        return 1 - float(np.mean(losses))
+
+    best = max([0.0, *(value(t) for t in set(scores))])
+    assert mtwv(queries, labels, scores) == pytest.approx(best)
+    threshold = mtwv_and_threshold(queries, labels, scores)[1]
+    assert value(threshold) == pytest.approx(best)
+
+
+def test_mtwv_ends() -> None:
+    assert mtwv(["a"] * 4, [1, 0, 0, 1], [3.0, 1.0, 0.0, 2.0]) == 1.0
+    assert mtwv_and_threshold(["a"] * 3, [1, 0, 0], [0.0, 1.0, 2.0]) == (0.0, float("inf"))
+    with pytest.raises(ValueError, match="no query has both"):
+        mtwv(["a", "b"], [1, 0], [0.0, 1.0])

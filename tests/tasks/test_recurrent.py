@@ -1,0 +1,136 @@
+"""Recurrent heads of ASR, SF and TED-LIUM against s3prl's own classes; see oracle/superb."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+from helpers import ORACLE
+from speechft.errors import CheckpointError
+from speechft.features.featurizer import WeightedSum, kept_frames
+from speechft.tasks import LetterText, RecurrentHead, TedliumText, from_s3prl, to_s3prl
+from speechft.tasks.losses import ctc_losses
+from speechft.tasks.recurrent import thin_out
+
+FOLDER = ORACLE / "superb"
+CASES = {
+    "02_ctc/asr_rnns": 320,
+    "02_ctc/asr_rnns_zero_inf": 320,
+    "02_ctc/sf_rnns": 320,
+    "02_ctc/rnns_concat2_ln_proj": 160,
+    "02_ctc/rnns_drop2_layer_drop2": 160,
+    "10_tedlium/expert_rnns": 320,
+}
+
+
+def head_of(name: str, rate: int) -> tuple[RecurrentHead, dict[str, Tensor]]:
+    config = json.loads((FOLDER / name / "config.json").read_text())["downstream_expert"]
+    model = config.get("modelrc") or config["model"]
+    options = model["RNNs"]
+    state = load_file(FOLDER / name / "state.safetensors")
+    head = RecurrentHead(
+        24,
+        len(state["model.linear.bias"]),
+        projection=model["project_dim"],
+        hidden=options["dim"],
+        bidirectional=options["bidirection"],
+        dropout=options["dropout"],
+        layer_norm=options["layer_norm"],
+        layer_projection=options["proj"],
+        keep_every=options["sample_rate"],
+        input_keep_every=1 if options["total_rate"] == -1 else round(options["total_rate"] / rate),
+        thinning=options["sample_style"],
+    )
+    head.load_state_dict(from_s3prl("asr", state))
+    return head.eval(), state
+
+
+def loss_of(logits: Tensor, lengths: Tensor, labels: list[list[int]]) -> Tensor:
+    return ctc_losses(logits, lengths, [torch.tensor(row) for row in labels]).mean()
+
+
+@pytest.mark.parametrize(("name", "rate"), CASES.items(), ids=CASES)
+def test_outputs_losses_and_gradients_are_those_of_s3prl(name: str, rate: int) -> None:
+    head, state = head_of(name, rate)
+    inputs = load_file(FOLDER / name / "inputs.safetensors")
+    expected = load_file(FOLDER / name / "outputs.safetensors")
+    records = json.loads((FOLDER / name / "records.json").read_text())
+    states = inputs["hidden_states"].requires_grad_()
+    featurizer = WeightedSum(len(states), normalize=name.endswith("zero_inf"))
+    featurizer.weights.data.copy_(inputs["weights"])
+    lengths = torch.tensor(
+        [kept_frames(n, states.shape[2], rate=rate) for n in inputs["wav_lens"].tolist()]
+    )
+    logits, kept = head.with_lengths(featurizer(states), lengths)
+    assert kept.tolist() == expected["log_probs_len"].tolist()
+    torch.testing.assert_close(
+        logits.log_softmax(-1), expected["log_probs"], atol=1e-5, rtol=0
+    )  # padding included: s3prl's LSTMs see zeros there too
+    loss = loss_of(logits, kept, records["labels"])
+    torch.testing.assert_close(loss, expected["loss"], atol=1e-5, rtol=1e-5)
+    loss.backward()
+    own = {f"grad_param.{k}": k for k in state if k != "best_score"}
+    found = to_s3prl("asr", {n: p.grad for n, p in head.named_parameters() if p.grad is not None})
+    for key, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[f"grad_param.{key}"], atol=1e-6, rtol=1e-4)
+    assert {f"grad_param.{key}" for key in found} == own.keys()
+    torch.testing.assert_close(
+        featurizer.weights.grad, expected["grad_weights"], atol=1e-6, rtol=1e-4
+    )
+    torch.testing.assert_close(states.grad, expected["grad_hidden_states"], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "rate"), CASES.items(), ids=CASES)
+def test_single_utterances_are_those_of_s3prl(name: str, rate: int) -> None:
+    head, _ = head_of(name, rate)
+    inputs = load_file(FOLDER / name / "inputs.safetensors")
+    expected = load_file(FOLDER / name / "outputs_batch1.safetensors")
+    features = load_file(FOLDER / name / "outputs.safetensors")
+    records = json.loads((FOLDER / name / "records.json").read_text())
+    text = {"asr": LetterText(), "exp": TedliumText()}.get(name.partition("/")[2][:3])
+    for number in range(len(inputs["wav_lens"])):
+        row = features[f"feature_{number}"][None]
+        logits, length = head.with_lengths(row, torch.tensor([row.shape[1]]))
+        torch.testing.assert_close(
+            logits[0].log_softmax(-1), expected[f"log_probs_{number}"], atol=1e-5, rtol=0
+        )
+        loss = loss_of(logits, length, records["labels"][number : number + 1])
+        torch.testing.assert_close(loss, expected[f"loss_{number}"], atol=1e-5, rtol=1e-5)
+        if text is not None:
+            decoded = text.decode_path(logits[0].argmax(-1).tolist())
+            words = records["batch1"]["pred_words"][number]
+            assert decoded == (words if isinstance(words, str) else " ".join(words))
+
+
+def test_padding_does_not_change_what_is_valid() -> None:
+    torch.manual_seed(0)
+    head = RecurrentHead(6, 4, projection=5, hidden=(3, 3), dropout=0.0)
+    features, lengths = torch.randn(2, 9, 6), torch.tensor([9, 5])
+    together = head(features, lengths)
+    alone = head(features[1:, :5], torch.tensor([5]))
+    torch.testing.assert_close(together[1, :5], alone[0])
+
+
+def test_thinning_out() -> None:
+    features, lengths = torch.arange(14.0).view(1, 7, 2), torch.tensor([7])
+    joined, counts = thin_out(features, lengths, 3, "concat")
+    assert joined.tolist() == [[[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11]]]
+    assert counts.tolist() == [2]
+    dropped, counts = thin_out(features, lengths, 3, "drop")
+    assert dropped.tolist() == [[[0, 1], [6, 7], [12, 13]]]
+    assert counts.tolist() == [2]
+    same, counts = thin_out(features, lengths, 1)
+    assert same is features
+    assert F.mse_loss(same, features) == 0
+
+
+def test_a_foreign_key_is_refused() -> None:
+    with pytest.raises(
+        CheckpointError, match=r"'mystery.weight' is not one of the head of task sd"
+    ):
+        from_s3prl("sd", {"mystery.weight": torch.zeros(1)})
