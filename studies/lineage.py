@@ -4,7 +4,7 @@
 
 Tuned: the packaged encoder and two others of its shape, pre-trained from other seeds, fine-tuned on
 speakers of the embedded corpus with every strategy at a usual and at a reckless learning rate, in
-float32 and stored in half precision, gone on pre-training, and merged; with the oracle pairs.
+float32 and stored in half precision, and merged; with the oracle pairs.
 Strangers: the same tuned encoders beside every other base, encoders of another family of equal
 shape, fresh weights, and tuned encoders with layers shuffled, swapped, doubled or grafted.
 Training is written out here so that the study does not depend on the engine that it serves.
@@ -151,18 +151,6 @@ def tuned_encoders(
             place = work / f"{base}-{strategy}-{rate}"
             made = partial(fine_tune, folder, strategy, audio, steps, RATES[rate], seed=0)
             yield base, f"{strategy}, {rate} rate", saved(place, made)
-    goes_on = pretrain_recipe(
-        "pretrain-tiny",
-        work / "goes-on",
-        [
-            "corpus=synthetic",
-            "start_from=tiny-hubert",
-            f"optimization.steps={steps}",
-            "optimization.learning_rate=5e-4",
-            "seed=9",
-        ],
-    )
-    yield "tiny-hubert", "pre-training goes on", goes_on
     merged = work / "merged"
     merge(bases["tiny-hubert"], work / "tiny-hubert-plain-reckless", out=merged, force=True)
     yield "tiny-hubert", "merged at 0.25", merged

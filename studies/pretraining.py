@@ -37,7 +37,7 @@ from speechft.features.extract import DownsamplerCache
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.pretrain import pretrain_recipe
 
-TASKS = ("pr", "phones", "sid", "ic", "style")
+TASKS = ("pr", "pc", "sid", "ic", "style")
 SILENCE = "SIL"
 TOPLINE = {"pr": 3000, "sid": 1500}
 """Updates of the topline by task."""

@@ -109,7 +109,7 @@ def test_a_finished_run_is_skipped_and_a_changed_one_redone(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(pipeline, "finetune", refuse)
+    monkeypatch.setattr("speechft.compositions.finetune", refuse)
     again = pipeline.run(_recipe(tiny_hubert, tones), folder)
     assert again.rows == summary.rows
     with pytest.raises(AssertionError, match="trained again"):

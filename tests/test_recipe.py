@@ -11,7 +11,20 @@ from speechft.errors import ConfigError
 from speechft.finetuning.pretraining import PretrainingConfig
 from speechft.recipe import PRETRAIN_PREFIX, Recipe, find_recipe, load_recipe, packaged_recipes
 
-PACKAGED = ("demo", "pretrain-tiny", "pretrain-tiny-2")
+PACKAGED = (
+    "decoar2-tedlium3-asr",
+    "demo",
+    "hubert-base-aishell3-pretraining",
+    "hubert-base-iemocap-er",
+    "hubert-base-pr-sid-sequential",
+    "hubert-base-tedlium3-asr",
+    "hubert-base-timit-pc",
+    "hubert-base-voxceleb1-sid",
+    "pretrain-tiny",
+    "pretrain-tiny-2",
+    "wav2vec2-base-tedlium3-asr",
+    "wavlm-base-plus-tedlium3-asr",
+)
 
 
 def kind_of(name: str) -> type[Config]:

@@ -87,16 +87,21 @@ def run(recipe: str, out: Out, set_: Set = None) -> None:
     Example: speechft run demo --out runs/mine --set data.corpus=my.csv
     """
     from speechft import pipeline
+    from speechft.finetuning.distributed import leading
     from speechft.recipe import Recipe, load_recipe
 
-    pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=_command())
+    with leading() as first:
+        if first:
+            pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=_command())
 
 
 @app.command()
 def finetune(
     recipe: str,
     out: Out,
-    strategy: Annotated[str | None, typer.Option(help="stable or plain.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="stable, plain, l2sp, lora, dora, distill, early-...")
+    ] = None,
     set_: Set = None,
 ) -> None:
     """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
@@ -104,10 +109,15 @@ def finetune(
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
     from speechft import pipeline
+    from speechft.finetuning.distributed import leading
     from speechft.recipe import Recipe, load_recipe
 
     chosen = [f"finetuning.strategy={strategy}"] if strategy else []
-    encoder = pipeline.finetune_recipe(load_recipe(Recipe, recipe, [*(set_ or ()), *chosen]), out)
+    with leading() as first:
+        if not first:
+            return
+        loaded = load_recipe(Recipe, recipe, [*(set_ or ()), *chosen])
+        encoder = pipeline.finetune_recipe(loaded, out)
     typer.echo(f"tuned encoder: {encoder}")
     typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
 
@@ -248,6 +258,9 @@ def prepare(
         Path | None, typer.Option(help="Also write Lhotse Shar here, for a cluster to stream.")
     ] = None,
     shard_size: Annotated[int, typer.Option(help="Recordings a shard.")] = 1000,
+    layout: Annotated[
+        str | None, typer.Option(help="For synthetic-archives: write OUT as that archive.")
+    ] = None,
     set_: Set = None,
     as_json: Json = False,
 ) -> None:
@@ -256,8 +269,11 @@ def prepare(
     Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
     from speechft.data.corpora.build import Options
-    from speechft.data.corpora.prepare import prepare_verb
+    from speechft.data.corpora.prepare import archive_verb, prepare_verb
 
+    if layout is not None:
+        archive_verb(corpus, layout, out)
+        return
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
     given = (corpus, root, out, options, set_ or ())
     prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)

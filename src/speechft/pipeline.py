@@ -5,17 +5,17 @@ from __future__ import annotations
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from speechft.checkpoint import encoder_digest, read_json, write_text
+from speechft.checkpoint import write_text
+from speechft.compositions import Composer, Models, check_composition
 from speechft.console import log, print_table
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
-from speechft.encoders.load import FEATURES, digest_of, resolve_encoder
+from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
 from speechft.evaluation.embedded import open_evaluation_corpus
 from speechft.evaluation.protocols import differences
@@ -30,11 +30,10 @@ from speechft.evaluation.suite import (
     slug,
 )
 from speechft.features.extract import DownsamplerCache
-from speechft.finetuning.finetune import FinetuningConfig, finetune
-from speechft.merging import merge
+from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, write_rows
-from speechft.runs import lock, stage
+from speechft.runs import lock
 from speechft.tasks.base import Task
 from speechft.verdict import PRE_TRAINED, Names, verdict
 
@@ -46,6 +45,7 @@ class Run:
     recipe: Recipe
     folder: Path
     corpus: Corpus
+    corpora: dict[str, Corpus]
     tasks: list[Task]
     cache: DownsamplerCache = field(default_factory=DownsamplerCache)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -87,14 +87,14 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
     with lock(folder):
         started = time.monotonic()
         state = _open(recipe, folder, started)
-        tuned = {s: _tune(state, s) for s in (recipe.finetuning.strategy, *_baselines(recipe))}
-        merged = {a: _merge(state, tuned[recipe.finetuning.strategy], a) for a in _alphas(recipe)}
-        _export(tuned[recipe.finetuning.strategy], folder / "tuned")
-        _export(merged[recipe.merging.alpha], folder / "merged")
-        rows = _evaluate(state, tuned, merged[recipe.merging.alpha])
-        curve = _curve(state, rows, merged)
+        models = _compose(state)
+        main = models[recipe.finetuning.strategy]
+        _export(main.tuned, folder / "tuned")
+        _export(main.merged[recipe.merging.alpha], folder / "merged")
+        rows = _evaluate(state, models, main.merged[recipe.merging.alpha])
+        curve = _curve(state, rows, main.merged)
         with state.timed("report"):
-            return _report(state, rows, curve, command)
+            return _report(state, rows, curve, models, command)
 
 
 def evaluate(
@@ -137,24 +137,39 @@ def evaluate(
 
 def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
     """Run the fine-tuning of a recipe alone; returns the folder of the tuned encoder."""
+    check_composition(recipe)
+    config = recipe.finetuning
     with lock(folder):
         digest_of(recipe.encoder)
-        corpus = find_corpus(recipe.data.corpus, folder / "corpus")
-    return _tuning_stage(recipe.finetuning, recipe, corpus, folder, DownsamplerCache())
+        composer = Composer(recipe, _corpora(recipe, folder), folder)
+        if recipe.composition.kind != "single":
+            _export(composer.compose(config.strategy).tuned, folder / "encoder")
+            return folder / "encoder"
+    return composer.tune(config, recipe.encoder, folder)
+
+
+def _corpora(recipe: Recipe, folder: Path) -> dict[str, Corpus]:
+    """Open the corpus of the run, and those that belong to a task."""
+    corpora = {"*": find_corpus(recipe.data.corpus, folder / "corpus")}
+    for task, name in recipe.data.corpora.items():
+        corpora[task] = find_corpus(name, folder / f"corpus-{task}")
+    return corpora
 
 
 def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     """Check what can be checked before any work, and open the corpus."""
     log(f"encoder: {recipe.encoder} (sha256 {digest_of(recipe.encoder)[:12]})")
-    corpus = find_corpus(recipe.data.corpus, folder / "corpus")
+    check_composition(recipe)
+    corpora = _corpora(recipe, folder)
+    corpus = corpora["*"]
     log(f"corpus: {corpus.name} (digest {corpus.digest[:12]}) in {corpus.folder}")
-    state = Run(recipe, folder, corpus, choose_tasks(recipe.evaluation, corpus))
+    state = Run(recipe, folder, corpus, corpora, choose_tasks(recipe.evaluation, corpus))
     state.seconds["corpus"] = time.monotonic() - started
     write_text(folder / "recipe.yaml", recipe.as_yaml())
     return state
 
 
-def _baselines(recipe: Recipe) -> list[Any]:
+def _baselines(recipe: Recipe) -> list[Strategy]:
     return [s for s in recipe.baselines if s != recipe.finetuning.strategy]
 
 
@@ -162,35 +177,16 @@ def _alphas(recipe: Recipe) -> list[float]:
     return sorted({recipe.merging.alpha, *recipe.merging.curve})
 
 
-def _tune(state: Run, strategy: Any) -> Path:
-    config = state.recipe.finetuning.model_copy(update={"strategy": strategy})
-    with state.timed(f"{strategy} fine-tuning"):
-        place = state.folder / "finetuning" / strategy
-        return _tuning_stage(config, state.recipe, state.corpus, place, state.cache)
-
-
-def _tuning_stage(
-    config: FinetuningConfig, recipe: Recipe, corpus: Corpus, folder: Path, cache: DownsamplerCache
-) -> Path:
-    settings = {"finetuning": config.as_dict(), "seed": recipe.seed}
-    inputs = {"encoder": digest_of(recipe.encoder), "corpus": corpus.digest}
-    with stage(folder, name="finetune", config=settings, inputs=inputs) as work:
-        if not work.done:
-            finetune(config, recipe.encoder, corpus, work.scratch, seed=recipe.seed, cache=cache)
-    return folder / "encoder"
-
-
-def _merge(state: Run, tuned: Path, alpha: float) -> Path:
-    folder = state.folder / "merging" / f"alpha-{alpha:g}"
-    base = resolve_encoder(state.recipe.encoder)
-    inputs = {"base": digest_of(base), "tuned": encoder_digest(tuned)}
-    with (
-        state.timed("merging"),
-        stage(folder, name="merge", config={"alpha": alpha}, inputs=inputs) as work,
-    ):
-        if not work.done:
-            merge(base, tuned, alpha=alpha, out=work.scratch / "encoder")
-    return folder / "encoder"
+def _compose(state: Run) -> dict[Strategy, Models]:
+    """Make the encoders of the recipe's strategy, merged, and of the baselines, as they are."""
+    recipe = state.recipe
+    models: dict[Strategy, Models] = {}
+    composer = Composer(recipe, state.corpora, state.folder, state.cache)
+    for strategy in (recipe.finetuning.strategy, *_baselines(recipe)):
+        alphas = _alphas(recipe) if not models else []
+        with state.timed(f"{strategy} fine-tuning"):
+            models[strategy] = composer.compose(strategy, alphas)
+    return models
 
 
 def _export(source: Path, target: Path) -> None:
@@ -212,14 +208,14 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _evaluate(state: Run, tuned: dict[str, Path], merged: Path) -> list[ResultRow]:
+def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> list[ResultRow]:
     """Evaluate floors, pre-trained, every strategy and the merged encoder on test."""
     recipe, strategy = state.recipe, state.recipe.finetuning.strategy
     names = Names.of(strategy, recipe.merging.alpha)
     candidates = [_floor(name, recipe) for name in recipe.evaluation.floors]
     candidates.append(Candidate(PRE_TRAINED, recipe.encoder))
-    candidates += [Candidate(f"{s} fine-tuning", str(tuned[s])) for s in _baselines(recipe)]
-    candidates.append(Candidate(names.tuned, str(tuned[strategy])))
+    candidates += [Candidate(f"{s} fine-tuning", str(models[s].tuned)) for s in _baselines(recipe)]
+    candidates.append(Candidate(names.tuned, str(models[strategy].tuned)))
     candidates.append(Candidate(names.merged, str(merged), alpha=recipe.merging.alpha))
     rows: list[ResultRow] = []
     for candidate in candidates:
@@ -254,7 +250,7 @@ def _floor(name: str, recipe: Recipe) -> Candidate:
     return Candidate(name.upper(), name)
 
 
-def _curve(state: Run, rows: Sequence[ResultRow], merged: dict[float, Path]) -> list[ResultRow]:
+def _curve(state: Run, rows: Sequence[ResultRow], merged: Mapping[float, Path]) -> list[ResultRow]:
     """Return dev figures over alpha; both ends and the recipe's alpha come from the test rows."""
     recipe = state.recipe
     if not recipe.merging.curve:
@@ -298,22 +294,25 @@ def scores(rows: Sequence[ResultRow], corpus: Corpus) -> dict[str, float | None]
     return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
 
 
-def _report(state: Run, rows: list[ResultRow], curve: list[ResultRow], command: str) -> Summary:
+def _report(
+    state: Run,
+    rows: list[ResultRow],
+    curve: list[ResultRow],
+    models: Mapping[Strategy, Models],
+    command: str,
+) -> Summary:
     from speechft.reporting.report import Report, table, write_report
 
     recipe, folder = state.recipe, state.folder
     names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
-    said = verdict(rows, folder / "evaluation", recipe.finetuning.task, names, recipe.verdict)
+    said = verdict(rows, folder / "evaluation", recipe.tuned_on, names, recipe.verdict)
     between = [row for row in curve if row.encoder not in {r.encoder for r in rows}]
     write_rows(folder / "results.jsonl", [*rows, *between])
     by_encoder = scores(rows, state.corpus)
-    histories = {
-        s: read_json(folder / "finetuning" / s / "history.json")
-        for s in (recipe.finetuning.strategy, *_baselines(recipe))
-    }
+    histories = {name: h for made in models.values() for name, h in made.histories.items()}
     report = Report(
         title=recipe.title,
-        tuned_on=recipe.finetuning.task,
+        tuned_on=recipe.tuned_on,
         verdict=said,
         rows=tuple(rows),
         curve=tuple(curve),
@@ -324,7 +323,7 @@ def _report(state: Run, rows: list[ResultRow], curve: list[ResultRow], command: 
     )
     write_report(report, folder / "report.html")
     header, cells = table(rows, by_encoder)
-    print_table(f"{recipe.title}: tuned on {recipe.finetuning.task}", header, cells)
+    print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     print("\n".join(said))
     log(f"report: {folder / 'report.html'}")
     return Summary(rows, curve, said, folder / "report.html")

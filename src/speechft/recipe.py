@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from speechft.config import Config, apply_overrides, build, read_yaml
 from speechft.errors import unknown_choice
 from speechft.evaluation.suite import EvaluationConfig
-from speechft.finetuning.finetune import FinetuningConfig, Strategy
+from speechft.finetuning.config import FinetuningConfig, Strategy
 
 Kind = TypeVar("Kind", bound=Config)
 
@@ -24,6 +24,8 @@ class DataConfig(Config):
 
     corpus: str = "synthetic"
     """Embedded corpus, a CSV of your own recordings, or the folder of a prepared corpus."""
+    corpora: dict[str, str] = Field(default_factory=dict)
+    """Corpora to fine-tune on by task, where that is not the one above."""
 
 
 class MergingConfig(Config):
@@ -35,6 +37,21 @@ class MergingConfig(Config):
     """Further coefficients that are merged and looked at on dev only."""
     curve_tasks: tuple[str, ...] = ()
     """Tasks of the curve; all tasks of the evaluation where it has none of these."""
+
+
+class CompositionConfig(Config):
+    """How several tasks become one encoder (multi-task experiments of the Speech-FT paper)."""
+
+    kind: Literal["single", "average", "ties", "sequential"] = "single"
+    """``single``: one fine-tuning (on several tasks at once with ``finetuning.tasks``), one merge;
+    ``average`` or ``ties``: a fine-tuning for each task, all merged together; ``sequential``: each
+    merged encoder is the base of the next task."""
+    tasks: tuple[str, ...] = ()
+    """Keys of the tasks, in order."""
+    overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Keys of ``finetuning`` that differ for a task."""
+    options: dict[str, float] = Field(default_factory=dict)
+    """Options of the merge method, such as density for TIES."""
 
 
 class VerdictConfig(Config):
@@ -60,6 +77,8 @@ class Recipe(Config):
     """The fine-tuning; its strategy is the one that gets merged."""
     baselines: tuple[Strategy, ...] = ("plain",)
     """Strategies that are fine-tuned and evaluated beside it, on the same data order."""
+    composition: CompositionConfig = CompositionConfig()
+    """How several tasks become one encoder."""
     merging: MergingConfig = MergingConfig()
     """The interpolation."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -68,6 +87,11 @@ class Recipe(Config):
     """What may be said about the result."""
     seed: int = 0
     """Seed of heads, order, dropout and probes."""
+
+    @property
+    def tuned_on(self) -> str:
+        """Return the task that the run is about, the first where there are several."""
+        return (*self.composition.tasks, *self.finetuning.task_weights())[0]
 
 
 def packaged_recipes() -> dict[str, Path]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -254,3 +256,20 @@ def test_a_resampled_recording_is_read_under_autocast(tmp_path: Path) -> None:
     expected = load_waveform(cut)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         np.testing.assert_array_equal(load_waveform(cut), expected)
+
+
+def test_memory_stays_flat_while_a_big_split_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speechft.data.manifest.EAGER_UTTERANCES", 0)
+    peaks = []
+    for count in (200, 2_000):
+        items = [dataclasses.replace(FIRST, id=f"{n:06d}") for n in range(count)]
+        cuts = write(tmp_path / str(count), *items).split("train")
+        next(iter(cuts))  # what is loaded once
+        gc.collect()
+        tracemalloc.start()
+        assert sum(1 for _ in cuts) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
+from lhotse.cut import Cut
 
+from speechft.data import shar
 from speechft.data.batching import BatchPlan, StepDataset, load_steps
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of, phones_of
@@ -133,6 +135,28 @@ def test_segments_and_other_rates_become_whole_16_khz_recordings(tmp_path: Path)
     for first, second in zip(before, after, strict=True):
         difference = np.abs(load_waveform(first) - load_waveform(second)).max()
         assert difference <= 1 / 32_768, "16 bits"
+
+
+def test_an_interrupted_export_goes_on(
+    tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+    plain = shar._write_shard
+
+    def count(folder: Path, number: int, cuts: list[Cut], audio: str) -> None:
+        before = (folder.parent / "index" / f"{folder.name}.{number:06d}.json").exists()
+        if len(written) == 3 and not before:
+            raise KeyboardInterrupt
+        plain(folder, number, cuts, audio)
+        if not before:
+            written.append(number)
+
+    monkeypatch.setattr(shar, "_write_shard", count)
+    with pytest.raises(KeyboardInterrupt):
+        export_shards(tones, tmp_path / "out", shard_size=4, jobs=1)
+    assert not (tmp_path / "out" / "corpus.json").exists()
+    monkeypatch.setattr(shar, "_write_shard", plain)
+    same(tones, export_shards(tones, tmp_path / "out", shard_size=4, jobs=2))
 
 
 def test_files_beside_the_manifests_come_along(tmp_path: Path) -> None:

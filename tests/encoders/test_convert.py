@@ -257,3 +257,11 @@ def test_names_of_outputs_must_fit_their_format(s3prl: Any, tmp_path: Path) -> N
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match="is a file"):
         convert(path, tmp_path / "folder", target="s3prl")
+
+
+def test_source_is_not_overwritten(s3prl: Any, tmp_path: Path) -> None:
+    path, _ = s3prl("hubert")
+    convert(path, tmp_path / "hf")
+    for source in (path, tmp_path / "hf"):
+        with pytest.raises(ConfigError, match="is the source itself"):
+            convert(source, source)

@@ -306,3 +306,10 @@ def test_task_vector_is_no_encoder(folder: Path, tmp_path: Path) -> None:
     make_delta(folder, folder, tmp_path / "delta.safetensors", force=True)
     with pytest.raises(CheckpointError, match="is a task vector, not an encoder"):
         load_encoder(tmp_path / "delta.safetensors")
+
+
+def test_adapter_is_no_encoder(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="holds an adapter") as caught:
+        load_encoder(folder)
+    assert "merge_and_unload" in str(caught.value.hint)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from helpers import tiny_encoder
 from speechft.checkpoint import file_digest
-from speechft.data.batching import BatchPlan, pad
+from speechft.data.batching import Batch, BatchPlan, pad
 from speechft.data.labels import label_of
 from speechft.data.manifest import (
     Corpus,
@@ -30,7 +30,7 @@ from speechft.data.manifest import (
 from speechft.errors import DataError, RunError, TrainingError
 from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
-from speechft.finetuning.loop import make_accelerator
+from speechft.finetuning.loop import _Training, make_accelerator
 
 _SETTINGS = {
     "task": "sid",
@@ -79,6 +79,54 @@ def test_losses_equal_those_of_a_loop_written_by_hand(tmp_path: Path, tones: Cor
         optimizer.step()
         losses.append(loss.item())
     assert tuned.history.losses == pytest.approx(losses, abs=2e-5)
+
+
+def test_losses_and_gradients_equal_those_of_plain_torch(
+    tmp_path: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Batch, dict[str, torch.Tensor]]] = []
+    update = _Training._update
+
+    def recorded(self: _Training, group: list[Batch]) -> float:
+        loss = update(self, group)
+        named = self.objective.named_parameters()
+        seen.append((group[0], {n: p.grad.clone() for n, p in named if p.grad is not None}))
+        return loss
+
+    monkeypatch.setattr(_Training, "_update", recorded)
+    config = FinetuningConfig(**{**_SETTINGS, "task": "pr", "learning_rate": 1e-3, "trackers": ()})
+    tuned = finetune_encoder(
+        tiny_encoder(), config, tones, tmp_path, seed=3, splits=("train", "dev")
+    )
+    twin = tiny_encoder().train()
+    twin.set_dropout({})
+    torch.manual_seed(3)
+    symbols = len(json.loads((tmp_path / "vocabulary.json").read_text()))
+    head = torch.nn.Linear(twin.dim, symbols)
+    named = {f"encoder.{n}": p for n, p in twin.named_parameters()}
+    named |= {f"head.pr.linear.{n}": p for n, p in head.named_parameters()}
+    optimizer = torch.optim.Adam(named.values())
+    for step, (batch, gradients) in enumerate(seen):
+        factor = step / 2 if step < 2 else 1.0 if step < 10 else (20 - step) / 10
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * factor
+        output = twin.contextualize(batch.features, batch.lengths)
+        scores = head(output.last_hidden_state).log_softmax(-1).transpose(0, 1)
+        sizes = torch.tensor([len(target) for target in batch.targets])
+        loss = F.ctc_loss(scores, torch.cat(batch.targets), output.lengths, sizes)
+        optimizer.zero_grad()
+        loss.backward()
+        for name, parameter in named.items():
+            if (name.startswith("encoder.") and step + 1 < 0.1 * 20) or "feature_extr" in name:
+                parameter.grad = None
+        trained = [p for p in named.values() if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        assert tuned.history.losses[step] == pytest.approx(loss.item(), rel=1e-6, abs=1e-6)
+        assert set(gradients) == {n for n, p in named.items() if p.grad is not None}
+        for name, gradient in gradients.items():
+            assert torch.allclose(gradient, named[name].grad, atol=1e-6, rtol=1e-4), (step, name)
+        optimizer.step()
+    assert len(seen) == 20
 
 
 _CHILD = """

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import HubertModel
 
-from speechft.merging import compare
+from speechft.errors import LineageError
+from speechft.merging import compare, merge
 from speechft.merging.lineage import MIN_SCORE, TensorChange, compare_configs
 
 
@@ -34,6 +35,32 @@ def test_tuned_models_and_strangers_do_not_overlap(
     far = [compare(base_model, model).score for model in strangers]
     assert min(s for s in near if s is not None) > 0.85 > MIN_SCORE
     assert max(s for s in far if s is not None) < 0.3 < MIN_SCORE
+
+
+@pytest.mark.parametrize("order", [[0, 2, 1], [1, 0, 2], [0, 0, 2], [0, 1, 1]])
+def test_one_layer_out_of_place_is_enough(order: list[int], base_model: Any, tune: Any) -> None:
+    score = compare(base_model, permuted(tune(base_model, 4), order)).score
+    assert score is not None
+    assert score < 0.3
+
+
+def test_one_layer_of_another_model_is_enough(
+    hubert_config: Any, base_model: Any, tune: Any
+) -> None:
+    torch.manual_seed(103)
+    grafted = tune(base_model, 5)
+    grafted.encoder.layers[1] = HubertModel(hubert_config).encoder.layers[1]
+    with pytest.raises(LineageError, match="in layer 1 the weights point elsewhere"):
+        merge(base_model, grafted)
+
+
+@pytest.mark.parametrize(("base", "tuned"), [("hubert", "wav2vec2"), ("wav2vec2", "hubert")])
+def test_another_family_of_equal_shape_shows_in_the_weights(
+    base: str, tuned: str, oracle: Path
+) -> None:
+    score = compare(oracle / f"{base}_base.pt", oracle / f"{tuned}_ft1_downstream.ckpt").score
+    assert score is not None
+    assert score < 0.3
 
 
 @pytest.mark.parametrize("family", ["hubert", "wav2vec2", "wavlm_base_plus", "decoar2"])

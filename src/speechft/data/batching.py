@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,10 @@ class Batch:
     """(B, T, C) output of the frozen downsampler."""
     targets: Any = None
     """Whatever the task's loss takes."""
+    hidden: Tensor | None = None
+    """(B, T, D) last hidden state, where a frozen encoder's stands in for the samples."""
+    task: str = ""
+    """Which task the batch is for, where there are several."""
 
     def to(self, device: torch.device) -> Batch:
         """Move all tensors to a device."""
@@ -120,6 +124,20 @@ class BatchPlan:
                 return [self._cuts[n] for n in plan[position - self._starts[epoch]]]
             epoch += 1
 
+    def largest(self) -> list[Cut]:
+        """Return a batch as large as the limits allow, of the longest cuts."""
+        seconds, utterances = self._limits
+        cuts = sorted(self._cuts, key=lambda cut: (-self._seconds(cut), cut.id))
+        return cuts[: max(1, min(utterances, int(seconds / self._seconds(cuts[0]))))]
+
+    def epochs(self, steps: int) -> float:
+        """Return how many epochs so many steps are."""
+        return steps * self._world_size / len(self._epoch(0))
+
+    def _seconds(self, cut: Cut) -> float:
+        duration = float(cut.duration)
+        return duration if self._max_duration is None else min(duration, self._max_duration)
+
     def _epoch(self, epoch: int) -> list[list[int]]:
         if epoch not in self._plans:
             if len(self._plans) == _KEPT_PLANS:
@@ -133,19 +151,18 @@ class BatchPlan:
 
         seconds, utterances = self._limits
         cuts = CutSet.from_cuts(self._shortened(cut) for cut in self._cuts)
-        buckets = max(1, min(20, len(self._cuts) // (2 * utterances)))
-        sampler = BucketingSampler(
-            cuts,
-            sampler_type=SimpleCutSampler,
-            max_duration=seconds,
-            max_cuts=utterances,
-            num_buckets=buckets,
-            shuffle=True,
-            seed=seed_of(self._seed, "plan", epoch) % 2**31,
-            drop_last=False,
-            rank=0,
-            world_size=1,
-        )
+        few = min(20, len(self._cuts) // (2 * utterances))
+        many = min(100, len(self._cuts) // (8 * utterances))  # where each still fills 8 batches
+        buckets = max(1, few, many)
+        limits = {"max_duration": seconds, "max_cuts": utterances, "shuffle": True}
+        limits |= {"seed": seed_of(self._seed, "plan", epoch) % 2**31, "drop_last": False}
+        limits |= {"rank": 0, "world_size": 1}
+        if buckets == 1:  # where all are of one length, lhotse 1.33 does not find the one bucket
+            sampler = SimpleCutSampler(cuts, **limits)
+        else:
+            sampler = BucketingSampler(
+                cuts, sampler_type=SimpleCutSampler, num_buckets=buckets, **limits
+            )
         with warnings.catch_warnings():
             # a cut beyond the limit is a batch of its own
             warnings.filterwarnings("ignore", message="The first cut drawn", category=UserWarning)
@@ -160,7 +177,8 @@ class BatchPlan:
 Read = Callable[["Cut", int], npt.NDArray[np.float32]]
 """From a cut and a step to its (S,) samples."""
 ReadDownsampled = Callable[["Cut", int], tuple[Tensor, int]]
-"""From a cut and a step to the (T, C) output of the downsampler and the number of samples."""
+"""From a cut and a step to the (T, C) output of the downsampler, or the (T, D) last hidden state,
+and the number of samples."""
 Target = Callable[["Cut", int], Any]
 """From a cut and the number of its samples to its target."""
 
@@ -189,6 +207,8 @@ class StepDataset(Dataset[Batch]):
         target: From a cut to its target.
         read: How to read a cut.
         downsampled: How to read a cut's downsampler output instead of its samples.
+        hidden: How to read a cut's last hidden state instead of either, while it does not change.
+        hidden_until: First step that does not read hidden states.
     """
 
     def __init__(
@@ -199,16 +219,27 @@ class StepDataset(Dataset[Batch]):
         collate: Callable[[list[Any]], Any],
         read: Read = read_plain,
         downsampled: ReadDownsampled | None = None,
+        hidden: ReadDownsampled | None = None,
+        hidden_until: int = 0,
     ) -> None:
         self.plan, self.target, self.collate = plan, target, collate
         self.read, self.downsampled = read, downsampled
+        self.hidden, self.hidden_until = hidden, hidden_until
 
     def __getitem__(self, step: int) -> Batch:
         """Return the batch of a step."""
-        cuts = self.plan.batch(step)
+        hidden = self.hidden if step < self.hidden_until else None
+        return self.collated(self.plan.batch(step), step, hidden)
+
+    def collated(self, cuts: Sequence[Cut], step: int, hidden: ReadDownsampled | None) -> Batch:
+        """Return the batch of some cuts as they are read at a step."""
         ids = tuple(cut.id for cut in cuts)
-        waveforms = features = None
-        if self.downsampled is not None:
+        waveforms = features = states = None
+        if hidden is not None:
+            pairs = [hidden(cut, step) for cut in cuts]
+            states = pad([pair[0] for pair in pairs])
+            lengths = [pair[1] for pair in pairs]
+        elif self.downsampled is not None:
             pairs = [self.downsampled(cut, step) for cut in cuts]
             features = pad([pair[0] for pair in pairs])
             lengths = [pair[1] for pair in pairs]
@@ -216,10 +247,33 @@ class StepDataset(Dataset[Batch]):
             rows = [torch.from_numpy(self.read(cut, step)) for cut in cuts]
             waveforms, lengths = pad(rows, PAD_TO), [len(row) for row in rows]
         targets = [self.target(cut, n) for cut, n in zip(cuts, lengths, strict=True)]
-        return Batch(ids, torch.tensor(lengths), waveforms, features, self.collate(targets))
+        collated = self.collate(targets)
+        return Batch(ids, torch.tensor(lengths), waveforms, features, collated, hidden=states)
 
 
-def load_steps(dataset: StepDataset, first: int, last: int, workers: int = 0) -> Iterator[Batch]:
+class JointDataset(Dataset[Batch]):
+    """Batches of several tasks in a fixed order.
+
+    Args:
+        datasets: By task.
+        order: Task of every step.
+    """
+
+    def __init__(self, datasets: Mapping[str, Dataset[Batch]], order: Sequence[str]) -> None:
+        self.datasets, self.order = dict(datasets), list(order)
+        seen = dict.fromkeys(self.datasets, 0)
+        self._places: list[int] = []
+        for task in self.order:
+            self._places.append(seen[task])
+            seen[task] += 1
+
+    def __getitem__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        task = self.order[step]
+        return replace(self.datasets[task][self._places[step]], task=task)
+
+
+def load_steps(dataset: Dataset[Batch], first: int, last: int, workers: int = 0) -> Iterator[Batch]:
     """Yield the batches of steps ``first`` to ``last - 1``, read ahead by worker processes."""
     loader = DataLoader(
         dataset,

@@ -8,14 +8,17 @@ in the tar each recording lies: a cut is read alone, in any order, from a disk o
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
+import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from speechft.checkpoint import json_digest, write_json
+from speechft.checkpoint import json_digest, write_json, write_text
 from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
@@ -91,14 +94,16 @@ def export_shards(
     *,
     shard_size: int = 1000,
     audio: Literal["flac", "wav"] = "flac",
+    jobs: int = 0,
 ) -> Corpus:
-    """Write a corpus as Lhotse Shar: 16 kHz mono, 16 bit.
+    """Write a corpus as Lhotse Shar: 16 kHz mono, 16 bit. Interrupted, it goes on by shards.
 
     Args:
         corpus: What to write.
         folder: Where it goes.
         shard_size: Cuts a shard.
         audio: Format of the recordings in the tar files.
+        jobs: Shards written at a time; 0: as many as there are processors.
 
     Raises:
         DataError: Audio cannot be read.
@@ -107,17 +112,9 @@ def export_shards(
     settings = {"shard_size": shard_size, "audio": audio}
     with stage(folder, name="shards", config=settings, inputs={"corpus": corpus.digest}) as work:
         if not work.done:
-            shards = {}
-            total = sum(s["utterances"] for s in corpus.statistics.values())
-            with progress_bar("writing shards", total) as bar:
-                for name in corpus.statistics:
-                    (work.scratch / name).mkdir(exist_ok=True)
-                    (work.scratch / "index").mkdir(exist_ok=True)
-                    shards[name] = 0
-                    for number, cuts in enumerate(_groups(corpus, name, shard_size)):
-                        _write_shard(work.scratch / name, number, cuts, audio)
-                        shards[name] = number + 1
-                        bar.advance(len(cuts))
+            shards = _write_all(
+                corpus, work.scratch, shard_size, audio, jobs or os.cpu_count() or 1
+            )
             for name in corpus.info.get("files", ()):
                 (work.scratch / name).write_bytes((corpus.folder / name).read_bytes())
             content = {
@@ -128,6 +125,27 @@ def export_shards(
             }
             write_json(work.scratch / CORPUS_FILE, content)
     return open_corpus(folder)
+
+
+def _write_all(corpus: Corpus, folder: Path, size: int, audio: str, jobs: int) -> dict[str, int]:
+    """Write every shard that is not there, some at a time; return their number by split."""
+    shards = {}
+    total = sum(s["utterances"] for s in corpus.statistics.values())
+    with progress_bar("writing shards", total) as bar, ThreadPoolExecutor(jobs) as pool:
+        for name in corpus.statistics:
+            (folder / name).mkdir(exist_ok=True)
+            groups = enumerate(_groups(corpus, name, size))
+            shards[name] = 0
+            while window := list(itertools.islice(groups, jobs)):
+                writing = [
+                    pool.submit(_write_shard, folder / name, number, cuts, audio)
+                    for number, cuts in window
+                ]
+                for future, (_, cuts) in zip(writing, window, strict=True):
+                    future.result()
+                    bar.advance(len(cuts))
+                shards[name] += len(window)
+    return shards
 
 
 def _groups(corpus: Corpus, split: str, size: int) -> Iterator[list[Cut]]:
@@ -145,6 +163,9 @@ def _write_shard(folder: Path, number: int, cuts: list[Cut], audio: str) -> None
     """Write one shard with Lhotse's tar writer, from waveforms that `load_waveform` read."""
     from lhotse.shar import AudioTarWriter
 
+    done = folder.parent / "index" / f"{folder.name}.{number:06d}.json"
+    if done.exists():
+        return
     tar = folder / f"recording.{number:06d}.tar"
     with (
         AudioTarWriter(str(tar), shard_size=None, format=audio) as writer,
@@ -160,8 +181,7 @@ def _write_shard(folder: Path, number: int, cuts: list[Cut], audio: str) -> None
     index = [
         [cut.id, member.offset_data, member.size] for cut, member in zip(cuts, members, strict=True)
     ]
-    place = folder.parent / "index" / f"{folder.name}.{number:06d}.json"
-    place.write_text(json.dumps(index), encoding="utf-8")
+    write_text(done, json.dumps(index))
 
 
 def _whole(cut: Cut, samples: int) -> Cut:

@@ -117,6 +117,8 @@ def convert(
     chosen = _target(out, target)
     checkpoint = open_checkpoint(resolve_encoder(source))
     _check_format(checkpoint, source_format)
+    if out.resolve() in {p.resolve() for p in (checkpoint.folder, *checkpoint.files) if p}:
+        raise ConfigError(f"{out} is the source itself", hint="choose another output")
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
     encoder = build_encoder(checkpoint, config=settings, allow_nonfinite=allow_nonfinite)

@@ -23,6 +23,8 @@ from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import CheckpointError, unknown_choice
 
+ADAPTER_NAME = "adapter_config.json"
+
 FEATURES = {"mfcc": lambda: MfccEncoder(), "mfcc-cmvn": lambda: MfccEncoder(cmvn=True)}
 """Encoders without weights, by name."""
 
@@ -105,7 +107,13 @@ def load_encoder(
         raise unknown_choice("mode", mode, MODES)
     if str(name) in FEATURES:
         return FEATURES[str(name)]().eval()
-    checkpoint = open_checkpoint(resolve_encoder(name))
+    path = resolve_encoder(name)
+    if (path / ADAPTER_NAME).is_file():
+        raise CheckpointError(
+            f"{path} holds an adapter (LoRA or the like), not an encoder",
+            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
+        )
+    checkpoint = open_checkpoint(path)
     return build_encoder(checkpoint, mode=mode, config=config, allow_nonfinite=allow_nonfinite)
 
 

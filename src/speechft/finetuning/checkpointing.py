@@ -12,19 +12,21 @@ import torch
 from speechft.checkpoint import atomic_write, file_digest
 from speechft.console import warn
 
-_KEEP = 2
+KEEP = 2
+"""Checkpoints kept: the newest, and one to go back to when that is damaged."""
 
 
-def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
+def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = KEEP) -> None:
     """Write the state of a training after ``step`` updates; older checkpoints are removed.
 
     Args:
         folder: Where checkpoints live.
         step: Updates done.
         state: Tensors and plain values, nothing that ``weights_only`` loading refuses.
+        keep: How many checkpoints stay.
 
     Raises:
-        RunError: The disk is full.
+        RunError: The disk is full or the folder cannot be written.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -32,7 +34,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> None:
     digest = hashlib.sha256(content).hexdigest()[:16]
     with atomic_write(folder / f"step-{step:08d}-{digest}.pt") as file:
         file.write(content)
-    for path in sorted(folder.glob("step-*.pt"))[:-_KEEP]:
+    for path in sorted(folder.glob("step-*.pt"))[:-keep]:
         path.unlink(missing_ok=True)
 
 

@@ -10,7 +10,11 @@ from torch import nn
 
 from speechft.encoders.base import Encoder
 
-Trainable = Literal["head", "head and layers", "everything"]
+Trainable = Literal["head", "head and layers", "head and adapters", "everything"]
+EncoderMode = Literal["train", "eval"]
+
+ADAPTER_MARK = "lora_"
+"""Part of the name of every parameter that PEFT adds."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +24,19 @@ class Phase:
     until: int
     """First update that no longer belongs to the phase, counted from 0."""
     trainable: Trainable
-    """``head`` alone; ``head and layers``: all but the downsampler; or ``everything``."""
+    """``head`` alone; ``head and layers``: all but the downsampler; ``head and adapters``: LoRA or
+    DoRA matrices instead of the layers; or ``everything``."""
+    encoder_mode: EncoderMode = "train"
+    """``eval`` switches the encoder's dropout off."""
 
 
-def stable_phases(steps: int, head_only: float, freeze_downsampler: bool = True) -> list[Phase]:
+def stable_phases(
+    steps: int,
+    head_only: float,
+    *,
+    trainable: Trainable = "head and layers",
+    head_only_mode: EncoderMode = "train",
+) -> list[Phase]:
     """Return the phases of stable fine-tuning.
 
     The official signature counts updates from 1 and freezes while ``step < head_only * steps``,
@@ -34,12 +47,17 @@ def stable_phases(steps: int, head_only: float, freeze_downsampler: bool = True)
     Args:
         steps: T, all updates.
         head_only: Share of the updates in which only the head learns.
-        freeze_downsampler: Keep the downsampling CNN as it is throughout.
+        trainable: What learns afterwards.
+        head_only_mode: Mode of the frozen encoder; ``train`` is what the official code does.
     """
     boundary = max(0, int(head_only * steps) - 1)
-    rest: Trainable = "head and layers" if freeze_downsampler else "everything"
-    phases = [Phase(boundary, "head")] if boundary else []
-    return [*phases, Phase(steps, rest)]
+    phases = [Phase(boundary, "head", head_only_mode)] if boundary else []
+    return [*phases, Phase(steps, trainable)]
+
+
+def head_only_updates(phases: Iterable[Phase]) -> int:
+    """Return how many updates go by before anything of the encoder learns."""
+    return max((phase.until for phase in phases if phase.trainable == "head"), default=0)
 
 
 def phase_at(phases: Iterable[Phase], step: int) -> Phase:
@@ -62,10 +80,18 @@ def apply_phase(phase: Phase, encoder: Encoder, head: nn.Module) -> None:
         encoder: The encoder in training.
         head: The task's head, always trainable.
     """
-    frozen = encoder.downsampler_names() if phase.trainable == "head and layers" else frozenset()
+    downsampler = encoder.downsampler_names()
     for name, parameter in encoder.named_parameters():
-        parameter.requires_grad_(phase.trainable != "head" and name not in frozen)
+        parameter.requires_grad_(_learns(name, phase.trainable, downsampler))
         if not parameter.requires_grad:
             parameter.grad = None
     for parameter in head.parameters():
         parameter.requires_grad_(True)
+
+
+def _learns(name: str, trainable: Trainable, downsampler: frozenset[str]) -> bool:
+    if trainable == "head and adapters":
+        return ADAPTER_MARK in name
+    if trainable == "head and layers":
+        return name not in downsampler
+    return trainable == "everything"

@@ -14,7 +14,7 @@ import soundfile
 from corpora import issues, prepared, sizes, train
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
-from speechft.data.manifest import Corpus
+from speechft.data.manifest import Corpus, open_corpus
 from speechft.data.waveform import load_waveform
 from speechft.errors import DataError
 from speechft.tasks import find_task
@@ -121,6 +121,10 @@ def test_parquet_with_audio_bytes(tmp_path: Path) -> None:
     assert labels(corpus, "train", "text") == [f"word {n}" for n in range(4)]
     expected, _ = soundfile.read(io.BytesIO(encoded(2)), dtype="float32")
     np.testing.assert_array_equal(load_waveform(list(corpus.split("train"))[2]), expected)
+    moved = corpus.folder.rename(tmp_path / "moved")
+    np.testing.assert_array_equal(
+        load_waveform(list(open_corpus(moved).split("train"))[2]), expected
+    )
 
 
 def test_parquet_damage_is_named(tmp_path: Path) -> None:

@@ -160,6 +160,18 @@ def test_missing_files_are_left_out_on_request(tmp_path: Path) -> None:
     assert lines(tmp_path)[0][:2] == ["missing-audio", "left out"]
 
 
+def test_after_a_fatal_stop_the_folder_is_prepared_anew(tmp_path: Path) -> None:
+    first = run(tmp_path, scan_of(tmp_path))
+    broken = scan_of(tmp_path)
+    broken.splits["train"][0].speaker = "test-speaker"
+    broken.sources = [tmp_path / "train0.wav"]  # any change of the inputs
+    with pytest.raises(DataError, match="1 speaker-overlap"):
+        run(tmp_path, broken)
+    assert len(lines(tmp_path)) == 1
+    assert run(tmp_path, scan_of(tmp_path)).digest == first.digest
+    assert lines(tmp_path) == []
+
+
 def test_headers_only_does_not_look_at_samples(tmp_path: Path) -> None:
     scan = scan_of(tmp_path)
     _silent(scan.splits["train"][0].path, scan.splits["train"][0])

@@ -53,6 +53,12 @@ def test_generic_needs_csv_and_folder(root: str | None, out: Path | None) -> Non
     assert "speechft prepare generic" in (caught.value.hint or "")
 
 
+def test_an_argument_without_use_is_an_error() -> None:
+    for root, settings in (("/data", ()), (None, ("seed=1",))):
+        with pytest.raises(ConfigError, match="takes neither ROOT nor settings"):
+            prepare("synthetic", root, None, None, settings)
+
+
 def test_embedded_corpus_goes_to_cache_or_out(
     tmp_path: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

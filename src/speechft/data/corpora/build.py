@@ -21,7 +21,7 @@ from speechft.data.inspection import Found, Header, inspect
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import DataError
-from speechft.runs import stage
+from speechft.runs import STAGE_FILE, stage
 
 _CHUNK = 32
 _FRAME, _HOP = 400, 320
@@ -79,7 +79,7 @@ def build(
     }
     with stage(folder, name="corpus", config=settings, inputs=inputs) as work:
         if not work.done:
-            splits, issues = _inspect_all(scan, options)
+            splits, issues = _inspect_all(scan, options, folder)
             issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
             _stop_if_fatal(issues, folder, card)
             write_issues(work.scratch / ISSUES_FILE, issues)
@@ -123,7 +123,9 @@ def _relative(issue: Issue, root: Path) -> Issue:
     return replace(issue, path=_below(issue.path, root), problem=problem)
 
 
-def _inspect_all(scan: Scan, options: Options) -> tuple[dict[str, list[Utterance]], list[Issue]]:
+def _inspect_all(
+    scan: Scan, options: Options, folder: Path
+) -> tuple[dict[str, list[Utterance]], list[Issue]]:
     """Return utterances by split, and every issue."""
     splits: dict[str, list[Utterance]] = {}
     issues: list[Issue] = []
@@ -153,7 +155,7 @@ def _inspect_all(scan: Scan, options: Options) -> tuple[dict[str, list[Utterance
                 for kind, problem, outcome in problems:
                     issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
                 if found.header and not any(_drops(kind, out) for kind, _, out in problems):
-                    splits[split].append(_utterance(draft, found, found.header))
+                    splits[split].append(_utterance(draft, found, found.header, folder))
     issues = _once_a_file(issues)
     issues += _duplicates(splits, scan)
     issues += _shared_speakers(splits, scan)
@@ -238,11 +240,11 @@ def _phones(draft: Draft) -> list[str]:
     return [phone for phone, _, _ in draft.phones]
 
 
-def _utterance(draft: Draft, found: Found, header: Header) -> Utterance:
+def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utterance:
     segment = found.samples != header.samples
     return Utterance(
         id=draft.id,
-        path=str(draft.path.absolute()),
+        path=_below(draft.path.absolute(), folder.resolve()),
         samples=found.samples,
         sample_rate=header.sample_rate,
         channels=header.channels,
@@ -316,6 +318,7 @@ def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
     if not fatal:
         return
     path = folder / ISSUES_FILE
+    (folder / STAGE_FILE).unlink(missing_ok=True)  # an older corpus here is no longer whole
     write_issues(path, issues)
     raise DataError(
         f"corpus {card.name} cannot be prepared: {summary(fatal)} (all in {path})",

@@ -36,6 +36,15 @@ CARDS = {
         ),
         replace(
             _DEMO,
+            name="synthetic-archives",
+            title="embedded speech for every SUPERB task: slots, keywords, emotions, mixtures with "
+            "turns, queries, trials, five languages",
+            hours="0.9 h",
+            splits="train, dev, test, sid-*, ks-*, sd-*, documents, *-queries, languages-*",
+            tasks=("pr", "asr", "ks", "qbe", "sid", "asv", "sd", "er", "ic", "sf"),
+        ),
+        replace(
+            _DEMO,
             name="synthetic-pretrain",
             title="embedded clean speech of 440 voices for pre-training",
             hours="30 h",

@@ -38,6 +38,8 @@ def prepare(
         DataError: The corpus is damaged in a way that is fatal.
     """
     if name in synthetic.SPECS:
+        if root is not None or settings:
+            raise ConfigError(f"corpus {name} is generated: it takes neither ROOT nor settings")
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
     known = cards()
@@ -102,6 +104,26 @@ def prepare_verb(
     if shards is not None:
         corpus = export_shards(corpus, shards, shard_size=shard_size)
     summarise(corpus, as_json=as_json)
+
+
+def archive_verb(name: str, layout: str, out: Path | None) -> None:
+    """Write the embedded corpus in the layout of an archive, for trying its recipe.
+
+    Raises:
+        ConfigError: The corpus has no such parts, the layout is unknown, or OUT is missing.
+    """
+    from speechft.data.corpora.synthetic.archives import write_archive
+
+    if name != synthetic.material.MATERIAL.name:
+        raise ConfigError(
+            f"corpus {name} cannot be written in another layout",
+            hint=f"speechft prepare {synthetic.material.MATERIAL.name} --layout {layout} --out DIR",
+        )
+    if out is None:
+        raise ConfigError("--layout needs an output folder", hint="--out DIR")
+    write_archive(layout, lambda: prepare(name, None, None), out)
+    print(f"wrote {out} in the layout of {layout}")
+    print(f"next: speechft prepare {layout} {out} --out corpora/{layout}")
 
 
 def summarise(corpus: Corpus, *, as_json: bool) -> None:

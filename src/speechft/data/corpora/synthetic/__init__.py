@@ -19,6 +19,7 @@ from pydantic import Field
 from speechft.checkpoint import json_digest
 from speechft.config import Config
 from speechft.console import log, progress_bar
+from speechft.data.corpora.synthetic import material
 from speechft.data.corpora.synthetic.espeak import variants
 from speechft.data.corpora.synthetic.texts import TextSet
 from speechft.data.corpora.synthetic.voices import VoicePool
@@ -141,7 +142,9 @@ PRETRAIN = SyntheticSpec(
 )
 """What the packaged encoder is pre-trained on: about 33 hours, clean; noise is added on the fly."""
 
-SPECS = {spec.name: spec for spec in (DEMO, STUDY, NEW_VOICES, PRETRAIN)}
+SPECS: dict[str, SyntheticSpec | material.MaterialSpec] = {
+    spec.name: spec for spec in (DEMO, STUDY, NEW_VOICES, PRETRAIN, material.MATERIAL)
+}
 
 TASK_SPLITS = {
     "sid": ("train", "dev", "test"),
@@ -150,7 +153,9 @@ TASK_SPLITS = {
 """Probe splits by task; ``*`` stands for every other task."""
 
 
-def prepare(spec: SyntheticSpec, folder: Path, processes: int = 2) -> Corpus:
+def prepare(
+    spec: SyntheticSpec | material.MaterialSpec, folder: Path, processes: int = 2
+) -> Corpus:
     """Generate the corpus into ``folder`` unless it is there already.
 
     Args:
@@ -162,11 +167,13 @@ def prepare(spec: SyntheticSpec, folder: Path, processes: int = 2) -> Corpus:
         DataError: espeak-ng is not installed, or a worker failed.
         RunError: The folder is in use, or the disk is full.
     """
+    if isinstance(spec, material.MaterialSpec):
+        return material.prepare(spec, folder, _run, processes)
     inputs = {"spec": spec.digest()}
     with stage(folder, name="corpus", config=spec.as_dict(), inputs=inputs) as work:
         if not work.done:
             log(f"{spec.name}: speaking {sum(p.utterances for p in spec.partitions)} utterances")
-            _speak(spec, work.scratch, processes)
+            _run(list(_jobs(spec, work.scratch)), processes)
             splits = {p.name: _utterances(p, work.scratch) for p in spec.partitions}
             info = {
                 "licence": LICENCE,
@@ -190,10 +197,9 @@ def _jobs(spec: SyntheticSpec, folder: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def _speak(spec: SyntheticSpec, folder: Path, processes: int) -> None:
-    """Run every shard that is not finished, ``processes`` at a time."""
+def _run(jobs: list[dict[str, Any]], processes: int) -> None:
+    """Run every job that is not finished, ``processes`` at a time."""
     variants()  # without espeak-ng: one clear error before any worker starts
-    jobs = list(_jobs(spec, folder))
     left = [job for job in jobs if not (Path(job["folder"]) / "shard.jsonl").exists()]
     with (
         ThreadPoolExecutor(processes) as pool,
@@ -213,7 +219,7 @@ def _speak(spec: SyntheticSpec, folder: Path, processes: int) -> None:
 
 
 def _run_worker(job: dict[str, Any]) -> None:
-    command = [sys.executable, "-m", f"{__name__}.worker"]
+    command = [sys.executable, "-m", job.get("module", f"{__name__}.worker")]
     with tempfile.TemporaryFile() as errors:
         done = subprocess.run(
             command, input=json.dumps(job).encode(), stdout=errors, stderr=errors, check=False

@@ -95,6 +95,14 @@ class Espeak:
         self._callback = _Callback(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
+    def seed(self, number: int) -> None:
+        """Seed the noise of voices with breath, which espeak-ng otherwise seeds with the time.
+
+        Args:
+            number: 0 to 2^31 - 1.
+        """
+        self._library.espeak_ng_SetRandSeed(ctypes.c_long(number))
+
     def say(self, text: str, voice: str, prosody: Prosody) -> Speech:
         """Synthesise a text.
 

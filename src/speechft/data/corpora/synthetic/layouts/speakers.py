@@ -20,6 +20,8 @@ Splits = Mapping[str, Sequence[Spoken]]
 _CODES = {"train": 1, "dev": 2, "test": 3}
 _IEMOCAP = ("neu", "hap", "exc", "ang", "sad", "fru")
 """Emotions that are handed out in turn; recipes drop the last one."""
+_CREMA_D = {"ang": "anger", "hap": "happy", "neu": "neutral", "sad": "sad"}
+_LEVELS = ("XX", "LO", "MD", "HI")
 
 
 def voxceleb1(root: Path, splits: Splits) -> None:
@@ -88,11 +90,15 @@ def crema_d(root: Path, splits: Splits) -> None:
     folder = root / "AudioWAV"
     codes = {text: code for code, text in crema_d_corpus.SENTENCES.items()}
     emotions = {name: code for code, name in crema_d_corpus.EMOTIONS.items()}
+    emotions |= {short: emotions[name] for short, name in _CREMA_D.items()}
     items = [item for split in splits.values() for item in split]
     for actor, (_, spoken) in enumerate(by_speaker(items).items(), 1001):
+        turns = dict.fromkeys(emotions.values(), 0)
         for index, item in enumerate(spoken):
             emotion = emotions.get(item.labels.get("emotion", ""))
-            emotion = emotion or list(emotions.values())[index % len(emotions)]
-            turn = index // len(emotions) % len(codes)
+            emotion = emotion or list(turns)[index % len(turns)]
+            level, turn = divmod(turns[emotion], len(codes))
+            turns[emotion] += 1
             sentence = codes.get(item.text, list(codes.values())[turn])
-            write_audio(folder / f"{actor}_{sentence}_{emotion}_XX.wav", item.waveform)
+            name = f"{actor}_{sentence}_{emotion}_{_LEVELS[level]}.wav"
+            write_audio(folder / name, item.waveform)

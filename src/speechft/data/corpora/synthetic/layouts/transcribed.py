@@ -54,14 +54,9 @@ def _stm(talk: str, start: float, end: float, words: str) -> str:
 
 
 def librispeech(root: Path, splits: Splits) -> None:
-    """Write ``LibriSpeech/part/speaker/chapter/*.flac`` with transcripts by chapter.
-
-    Words with a pronunciation of their own (one-word utterances with phones) make up
-    ``librispeech-lexicon.txt``.
-    """
+    """Write ``LibriSpeech/part/speaker/chapter/*.flac`` with transcripts by chapter."""
     base = root / "LibriSpeech"
     known = numbers(splits, first=19)
-    lexicon: dict[str, str] = {}
     for split, items in splits.items():
         for speaker, spoken in by_speaker(items).items():
             reader, chapter = known[speaker], 198
@@ -71,14 +66,7 @@ def librispeech(root: Path, splits: Splits) -> None:
                 name = f"{reader}-{chapter}-{number:04d}"
                 write_audio(folder / f"{name}.flac", item.waveform)
                 lines.append(f"{name} {_words(item.text)}")
-                words = _words(item.text).split()
-                if len(words) == 1 and item.phones:
-                    phones = [phone for phone, _, _ in item.phones if phone != "SIL"]
-                    lexicon.setdefault(words[0], " ".join(phones))
             write_lines(folder / f"{reader}-{chapter}.trans.txt", lines)
-    if lexicon:
-        lines = [f"{word}  {phones}" for word, phones in sorted(lexicon.items())]
-        write_lines(base / "librispeech-lexicon.txt", lines)
 
 
 def timit(root: Path, splits: Splits) -> None:

@@ -1,0 +1,174 @@
+"""From a base to a tuned and merged encoder: one task, several at once, averaged, in sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from speechft.checkpoint import read_json
+from speechft.data.manifest import Corpus
+from speechft.encoders.load import digest_of, resolve_encoder
+from speechft.errors import ConfigError
+from speechft.features.extract import DownsamplerCache
+from speechft.finetuning.config import FinetuningConfig, Strategy
+from speechft.finetuning.distributed import share_job
+from speechft.finetuning.finetune import finetune
+from speechft.merging import merge
+from speechft.recipe import Recipe
+from speechft.runs import stage
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a composition makes."""
+
+    tuned: Path
+    """The tuned encoder, theta'; of several that are merged together, their merge at alpha 1."""
+    merged: Mapping[float, Path]
+    """By coefficient."""
+    histories: Mapping[str, Mapping[str, Any]]
+    """What happened in each fine-tuning, by strategy, and task where there are several."""
+
+
+@dataclass
+class Composer:
+    """Runs fine-tuning and merging stages below one folder.
+
+    Args:
+        recipe: What to do.
+        corpora: Corpus by task; ``*`` serves the tasks that have none of their own.
+        folder: Stages go into ``finetuning/`` and ``merging/`` below it.
+        cache: Downsampler outputs that all stages share.
+    """
+
+    recipe: Recipe
+    corpora: Mapping[str, Corpus]
+    folder: Path
+    cache: DownsamplerCache = field(default_factory=DownsamplerCache)
+
+    def compose(self, strategy: Strategy, alphas: Sequence[float] = ()) -> Models:
+        """Make the encoders of a strategy.
+
+        * ``single``: tune on one task, or on several at once, then merge.
+        * ``average`` and ``ties``: tune on each task from the same base; merge all task vectors.
+        * ``sequential``: tune, merge with the recipe's alpha, and go on from the merged encoder;
+          ``alphas`` are those of the last merge.
+
+        Source: Speech-FT (arXiv 2502.12672), multi-task experiments.
+        """
+        config = self.recipe.finetuning.model_copy(update={"strategy": strategy})
+        kind = self.recipe.composition.kind
+        if kind == "sequential":
+            return self._sequential(config, alphas)
+        if kind in ("average", "ties"):
+            return self._together(config, alphas)
+        tuned = self._tune(config, self.recipe.encoder, strategy)
+        history = {str(strategy): read_json(tuned.parent / "history.json")}
+        base = self.recipe.encoder
+        return Models(tuned, {a: self._merge(base, [tuned], a, "") for a in alphas}, history)
+
+    def _together(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
+        base, strategy = self.recipe.encoder, config.strategy
+        tuned = {
+            task: self._tune(self._for(config, task), base, f"{strategy}/{task}")
+            for task in self.recipe.composition.tasks
+        }
+        merged = {
+            alpha: self._merge(base, list(tuned.values()), alpha, strategy)
+            for alpha in {*alphas, 1.0}
+        }
+        histories = {
+            f"{strategy} on {task}": read_json(path.parent / "history.json")
+            for task, path in tuned.items()
+        }
+        return Models(merged[1.0], {alpha: merged[alpha] for alpha in alphas}, histories)
+
+    def _sequential(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
+        base, strategy = str(self.recipe.encoder), config.strategy
+        tasks, histories = self.recipe.composition.tasks, {}
+        for number, task in enumerate(tasks, 1):
+            place = f"{strategy}/{number}-{task}"
+            tuned = self._tune(self._for(config, task), base, place)
+            histories[f"{strategy} on {task}"] = read_json(tuned.parent / "history.json")
+            if number < len(tasks):
+                base = str(self._merge(base, [tuned], self.recipe.merging.alpha, place))
+        merged = {alpha: self._merge(base, [tuned], alpha, place) for alpha in alphas}
+        return Models(tuned, merged, histories)
+
+    def _for(self, config: FinetuningConfig, task: str) -> FinetuningConfig:
+        """Return the fine-tuning of one of several tasks."""
+        changes = self.recipe.composition.overrides.get(task, {})
+        content = {**config.as_dict(), "task": task, "tasks": {}, **changes}
+        return FinetuningConfig.model_validate(content)
+
+    def _tune(self, config: FinetuningConfig, base: str, place: str) -> Path:
+        return self.tune(config, base, self.folder / "finetuning" / place)
+
+    def tune(self, config: FinetuningConfig, base: str, folder: Path) -> Path:
+        """Run one fine-tuning as a stage in a folder; returns the tuned encoder's."""
+        names = list(config.task_weights())
+        corpora = {name: self.corpora.get(name, self.corpora["*"]) for name in names}
+        digests = {name: corpus.digest for name, corpus in corpora.items()}
+        same = len(set(digests.values())) == 1
+        corpus: Any = next(iter(corpora.values())) if same else corpora
+        settings = {"finetuning": config.as_dict(), "seed": self.recipe.seed}
+        inputs = {"encoder": digest_of(base)}
+        inputs |= (
+            {"corpus": corpus.digest} if same else {f"corpus {n}": d for n, d in digests.items()}
+        )
+        with stage(folder, name="finetune", config=settings, inputs=inputs) as work:
+            if not work.done:
+                job = {"config": config, "base": base, "corpus": corpus, "folder": work.scratch}
+                job["seed"] = self.recipe.seed
+                share_job({**job, "corpus": _light(corpus)})
+                finetune(**job, cache=self.cache)
+        return folder / "encoder"
+
+    def _merge(self, base: str, tuned: Sequence[Path], alpha: float, place: str) -> Path:
+        composition = self.recipe.composition
+        method = "ties" if composition.kind == "ties" else "linear"
+        folder = self.folder / "merging" / place / f"alpha-{alpha:g}"
+        inputs = {"base": digest_of(base)}
+        inputs |= {f"tuned{n or ''}": digest_of(path) for n, path in enumerate(tuned)}
+        settings: dict[str, Any] = {"alpha": alpha}
+        if method != "linear":
+            settings |= {"method": method, **composition.options}
+        with stage(folder, name="merge", config=settings, inputs=inputs) as work:
+            if not work.done:
+                out = work.scratch / "encoder"
+                merge(resolve_encoder(base), list(tuned), out=out, **settings)
+        return folder / "encoder"
+
+
+def check_composition(recipe: Recipe) -> None:
+    """Refuse a composition that contradicts itself.
+
+    Raises:
+        ConfigError: Too few tasks, or a key for a task that is not among them.
+    """
+    composition = recipe.composition
+    if composition.kind == "single":
+        if composition.tasks or composition.overrides:
+            raise ConfigError(
+                "composition.tasks is for average, ties and sequential",
+                hint="set composition.kind, or finetuning.tasks to tune on several tasks at once",
+            )
+        return
+    if len(composition.tasks) < 2:
+        raise ConfigError(f"composition.kind={composition.kind} needs at least two tasks")
+    for task in composition.overrides:
+        if task not in composition.tasks:
+            raise ConfigError(
+                f"composition.overrides: task {task!r} is not among composition.tasks: "
+                f"{', '.join(composition.tasks)}"
+            )
+
+
+def _light(corpus: Any) -> Any:
+    """Return corpora without the manifests that were read already."""
+    if isinstance(corpus, Corpus):
+        return dataclasses.replace(corpus)
+    return {name: dataclasses.replace(one) for name, one in corpus.items()}

@@ -1,0 +1,166 @@
+"""What a fine-tuning may be configured to do; every strategy shares one set of keys."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from speechft.config import Config
+from speechft.data.augment import SpecAugmentConfig
+from speechft.finetuning.clusters import Targets
+from speechft.finetuning.optimization import Optimization
+from speechft.finetuning.phases import EncoderMode, Phase, stable_phases
+from speechft.finetuning.pretraining import Masking
+
+Strategy = Literal[
+    "stable", "plain", "l2sp", "lora", "dora", "early-checkpoint", "early-decayed", "distill"
+]
+
+PRETRAINING = "hubert"
+"""Key of the task that needs no labels: masked prediction of clusters."""
+
+
+class L2spConfig(Config):
+    """Weight-space regularisation (Li et al. 2018, arXiv 1802.01483)."""
+
+    weight: float = Field(default=0.01, ge=0.0)
+    """Weight of half the squared distance to the pre-trained weights (ours; the Speech-FT paper
+    does not give its coefficient)."""
+    head_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of half the squared norm of the head (beta of the paper)."""
+
+
+class AdapterConfig(Config):
+    """Low-rank adapters, through PEFT (ours; the Speech-FT paper does not give its settings)."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the update of a matrix."""
+    alpha: float = 32.0
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout of the adapters' inputs."""
+    targets: tuple[str, ...] = ()
+    """Names of the linear layers that are adapted; none means all of the transformer's."""
+
+
+class EarlyConfig(Config):
+    """Stopping early (the Speech-FT paper: the checkpoint at 20 % of the steps)."""
+
+    share: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Share of the updates."""
+
+
+class DistillConfig(Config):
+    """Feature distillation to the pre-trained encoder."""
+
+    weight: float = Field(default=1.0, ge=0.0)
+    """Weight of the relative squared distance of the hidden states (ours)."""
+    layers: tuple[int, ...] = ()
+    """Hidden states that are kept near, 0 being the input of the first layer; none means all."""
+
+
+class RecurrentConfig(Config):
+    """A BiLSTM head, for tasks that work on frames."""
+
+    layers: int = Field(default=3, ge=1)
+    """Number of BiLSTM layers (official TED-LIUM recipe: 3)."""
+    size: int = Field(default=256, ge=1)
+    """Units in each direction (official TED-LIUM recipe: 256)."""
+    dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
+    """Dropout after each layer (official TED-LIUM recipe: 0.2)."""
+
+
+class FinetuningConfig(Optimization):
+    """Fine-tuning on one task, or on several at once."""
+
+    task: str = "sid"
+    """Key of the task; ``hubert`` is continued pre-training, which needs no labels."""
+    tasks: dict[str, float] = Field(default_factory=dict)
+    """Several tasks at once with their weights; takes the place of ``task``."""
+    mixing: Literal["weighted", "alternating"] = "weighted"
+    """``weighted``: every update sees a batch of each task, losses are weighted; ``alternating``:
+    every update is of one task, drawn in proportion to its weight."""
+    strategy: Strategy = "stable"
+    """``stable``: head only at first, downsampler frozen; ``plain``: everything from step 0;
+    ``l2sp``, ``lora``, ``dora``, ``distill``: stable, with the encoder tied to where it came from;
+    ``early-checkpoint``: the stable run's state at a share of its steps; ``early-decayed``: a
+    stable run of so many steps."""
+    head_only: float = Field(default=0.1, ge=0.0)
+    """Share of the updates in which only the head learns (stable)."""
+    head_only_mode: EncoderMode = "train"
+    """Encoder in that time: ``train`` has dropout on, as the official code; ``eval`` has not, so
+    that its hidden states are computed once and reused."""
+    select: Literal["best", "last", "ema"] = "best"
+    """The state that is exported: best on dev among those after the head-only updates, the last,
+    or the moving average of the weights since then."""
+    ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
+    """Decay of the moving average, per update."""
+    hidden: int | None = 256
+    """Size of the head's projection; null leaves it out."""
+    recurrent: RecurrentConfig | None = None
+    """A BiLSTM head instead of the task's own."""
+    vocabulary: Literal["corpus", "wav2vec2"] = "corpus"
+    """Symbols of a character task: those of the training split, or the 32 of wav2vec 2.0."""
+    specaugment: SpecAugmentConfig | None = None
+    """Masks on the encoder's output; null for none."""
+    dropout: dict[str, float] = Field(default_factory=dict)
+    """Dropout rates by Hugging Face name; those left out are 0."""
+    evaluate_every: int = Field(default=0, ge=0)
+    """Updates between evaluations on dev; 0 evaluates at the end only."""
+    clip: float = Field(default=1.0, gt=0.0)
+    """Largest norm of the gradient (official code: 1)."""
+    max_duration: float | None = Field(default=None, gt=0.0)
+    """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Where curves go beside the progress bar: tensorboard, wandb, mlflow and others by the names
+    that Accelerate gives them."""
+    l2sp: L2spConfig = L2spConfig()
+    """Settings of the strategy ``l2sp``."""
+    adapter: AdapterConfig = AdapterConfig()
+    """Settings of the strategies ``lora`` and ``dora``."""
+    early: EarlyConfig = EarlyConfig()
+    """Settings of the strategies ``early-checkpoint`` and ``early-decayed``."""
+    distill: DistillConfig = DistillConfig()
+    """Settings of the strategy ``distill``."""
+    targets: Targets = Targets()
+    """What continued pre-training predicts."""
+    masking: Masking = Masking()
+    """What continued pre-training hides."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FinetuningConfig:
+        if any(weight <= 0 for weight in self.tasks.values()):
+            raise ValueError("finetuning.tasks: every weight must be above 0")
+        if PRETRAINING in self.tasks:
+            raise ValueError(f"finetuning.tasks cannot hold {PRETRAINING!r}; give it as task")
+        return self
+
+    def task_weights(self) -> dict[str, float]:
+        """Return the tasks with their weights, one for a single task."""
+        return dict(self.tasks) or {self.task: 1.0}
+
+    def resolved(self) -> FinetuningConfig:
+        """Return the configuration with the steps that the strategy really makes the plan for."""
+        if self.strategy != "early-decayed":
+            return self
+        return self.model_copy(update={"steps": max(1, int(self.early.share * self.steps))})
+
+    def stop_after(self) -> int:
+        """Return after how many updates training ends; the schedule may be longer."""
+        if self.strategy == "early-checkpoint":
+            return max(1, int(self.early.share * self.steps))
+        return self.steps
+
+    def phases(self) -> list[Phase]:
+        """Return what is trainable when."""
+        if self.strategy == "plain":
+            return [Phase(self.steps, "everything")]
+        return stable_phases(
+            self.steps,
+            self.head_only,
+            trainable="head and adapters"
+            if self.strategy in ("lora", "dora")
+            else "head and layers",
+            head_only_mode=self.head_only_mode,
+        )

@@ -1,0 +1,46 @@
+"""Dropout rates of an encoder: what the recipe says, what is left, printed with the source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from speechft.console import log
+from speechft.encoders.base import Encoder
+
+
+def set_dropout(encoder: Encoder, rates: Mapping[str, float]) -> dict[str, float]:
+    """Set the dropout rates of an encoder and say what each is and why.
+
+    What the recipe does not name is 0; the rates that the encoder's configuration came with are
+    those of its pre-training and are not used.
+
+    Returns:
+        Every rate by name; empty for an encoder without dropout.
+
+    Raises:
+        ConfigError: There is no dropout of that name.
+    """
+    own: Any = encoder
+    if not hasattr(own, "set_dropout"):
+        return {}
+    config = own.model.config
+    came = {n: float(v) for n, v in vars(config).items() if _is_rate(n, v)}
+    own.set_dropout(dict(rates))
+    now = {name: float(getattr(config, name)) for name in came}
+    log("dropout: " + "; ".join(_line(n, now[n], came[n], rates) for n in sorted(now)))
+    return now
+
+
+def _is_rate(name: str, value: Any) -> bool:
+    """Tell the rates of the encoder from those of heads that a configuration may also hold."""
+    named = name.endswith("dropout") or name == "layerdrop"
+    return named and isinstance(value, (int, float)) and name not in _OF_HEADS
+
+
+_OF_HEADS = frozenset({"final_dropout", "feat_quantizer_dropout", "classifier_dropout"})
+
+
+def _line(name: str, now: float, came: float, rates: Mapping[str, float]) -> str:
+    source = "recipe" if name in rates else f"not in the recipe; the encoder came with {came:g}"
+    return f"{name} {now:g} ({source})"

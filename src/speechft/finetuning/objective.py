@@ -1,0 +1,105 @@
+"""What is minimised: the loss of an encoder with heads, and what ties it to its base."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from speechft.data.augment import SpecAugment
+from speechft.data.batching import Batch
+from speechft.data.labels import Vocabulary
+from speechft.encoders.base import Encoder, EncoderOutput
+from speechft.finetuning.baselines import Tie
+from speechft.tasks.base import Task
+
+
+class Objective(nn.Module):
+    """An encoder, a head, and the loss of a batch."""
+
+    encoder: Encoder
+    head: nn.Module
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One task of a fine-tuning."""
+
+    task: Task
+    vocabulary: Vocabulary
+    weight: float = 1.0
+    """Factor of its loss."""
+
+
+class TaskObjective(Objective):
+    """The heads of tasks on the encoder's last hidden state.
+
+    Args:
+        encoder: The encoder in training.
+        parts: The tasks; a batch says by ``batch.task`` which of them it is for.
+        heads: A head for each, by the task's key.
+        augment: Masks on the last hidden state while training.
+        tie: What ties the encoder to its base.
+    """
+
+    head: nn.ModuleDict
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        parts: Sequence[Part],
+        heads: Mapping[str, nn.Module],
+        augment: SpecAugment | None = None,
+        tie: Tie | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.parts = {part.task.name: part for part in parts}
+        self.head = nn.ModuleDict(heads)
+        self.augment, self.tie = augment, tie
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, a scalar; without targets, the logits.
+
+        Everything goes through here, as the parameters of a sharded module are there only then.
+        """
+        part, head = self.part(batch), self.head[self.part(batch).task.name]
+        output = self.encode(batch) if batch.hidden is None else None
+        lengths = self.encoder.frame_lengths(batch.lengths) if output is None else output.lengths
+        hidden = batch.hidden if output is None else output.last_hidden_state
+        if self.augment is not None and self.training:
+            hidden = self.augment(hidden, lengths)
+        logits: Tensor = head(hidden, lengths)
+        if batch.targets is None:
+            return logits
+        losses = part.task.losses(logits, lengths, batch.targets, part.vocabulary)
+        loss = part.weight * losses.mean()
+        if self.tie is not None and output is not None and _learns(self.encoder):
+            loss = loss + self.tie(self.encoder, self.head, batch, output)
+        return loss
+
+    def part(self, batch: Batch) -> Part:
+        """Return the task that a batch is for."""
+        return self.parts[batch.task] if batch.task else next(iter(self.parts.values()))
+
+    def encode(self, batch: Batch) -> EncoderOutput:
+        """Encode a batch of waveforms, or of downsampler outputs where they stand in for them."""
+        return encode(self.encoder, batch)
+
+
+def encode(encoder: Encoder, batch: Batch) -> EncoderOutput:
+    """Encode a batch of waveforms, or of downsampler outputs where they stand in for them."""
+    if batch.features is not None:
+        return encoder.contextualize(batch.features, batch.lengths)
+    assert batch.waveforms is not None
+    output: EncoderOutput = encoder(batch.waveforms, batch.lengths)
+    return output
+
+
+def _learns(encoder: Encoder) -> bool:
+    return any(parameter.requires_grad for parameter in encoder.parameters())

@@ -1,0 +1,77 @@
+"""Curves for TensorBoard and the other trackers that Accelerate knows."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from speechft.console import log
+from speechft.errors import ConfigError, unknown_choice
+
+_PACKAGES = {"comet_ml": "comet_ml", "aim": "aim"}
+DEFAULT = "tensorboard"
+
+
+class Trackers:
+    """Sends figures to trackers; none on processes other than the first.
+
+    TensorBoard is left out with a word where it is not installed; any other tracker that is named
+    and not installed is an error.
+
+    Args:
+        names: As Accelerate calls them.
+        folder: Where those that write files write them.
+        step: First update that is still to come; a resumed TensorBoard log forgets later ones.
+        settings: What the run was configured to do.
+
+    Raises:
+        ConfigError: An unknown tracker, or one that is not installed.
+    """
+
+    def __init__(
+        self, names: Sequence[str], folder: Path, step: int, settings: Mapping[str, Any]
+    ) -> None:
+        self._trackers = []
+        for name in names:
+            kind = _kind(name)
+            if kind is None:
+                log("curves are not kept: TensorBoard is not installed (extra 'tensorboard')")
+                continue
+            options: dict[str, Any] = (
+                {"logging_dir": str(folder)} if kind.requires_logging_directory else {}
+            )
+            if name == DEFAULT and step:
+                options["purge_step"] = step
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the tracker's own dependencies
+                tracker = kind("speechft", **options)
+                tracker.start()
+                if name != DEFAULT:
+                    tracker.store_init_configuration(dict(settings))
+            self._trackers.append(tracker)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Send figures of a step."""
+        for tracker in self._trackers:
+            tracker.log(dict(figures), step=step)
+
+    def close(self) -> None:
+        """Finish all trackers."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+def _kind(name: str) -> Any:
+    """Return Accelerate's class; None for a TensorBoard that is not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise unknown_choice("tracker", name, LOGGER_TYPE_TO_CLASS)
+    if importlib.util.find_spec(_PACKAGES.get(name, name)) is None:
+        if name == DEFAULT:
+            return None
+        raise ConfigError(f"tracker {name} is not installed", hint=f"pip install {name}")
+    return LOGGER_TYPE_TO_CLASS[name]

@@ -1,0 +1,299 @@
+"""What a fine-tuning trains on what: heads of tasks on an encoder, batches, dev figures."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from speechft.checkpoint import write_json
+from speechft.data.augment import SpecAugment
+from speechft.data.batching import Batch, JointDataset
+from speechft.data.labels import Vocabulary
+from speechft.data.manifest import Corpus
+from speechft.encoders.base import Encoder
+from speechft.errors import ConfigError
+from speechft.features.extract import DownsamplerCache
+from speechft.finetuning.baselines import Distillation, L2sp, Tie
+from speechft.finetuning.config import FinetuningConfig
+from speechft.finetuning.distributed import make_accelerator
+from speechft.finetuning.examples import Examples, Kept, keep_downsampled, keep_hidden
+from speechft.finetuning.heads import WAV2VEC2_CHARACTERS, RecurrentHead
+from speechft.finetuning.loop import Hooks
+from speechft.finetuning.memory import Limits
+from speechft.finetuning.objective import Objective, Part, TaskObjective
+from speechft.finetuning.order import batch_order
+from speechft.finetuning.phases import head_only_updates
+from speechft.finetuning.selection import Dev, warn_if_all_blank
+from speechft.finetuning.splits import labelled_splits
+from speechft.tasks import find_task
+from speechft.tasks.base import Task
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+Corpora = Corpus | Mapping[str, Corpus]
+"""One corpus for all tasks, or one for each by the task's key."""
+
+
+class Work(ABC):
+    """What is trained on what; supervised and self-supervised fine-tuning differ in it.
+
+    Args:
+        encoder: The encoder in training.
+        config: Tasks, strategy, limits.
+        corpus: One for all tasks, or one for each.
+        folder: Where checkpoints go.
+        seed: Seed of heads, order and crops.
+        cache: Downsampler outputs to share with other stages.
+        splits: Names of train and dev split, instead of those that the corpus names.
+    """
+
+    objective: Objective
+    name: str
+    """What it is trained on, in words."""
+    metric: str
+    """Which of the dev figures stands for the training."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        config: FinetuningConfig,
+        corpus: Corpora,
+        folder: Path,
+        seed: int,
+        cache: DownsamplerCache | None,
+        splits: tuple[str, str] | None,
+    ) -> None:
+        self.encoder, self.config, self.seed = encoder, config, seed
+        self.accelerator = make_accelerator(config.precision)
+        self.prepare(corpus, folder, cache, splits)
+
+    @abstractmethod
+    def prepare(
+        self,
+        corpus: Corpora,
+        folder: Path,
+        cache: DownsamplerCache | None,
+        splits: tuple[str, str] | None,
+    ) -> None:
+        """Read the labels and build the objective."""
+
+    @abstractmethod
+    def largest(self, limits: Limits) -> Batch:
+        """Return the largest batch under some limits."""
+
+    @abstractmethod
+    def dataset(self, limits: Limits) -> tuple[Dataset[Batch], int]:
+        """Return the map from step to batch, and the batches of an update."""
+
+    @abstractmethod
+    def has_dev(self) -> bool:
+        """Return whether there is anything to select on."""
+
+    @abstractmethod
+    def evaluate(self) -> dict[str, float]:
+        """Return figures on dev; the higher ``score``, the better."""
+
+    def value(self) -> float:
+        """Return the metric on dev of the weights as they are; NaN where there is no dev."""
+        return self.evaluate()[self.metric] if self.has_dev() else float("nan")
+
+    @abstractmethod
+    def unfreeze(self) -> None:
+        """Look at the head when the encoder is about to learn."""
+
+    def hooks(self) -> Hooks:
+        """Return what the loop calls between updates."""
+        config = self.config
+        return Hooks(
+            self.evaluate if self.has_dev() else None,
+            config.evaluate_every,
+            select_from=head_only_updates(config.phases()),
+            keep_best=config.select == "best" and config.strategy != "early-checkpoint",
+            unfreeze=self.unfreeze,
+        )
+
+    def take(self, plain: Objective, state: dict[str, Tensor]) -> None:
+        """Go on with an objective that is not sharded and a state gathered from one that was."""
+        plain.load_state_dict(state)
+        self.objective, self.encoder = plain, plain.encoder
+
+    def write(self, folder: Path) -> None:
+        """Write the encoder."""
+        self.encoder.cpu().save(folder / "encoder")
+
+
+class Supervised(Work):
+    """The heads of one or several tasks on labelled speech."""
+
+    objective: TaskObjective
+
+    def prepare(
+        self,
+        corpus: Corpora,
+        folder: Path,
+        cache: DownsamplerCache | None,
+        splits: tuple[str, str] | None,
+    ) -> None:
+        """Read the labels and build the heads."""
+        config, encoder = self.config, self.encoder
+        weights = config.task_weights()
+        tasks = {name: find_task(name) for name in weights}
+        self.name = " and ".join(weights)
+        self.metric = "score" if len(weights) > 1 else next(iter(tasks.values())).metric
+        cuts: dict[str, list[Cut]] = {}
+        dev_cuts: dict[str, list[Cut]] = {}
+        for name, task in tasks.items():
+            _check_task(task, config)
+            source = corpus if isinstance(corpus, Corpus) else corpus[name]
+            cuts[name], dev_cuts[name] = labelled_splits(
+                task, source, encoder, splits, need_dev=config.select == "best"
+            )
+        vocabularies = {name: _vocabulary(tasks[name], cuts[name], config) for name in tasks}
+        for name, task in tasks.items():  # a label that training does not hold ends it now
+            for cut in dev_cuts[name]:
+                task.target(cut, vocabularies[name], 1)
+        torch.manual_seed(self.seed)
+        heads = {n: _head(task, encoder, vocabularies[n], config) for n, task in tasks.items()}
+        share = len(weights) / sum(weights.values()) if config.mixing == "weighted" else 0.0
+        parts = [
+            Part(task, vocabularies[n], weights[n] * share if share else 1.0)
+            for n, task in tasks.items()
+        ]
+        augment = SpecAugment(config.specaugment) if config.specaugment else None
+        self.objective = TaskObjective(encoder, parts, heads, augment, _tie(encoder, config))
+        kept = {n: self._kept([*cuts[n], *dev_cuts[n]], cache) for n in tasks}
+        self.examples = {
+            name: Examples(
+                cuts[name],
+                encoder,
+                _targets(task, vocabularies[name]),
+                seed=self.seed,
+                max_duration=config.max_duration if task.level == "utterance" else None,
+                downsampled=kept[name],
+            )
+            for name, task in tasks.items()
+        }
+        seconds = config.batch_seconds
+        self.dev = Dev(self.objective, dev_cuts, kept, self.accelerator, seconds)
+        self.trained = Dev(self.objective, cuts, kept, self.accelerator, seconds)
+
+    def _kept(self, cuts: Sequence[Cut], cache: DownsamplerCache | None) -> Kept | None:
+        """Return the outputs of the downsampler where it is frozen throughout."""
+        if self.config.strategy == "plain":
+            return None
+        return keep_downsampled(self.encoder, cuts, self.accelerator.device, cache)
+
+    def largest(self, limits: Limits) -> Batch:
+        """Return the largest batch under some limits."""
+        batches = []
+        for name, examples in self.examples.items():
+            dataset = examples.dataset(limits, self.accelerator)
+            batch = dataset.collated(dataset.plan.largest(), 0, None)
+            batches.append(_for_task(batch, name))
+        return max(batches, key=lambda batch: batch.seconds)
+
+    def dataset(self, limits: Limits) -> tuple[JointDataset, int]:
+        """Return the map from step to batch, and the batches of an update."""
+        config = self.config
+        order, accumulation = batch_order(
+            config.task_weights(), config.mixing, config.steps, limits.accumulation, self.seed
+        )
+        boundary = head_only_updates(config.phases()) * accumulation
+        datasets = {}
+        for name, examples in self.examples.items():
+            batches = order[:boundary].count(name)
+            hidden = None
+            if batches and config.head_only_mode == "eval":
+                plan = examples.plan(limits, self.accelerator)
+                hidden = keep_hidden(
+                    self.encoder, examples, plan, batches, self.accelerator, limits.seconds
+                )
+            datasets[name] = examples.dataset(limits, self.accelerator, hidden, batches)
+        return JointDataset(datasets, order), accumulation
+
+    def evaluate(self) -> dict[str, float]:
+        """Return the metric of each task on dev; ``score`` is their mean."""
+        return self.dev.evaluate()
+
+    def has_dev(self) -> bool:
+        """Return whether there is anything to select on."""
+        return all(self.dev.cuts.values())
+
+    def unfreeze(self) -> None:
+        """Warn where CTC is still all blank."""
+        warn_if_all_blank(self.trained)
+
+    def write(self, folder: Path) -> None:
+        """Write the encoder, and head and vocabulary of each task."""
+        super().write(folder)
+        for name, part in self.objective.parts.items():
+            mark = "" if len(self.objective.parts) == 1 else f"-{name}"
+            save_file(contiguous(self.objective.head[name]), folder / f"head{mark}.safetensors")
+            write_json(folder / f"vocabulary{mark}.json", list(part.vocabulary.symbols))
+
+
+def _check_task(task: Task, config: FinetuningConfig) -> None:
+    if config.recurrent is not None and task.level != "frame":
+        raise ConfigError(
+            f"finetuning.recurrent is for tasks that work on frames; {task.name} does not",
+            hint="set finetuning.recurrent=null",
+        )
+    if config.vocabulary == "wav2vec2" and task.label != "text":
+        raise ConfigError(
+            f"finetuning.vocabulary=wav2vec2 is for tasks on text; {task.name} needs {task.label}",
+            hint="set finetuning.vocabulary=corpus",
+        )
+
+
+def _vocabulary(task: Task, cuts: Sequence[Cut], config: FinetuningConfig) -> Vocabulary:
+    if config.vocabulary == "wav2vec2":
+        return Vocabulary(WAV2VEC2_CHARACTERS)
+    return task.vocabulary(cuts)
+
+
+def _head(
+    task: Task, encoder: Encoder, vocabulary: Vocabulary, config: FinetuningConfig
+) -> nn.Module:
+    if config.recurrent is None:
+        return task.head(encoder.dim, vocabulary, config.hidden)
+    settings = config.recurrent
+    return RecurrentHead(
+        encoder.dim,
+        len(vocabulary),
+        config.hidden,
+        layers=settings.layers,
+        size=settings.size,
+        dropout=settings.dropout,
+    )
+
+
+def _tie(encoder: Encoder, config: FinetuningConfig) -> Tie | None:
+    if config.strategy == "l2sp":
+        return L2sp(encoder, config.l2sp.weight, config.l2sp.head_weight)
+    if config.strategy == "distill":
+        return Distillation(encoder, config.distill.weight, config.distill.layers)
+    return None
+
+
+def _targets(task: Task, vocabulary: Vocabulary) -> Any:
+    return lambda cut, frames: task.target(cut, vocabulary, frames)
+
+
+def _for_task(batch: Batch, name: str) -> Batch:
+    return replace(batch, task=name)
+
+
+def contiguous(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a module as safetensors wants it."""
+    return {
+        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
+    }

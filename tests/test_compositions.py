@@ -1,0 +1,154 @@
+"""Several tasks in one encoder: joint, averaged, TIES, in sequence; and what they refuse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import speechft
+from helpers import tone_corpus
+from speechft import pipeline
+from speechft.compositions import Composer, check_composition
+from speechft.data.manifest import Corpus
+from speechft.errors import ConfigError
+from speechft.recipe import Recipe
+
+Weights = dict[str, torch.Tensor]
+
+
+def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
+    content = {
+        "title": "several tasks",
+        "encoder": str(encoder),
+        "data": {"corpus": str(corpus.folder)},
+        "finetuning": {
+            "steps": 6,
+            "learning_rate": 5e-3,
+            "hidden": None,
+            "precision": "fp32",
+            "trackers": [],
+        },
+        "baselines": [],
+        "composition": {"kind": "average", "tasks": ["pr", "sid"]},
+        "merging": {"alpha": 0.25},
+        "evaluation": {"tasks": ["sid"], "floors": []},
+        **changes,
+    }
+    return Recipe.model_validate(content)
+
+
+def _read(folder: Path) -> Weights:
+    return load_file(folder / "model.safetensors")
+
+
+def test_average_interpolates_to_the_mean_of_the_task_models(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    recipe = _recipe(tiny_hubert, tones)
+    models = Composer(recipe, {"*": tones}, tmp_path).compose("stable", [0.25, 0.5])
+    base = _read(tiny_hubert)
+    one, two = (_read(tmp_path / "finetuning" / "stable" / t / "encoder") for t in ("pr", "sid"))
+    assert set(models.merged) == {0.25, 0.5}
+    assert set(models.histories) == {"stable on pr", "stable on sid"}
+    for alpha, folder in models.merged.items():
+        merged = _read(folder)
+        for name in base:
+            mean = ((one[name] - base[name]) + (two[name] - base[name])) / 2
+            assert torch.allclose(merged[name], base[name] + alpha * mean, atol=1e-7), name
+    whole = _read(models.tuned)
+    assert torch.allclose(
+        whole["encoder.layer_norm.weight"],
+        (one["encoder.layer_norm.weight"] + two["encoder.layer_norm.weight"]) / 2,
+        atol=1e-6,
+    )
+
+
+def test_ties_is_the_merge_method_with_its_options(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    ties = {"kind": "ties", "tasks": ["pr", "sid"], "options": {"density": 0.3}}
+    recipe = _recipe(tiny_hubert, tones, composition=ties)
+    models = Composer(recipe, {"*": tones}, tmp_path).compose("stable", [0.5])
+    tuned = [tmp_path / "finetuning" / "stable" / t / "encoder" for t in ("pr", "sid")]
+    speechft.merge(
+        tiny_hubert, tuned, alpha=0.5, out=tmp_path / "by-hand", method="ties", density=0.3
+    )
+    ours, theirs = _read(models.merged[0.5]), _read(tmp_path / "by-hand")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_sequential_goes_on_from_the_merged_encoder(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    sequence = {
+        "kind": "sequential",
+        "tasks": ["pr", "sid"],
+        "overrides": {"sid": {"steps": 4}},
+    }
+    recipe = _recipe(tiny_hubert, tones, composition=sequence)
+    models = Composer(recipe, {"*": tones}, tmp_path).compose("stable", [0.25])
+    first = tmp_path / "finetuning" / "stable" / "1-pr" / "encoder"
+    middle = tmp_path / "merging" / "stable" / "1-pr" / "alpha-0.25" / "encoder"
+    base, one, two = _read(tiny_hubert), _read(first), _read(middle)
+    for name in base:
+        expected = base[name] + 0.25 * (one[name] - base[name])
+        assert torch.equal(two[name], expected), name
+    last, merged = _read(models.tuned), _read(models.merged[0.25])
+    for name in base:
+        assert torch.equal(merged[name], two[name] + 0.25 * (last[name] - two[name])), name
+    assert len(models.histories["stable on sid"]["losses"]) == 4
+    assert len(models.histories["stable on pr"]["losses"]) == 6
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", ["joint", "sequential"])
+def test_a_whole_run_of_several_tasks(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus, kind: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = tone_corpus(tmp_path / "other", speakers=2, per_speaker=4, seed=9)
+    recipe = _recipe(
+        tiny_hubert, tones, data={"corpus": str(tones.folder), "corpora": {"pr": str(other.folder)}}
+    )
+    if kind == "joint":
+        finetuning = {**recipe.finetuning.as_dict(), "tasks": {"sid": 1.0, "pr": 0.5}}
+        changes = {"finetuning": finetuning, "composition": {"kind": "single"}}
+    else:
+        changes = {"composition": {"kind": "sequential", "tasks": ["sid", "pr"]}}
+    recipe = Recipe.model_validate({**recipe.as_dict(), **changes})
+    summary = pipeline.run(recipe, tmp_path / "run")
+    names = {row.encoder for row in summary.rows}
+    assert {"pre-trained", "stable fine-tuning", "Speech-FT (0.25)"} <= names
+    assert (tmp_path / "run" / "merged" / "model.safetensors").is_file()
+    assert "<!doctype html>" in (tmp_path / "run" / "report.html").read_text()
+    again = pipeline.run(recipe, tmp_path / "run")
+    assert again.rows == summary.rows
+
+
+def test_finetune_alone_exports_the_composition(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    encoder = pipeline.finetune_recipe(_recipe(tiny_hubert, tones), tmp_path)
+    assert encoder == tmp_path / "encoder"
+    assert set(_read(encoder)) == set(_read(tiny_hubert))
+
+
+@pytest.mark.parametrize(
+    ("composition", "message"),
+    [
+        ({"kind": "single", "tasks": ["pr"]}, "composition.tasks is for average"),
+        ({"kind": "average", "tasks": ["pr"]}, "needs at least two tasks"),
+        (
+            {"kind": "ties", "tasks": ["pr", "sid"], "overrides": {"ic": {}}},
+            "task 'ic' is not among composition.tasks: pr, sid",
+        ),
+    ],
+)
+def test_compositions_that_contradict_themselves(
+    tiny_hubert: Path, tones: Corpus, composition: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_composition(_recipe(tiny_hubert, tones, composition=composition))
