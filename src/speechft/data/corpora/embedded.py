@@ -13,7 +13,7 @@ _DEMO = Card(
     licence="no rights reserved; spoken by espeak-ng (a GPL-3 program)",
     hours="1.3 h",
     splits="tune-train, tune-dev, train, dev, dev-unseen, test, test-unseen",
-    tasks=("pr", "asr", "sid", "ic", "phones", "style"),
+    tasks=("pr", "asr", "sid", "ic", "pc", "style"),
     source="generated on first use",
 )
 

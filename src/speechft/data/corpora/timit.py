@@ -15,7 +15,7 @@ CARD = Card(
     licence="LDC user agreement",
     hours="5 h (4 h without SA)",
     splits="train (462 speakers), dev (50), test (core, 24)",
-    tasks=("pr", "phones", "asr"),
+    tasks=("pr", "pc", "asr"),
     source="LDC93S1",
 )
 
