@@ -18,7 +18,7 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
 from speechft.evaluation.embedded import open_evaluation_corpus
-from speechft.evaluation.protocols import differences
+from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
 from speechft.evaluation.suite import (
     RANDOM,
@@ -121,9 +121,8 @@ def evaluate(
         given = [corpus] if isinstance(corpus, str) else corpus
         opened = [open_evaluation_corpus(c, folder / "corpus") for c in given]
         tasks, by_task = assign_tasks(config, opened)
-        for task in tasks:
-            for note in differences(config.protocol, task):
-                log(f"{task.name}, protocol {config.protocol}: {note}")
+        for note, about in protocol_notes(config.protocol, tasks).items():
+            log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
         cache, rows = DownsamplerCache(), []
         for name, encoder in zip(names, encoders, strict=True):
             candidate = Candidate(name, encoder)

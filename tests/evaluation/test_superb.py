@@ -16,7 +16,7 @@ from speechft.evaluation import jobs
 from speechft.evaluation.compare import compare, difference_table
 from speechft.evaluation.pipelines import load_pipeline
 from speechft.evaluation.probe import ProbeConfig
-from speechft.evaluation.protocols import PROTOCOLS, differences, settings_of
+from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
 from speechft.evaluation.suite import Candidate, EvaluationConfig, evaluate_encoder, read_items
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows
@@ -237,6 +237,8 @@ def test_protocols_name_their_settings_and_differences() -> None:
             task = find_task(name)
             assert settings_of(protocol, task).learning_rates
             assert differences(protocol, task)
+    notes = protocol_notes("mini", [find_task("pr"), find_task("sid")])
+    assert list(notes.values()) == [["pr", "sid"]]
     theirs = settings_of("s3prl", find_task("sid"))
     assert (theirs.learning_rates, theirs.hidden, theirs.steps) == ((1e-4,), 256, 200_000)
     assert (theirs.crop_seconds, theirs.crops) == (8.0, 47)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from speechft.evaluation.probe import ProbeConfig
@@ -165,3 +166,12 @@ def differences(protocol: str, task: Task) -> list[str]:
     """Return in words where a protocol is not what s3prl does for a task."""
     notes = _DIFFERENCES.get(protocol, {})
     return [notes[key] for key in ("*", task.name) if key in notes]
+
+
+def protocol_notes(protocol: str, tasks: Sequence[Task]) -> dict[str, list[str]]:
+    """Return every note of `differences` with the tasks that it is about."""
+    notes: dict[str, list[str]] = {}
+    for task in tasks:
+        for note in differences(protocol, task):
+            notes.setdefault(note, []).append(task.name)
+    return notes
