@@ -13,7 +13,7 @@ from speechft.features.extract import group_by_length
 from speechft.finetuning.distributed import is_sharded
 from speechft.finetuning.examples import Kept, whole_batch
 from speechft.finetuning.objective import Part, TaskObjective
-from speechft.tasks.base import Item, figure
+from speechft.tasks.base import Item
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -47,7 +47,7 @@ class Dev:
         """Return the metric of each task; ``score`` is their mean, the higher the better."""
         figures: dict[str, float] = {"score": 0.0}
         for name, part in self.objective.parts.items():
-            value = figure(self.items(name))
+            value = part.task.figure(self.items(name))
             sign = 1.0 if part.task.higher_is_better else -1.0
             figures["score"] += sign * value / len(self.cuts)
             metric = part.task.metric
