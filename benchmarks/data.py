@@ -248,7 +248,7 @@ def main() -> None:
             found, before, after, seconds = iterate(corpus)
             print(
                 f"memory, {found:,.0f} utterances: {before:.0f} MB at the first, {after:.0f} MB at "
-                f"the last; {found / seconds:,.0f} cuts per CPU s (manifest written in {written:.0f} s)"
+                f"the last; {found / seconds:,.0f} cuts per CPU s (written in {written:.0f} s)"
             )
     needed = given.tflops * 1e3 / (3 * hubert_base_gflop())
     print(
