@@ -67,7 +67,7 @@ def main() -> None:
     )
     anchors = Anchors(
         version="miniature-1",
-        corpus=corpus.digest,
+        corpus=corpus.info["spec"],
         protocol=config.protocol,
         tasks={
             row.task: Anchor(floor=row.value, ceiling=topline(row.task, start, corpus, out))

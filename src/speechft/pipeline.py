@@ -289,7 +289,8 @@ def scores(rows: Sequence[ResultRow], corpus: Corpus) -> dict[str, float | None]
     figures: dict[str, dict[str, float]] = {}
     for row in rows:
         figures.setdefault(row.encoder, {})[row.task] = row.value
-    fits = corpus.digest == anchors.corpus and all(r.protocol == anchors.protocol for r in rows)
+    fits = corpus.info.get("spec") == anchors.corpus
+    fits = fits and all(row.protocol == anchors.protocol for row in rows)
     return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
 
 

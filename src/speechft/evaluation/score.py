@@ -171,7 +171,7 @@ class Anchors(Config):
     version: str
     """Name of this set."""
     corpus: str
-    """Digest of the corpus that they were measured on."""
+    """Digest of the embedded corpus' specification that they were measured on."""
     protocol: str
     """Protocol that they were measured with."""
     tasks: dict[str, Anchor]

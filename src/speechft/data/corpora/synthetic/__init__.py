@@ -27,7 +27,7 @@ from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import DataError
 from speechft.runs import stage
 
-GENERATOR_VERSION = 6
+GENERATOR_VERSION = 7
 """Raised whenever the same spec would give other audio."""
 
 SHARD_SIZE = 200
@@ -178,6 +178,7 @@ def prepare(
             info = {
                 "licence": LICENCE,
                 "generator_version": GENERATOR_VERSION,
+                "spec": spec.digest(),
                 "task_splits": TASK_SPLITS if "tune-train" in splits else {},
                 "tuning_splits": ["tune-train", "tune-dev"] if "tune-train" in splits else [],
             }

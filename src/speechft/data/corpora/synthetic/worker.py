@@ -66,6 +66,7 @@ def _utterance(
     foreign = rng.random() < partition["foreign_share"]
     accent = str(rng.choice(OTHER_LANGUAGES)) if foreign else speaker.accent
     text = make_text("pseudo" if foreign else partition["texts"], partition["text_set"], rng)
+    espeak.seed(int(rng.integers(2**31)))
     speech = espeak.say(text.words, f"{accent}+{speaker.variant}", prosody(speaker, style, rng))
     ratio = speaker.warp * SAMPLE_RATE / speech.sample_rate
     waveform = resample(speech.waveform, ratio)
