@@ -12,8 +12,8 @@ from speechft.finetuning.pretraining import PretrainingConfig
 from speechft.recipe import PRETRAIN_PREFIX, Recipe, find_recipe, load_recipe, packaged_recipes
 
 PACKAGED = (
-    "decoar2-tedlium3-asr",
     "demo",
+    "decoar2-tedlium3-asr",
     "hubert-base-aishell3-pretraining",
     "hubert-base-iemocap-er",
     "hubert-base-pr-sid-sequential",

@@ -95,9 +95,10 @@ class Recipe(Config):
 
 
 def packaged_recipes() -> dict[str, Path]:
-    """Return the packaged recipes by name."""
+    """Return the packaged recipes by name, the demo first."""
     root = Path(str(resources.files("speechft") / "recipes"))
-    return {path.stem: path for path in sorted(root.glob("*.yaml"), key=lambda path: path.stem)}
+    paths = sorted(root.glob("*.yaml"), key=lambda path: (path.stem != "demo", path.stem))
+    return {path.stem: path for path in paths}
 
 
 def find_recipe(name: str) -> Path:
