@@ -24,7 +24,7 @@ from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.runs import stage
 
 SEED = 0
-STEPS = {"pr": 600, "sid": 300, "ic": 400, "style": 200}
+STEPS = {"pr": 600, "sid": 300, "ic": 400, "style": 600}
 
 
 def topline(task: str, start: str, corpus: Corpus, folder: Path) -> float:
@@ -33,7 +33,7 @@ def topline(task: str, start: str, corpus: Corpus, folder: Path) -> float:
         task=task,
         strategy="plain",
         steps=STEPS[task],
-        learning_rate=5e-4 if task == "pr" else 1e-3,
+        learning_rate=5e-4 if task in ("pr", "style") else 1e-3,
         hidden=None,
         batch_seconds=24,
         batch_utterances=12,
