@@ -17,7 +17,6 @@ from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
-from speechft.evaluation.embedded import open_evaluation_corpus
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
 from speechft.evaluation.suite import (
@@ -119,7 +118,7 @@ def evaluate(
         for encoder in encoders:
             digest_of(encoder)
         given = [corpus] if isinstance(corpus, str) else corpus
-        opened = [open_evaluation_corpus(c, folder / "corpus") for c in given]
+        opened = [find_corpus(c, folder / "corpus") for c in given]
         tasks, by_task = assign_tasks(config, opened)
         for note, about in protocol_notes(config.protocol, tasks).items():
             log(f"protocol {config.protocol}, {', '.join(about)}: {note}")

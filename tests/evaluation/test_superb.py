@@ -219,6 +219,10 @@ def test_bad_labels_are_one_clear_error(
     (miniature.folder / "bad-qbe.tsv").write_text("q-dev-000\tx\n")
     with pytest.raises(DataError, match=r"line 1: expected 'query<TAB>document"):
         run_on(changed(miniature, qbe="bad-qbe.tsv"), "qbe", tiny_hubert, tmp_path / "b")
+    pairs = (miniature.folder / "qbe.tsv").read_text()
+    (miniature.folder / "no-hits.tsv").write_text(pairs.replace("\t1\n", "\t0\n"))
+    with pytest.raises(DataError, match=r"no query of split dev-queries occurs in some documents"):
+        run_on(changed(miniature, qbe="no-hits.tsv"), "qbe", tiny_hubert, tmp_path / "d")
     single = {"er": [["fold1-train"] * 3, ["one-class"] * 3]}
     low = miniature.split("fold2-train").filter(
         lambda cut: cut.supervisions[0].custom["emotion"] == "low"

@@ -51,7 +51,7 @@ class QueryByExample(Task):
         """Return, by query of the split and document, whether the one occurs in the other.
 
         Raises:
-            DataError: The file cannot be read, or it lacks a query.
+            DataError: The file cannot be read, it lacks a query, or no query tells documents apart.
         """
         path = corpus.folder / str(corpus.info["qbe"])
         wanted = {cut.id for cut in cuts}
@@ -69,6 +69,11 @@ class QueryByExample(Task):
         missing = sorted(wanted - pairs.keys())
         if missing:
             raise DataError(f"{path} holds no pair of query {missing[0]!r} of split {split}")
+        if not any(len(set(found.values())) == 2 for found in pairs.values()):
+            raise DataError(
+                f"no query of split {split} occurs in some documents and not in others, by {path}; "
+                "term-weighted values are not defined then"
+            )
         return pairs
 
     def detect(

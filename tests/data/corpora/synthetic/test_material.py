@@ -18,7 +18,11 @@ from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus
 from speechft.data.waveform import load_waveform
 from speechft.errors import ConfigError
-from speechft.tasks import find_task
+from speechft.evaluation import protocols
+from speechft.evaluation.probe import ProbeConfig
+from speechft.evaluation.suite import EvaluationConfig
+from speechft.pipeline import evaluate
+from speechft.tasks import SUPERB, find_task
 
 pytest.importorskip("espeakng_loader")
 
@@ -28,7 +32,7 @@ SMALL = MaterialSpec(
     same_speakers=(3, 3),
     keywords=(22, 11, 11),
     mixtures=(2, 1, 1),
-    documents=6,
+    documents=12,
     queries=(4, 4),
     languages=(10, 5, 5),
 )
@@ -56,6 +60,38 @@ def test_every_task_has_its_labels(corpus: Corpus) -> None:
             values = corpus.statistics[split]
             assert values["labels"][label] == values["utterances"] > 0, (task, split)
     train(corpus, find_task("pr"))
+    for name in SUPERB:
+        find_task(name).require(corpus, [])
+
+
+def test_an_evaluation_takes_it_as_it_is(
+    corpus: Corpus, tiny_hubert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tasks but IC and SF, whose labels ten commands do not hold all."""
+    names = tuple(name for name in SUPERB if name not in ("ic", "sf"))
+    quick = ProbeConfig(
+        learning_rates=(1e-2,), extend=0, epochs=2, halve_at=(), batch=8, hidden=8, units=(8,)
+    )
+    linear = ProbeConfig(learning_rates=(1e-2,), extend=0, epochs=2, halve_at=(), batch=8)
+    recurrent = dict.fromkeys(("asr", "sd", "asv"), quick)
+    monkeypatch.setitem(
+        protocols.PROTOCOLS, "quick", {"frame": linear, "utterance": linear, **recurrent}
+    )
+    monkeypatch.setattr("speechft.pipeline.find_corpus", lambda name, folder: corpus)
+    config = EvaluationConfig(tasks=names, protocol="quick", precision="fp32", floors=())
+    rows = evaluate([str(tiny_hubert)], "synthetic-archives", config, tmp_path)
+    tested = {row.task: (row.split, row.n) for row in rows}
+    trials = (corpus.folder / corpus.info["trials"]).read_text().splitlines()
+    assert tested == {
+        "pr": ("test", 6),
+        "asr": ("test", 6),
+        "er": ("test", 6),
+        "asv": ("test", len(trials)),
+        "sid": ("sid-test", 3),
+        "ks": ("ks-test", 12),
+        "sd": ("sd-test", 1),
+        "qbe": ("test-queries", 4 * 12),
+    }
 
 
 def test_speakers_are_shared_for_identification_only(corpus: Corpus) -> None:
@@ -113,7 +149,7 @@ def test_trials_and_searches_are_true(corpus: Corpus) -> None:
         for cut in corpus.split(split)
     }
     rows = [line.split("\t") for line in (corpus.folder / "qbe.tsv").read_text().splitlines()]
-    assert len(rows) == 8 * 6
+    assert len(rows) == 8 * 12
     for query, document, found in rows:
         assert (said[query] in said[document].split()) == (found == "1")
 
@@ -173,7 +209,7 @@ def test_every_recipe_reads_the_archive_that_is_written(
         "crema-d": {"train": None, "dev": None, "test": None},
         "aishell3": {"test": 1},
         "libri2mix": {"train": 2, "dev": 1, "test": 1},
-        "quesst14": {"documents": 6, "dev-queries": 4, "test-queries": 4},
+        "quesst14": {"documents": 12, "dev-queries": 4, "test-queries": 4},
     }[layout]
     found = sizes(prepared)
     assert {split: found[split] if n is not None else None for split, n in expected.items()} == (
