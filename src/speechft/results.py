@@ -63,7 +63,8 @@ def read_rows(path: Path) -> list[ResultRow]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"results {path} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"results {path} cannot be read: {reason}") from None
     rows = []
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:

@@ -36,6 +36,16 @@ def _s3prl(rate: float, batch: int, steps: int, every: int, **changes: Any) -> P
 _POOLED_RATES = (1e-4, 1e-3, 1e-2, 1e-1)
 _RECURRENT: dict[str, Any] = {"hidden": 1024, "units": (1024, 1024), "spec_augment": True}
 
+_BRIEF = ProbeConfig(
+    learning_rates=(3e-3, 1e-2),
+    extend=0,
+    units=(96,),
+    batch=16,
+    epochs=24,
+    patience=3,
+    halve_at=(3,),
+)
+
 PROTOCOLS: dict[str, Protocol] = {
     "mini": {
         "frame": ProbeConfig(
@@ -44,24 +54,8 @@ PROTOCOLS: dict[str, Protocol] = {
         "utterance": ProbeConfig(
             learning_rates=(1e-2, 3e-2, 1e-1), batch=64, epochs=80, patience=8, halve_at=(10, 20)
         ),
-        "asr": ProbeConfig(
-            learning_rates=(3e-3, 1e-2),
-            extend=0,
-            units=(96,),
-            batch=16,
-            epochs=24,
-            patience=3,
-            halve_at=(3,),
-        ),
-        "sf": ProbeConfig(
-            learning_rates=(3e-3, 1e-2),
-            extend=0,
-            units=(96,),
-            batch=16,
-            epochs=24,
-            patience=3,
-            halve_at=(3,),
-        ),
+        "asr": _BRIEF,
+        "sf": _BRIEF,
         "sd": ProbeConfig(
             learning_rates=(1e-3, 3e-3, 1e-2),
             extend=1,

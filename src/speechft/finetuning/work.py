@@ -25,7 +25,6 @@ from speechft.finetuning.baselines import Distillation, L2sp, Tie
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.examples import Examples, Kept, keep_downsampled, keep_hidden
-from speechft.finetuning.heads import WAV2VEC2_CHARACTERS, RecurrentHead
 from speechft.finetuning.loop import Hooks
 from speechft.finetuning.memory import Limits
 from speechft.finetuning.objective import Objective, Part, TaskObjective
@@ -35,6 +34,8 @@ from speechft.finetuning.selection import Dev, warn_if_all_blank
 from speechft.finetuning.splits import labelled_splits
 from speechft.tasks import find_task
 from speechft.tasks.base import Task
+from speechft.tasks.recurrent import RecurrentHead
+from speechft.tasks.text import TedliumText
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -256,7 +257,7 @@ def _check_task(task: Task, config: FinetuningConfig) -> None:
 
 def _vocabulary(task: Task, cuts: Sequence[Cut], config: FinetuningConfig) -> Vocabulary:
     if config.vocabulary == "wav2vec2":
-        return Vocabulary(WAV2VEC2_CHARACTERS)
+        return Vocabulary(TedliumText.symbols)
     return task.vocabulary(cuts)
 
 
@@ -269,9 +270,8 @@ def _head(
     return RecurrentHead(
         encoder.dim,
         len(vocabulary),
-        config.hidden,
-        layers=settings.layers,
-        size=settings.size,
+        projection=config.hidden,
+        hidden=[settings.size] * settings.layers,
         dropout=settings.dropout,
     )
 

@@ -133,7 +133,7 @@ def _refusal(path: Path, error: Exception) -> CheckpointError:
         )
     inner = re.search(r"WeightsUnpickler error: (.*)", text)
     first = text.splitlines()[0] if text else type(error).__name__
-    reason = inner.group(1) if inner else first.removesuffix(".")
+    reason = (inner.group(1) if inner else first.removesuffix(".")) or type(error).__name__
     if "weights_only" in reason:  # torch's advice there is to load without protection
         reason = "it is not a pickle of weights"
     return CheckpointError(
