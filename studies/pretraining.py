@@ -7,7 +7,8 @@ resumable; another seed is another lineage:
     python studies/pretraining.py --seed 1 --out runs/lineage-1
 
 Rows go to ``studies/pretraining/seed-N.jsonl``. ``--topline`` adds the supervised topline of the
-same size, trained from scratch on the probes' data, which the gate needs.
+same size, trained from scratch on the probes' data, which the gate needs. ``--rounds`` measures
+encoders that are there already, those of the rounds in order, instead of training them.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from speechft.pretrain import pretrain_recipe
 
 TASKS = ("pr", "pc", "sid", "ic", "style")
 SILENCE = "SIL"
-TOPLINE = {"pr": 3000, "sid": 1500}
+TOPLINE = {"pr": 2000, "sid": 1500}
 """Updates of the topline by task."""
 
 
@@ -167,11 +168,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/lineage-1"))
     parser.add_argument("--topline", action="store_true")
+    parser.add_argument("--rounds", type=Path, nargs="*", help="encoders to measure")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out, corpus = arguments.out, find_corpus("synthetic-study", arguments.out / "corpus")
     candidates = [("MFCC", Candidate("MFCC", "mfcc"))]
-    for name, encoder in rounds(arguments.seed, out):
+    given = [(f"round {n}", path) for n, path in enumerate(arguments.rounds or (), start=1)]
+    for name, encoder in given or rounds(arguments.seed, out):
         if name == "round 1":
             candidates.append(("random", Candidate("random", "random", like=str(encoder))))
         candidates.append((name, Candidate(name, str(encoder))))

@@ -20,6 +20,7 @@ from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
 from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
 from speechft.data.manifest import Corpus, load_waveform
+from speechft.devices import pick_device
 from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import FEATURES, load_encoder
@@ -168,6 +169,8 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
     targets = make_targets(config.targets, cuts, folder / "targets.npz", config.seed)
     encoder = _make_encoder(config)
     encoder.set_dropout(config.dropout)
+    if pick_device().type == "cpu":  # torch's fused attention is slow backwards on short sequences
+        encoder.model.set_attn_implementation("eager")
     objective = HubertObjective(encoder, config.targets.clusters, config.masking)
     settings = config.optimization
     plan = BatchPlan(

@@ -1,0 +1,273 @@
+"""Tables and figure of the demo's evidence, from the committed rows of ``studies/demo``.
+
+    python studies/demo_table.py
+
+Intervals are 90 %, from a hierarchical bootstrap: lineages are drawn, tuning seeds within them, and
+for the items, which all encoders share, speakers and utterances within them. All encoders see the
+same draws, so differences are paired. Probe seeds are averaged first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from speechft.evaluation.score import load_anchors
+
+HERE = Path(__file__).with_name("demo")
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "study-alpha.png"
+TASKS = {"pr": "PR, PER %", "sid": "SID, %", "ic": "IC, %", "style": "style, %"}
+TUNED = ("plain", "stable", "Speech-FT 0.25")
+DRAWS = 2000
+LEVEL = 0.90
+MARGIN = 1.5
+"""Points: "keeps PR" means that the interval of the PER difference lies within plus or minus it."""
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass
+class Table:
+    """Rows of encoders that belong together: by lineage and tuning seed, every probe seed's."""
+
+    rows: dict[tuple[int, int], dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take one row in."""
+        cell = self.rows.setdefault((row["lineage"], row.get("tuning_seed", 0)), {})
+        cell.setdefault(row["task"], []).append(row)
+
+
+def read() -> tuple[dict[tuple[str, str], Table], dict[str, Any]]:
+    """Return tables by (task that was tuned on, encoder), and the items of every task."""
+    tables: dict[tuple[str, str], Table] = defaultdict(Table)
+    for line in (HERE / "rows.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        tables[row.get("tuned_on", ""), row["encoder"]].add(row)
+    return dict(tables), json.loads((HERE / "items.json").read_text())["tasks"]
+
+
+def item_weights(speakers: Sequence[str], draws: int, seed: int) -> Floats:
+    """Return (draws, n) weights: speakers drawn, then as many utterances of each as it has."""
+    rng = np.random.default_rng(seed)
+    names, numbers = np.unique(speakers, return_inverse=True)
+    chosen = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
+    weights = np.zeros((draws, len(numbers)))
+    for number in range(len(names)):
+        places = np.flatnonzero(numbers == number)
+        times = chosen[:, number] * len(places)
+        weights[:, places] = rng.multinomial(times, np.full(len(places), 1 / len(places)))
+    return weights
+
+
+def level_draws(cells: Sequence[tuple[int, int]], draws: int, seed: int) -> Floats:
+    """Return (draws, cells) weights that add up to 1: lineages drawn, then seeds within each."""
+    rng = np.random.default_rng(seed)
+    lineages = sorted({lineage for lineage, _ in cells})
+    chosen = rng.multinomial(len(lineages), np.full(len(lineages), 1 / len(lineages)), size=draws)
+    weights = np.zeros((draws, len(cells)))
+    for number, lineage in enumerate(lineages):
+        places = [place for place, cell in enumerate(cells) if cell[0] == lineage]
+        times = chosen[:, number] * len(places)
+        drawn = rng.multinomial(times, np.full(len(places), 1 / len(places)))
+        weights[:, places] = drawn / len(places)
+    return weights / len(lineages)
+
+
+class Study:
+    """Figures and resampled figures of every encoder.
+
+    Args:
+        tables: From `read`.
+        items: Speakers and totals by task.
+    """
+
+    def __init__(self, tables: dict[tuple[str, str], Table], items: dict[str, Any]) -> None:
+        self.tables, self.items = tables, items
+        speakers = {task: item_weights(items[task]["speakers"], DRAWS, 0) for task in TASKS}
+        self._items = {
+            task: np.vstack([np.ones_like(weights[:1]), weights])
+            for task, weights in speakers.items()
+        }  # the first row is the sample itself
+
+    def values(self, tuned_on: str, encoder: str, task: str) -> dict[tuple[int, int], Floats]:
+        """Return by cell (1 + DRAWS,) figures, over the sample and over resampled items."""
+        totals = np.array(self.items[task]["totals"], dtype=float)
+        weights, result = self._items[task], {}
+        for cell, by_task in self.tables[tuned_on, encoder].rows.items():
+            amounts = np.mean([np.array(row["amounts"].split(), float) for row in by_task[task]], 0)
+            result[cell] = 100 * (weights @ amounts) / (weights @ totals)
+        return result
+
+    def figures(self, tuned_on: str, encoder: str) -> dict[str, Floats]:
+        """Return by task (1 + DRAWS,) figures over lineages and tuning seeds.
+
+        What was not tuned is taken from the lineages that are drawn for the tuned encoders.
+        """
+        cells = self.cells(tuned_on)
+        weights = level_draws(cells, DRAWS, 1)
+        point = np.array([1 / sum(c[0] == cell[0] for c in cells) for cell in cells])
+        weights = np.vstack([point / point.sum(), weights])
+        figures = {}
+        for task in TASKS:
+            known = self.values(
+                "" if encoder in ("pre-trained", *FLOORS) else tuned_on, encoder, task
+            )
+            rows = [known.get(cell, known.get((cell[0], 0), known.get((1, 0)))) for cell in cells]
+            figures[task] = (weights * np.stack(rows, 1)).sum(1)
+        return figures
+
+    def cells(self, tuned_on: str) -> list[tuple[int, int]]:
+        """Return the (lineage, tuning seed) for which every tuned encoder is measured."""
+        known = [set(self.tables[tuned_on, encoder].rows) for encoder in TUNED]
+        return sorted(set.intersection(*known))
+
+
+FLOORS = ("MFCC", "random")
+
+
+def score(figures: dict[str, Floats]) -> Floats:
+    """Return the miniature SUPERB score with the packaged anchors."""
+    anchors = load_anchors().tasks
+    parts = [
+        (figures[task] - anchor.floor) / (anchor.ceiling - anchor.floor)
+        for task, anchor in anchors.items()
+    ]
+    return 1000 * np.mean(parts, 0)
+
+
+def retention(
+    figures: dict[str, Floats], base: dict[str, Floats], floor: dict[str, Floats], tuned_on: str
+) -> Floats:
+    """Return the mean over the other tasks of (x - floor) / (pre-trained - floor), in percent."""
+    parts = [
+        (figures[task] - floor[task]) / (base[task] - floor[task])
+        for task in TASKS
+        if task != tuned_on
+    ]
+    return 100 * np.mean(parts, 0)
+
+
+def shown(values: Floats, digits: int = 1, sign: str = "") -> str:
+    """Return the figure with its interval."""
+    low, high = np.quantile(values[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return f"{values[0]:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
+
+
+def judged(difference: Floats) -> str:
+    """Return whether PR is kept, by the interval of the PER difference."""
+    low, high = np.quantile(difference[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if low >= -MARGIN and high <= MARGIN:
+        return "keeps PR"
+    return "gains PR" if high < 0 else "loses PR" if low > 0 else "open"
+
+
+def tables_of(study: Study, tuned_on: str) -> str:
+    """Return the three Markdown tables of a task that was tuned on."""
+    names = (*FLOORS, "pre-trained", *TUNED)
+    figures = {name: study.figures(tuned_on, name) for name in names}
+    base, floor = figures["pre-trained"], figures["MFCC"]
+    cells = study.cells(tuned_on)
+    lines = [
+        f"### Tuned on {tuned_on}: {len(cells)} fine-tunings, {len({c[0] for c in cells})} lineages"
+    ]
+    lines += ["", f"| encoder | {' | '.join(TASKS.values())} | score | off-task retention, % |"]
+    lines += ["|" + "---|" * (len(TASKS) + 3)]
+    for name in names:
+        row = [shown(figures[name][task]) for task in TASKS] + [shown(score(figures[name]), 0)]
+        kept = retention(figures[name], base, floor, tuned_on)
+        row.append(shown(kept, 0) if name in TUNED else "")
+        lines.append(f"| {name} | {' | '.join(row)} |")
+    lines += ["", f"| minus pre-trained | {' | '.join(TASKS.values())} | score | PR |"]
+    lines += ["|" + "---|" * (len(TASKS) + 3)]
+    for name in TUNED:
+        row = [shown(figures[name][task] - base[task], sign="+") for task in TASKS]
+        row += [shown(score(figures[name]) - score(base), 0, "+")]
+        row.append(judged(figures[name]["pr"] - base["pr"]))
+        lines.append(f"| {name} | {' | '.join(row)} |")
+    first, other = figures["Speech-FT 0.25"], figures["stable"]
+    row = [shown(first[task] - other[task], sign="+") for task in TASKS]
+    row += [shown(score(first) - score(other), 0, "+"), ""]
+    lines.append(f"| Speech-FT minus stable | {' | '.join(row)} |")
+    lines += [
+        "",
+        "| PR in detail | substitutions, % | insertions, % | deletions, % | blank frames |",
+    ]
+    lines += ["|---|---|---|---|---|"]
+    for name in names:
+        rows = [
+            row
+            for cell in study.tables["" if name not in TUNED else tuned_on, name].rows.values()
+            for row in cell["pr"]
+        ]
+        means = [np.mean([row[key] for row in rows]) for key in RATES]
+        lines.append(
+            "| " + name + " | " + " | ".join(f"{m:.1f}" for m in means[:3]) + f" | {means[3]:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+RATES = ("substitutions", "insertions", "deletions", "blank_ratio")
+
+
+def curve_of(study: Study, tuned_on: str) -> dict[str, dict[float, list[float]]]:
+    """Return by task and alpha the dev figures of the lineages, first tuning seed."""
+    ends = {"pre-trained": 0.0, "Speech-FT 0.25": 0.25, "stable": 1.0}
+    result: dict[str, dict[float, list[float]]] = {task: defaultdict(list) for task in TASKS}
+    wanted = {0.1, 0.5, 0.75}
+    for (tuned, encoder), table in study.tables.items():
+        if tuned not in ("", tuned_on):
+            continue
+        alpha = ends.get(encoder)
+        if alpha is None and encoder.startswith("Speech-FT"):
+            alpha = float(encoder.split()[1])
+        if alpha is None or (alpha not in wanted and encoder not in ends):
+            continue
+        for (_, seed), by_task in sorted(table.rows.items()):
+            if seed in (0, 1):
+                for task, rows in by_task.items():
+                    result[task][alpha].append(float(np.mean([row["dev"] for row in rows])))
+    return result
+
+
+def draw(study: Study) -> None:
+    """Draw dev figures over alpha, a line for each lineage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 4, figsize=(11, 5), sharex=True, layout="constrained")
+    for row, tuned_on in zip(axes, ("sid", "pr"), strict=True):
+        for axis, (task, title) in zip(row, TASKS.items(), strict=True):
+            curve = curve_of(study, tuned_on)[task]
+            alphas = sorted(curve)
+            count = min((len(values) for values in curve.values()), default=0)
+            for number in range(count):
+                axis.plot(alphas, [curve[a][number] for a in alphas], marker="o", markersize=3)
+            axis.set_title(f"tuned on {tuned_on.upper()}: {title}", fontsize=9)
+            axis.axvline(0.25, color="0.8", zorder=0)
+            if row is axes[1]:
+                axis.set_xlabel("alpha")
+    figure.savefig(PICTURE, dpi=110)
+
+
+def main() -> None:
+    study = Study(*read())
+    for tuned_on in ("sid", "pr"):
+        print(tables_of(study, tuned_on))
+        for task, curve in curve_of(study, tuned_on).items():
+            points = {alpha: round(float(np.mean(values)), 1) for alpha, values in curve.items()}
+            print(f"dev, {task}: {dict(sorted(points.items()))}")
+        print()
+    draw(study)
+
+
+if __name__ == "__main__":
+    main()
