@@ -104,7 +104,7 @@ def test_words_are_read_up_to_the_pairs(model: Path) -> None:
         ("hello\n", "first line is not"),
         ("\\data\\\nngram 1=3\n\\1-grams:\n-1 a\n", "has no end"),
         ("\\data\\\n\n\\1-grams:\n-1 a b c d\n\\end\\\n", "line 4: expected"),
-        (arpa().replace("-0.4\ta b", "what"), "not in the ARPA format"),
+        (arpa().replace("-0.4\ta b", "what"), "cannot be read by KenLM"),
         ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tx\n\n\\end\\\n", "can be spelled"),
     ],
 )

@@ -112,7 +112,7 @@ def _compared(first: list[Evaluated], second: list[Evaluated]) -> list[Differenc
         return []
     row, other = first[0].row, second[0].row
     values = [float(np.mean([e.row.value for e in part])) for part in (first, second)]
-    measure = next((m for m in TASKS[row.task].measures if m.name == row.metric), None)
+    measure = TASKS[row.task].measure(row.metric)
     items = [[_items(e) for e in part] for part in (first, second)]
     same = {tuple(item.id for item in part) for parts in items for part in parts}
     interval: tuple[float, float] | None = None

@@ -56,12 +56,20 @@ class Task(ABC):
         """Return what is reported; the first one selects."""
         return (Measure(self.metric, self.higher_is_better, ratio),)
 
+    def measure(self, name: str) -> Measure | None:
+        """Return a measure by its name, also one that is not reported by default."""
+        return next((measure for measure in self.measures if measure.name == name), None)
+
     def figure(self, items: Sequence[Item]) -> float:
         """Return the first measure of items."""
         return self.measures[0].value(items)
 
     def variant(self, protocol: str) -> Task:
         """Return the task as a protocol wants it."""
+        return self
+
+    def final(self, vocabulary: Vocabulary) -> Task:
+        """Return the task as it decodes the chosen probe, such as with a language model."""
         return self
 
     @abstractmethod

@@ -77,7 +77,7 @@ class WordSearch:
             model = kenlm(str(file), names)
         except RuntimeError as error:
             reason = str(error).strip().rpartition("\n")[2]
-            raise DataError(f"language model {file} is not in the ARPA format: {reason}") from None
+            raise DataError(f"language model {file} cannot be read by KenLM: {reason}") from None
         trie = library.Trie(self._columns, self._boundary)
         start = model.start(False)
         for word, letters in spelled.items():
@@ -114,6 +114,18 @@ class WordSearch:
         if not found:
             return []
         return [self._words[number].upper() for number in found[0].words if number >= 0]
+
+
+def check_model(file: Path) -> None:
+    """Refuse what `WordSearch` would refuse, as far as the beginning of the file tells.
+
+    Raises:
+        ConfigError: The extra ``lm`` is not installed.
+        DataError: The file cannot be read, or holds no words in the ARPA format.
+    """
+    _flashlight()
+    if next(model_words(file), None) is None:
+        raise DataError(f"language model {file} holds no words")
 
 
 def model_words(file: Path) -> Iterator[str]:
