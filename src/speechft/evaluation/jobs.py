@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from speechft.checkpoint import atomic_write, file_digest
+from speechft.console import log
 from speechft.data.batching import seed_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device
@@ -113,6 +114,8 @@ class TaskJob:
                 _write_items(work.scratch / f"predictions{suffix}.jsonl", items)
             self._save(work.scratch, by_round)
             write_rows(work.scratch / "results.jsonl", rows)
+        figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
+        log(f"{self.candidate.name}, {self.task.name}: {figures}")
 
     def _stage(self) -> dict[str, Any]:
         candidate = {**asdict(self.candidate), "source": self.candidate.name}

@@ -13,7 +13,6 @@ from pydantic import Field
 
 from speechft.checkpoint import atomic_write
 from speechft.config import Config
-from speechft.console import log
 from speechft.data.manifest import Corpus
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
@@ -212,7 +211,6 @@ def evaluate_encoder(
             with atomic_write(target) as file:
                 file.write(source.read_bytes())
     write_rows(folder / "results.jsonl", rows)
-    log(f"{candidate.name}: " + ", ".join(f"{r.task} {r.metric} {r.value:.1f}" for r in rows))
     return rows
 
 

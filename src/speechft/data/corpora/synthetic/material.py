@@ -74,7 +74,6 @@ TASK_SPLITS = {
     "*": ("train", "dev", "test"),
     "ic": ("ic-train", "dev", "test"),
     "sid": ("train", "sid-dev", "sid-test"),
-    "asv": ("train", "test", "test"),
     "ks": ("ks-train", "ks-dev", "ks-test"),
     "sd": ("sd-train", "sd-dev", "sd-test"),
     "qbe": ("documents", "dev-queries", "test-queries"),
