@@ -157,7 +157,8 @@ def model_words(file: Path) -> Iterator[str]:
                     if cells[1] not in _NO_WORDS:
                         yield cells[1]
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"language model {file} cannot be read: {error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"language model {file} cannot be read: {reason}") from None
     raise DataError(
         f"language model {file} is not in the ARPA format: "
         + ("its first line is not \\data\\" if not section else "its list of words has no end"),
