@@ -76,7 +76,9 @@ def test_unknown_names_are_refused(tones: Corpus) -> None:
 
 
 def test_tasks_that_the_corpus_lacks_are_refused(tones: Corpus) -> None:
-    with pytest.raises(DataError, match="task sid needs label 'speaker'") as caught:
+    with pytest.raises(
+        DataError, match="for task sid: every utterance needs label 'speaker'"
+    ) as caught:
         choose_tasks(EvaluationConfig(tasks=("sid",)), without(tones, "speaker"))
     assert "pr, asr, ic" in str(caught.value.hint)
     bare = dataclasses.replace(tones, statistics={})

@@ -119,10 +119,9 @@ def assign_tasks(
         tasks = _named_tasks(config)
     for task in tasks:
         if task.name not in chosen:
-            names = ", ".join(corpus.name for corpus in corpora)
+            reasons = "; ".join(f"{corpus.name}: {task.lacks(corpus)}" for corpus in corpora)
             raise DataError(
-                f"task {task.name} needs label {task.label!r} for every utterance of its splits; "
-                f"none of the corpora has that: {names}",
+                f"no corpus can be used for task {task.name}: {reasons}",
                 hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
             )
     return tasks, chosen
