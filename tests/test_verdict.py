@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -182,3 +183,35 @@ def test_equal_figures_on_few_items_are_not_called_kept(run: Run) -> None:
     base, other = ([float(x) for x in rng.permutation(hits(0.5, 60))] for _ in range(2))
     run.compare(base, other)
     assert "leaves open sid (accuracy 50.0 to 50.0, +0.0 with 90 % interval" in run.say()[0]
+
+
+def test_every_figure_of_a_task_gets_its_own_judgement(run: Run) -> None:
+    for encoder, f1, edits in ((PRE_TRAINED, 0.7, 4.0), (NAMES.tuned, 0.9, 6.0)):
+        counts = {"value_edits": edits, "value_length": 10.0}
+        items = [Item(f"item-{n}", "", "", f1, 1.0, counts) for n in range(40)]
+        for metric, value, higher in (
+            ("slot_type_f1", 100 * f1, True),
+            ("slot_value_cer", 10 * edits, False),
+        ):
+            run.add(encoder, "sf", [f1] * 40, metric=metric, value=value, higher_is_better=higher)
+        path = run.folder / slug(encoder) / "predictions" / "sf.jsonl"
+        path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+    run.rows += [row.model_copy(update={"encoder": NAMES.merged}) for row in run.rows[2:]]
+    shutil.copytree(run.folder / slug(NAMES.tuned), run.folder / slug(NAMES.merged))
+    assert run.say(tuned_on="sf")[0] == (
+        "Stable fine-tuning gains on sf (slot_type_f1 70.0 to 90.0); "
+        "loses on sf (slot_value_cer 40.0 to 60.0)."
+    )
+
+
+def test_trials_are_judged_by_their_error_rate(run: Run) -> None:
+    """The sum of scores says nothing about trials; their order decides."""
+    rng = np.random.default_rng(0)
+    truth = np.arange(400) % 2
+    for encoder, noise in ((PRE_TRAINED, 2.0), (NAMES.tuned, 0.1), (NAMES.merged, 0.1)):
+        scores = truth + noise * rng.standard_normal(400)
+        run.add(encoder, "asv", [0.0], metric="eer", value=1.0, higher_is_better=False, n=400)
+        items = [Item(f"{n:03d}", "", "", float(scores[n]), float(truth[n])) for n in range(400)]
+        path = run.folder / slug(encoder) / "predictions" / "asv.jsonl"
+        path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+    assert "gains on asv" in run.say(tuned_on="asv")[0]

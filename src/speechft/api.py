@@ -39,6 +39,7 @@ def evaluate(
     corpus: str | Path | Sequence[str | Path] = "synthetic",
     protocol: str = "mini",
     seed: int = 0,
+    language_model: str | Path | None = None,
 ) -> list[ResultRow]:
     """Evaluate frozen encoders with probes.
 
@@ -50,16 +51,20 @@ def evaluate(
             the first that supports it.
         protocol: ``default``, ``s3prl`` or ``mini``.
         seed: Seed of the probes.
+        language_model: Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second figure of ``asr``.
 
     Returns:
-        One row for each encoder and task.
+        A row for each encoder, task and metric.
 
     Raises:
         SpeechftError: Something is wrong with an encoder, a task or the corpus.
     """
     names = [encoders] if isinstance(encoders, (str, Path)) else list(encoders)
     config = EvaluationConfig(
-        tasks="available" if tasks is None else tuple(tasks), protocol=protocol, floors=()
+        tasks="available" if tasks is None else tuple(tasks),
+        protocol=protocol,
+        floors=(),
+        language_model=None if language_model is None else str(language_model),
     )
     corpora = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
     return pipeline.evaluate(

@@ -139,6 +139,9 @@ def evaluate(
     cache: Annotated[str | None, typer.Option(help="Folder of features. [OUT/cache]")] = None,
     frame_cache_gb: Annotated[float | None, typer.Option(help="Quota of frames in it.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    language_model: Annotated[
+        str | None, typer.Option(help="Word n-gram model for asr, .arpa or .arpa.gz.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Probe frozen encoders on several tasks; the same command goes on after a stop.
@@ -150,6 +153,7 @@ def evaluate(
 
     options = {"protocol": protocol, "seeds": seeds, "precision": precision}
     options |= {"cache": cache or str(out / "cache"), "frame_cache_gb": frame_cache_gb}
+    options |= {"language_model": language_model}
     config = evaluation_config(tasks, options)
     rows = pipeline.evaluate(encoders, corpus or ["synthetic"], config, out, seed=seed)
     if as_json:

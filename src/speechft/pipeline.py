@@ -33,6 +33,7 @@ from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, write_rows
 from speechft.runs import lock
+from speechft.tasks import TASKS
 from speechft.tasks.base import Task
 from speechft.verdict import PRE_TRAINED, Names, verdict
 
@@ -287,7 +288,8 @@ def scores(rows: Sequence[ResultRow], corpus: Corpus) -> dict[str, float | None]
     anchors = load_anchors()
     figures: dict[str, dict[str, float]] = {}
     for row in rows:
-        figures.setdefault(row.encoder, {})[row.task] = row.value
+        if row.metric == TASKS[row.task].measures[0].name:
+            figures.setdefault(row.encoder, {})[row.task] = row.value
     fits = corpus.info.get("spec") == anchors.corpus
     fits = fits and all(row.protocol == anchors.protocol for row in rows)
     return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}

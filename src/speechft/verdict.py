@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechft.evaluation.score import paired_difference
+from speechft.evaluation.score import RATIO, paired_difference
 from speechft.evaluation.suite import read_items, slug
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow
+from speechft.tasks import TASKS
 
 PRE_TRAINED = "pre-trained"
 
@@ -50,10 +51,9 @@ def verdict(
         names: Of the tuned and the merged encoder.
         config: Margins.
     """
-    tasks = list(dict.fromkeys(row.task for row in rows))
-    figures = {(row.encoder, row.task): row for row in rows}
-    off = [task for task in tasks if task != tuned_on]
-    order = [*(task for task in tasks if task == tuned_on), *off]
+    keys = dict.fromkeys((row.task, row.metric) for row in rows)
+    figures = {(row.encoder, row.task, row.metric): row for row in rows}
+    order = sorted(keys, key=lambda key: key[0] != tuned_on)
     first, second = (
         _sentence(name, order, figures, folder, config) for name in (names.tuned, names.merged)
     )
@@ -63,15 +63,15 @@ def verdict(
 
 def _sentence(
     encoder: str,
-    tasks: Sequence[str],
-    figures: Mapping[tuple[str, str], ResultRow],
+    keys: Sequence[tuple[str, str]],
+    figures: Mapping[tuple[str, str, str], ResultRow],
     folder: Path,
     config: VerdictConfig,
 ) -> str:
     """Say what one encoder does to every task, tasks of the same judgement together."""
     judged: dict[str, list[str]] = {phrase: [] for phrase in _PHRASES}
-    for task in tasks:
-        row, base = figures[encoder, task], figures[PRE_TRAINED, task]
+    for task, metric in keys:
+        row, base = figures[encoder, task, metric], figures[PRE_TRAINED, task, metric]
         phrase, addition = _judge(row, base, folder, config)
         judged[phrase].append(
             f"{task} ({row.metric} {base.value:.1f} to {row.value:.1f}{addition})"
@@ -87,7 +87,8 @@ def _judge(row: ResultRow, base: ResultRow, folder: Path, config: VerdictConfig)
     if not base.details.get("converged", False):
         return _NO_VERDICT, ""
     items, base_items = (read_items(folder / slug(r.encoder), row.task) for r in (row, base))
-    change, low, high = paired_difference(items, base_items)
+    measure = TASKS[row.task].measure(row.metric) or RATIO
+    change, low, high = paired_difference(items, base_items, measure=measure)
     margin = config.margins.get(row.task, config.margins.get("*", 0.0))
     sign = 1 if row.higher_is_better else -1
     worst, best = sorted((sign * low, sign * high))

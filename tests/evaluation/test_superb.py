@@ -19,7 +19,7 @@ from speechft.evaluation.probe import ProbeConfig
 from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
 from speechft.evaluation.suite import Candidate, EvaluationConfig, evaluate_encoder, read_items
 from speechft.pipeline import evaluate
-from speechft.results import ResultRow, read_rows
+from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import SUPERB, TASKS, find_task
 
 LINEAR = {"extend": 0, "epochs": 6, "halve_at": (), "batch": 16}
@@ -166,6 +166,10 @@ def test_a_second_encoder_is_compared(
     assert all(len(row) == len(header) for row in cells)
     with pytest.raises(DataError, match="nothing to compare: the results hold mfcc"):
         compare([tmp_path / "results.jsonl"])
+    twin = tmp_path / "twin" / "results.jsonl"
+    write_rows(twin, read_rows(tmp_path / "results.jsonl"))
+    with pytest.raises(DataError, match="'mfcc' was evaluated on pr in two places"):
+        compare([out / "results.jsonl", tmp_path / "results.jsonl", twin])
 
 
 def test_finished_tasks_are_kept_when_others_are_added(

@@ -84,7 +84,7 @@ def test_tasks_take_the_first_corpus_that_supports_them(tones: Corpus, miniature
     tasks, by_task = assign_tasks(config, [tones, miniature])
     assert [task.name for task in tasks] == ["sid", "sd", "er"]
     assert [by_task[task.name].name for task in tasks] == ["tones", "miniature", "miniature"]
-    with pytest.raises(DataError, match=r"task sd needs label 'turns'.*tones, tones"):
+    with pytest.raises(DataError, match=r"for task sd: tones: every.*'turns'.*; tones: every"):
         assign_tasks(config, [tones, tones])
     every, _ = assign_tasks(EvaluationConfig(tasks="available"), [tones, miniature])
     assert set(SUPERB) <= {task.name for task in every}

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from helpers import ORACLE
 from speechft.errors import CheckpointError
 from speechft.features.featurizer import WeightedSum, kept_frames
 from speechft.tasks import LetterText, RecurrentHead, TedliumText, from_s3prl, to_s3prl
 from speechft.tasks.losses import ctc_losses
-from speechft.tasks.recurrent import thin_out
+from speechft.tasks.recurrent import read_in_time, thin_out
 
 FOLDER = ORACLE / "superb"
 CASES = {
@@ -134,3 +135,23 @@ def test_a_foreign_key_is_refused() -> None:
         CheckpointError, match=r"'mystery.weight' is not one of the head of task sd"
     ):
         from_s3prl("sd", {"mystery.weight": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_padded_rows_give_what_packed_sequences_give(bidirectional: bool) -> None:
+    torch.manual_seed(1)
+    lstm = torch.nn.LSTM(6, 4, batch_first=True, bidirectional=bidirectional)
+    lengths = torch.tensor([5, 9, 1, 7])
+    results = []
+    for packed in (True, False):
+        features = torch.randn(4, 9, 6, generator=torch.Generator().manual_seed(2))
+        features.requires_grad_()
+        if packed:
+            rows = pack_padded_sequence(features, lengths, batch_first=True, enforce_sorted=False)
+            output = pad_packed_sequence(lstm(rows)[0], batch_first=True)[0]
+        else:
+            output = read_in_time(lstm, features, lengths)
+        loss = (output * torch.linspace(-1, 1, output.numel()).view_as(output)).sum()
+        results.append((output, *torch.autograd.grad(loss, [features, *lstm.parameters()])))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)

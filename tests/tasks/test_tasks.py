@@ -72,11 +72,13 @@ def test_require_names_what_is_missing_and_what_there_is() -> None:
     with pytest.raises(DataError) as caught:
         find_task("pr").require(corpus, ["sid", "style"])
     assert str(caught.value) == (
-        "task pr needs label 'phones' for every utterance of the splits train, dev, test; "
-        "corpus mine does not have that\nhint: tasks that this corpus supports: sid, style"
+        "corpus mine cannot be used for task pr: every utterance needs label 'phones', in its "
+        "split train 4 of 10 have it\nhint: tasks that this corpus supports: sid, style"
     )
     with pytest.raises(DataError, match="supports: none"):
         find_task("pr").require(corpus, [])
+    with pytest.raises(DataError, match=r"no file of query pairs as info\.qbe"):
+        find_task("qbe").require(corpus, [])
 
 
 def test_figure_is_the_ratio_of_sums() -> None:

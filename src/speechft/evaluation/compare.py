@@ -67,7 +67,8 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
         DataError: A file cannot be read, or there is only one encoder.
         ConfigError: There is no such encoder.
     """
-    evaluated = [e for file in files for e in _evaluated(file)]
+    evaluated = [e for file in dict.fromkeys(files) for e in _evaluated(file)]
+    _refuse_twins(evaluated)
     names = list(dict.fromkeys(e.row.encoder for e in evaluated))
     if baseline is not None and baseline not in names:
         raise unknown_choice("encoder", baseline, names)
@@ -97,6 +98,19 @@ def _evaluated(file: Path) -> list[Evaluated]:
     return result
 
 
+def _refuse_twins(evaluated: Sequence[Evaluated]) -> None:
+    """Refuse figures that two files give for the same encoder, by name, task and seed."""
+    places: dict[tuple[object, ...], Path] = {}
+    for e in evaluated:
+        key = (e.row.encoder, e.row.task, e.row.metric, e.row.protocol, e.row.seed)
+        if places.setdefault(key, e.folder) != e.folder:
+            raise DataError(
+                f"encoder {e.row.encoder!r} was evaluated on {e.row.task} in two places: "
+                f"{places[key]} and {e.folder}",
+                hint="give one of them, or evaluate them in one command: its names are distinct",
+            )
+
+
 def _chosen(
     evaluated: Sequence[Evaluated], encoder: str, key: tuple[str, str, str]
 ) -> list[Evaluated]:
@@ -112,7 +126,7 @@ def _compared(first: list[Evaluated], second: list[Evaluated]) -> list[Differenc
         return []
     row, other = first[0].row, second[0].row
     values = [float(np.mean([e.row.value for e in part])) for part in (first, second)]
-    measure = next((m for m in TASKS[row.task].measures if m.name == row.metric), None)
+    measure = TASKS[row.task].measure(row.metric) if row.task in TASKS else None
     items = [[_items(e) for e in part] for part in (first, second)]
     same = {tuple(item.id for item in part) for parts in items for part in parts}
     interval: tuple[float, float] | None = None
@@ -189,7 +203,8 @@ def _score_items(evaluated: Sequence[Evaluated], name: str) -> dict[str, list[It
     """Return the items of an encoder's first seed on the tasks of SUPERB_S."""
     needed = constants_named("speech-ft").tasks
     first = {e.row.task: e for e in reversed(evaluated) if e.row.encoder == name}
-    if not needed.keys() <= first.keys():
+    protocols = {e.row.protocol for e in evaluated if e.row.task in needed}
+    if not needed.keys() <= first.keys() or len(protocols) > 1:
         return None
     items = {task: _items(first[task]) for task in needed}
     return items if all(items.values()) else None

@@ -143,7 +143,10 @@ class ModuleGrid:
         """Return (G, ...) logits of all probes on the same (N, B, T, D) hidden states."""
         rows = []
         for probe, seed in zip(self._probes, self._seeds, strict=True):
-            with _random_state(seed_of(seed, "dropout", self._step), probe.training):
+            if not probe.training:
+                rows.append(probe(hidden_states, lengths))
+                continue
+            with _random_state(seed_of(seed, "dropout", self._step), hidden_states.device):
                 rows.append(probe(hidden_states, lengths))
         return torch.stack(rows)
 
@@ -173,11 +176,8 @@ class ModuleGrid:
 
 
 @contextlib.contextmanager
-def _random_state(seed: int, needed: bool) -> Iterator[None]:
-    if not needed:
-        yield
-        return
-    with torch.random.fork_rng():
+def _random_state(seed: int, device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else [device]):
         torch.manual_seed(seed)
         yield
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from speechft.checkpoint import atomic_write
+from speechft.checkpoint import atomic_write, file_digest
+from speechft.console import log
 from speechft.data.batching import seed_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device
@@ -24,6 +25,7 @@ from speechft.features.extract import Features
 from speechft.results import ResultRow, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
+from speechft.tasks.ctc import CharacterRecognition, LanguageModel
 from speechft.tasks.measures import Measure
 
 if TYPE_CHECKING:
@@ -64,7 +66,11 @@ class TaskJob:
     @cached_property
     def task(self) -> Task:
         """Return the task as the protocol wants it."""
-        return self.named_task.variant(self.config.protocol)
+        task = self.named_task.variant(self.config.protocol)
+        if self.config.language_model is None or not isinstance(task, CharacterRecognition):
+            return task
+        file = Path(self.config.language_model).expanduser()
+        return task.with_language_model(LanguageModel(file, **self.config.beam_search.as_dict()))
 
     @cached_property
     def settings(self) -> ProbeConfig:
@@ -108,9 +114,16 @@ class TaskJob:
                 _write_items(work.scratch / f"predictions{suffix}.jsonl", items)
             self._save(work.scratch, by_round)
             write_rows(work.scratch / "results.jsonl", rows)
+        figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
+        log(f"{self.candidate.name}, {self.task.name}: {figures}")
 
     def _stage(self) -> dict[str, Any]:
         candidate = {**asdict(self.candidate), "source": self.candidate.name}
+        searched: dict[str, Any] = {}
+        inputs = {"encoder": self.digest, "corpus": self.corpus.digest}
+        if isinstance(self.task, CharacterRecognition) and self.task.language_model is not None:
+            searched["beam_search"] = self.config.beam_search.as_dict()
+            inputs["language_model"] = file_digest(self.task.language_model.file)
         return {
             "name": "evaluate",
             "config": {
@@ -121,8 +134,9 @@ class TaskJob:
                 "probe": self.settings.as_dict(),
                 "seeds": self.seeds,
                 "test": self.test,
+                **searched,
             },
-            "inputs": {"encoder": self.digest, "corpus": self.corpus.digest},
+            "inputs": inputs,
         }
 
     def _round(self, names: tuple[str, str, str]) -> Round:
@@ -291,4 +305,7 @@ def _rates(items: Sequence[Item]) -> dict[str, float]:
 def _write_items(path: Path, items: Sequence[Item]) -> None:
     with atomic_write(path) as file:
         for item in items:
-            file.write((json.dumps(asdict(item), ensure_ascii=False) + "\n").encode())
+            line = asdict(item)
+            if not item.searched:
+                del line["searched"]
+            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())

@@ -13,9 +13,10 @@ from speechft.data.labels import Vocabulary
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import CheckpointError, DataError
+from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.grid import Probe
 from speechft.tasks import find_task
+from speechft.tasks.ctc import CharacterRecognition, LanguageModel
 
 if TYPE_CHECKING:
     from speechft.evaluation.probe import ProbeConfig, ProbeResult
@@ -73,15 +74,20 @@ class Pipeline:
         return self.task.describe(prediction, self.vocabulary, self._setting)
 
 
-def load_pipeline(folder: str | Path) -> Pipeline:
+def load_pipeline(
+    folder: str | Path, *, language_model: str | Path | LanguageModel | None = None
+) -> Pipeline:
     """Load a probe that `evaluate` trained, with its encoder.
 
     Args:
         folder: ``OUT/evaluation/<encoder>/tasks/<task>`` of an evaluation, or its ``probe``.
+        language_model: For ASR: a word n-gram model, ``.arpa`` or ``.arpa.gz``, or one with the
+            settings of its search; None decodes greedily.
 
     Raises:
         CheckpointError: The folder holds no probe, or its encoder is gone or has changed.
-        DataError: The task does not predict on single files.
+        ConfigError: A language model for another task than ASR, or its extra is not installed.
+        DataError: The task does not predict on single files, or the language model is none.
     """
     place = Path(folder).expanduser()
     place = place if (place / PIPELINE_FILE).is_file() else place / "probe"
@@ -97,6 +103,12 @@ def load_pipeline(folder: str | Path) -> Pipeline:
         )
     task = find_task(content["task"]).variant(content["protocol"])
     vocabulary = Vocabulary(tuple(content["vocabulary"]))
+    if language_model is not None:
+        if not isinstance(task, CharacterRecognition):
+            raise ConfigError(f"a language model is for task asr; this is a probe of {task.name}")
+        if not isinstance(language_model, LanguageModel):
+            language_model = LanguageModel(Path(language_model).expanduser())
+        task = task.with_language_model(language_model).final(vocabulary)
     head = task.probe_head(
         content["dim"], vocabulary, hidden=content["hidden"], units=tuple(content["units"])
     )

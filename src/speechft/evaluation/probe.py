@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +111,8 @@ class _Trial:
     """What is the same for all grids of one task."""
 
     task: Task
+    final: Task
+    """The same as it decodes the chosen probe."""
     vocabulary: Vocabulary
     config: ProbeConfig
     order_seed: int
@@ -190,7 +192,8 @@ def probe_seeds(
     dev_data = SplitData(task, features, dev, vocabulary, context=contexts[0])
     if not data.cuts or not dev_data.cuts:
         raise DataError(f"task {task.name}: the train or dev split is empty")
-    trial = _Trial(task, vocabulary, config, seeds[0], device, crop_variants(data.cuts))
+    final = task.final(vocabulary)
+    trial = _Trial(task, final, vocabulary, config, seeds[0], device, crop_variants(data.cuts))
     found: dict[Key, _Best] = {}
     wanted = [(seed, rate) for seed in seeds for rate in config.learning_rates]
     for extension in range(config.extend + 1):
@@ -228,6 +231,7 @@ def _result(
     rate: float,
 ) -> ProbeResult:
     """Tune the decision of the best probe on dev, and test it."""
+    trial = replace(trial, task=trial.final)
     task, vocabulary = trial.task, trial.vocabulary
     best = found[seed, rate]
     if not best.weights:

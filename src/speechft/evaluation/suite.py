@@ -13,7 +13,6 @@ from pydantic import Field
 
 from speechft.checkpoint import atomic_write
 from speechft.config import Config
-from speechft.console import log
 from speechft.data.manifest import Corpus
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
@@ -28,6 +27,19 @@ from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Item, Task
 
 RANDOM = "random"
+
+
+class BeamSearchConfig(Config):
+    """How words are searched with a language model; the defaults are s3prl's."""
+
+    weight: float = 2.0
+    """Of the language model's log10 probability."""
+    word_score: float = -1.0
+    """Added for every word."""
+    beam: int = Field(default=5, ge=1)
+    """Hypotheses that are kept."""
+    beam_threshold: float = Field(default=25.0, gt=0.0)
+    """Hypotheses that are so much worse than the best one are given up."""
 
 
 class EvaluationConfig(Config):
@@ -51,6 +63,10 @@ class EvaluationConfig(Config):
     """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
     precision: Precision = "auto"
     """Precision of the encoder's forward pass."""
+    language_model: str | None = None
+    """Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second word error rate of ASR."""
+    beam_search: BeamSearchConfig = BeamSearchConfig()
+    """The search with it."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +116,12 @@ def assign_tasks(
         tasks = choose_tasks(config, corpora[0]) if len(corpora) == 1 else []
         tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
     else:
-        tasks = [find_task(name) for name in config.tasks]
+        tasks = _named_tasks(config)
     for task in tasks:
         if task.name not in chosen:
-            names = ", ".join(corpus.name for corpus in corpora)
+            reasons = "; ".join(f"{corpus.name}: {task.lacks(corpus)}" for corpus in corpora)
             raise DataError(
-                f"task {task.name} needs label {task.label!r} for every utterance of its splits; "
-                f"none of the corpora has that: {names}",
+                f"no corpus can be used for task {task.name}: {reasons}",
                 hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
             )
     return tasks, chosen
@@ -129,11 +144,23 @@ def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
                 hint="give it a train, dev and test split with text, phones, speaker or label",
             )
         return available
-    tasks = [find_task(name) for name in config.tasks]
-    if not tasks:
-        raise ConfigError("no task to evaluate", hint=f"choose from: {', '.join(TASKS)}")
+    tasks = _named_tasks(config)
     for task in tasks:
         task.require(corpus, [other.name for other in available])
+    return tasks
+
+
+def _named_tasks(config: EvaluationConfig) -> list[Task]:
+    """Return the tasks that are asked for by name."""
+    tasks = [find_task(name) for name in dict.fromkeys(config.tasks)]
+    if not tasks:
+        raise ConfigError("no task to evaluate", hint=f"choose from: {', '.join(TASKS)}")
+    if config.language_model is not None and find_task("asr") not in tasks:
+        raise ConfigError(
+            f"language model {config.language_model} is for task asr, which is not among the "
+            f"tasks: {', '.join(config.tasks)}",
+            hint="add asr to the tasks, or leave the language model out",
+        )
     return tasks
 
 
@@ -183,7 +210,6 @@ def evaluate_encoder(
             with atomic_write(target) as file:
                 file.write(source.read_bytes())
     write_rows(folder / "results.jsonl", rows)
-    log(f"{candidate.name}: " + ", ".join(f"{r.task} {r.metric} {r.value:.1f}" for r in rows))
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from speechft.errors import unknown_choice
 from speechft.tasks import metrics
 from speechft.tasks.base import Task
-from speechft.tasks.ctc import CharacterRecognition, PhoneRecognition
+from speechft.tasks.ctc import CharacterRecognition, LanguageModel, PhoneRecognition
 from speechft.tasks.detection import match
 from speechft.tasks.diarization import SpeakerDiarization
 from speechft.tasks.heads import FrameHead, UtteranceHead, mean_pool
@@ -39,6 +39,7 @@ __all__ = [
     "CharacterText",
     "DiarizationHead",
     "FrameHead",
+    "LanguageModel",
     "LetterText",
     "PhoneText",
     "RecurrentHead",

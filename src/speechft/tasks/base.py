@@ -56,12 +56,20 @@ class Task(ABC):
         """Return what is reported; the first one selects."""
         return (Measure(self.metric, self.higher_is_better, ratio),)
 
+    def measure(self, name: str) -> Measure | None:
+        """Return a measure by its name, also one that is not reported by default."""
+        return next((measure for measure in self.measures if measure.name == name), None)
+
     def figure(self, items: Sequence[Item]) -> float:
         """Return the first measure of items."""
         return self.measures[0].value(items)
 
     def variant(self, protocol: str) -> Task:
         """Return the task as a protocol wants it."""
+        return self
+
+    def final(self, vocabulary: Vocabulary) -> Task:
+        """Return the task as it decodes the chosen probe, such as with a language model."""
         return self
 
     @abstractmethod
@@ -184,14 +192,22 @@ class Task(ABC):
 
     def supported_by(self, corpus: Corpus) -> bool:
         """Return whether every split that the task needs has its labels."""
-        names = {name for names in self.rounds(corpus) for name in names}
-        return all(
-            split in corpus.statistics
-            and 0
-            < corpus.statistics[split]["utterances"]
-            == corpus.statistics[split]["labels"].get(self.label, 0)
-            for split in names
-        )
+        return not self.lacks(corpus)
+
+    def lacks(self, corpus: Corpus) -> str:
+        """Say what a corpus lacks for this task; empty where it lacks nothing."""
+        for split in dict.fromkeys(name for names in self.rounds(corpus) for name in names):
+            known = corpus.statistics.get(split, {"utterances": 0})
+            count = known["utterances"]
+            if count == 0:
+                return f"its split {split} is missing or empty"
+            labelled = known["labels"].get(self.label, 0)
+            if labelled != count:
+                return (
+                    f"every utterance needs label {self.label!r}, in its split {split} "
+                    f"{labelled} of {count} have it"
+                )
+        return ""
 
     def require(self, corpus: Corpus, supported: Sequence[str]) -> None:
         """Refuse a corpus that lacks this task's labels or splits.
@@ -201,10 +217,7 @@ class Task(ABC):
         """
         if self.supported_by(corpus):
             return
-        names = dict.fromkeys(name for names in self.rounds(corpus) for name in names)
-        splits = ", ".join(names)
         raise DataError(
-            f"task {self.name} needs label {self.label!r} for every utterance of the splits "
-            f"{splits}; corpus {corpus.name} does not have that",
+            f"corpus {corpus.name} cannot be used for task {self.name}: {self.lacks(corpus)}",
             hint=f"tasks that this corpus supports: {', '.join(supported) or 'none'}",
         )

@@ -28,6 +28,8 @@ class Item:
     """What is drawn together when items are resampled, such as the speaker."""
     fold: int = 0
     """Number of the cross-validation fold."""
+    searched: str = ""
+    """The prediction with a language model, where one was given."""
 
 
 Statistic = Callable[[Sequence[Item], Floats], Floats]
@@ -57,12 +59,12 @@ def ratio(items: Sequence[Item], weights: Floats) -> Floats:
     return _by_fold(items, weights, amounts, totals)
 
 
-def ratio_of(amount: str, total: str) -> Statistic:
-    """Return a statistic like `ratio` of two further counts of the items."""
+def ratio_of(amount: str, total: str | None = None) -> Statistic:
+    """Return a statistic like `ratio` of further counts; None takes the items' own totals."""
 
     def statistic(items: Sequence[Item], weights: Floats) -> Floats:
         amounts = np.array([item.counts[amount] for item in items])
-        totals = np.array([item.counts[total] for item in items])
+        totals = np.array([item.counts[total] if total else item.total for item in items])
         return _by_fold(items, weights, amounts, totals)
 
     return statistic

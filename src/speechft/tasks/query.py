@@ -40,12 +40,14 @@ class QueryByExample(Task):
         """Return the maximum term-weighted value."""
         return (Measure("mtwv", True, weighted_mtwv),)
 
-    def supported_by(self, corpus: Corpus) -> bool:
-        """Return whether the corpus names its pairs and has all three splits."""
-        splits = corpus.task_splits(self.name)
-        return "qbe" in corpus.info and all(
-            corpus.statistics.get(split, {}).get("utterances", 0) > 0 for split in splits
-        )
+    def lacks(self, corpus: Corpus) -> str:
+        """Say whether the corpus names no pairs, or lacks a split."""
+        if "qbe" not in corpus.info:
+            return "its corpus.json names no file of query pairs as info.qbe"
+        for split in corpus.task_splits(self.name):
+            if not corpus.statistics.get(split, {}).get("utterances", 0):
+                return f"its split {split} is missing or empty"
+        return ""
 
     def context(self, corpus: Corpus, split: str, cuts: Split) -> dict[str, dict[str, bool]]:
         """Return, by query of the split and document, whether the one occurs in the other.

@@ -55,10 +55,7 @@ class RecurrentLayer(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Map (B, T, D) and (B,) to (B, T', H') and (B,); frames past a length do not count."""
-        packed = pack_padded_sequence(
-            features, lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
-        output, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
+        output = read_in_time(self.lstm, features[:, : int(lengths.max())], lengths)
         output = self.dropout(self.norm(output))
         output, lengths = thin_out(output, lengths, self.keep_every, self.thinning)
         if self.projection is not None:
@@ -166,6 +163,45 @@ class DiarizationHead(nn.Module):
         """Map (B, T, D) to (B, T, K) logits; lengths are not needed, the LSTM looks back only."""
         logits: Tensor = self.linear(self.lstm(features)[0])
         return logits
+
+
+def read_in_time(lstm: nn.LSTM, features: Tensor, lengths: Tensor) -> Tensor:
+    """Run one layer of a batch-first LSTM over (B, T, D); frames past a length give 0.
+
+    Equal to the LSTM of a packed sequence. On a processor the packed one is slow: torch computes
+    it gate by gate, and padded sequences with oneDNN. So there each direction reads padded rows,
+    the backward one its own frames in reverse.
+
+    Args:
+        lstm: One layer, in one or two directions.
+        features: (B, T, D).
+        lengths: (B,), the longest is T.
+    """
+    if features.device.type != "cpu":
+        packed = pack_padded_sequence(
+            features, lengths.cpu(), batch_first=True, enforce_sorted=False
+        )
+        output: Tensor = pad_packed_sequence(lstm(packed)[0], batch_first=True)[0]
+        return output
+    places = torch.arange(features.shape[1])
+    valid = (places < lengths[:, None])[..., None]
+    outputs = [_one_way(lstm, features, "")]
+    if lstm.bidirectional:
+        mirror = torch.where(valid[..., 0], lengths[:, None] - 1 - places, places)[..., None]
+        reverse = _one_way(lstm, features.take_along_dim(mirror, 1), "_reverse")
+        outputs.append(reverse.take_along_dim(mirror, 1))
+    return torch.cat(outputs, dim=-1) * valid
+
+
+def _one_way(lstm: nn.LSTM, features: Tensor, direction: str) -> Tensor:
+    """Read (B, T, D) from the front with the weights of one direction."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    weights = [getattr(lstm, name + direction) for name in names]
+    state = features.new_zeros(1, len(features), lstm.hidden_size)
+    output: Tensor = torch.lstm(
+        features, (state, state), weights, True, 1, 0.0, lstm.training, False, True
+    )[0]
+    return output
 
 
 def thin_out(

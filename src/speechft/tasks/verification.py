@@ -93,6 +93,12 @@ class SpeakerVerification(Task):
         speaker = label_of(cut, self.label)
         if speaker is None:
             raise DataError(f"cut {cut.id} has no speaker, which task asv needs")
+        if not self.usable(cut, frames):
+            raise DataError(
+                f"cut {cut.id} has {frames} frames; the x-vector of task asv needs at least "
+                f"{LOST_FRAMES + 2}, about {0.02 * (LOST_FRAMES + 3):.2f} s",
+                hint="leave such recordings out of dev and test, and out of the trials",
+            )
         known = speaker in vocabulary.symbols
         return torch.tensor([vocabulary.symbols.index(speaker) if known else _UNSEEN])
 
@@ -202,8 +208,10 @@ def read_trials(path: Any, known: set[str]) -> list[Trial]:
     return trials
 
 
-def drawn_trials(cuts: Split, *, limit: int = _DEV_TRIALS, seed: int = 0) -> list[Trial]:
-    """Draw trials from the utterances of a split, half of them of the same speaker.
+def drawn_trials(cuts: Split) -> list[Trial]:
+    """Draw at most 4,000 trials from the utterances of a split, half of them of the same speaker.
+
+    The same cuts always give the same trials.
 
     Raises:
         DataError: No speaker has two utterances, or there is only one speaker.
@@ -214,12 +222,12 @@ def drawn_trials(cuts: Split, *, limit: int = _DEV_TRIALS, seed: int = 0) -> lis
     same = [pair for ids in speakers.values() for pair in combinations(ids, 2)]
     if len(speakers) < 2 or not same:
         raise DataError(
-            "task asv needs trials: a split without them needs two speakers, one of them with two "
-            "utterances",
+            "task asv draws its trials from a split that has none: that takes two speakers, one of "
+            f"them with two utterances; found speakers: {', '.join(sorted(speakers)) or 'none'}",
             hint="name a file of lines '1|0 id id' as trials in corpus.json",
         )
-    rng = np.random.default_rng(seed)
-    count = min(limit // 2, len(same))
+    rng = np.random.default_rng(0)
+    count = min(_DEV_TRIALS // 2, len(same))
     chosen = sorted(rng.choice(len(same), count, replace=False).tolist())
     trials: list[Trial] = [(True, *same[number]) for number in chosen]
     names = sorted(speakers)

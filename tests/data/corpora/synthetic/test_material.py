@@ -29,6 +29,7 @@ pytest.importorskip("espeakng_loader")
 SMALL = MaterialSpec(
     speakers=(5, 2, 3),
     commands=(10, 4, 6),
+    intents=10,
     same_speakers=(3, 3),
     keywords=(22, 11, 11),
     mixtures=(2, 1, 1),
@@ -152,6 +153,9 @@ def test_trials_and_searches_are_true(corpus: Corpus) -> None:
     assert len(rows) == 8 * 12
     for query, document, found in rows:
         assert (said[query] in said[document].split()) == (found == "1")
+    searched = [{texts.query(part, n).text for n in range(40)} for part in ("dev", "test")]
+    assert [len(nouns) for nouns in searched] == [10, 10]
+    assert not searched[0] & searched[1]
 
 
 def test_keywords_come_with_silence_and_other_words(corpus: Corpus) -> None:
@@ -181,6 +185,7 @@ def test_the_same_spec_gives_the_same_audio(tmp_path: Path) -> None:
     spec = MaterialSpec(
         speakers=(2, 2, 2),
         commands=(1, 2, 2),
+        intents=1,
         same_speakers=(1, 1),
         documents=1,
         queries=(1, 1),

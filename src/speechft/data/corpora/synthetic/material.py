@@ -1,10 +1,10 @@
 """What the layouts of archives are written from: every label of the SUPERB tasks, spoken and mixed.
 
 Splits ``train``, ``dev`` and ``test`` hold commands by speakers that share nothing (phones, text,
-slots, intents, emotions); ``sid-*`` the speakers of train once more; ``ks-*`` keywords, other words
-and silence; ``sd-*`` mixtures of two speakers with their turns; ``documents`` and ``*-queries``
-what query by example needs; ``languages-*`` numbers in five languages. Verification trials are
-drawn over test.
+slots, intents, emotions); ``ic-train`` and ``sid-*`` the speakers of train once more; ``ks-*``
+keywords, other words and silence; ``sd-*`` mixtures of two speakers with their turns; ``documents``
+and ``*-queries`` what query by example needs; ``languages-*`` numbers in five languages.
+Verification trials are drawn over test.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from speechft.data.corpora.synthetic.voices import Speaker, VoicePool, make_spea
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.runs import stage
 
-VERSION = 1
+VERSION = 2
 """Raised whenever the same spec would give other audio."""
 
 _SHARD = 100
@@ -47,6 +48,8 @@ class MaterialSpec(Config):
     """Speakers of the commands, by split."""
     commands: tuple[int, int, int] = (400, 96, 200)
     """Commands with slots, intents and emotions."""
+    intents: int = 1000
+    """Commands by the speakers of train to train intents on, which need many examples."""
     same_speakers: tuple[int, int] = (96, 200)
     """Commands by the speakers of train, for dev and test of speaker identification."""
     keywords: tuple[int, int, int] = (240, 66, 132)
@@ -56,7 +59,7 @@ class MaterialSpec(Config):
     documents: int = 60
     """Sentences to search in."""
     queries: tuple[int, int] = (20, 20)
-    """Spoken nouns to search for, dev and test."""
+    """Spoken nouns to search for, dev and test; no noun is in both."""
     languages: tuple[int, int, int] = (100, 25, 50)
     """Numbers in German, Spanish, French, Italian and Mandarin."""
 
@@ -69,8 +72,8 @@ MATERIAL = MaterialSpec()
 
 TASK_SPLITS = {
     "*": ("train", "dev", "test"),
+    "ic": ("ic-train", "dev", "test"),
     "sid": ("train", "sid-dev", "sid-test"),
-    "asv": ("train", "test", "test"),
     "ks": ("ks-train", "ks-dev", "ks-test"),
     "sd": ("sd-train", "sd-dev", "sd-test"),
     "qbe": ("documents", "dev-queries", "test-queries"),
@@ -147,14 +150,20 @@ def _lines(spec: MaterialSpec) -> list[dict[str, Any]]:
         }
         for name, (count, draw) in plans.items():
             result += _part(spec, name, count, people, draw)
-    for name, count in zip(("sid-dev", "sid-test"), spec.same_speakers, strict=True):
+    same = {"ic-train": spec.intents}
+    same |= zip(("sid-dev", "sid-test"), spec.same_speakers, strict=True)
+    for name, count in same.items():
         result += _part(spec, name, count, voices[0], lambda _, rng: texts.command(rng))
     result += _part(
         spec, "documents", spec.documents, voices[2], lambda _, rng: texts.sentence(rng)
     )
-    for name, count in zip(("dev-queries", "test-queries"), spec.queries, strict=True):
-        result += _part(spec, name, count, voices[1], lambda index, _: texts.query(index))
+    for part, count in zip(("dev", "test"), spec.queries, strict=True):
+        result += _part(spec, f"{part}-queries", count, voices[1], partial(_query, part))
     return result
+
+
+def _query(part: Any, index: int, _: np.random.Generator) -> texts.Line:
+    return texts.query(part, index)
 
 
 def _part(

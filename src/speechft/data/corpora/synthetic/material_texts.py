@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -116,9 +117,10 @@ def sentence(rng: np.random.Generator) -> Line:
     return Line(template.format(NOUNS[first], NOUNS[second]))
 
 
-def query(index: int) -> Line:
-    """Return a noun, in turn."""
-    return Line(NOUNS[index % len(NOUNS)])
+def query(part: Literal["dev", "test"], index: int) -> Line:
+    """Return a noun of one half of them, in turn: dev and test search for different ones."""
+    half = NOUNS[part == "test" :: 2]
+    return Line(half[index % len(half)])
 
 
 def counting(index: int, rng: np.random.Generator) -> Line:
