@@ -56,15 +56,22 @@ def test_head_only_updates_are_one_fewer_than_the_share() -> None:
 
 
 def test_nothing_of_the_encoder_moves_while_only_the_head_learns(
-    tmp_path: Path, tones: Corpus
+    tmp_path: Path, tones: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, moved = _tune(tmp_path, tones, head_only=1.0, steps=10)
     # the last update belongs to the second phase, and its learning rate is not zero
     encoder = tiny_encoder()
     assert moved
     assert moved.isdisjoint(encoder.downsampler_names())
+    assert "never learns" not in capsys.readouterr().err
     _, _, moved = _tune(tmp_path / "frozen", tones, head_only=1.2, steps=10)
     assert moved == set()
+    assert "the encoder never learns and will be exported as it was" in capsys.readouterr().err
+    _, _, moved = _tune(
+        tmp_path / "early", tones, strategy="early-checkpoint", head_only=0.6, steps=10
+    )
+    assert moved == set()
+    assert "leaves none of the 2 updates to it" in capsys.readouterr().err
 
 
 UNUSED = {"model.masked_spec_embed"}

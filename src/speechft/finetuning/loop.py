@@ -56,6 +56,12 @@ class History:
     seconds_of_audio: float = 0.0
     seconds: float = 0.0
 
+    def final(self, figure: str) -> float:
+        """Return a dev figure of the step whose weights the training ended with."""
+        selected = [entry["step"] for entry in self.evaluations if "selected" in entry]
+        steps = {entry["step"]: entry[figure] for entry in self.evaluations if figure in entry}
+        return steps[selected[-1] if selected else max(steps)]
+
 
 @dataclass(frozen=True)
 class Hooks:
