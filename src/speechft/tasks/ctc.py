@@ -44,15 +44,17 @@ class CtcTask(Task):
 
     level: ClassVar[Level] = "frame"
     higher_is_better: ClassVar[bool] = False
-    ends: bool = False
-    """Whether every target ends with a symbol for the end of the sequence, as in s3prl."""
+    s3prl_closing: ClassVar[tuple[str, ...]] = (END,)
+    """What s3prl adds at the end of every target."""
+    closing: tuple[str, ...] = ()
+    """What is added here."""
 
     def variant(self, protocol: str) -> Task:
-        """Return the task as a protocol wants it: ``s3prl`` ends every target."""
+        """Return the task as a protocol wants it: ``s3prl`` closes every target."""
         if protocol != "s3prl":
             return self
         changed = copy.copy(self)
-        changed.ends = True
+        changed.closing = self.s3prl_closing
         return changed
 
     @abstractmethod
@@ -68,8 +70,12 @@ class CtcTask(Task):
         found = {symbol for cut in cuts for symbol in self.symbols(cut)}
         if not found:
             raise DataError(f"task {self.name}: the training split holds no {self.label}")
-        ends = (END,) if self.ends else ()
-        return Vocabulary.from_symbols(found, first=(BLANK, *ends, UNKNOWN))
+        return self.with_marks(found)
+
+    def with_marks(self, symbols: Iterable[str]) -> Vocabulary:
+        """Return the vocabulary of symbols, with those that belong to no text first."""
+        ends = (END,) if END in self.closing else ()
+        return Vocabulary.from_symbols({*symbols, *self.closing}, first=(BLANK, *ends, UNKNOWN))
 
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build a linear layer for every frame."""
@@ -80,14 +86,13 @@ class CtcTask(Task):
         symbols = self.symbols(cut)
         if not symbols:
             raise DataError(f"cut {cut.id} has no {self.label}, which task {self.name} needs")
-        ends = [END] if self.ends else []
-        return torch.tensor(vocabulary.encode([*symbols, *ends], f"cut {cut.id}"))
+        return torch.tensor(vocabulary.encode([*symbols, *self.closing], f"cut {cut.id}"))
 
     def usable(self, cut: Cut, frames: int) -> bool:
         """Return whether CTC can align the target: symbols plus repeats fit into the frames."""
         symbols = self.symbols(cut)
         repeats = sum(a == b for a, b in itertools.pairwise(symbols))
-        return 0 < len(symbols) + repeats + self.ends <= frames
+        return bool(symbols) and len(symbols) + repeats + len(self.closing) <= frames
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
@@ -103,7 +108,7 @@ class CtcTask(Task):
             valid = row[:length]
             collapsed = torch.unique_consecutive(valid)
             symbols = collapsed[collapsed != 0].tolist()
-            if self.ends:
+            if END in self.closing:
                 symbols = [number for number in symbols if number != _END_NUMBER]
             decoded.append((symbols, float((valid == 0).float().mean())))
         return decoded
@@ -163,6 +168,7 @@ class CharacterRecognition(CtcTask):
     Text is upper-cased; everything but letters and apostrophes of any script separates words.
     """
 
+    s3prl_closing: ClassVar[tuple[str, ...]] = (BOUNDARY, END)
     language_model: LanguageModel | None = None
     """Gives a second word error rate, of a beam search with this model."""
     _search: WordSearch | None = None
