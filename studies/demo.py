@@ -3,20 +3,22 @@
 Each lineage of the tiny encoder is fine-tuned on speakers and on phones with the demo's recipe, as
 many passes over three times the data, and merged at 0.25. Frozen probes then measure pre-trained,
 plain, stable and merged encoders on the test splits of ``synthetic-study``, and further
-coefficients on dev. One command; interrupt it and run it again, it goes on where it was:
+coefficients on dev. One command; interrupt it and run it again, here or on another machine, and it
+goes on where it was:
 
     python studies/demo.py --out runs/study
 
-On several cores run it once for each lineage beside one another (``--lineages 1``), then once more
-without; it collects what there is. Raw rows go to ``studies/demo/``, where
-``python studies/demo_table.py`` makes tables and figure of them.
+Raw rows go to ``studies/demo/`` as they come; ``python studies/demo_table.py`` makes tables and
+figure of them. On several cores run it for each lineage beside one another (``--lineages 1``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from speechft.checkpoint import atomic_write, write_json
 from speechft.compositions import Composer
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
+from speechft.encoders.load import digest_of
 from speechft.evaluation.suite import (
     Candidate,
     EvaluationConfig,
@@ -38,142 +41,137 @@ from speechft.features.extract import DownsamplerCache
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow
 
-HERE = Path(__file__).with_suffix("")
+ROWS = Path(__file__).with_suffix("")
+KEPT = ROWS.with_name("pretraining")
 CORPUS = "synthetic-study"
 TUNED_ON = ("sid", "pr")
 LINEAGES = (1, 2, 3)
 TUNING_SEEDS = (1, 2, 3, 4, 5)
-PROBE_SEEDS = 3
+PROBES = EvaluationConfig(tasks=("pr", "sid", "ic", "style"), seeds=3)
 STEPS = 300
 """Updates: the demo's 100, for three times its data."""
 ALPHA = 0.25
 CURVE = (0.1, 0.5, 0.75)
 """Further coefficients, looked at on dev, for the first tuning seed."""
 RATES = ("substitutions", "insertions", "deletions", "blank_ratio")
+Rows = list[dict[str, Any]]
 
 
-class Study:
-    """The corpus and the encoders of one lineage, and where everything goes.
+@dataclass(frozen=True)
+class Lineage:
+    """One pre-training of the encoder.
 
     Args:
-        lineage: Its number; the first is the packaged encoder.
-        out: Folder of the study.
+        number: The first is the packaged encoder.
+        base: The encoder.
+        out: Folder of what is made from it.
         corpus: What is tuned and probed on.
     """
 
-    def __init__(self, lineage: int, out: Path, corpus: Corpus) -> None:
-        self.lineage, self.out, self.corpus = lineage, out / f"lineage-{lineage}", corpus
-        self.config = EvaluationConfig(seeds=PROBE_SEEDS)
-        self.tasks = choose_tasks(self.config, corpus)
-        self.cache = DownsamplerCache()
-        self.base = "tiny-hubert"
-        if lineage > 1:
-            *_, (_, last) = rounds(lineage, out.parent / f"lineage-{lineage}")
-            self.base = str(last)
+    number: int
+    base: str
+    out: Path
+    corpus: Corpus
+    cache: DownsamplerCache = field(default_factory=DownsamplerCache)
 
-    def recipe(self, tuned_on: str, seed: int) -> Recipe:
-        """Return the demo's recipe for a task and a seed."""
-        changes = [f"data.corpus={CORPUS}", f"encoder={self.base}", f"seed={seed}"]
-        changes += [f"finetuning.task={tuned_on}", f"finetuning.steps={STEPS}"]
-        return load_recipe(Recipe, "demo", changes)
-
-    def floors(self) -> None:
+    def floors(self) -> Rows:
         """Measure the pre-trained encoder, and beside the first lineage MFCC and random weights."""
         candidates = [Candidate("pre-trained", self.base)]
-        if self.lineage == 1:
+        if self.number == 1:
             candidates.append(Candidate("MFCC", "mfcc"))
             candidates.append(Candidate("random", "random", like=self.base))
-        for candidate in candidates:
-            self.measure(candidate, self.out / "floors" / candidate.name, {})
+        return [row for c in candidates for row in self.measure(c, self.out / "floors" / c.name)]
 
-    def cell(self, tuned_on: str, seed: int, *, curve: bool) -> None:
-        """Tune, merge and measure; with ``curve`` further coefficients on dev instead."""
-        recipe, place = self.recipe(tuned_on, seed), self.out / f"{tuned_on}-{seed}"
-        composer = Composer(recipe, {"*": self.corpus}, place, self.cache)
-        about = {"tuned_on": tuned_on, "tuning_seed": seed}
-        stable = composer.compose("stable", CURVE if curve else (ALPHA,))
-        for alpha, path in stable.merged.items():
+    def cell(self, tuned_on: str, seed: int) -> Rows:
+        """Tune and merge on one task with one seed; measure all three encoders."""
+        composer, place = self.composer(tuned_on, seed)
+        stable, plain = composer.compose("stable", [ALPHA]), composer.compose("plain")
+        candidates = [
+            Candidate(f"Speech-FT {ALPHA:g}", str(stable.merged[ALPHA]), alpha=ALPHA),
+            Candidate("stable", str(stable.tuned)),
+            Candidate("plain", str(plain.tuned)),
+        ]
+        return [row for c in candidates for row in self.measure(c, place / c.name)]
+
+    def curve(self, tuned_on: str, seed: int) -> Rows:
+        """Measure further coefficients on dev."""
+        composer, place = self.composer(tuned_on, seed)
+        merged = composer.compose("stable", CURVE).merged
+        rows = []
+        for alpha, path in merged.items():
             candidate = Candidate(f"Speech-FT {alpha:g}", str(path), alpha=alpha)
-            self.measure(candidate, place / f"alpha-{alpha:g}", about, test=not curve)
-        if not curve:
-            plain = composer.compose("plain").tuned
-            for name, path in (("stable", stable.tuned), ("plain", plain)):
-                self.measure(Candidate(name, str(path)), place / name, about)
+            rows += self.measure(candidate, place / candidate.name, test=False)
+        return rows
 
-    def measure(
-        self, candidate: Candidate, place: Path, about: dict[str, Any], *, test: bool = True
-    ) -> None:
-        """Evaluate an encoder unless that is done; write its rows into its folder."""
+    def composer(self, tuned_on: str, seed: int) -> tuple[Composer, Path]:
+        """Return what tunes and merges by the demo's recipe, and the folder that it works in."""
+        changes = [f"data.corpus={CORPUS}", f"encoder={self.base}", f"seed={seed}"]
+        changes += [f"finetuning.task={tuned_on}", f"finetuning.steps={STEPS}"]
+        place = self.out / f"{tuned_on}-{seed}"
+        recipe = load_recipe(Recipe, "demo", changes)
+        return Composer(recipe, {"*": self.corpus}, place, self.cache), place
+
+    def measure(self, candidate: Candidate, place: Path, *, test: bool = True) -> Rows:
+        """Probe an encoder on all tasks."""
+        tasks = choose_tasks(PROBES, self.corpus)
         rows = evaluate_encoder(
-            candidate,
-            self.tasks,
-            self.corpus,
-            self.config,
-            place,
-            seed=0,
-            test=test,
-            cache=self.cache,
+            candidate, tasks, self.corpus, PROBES, place, seed=0, test=test, cache=self.cache
         )
-        about = {"lineage": self.lineage, **about, "encoder": candidate.name}
-        with atomic_write(place / "rows.jsonl") as file:
-            for row in rows:
-                content = {**about, **_content(row, place, test)}
-                file.write((json.dumps(content) + "\n").encode())
+        return [{"encoder": candidate.name, **content(row, place, test)} for row in rows]
 
 
-def _content(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
+def content(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
+    """Return what is kept of a row: figures, and on test the errors or hits of every item."""
     details = row.details
-    content = {
+    kept = {
         "task": row.task,
         "probe_seed": row.seed,
         "dev": details["dev"],
         "learning_rate": row.learning_rate,
         "converged": details["converged"],
         "layer_weights": details["layer_weights"],
-        "split": row.split,
     }
     if test:
-        items = read_items(place, row.task, row.seed)
-        amounts = [int(item.amount) for item in items]
-        content |= {"test": round(row.value, 4)}
-        content |= {name: details[name] for name in RATES if name in details}
-        content |= {"amounts": " ".join(map(str, amounts))}
-    return content
+        amounts = [str(int(item.amount)) for item in read_items(place, row.task, row.seed)]
+        kept |= {name: details[name] for name in RATES if name in details}
+        kept |= {"test": round(row.value, 4), "amounts": " ".join(amounts)}
+    return kept
 
 
-def jobs(lineages: list[int], out: Path, corpus: Corpus) -> Iterator[tuple[str, Any]]:
-    """Yield what is to be done in order: whole seeds first, the curves last."""
-    studies = {lineage: Study(lineage, out, corpus) for lineage in lineages}
-    for lineage, study in studies.items():
-        yield f"lineage {lineage}, floors", study.floors
-    for curve, seeds in ((False, TUNING_SEEDS), (True, TUNING_SEEDS[:1])):
+def base_of(number: int, out: Path) -> str:
+    """Return the encoder of a lineage: packaged, kept in the repository, or pre-trained now."""
+    if number == 1:
+        return "tiny-hubert"
+    if (kept := KEPT / f"lineage-{number}").is_dir():
+        return str(kept)
+    *_, (_, last) = rounds(number, out.parent / f"lineage-{number}")
+    return str(last)
+
+
+def jobs(lineages: list[Lineage]) -> Iterator[tuple[str, Callable[[], Rows], dict[str, Any]]]:
+    """Yield name, work and description of everything in order: whole seeds first, curves last."""
+    for lineage in lineages:
+        yield f"lineage-{lineage.number}", lineage.floors, {"lineage": lineage.number}
+    for kind, seeds in (("cell", TUNING_SEEDS), ("curve", TUNING_SEEDS[:1])):
         for seed in seeds:
-            for lineage, study in studies.items():
+            for lineage in lineages:
                 for task in TUNED_ON:
-                    yield (
-                        f"lineage {lineage}, tuned on {task}, seed {seed}",
-                        lambda s=study, t=task, n=seed, c=curve: s.cell(t, n, curve=c),
-                    )
+                    about = {"lineage": lineage.number, "tuned_on": task, "tuning_seed": seed}
+                    name = f"lineage-{lineage.number}-{task}-{seed}{'-curve' * (kind == 'curve')}"
+                    yield name, partial(getattr(lineage, kind), task, seed), about
 
 
-def collect(out: Path, corpus: Corpus) -> None:
-    """Write the rows of everything that is done, and the items that they are about, once."""
-    paths = sorted(out.glob("lineage-*/**/rows.jsonl"))
-    with atomic_write(HERE / "rows.jsonl") as file:
-        for path in paths:
-            file.write(path.read_bytes())
-    place = out / "lineage-1" / "floors" / "pre-trained"
-    items = {}
-    for task in choose_tasks(EvaluationConfig(), corpus):
+def describe_items(lineage: Lineage) -> None:
+    """Write what the items of every task are, once for all rows."""
+    place, items = lineage.out / "floors" / "pre-trained", {}
+    for task in choose_tasks(PROBES, lineage.corpus):
         found = read_items(place, task.name)
         items[task.name] = {
             "metric": task.metric,
-            "higher_is_better": task.higher_is_better,
             "speakers": [item.group or item.reference for item in found],
             "totals": [int(item.total) for item in found],
         }
-    write_json(HERE / "items.json", {"corpus": corpus.digest, "tasks": items})
-    print(f"{len(paths)} encoders measured; rows in {HERE}")
+    write_json(ROWS / "items.json", items)
 
 
 def main() -> None:
@@ -182,11 +180,24 @@ def main() -> None:
     parser.add_argument("--lineages", type=int, nargs="+", default=list(LINEAGES))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    corpus = find_corpus(CORPUS, arguments.out / "corpus")
-    for title, job in jobs(arguments.lineages, arguments.out, corpus):
-        print(title, flush=True)
-        job()
-    collect(arguments.out, corpus)
+    out, corpus = arguments.out, find_corpus(CORPUS, arguments.out / "corpus")
+    lineages = [
+        Lineage(n, base_of(n, out), out / f"lineage-{n}", corpus) for n in arguments.lineages
+    ]
+    stamps = {
+        n.number: {"base": digest_of(n.base)[:12], "corpus": corpus.digest[:12]} for n in lineages
+    }
+    for name, work, about in jobs(lineages):
+        path, stamp = ROWS / f"{name}.jsonl", stamps[about["lineage"]]
+        if path.exists() and stamp.items() <= json.loads(path.read_text().splitlines()[0]).items():
+            continue
+        print(name, flush=True)
+        rows = work()
+        with atomic_write(path) as file:
+            for row in rows:
+                file.write((json.dumps({**stamp, **about, **row}) + "\n").encode())
+        if name == "lineage-1":
+            describe_items(lineages[0])
 
 
 if __name__ == "__main__":

@@ -47,10 +47,11 @@ class Table:
 def read() -> tuple[dict[tuple[str, str], Table], dict[str, Any]]:
     """Return tables by (task that was tuned on, encoder), and the items of every task."""
     tables: dict[tuple[str, str], Table] = defaultdict(Table)
-    for line in (HERE / "rows.jsonl").read_text().splitlines():
-        row = json.loads(line)
-        tables[row.get("tuned_on", ""), row["encoder"]].add(row)
-    return dict(tables), json.loads((HERE / "items.json").read_text())["tasks"]
+    for path in sorted(HERE.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            tables[row.get("tuned_on", ""), row["encoder"]].add(row)
+    return dict(tables), json.loads((HERE / "items.json").read_text())
 
 
 def item_weights(speakers: Sequence[str], draws: int, seed: int) -> Floats:

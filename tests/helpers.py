@@ -111,6 +111,22 @@ def speech_encoder(
     return HuggingFaceEncoder(model, normalize=large, mode=mode).eval()
 
 
+def tiny_decoar2(seed: int = 0) -> HuggingFaceEncoder:
+    """Return a tiny DeCoAR 2.0, which has filterbanks where others have a CNN."""
+    from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
+
+    torch.manual_seed(seed)
+    config = Decoar2Config(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=32,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+    )
+    return Decoar2Encoder(Decoar2Model(config)).eval()
+
+
 def noise(*lengths: int, seed: int = 0, offset: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a padded batch of noise, with garbage in the padding, and its lengths."""
     generator = torch.Generator().manual_seed(seed)

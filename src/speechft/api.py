@@ -8,12 +8,16 @@ from typing import Any
 
 from speechft import pipeline
 from speechft.evaluation.suite import EvaluationConfig
+from speechft.finetuning.distributed import leading
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow
 
 
 def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
     """Fine-tune an encoder by a recipe.
+
+    Where a launcher started several processes, all of them call it: the first runs the recipe, the
+    others take part in its fine-tuning.
 
     Args:
         recipe: Packaged name or YAML file.
@@ -28,7 +32,10 @@ def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
         SpeechftError: Something is wrong with recipe, data or encoder.
     """
     overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
-    return pipeline.finetune_recipe(load_recipe(Recipe, recipe, overrides), Path(out))
+    with leading() as first:
+        if first:
+            pipeline.finetune_recipe(load_recipe(Recipe, recipe, overrides), Path(out))
+    return Path(out) / "encoder"
 
 
 def evaluate(

@@ -1,10 +1,9 @@
-"""Two processes (gloo): FSDP equals one process, states are gathered, followers follow."""
+"""Two processes (gloo): DDP and FSDP equal one, states are gathered, followers follow."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,96 +17,111 @@ from helpers import tiny_encoder
 from speechft.data.manifest import Corpus
 from speechft.errors import RunError
 from speechft.finetuning.distributed import make_accelerator, transformer_layers
+from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 
 pytestmark = pytest.mark.integration
 
 _TRAIN = """
-import sys, torch
+import os, shutil, sys, torch
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from helpers import tiny_encoder
+from finetuning.test_distributed import train
 from speechft.data.manifest import open_corpus
-from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 torch.set_num_threads(1)
-utterances, accumulation = map(int, sys.argv[4:6])
-config = FinetuningConfig(
-    task="pr", steps=12, learning_rate=3e-3, hidden=None, batch_utterances=utterances,
-    accumulation=accumulation, checkpoint_every=4, evaluate_every=6, precision="fp32",
-    trackers=(), head_only=0.4,
-)
-corpus = open_corpus(Path(sys.argv[2]))
-finetune_encoder(tiny_encoder(), config, corpus, Path(sys.argv[3]), seed=1, splits=("train", "dev"))
+corpus, folder = open_corpus(Path(sys.argv[2])), Path(sys.argv[3])
+train(folder / "ddp", corpus, 1)
+os.environ["ACCELERATE_USE_FSDP"] = "true"
+train(folder / "fsdp", corpus, 1)
+if torch.distributed.get_rank() == 0:
+    shutil.copytree(folder / "fsdp" / ".checkpoints", folder / "resumed" / ".checkpoints")
+    max((folder / "resumed" / ".checkpoints").glob("step-*.pt")).unlink()
+torch.distributed.barrier()
+train(folder / "resumed", corpus, 1)
+torch.distributed.destroy_process_group()
 """
 
+Run = tuple[list[float], dict[str, torch.Tensor]]
 
-def _port() -> int:
+
+def train(folder: Path, corpus: Corpus, accumulation: int) -> None:
+    """Train with the same global batch whatever the number of processes."""
+    config = FinetuningConfig(
+        task="pr",
+        steps=12,
+        learning_rate=3e-3,
+        hidden=None,
+        batch_utterances=3,
+        accumulation=accumulation,
+        checkpoint_every=4,
+        evaluate_every=6,
+        precision="fp32",
+        trackers=(),
+        head_only=0.4,
+    )
+    finetune_encoder(tiny_encoder(), config, corpus, folder, seed=1, splits=("train", "dev"))
+
+
+def _launch(arguments: list[str]) -> str:
+    """Start two processes on a free port; return what they said."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def _launch(arguments: list[str], processes: int, **environment: str) -> str:
-    command = [sys.executable, *arguments]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-        command = [sys.executable, *launcher, f"--master_port={_port()}", *arguments]
-    settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", **environment}
+        port = listener.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *launcher, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stderr
 
 
-def _train(
-    folder: Path, corpus: Corpus, processes: int, *, fsdp: bool = False
-) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Train with the same global batch whatever the number of processes."""
-    script = folder.parent / "train.py"
-    script.write_text(_TRAIN)
-    arguments = [str(script), str(Path(__file__).parents[1]), str(corpus.folder), str(folder), "3"]
-    arguments += [str(2 // processes)]
-    _launch(arguments, processes, ACCELERATE_USE_FSDP="true" if fsdp else "false")
+def _result(folder: Path) -> Run:
     losses = json.loads((folder / "history.json").read_text())["losses"]
     return losses, load_file(folder / "encoder" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
-def sharded(
-    tmp_path_factory: pytest.TempPathFactory, tones: Corpus
-) -> tuple[Path, list[float], dict[str, torch.Tensor]]:
-    folder = tmp_path_factory.mktemp("sharded") / "run"
-    return folder, *_train(folder, tones, 2, fsdp=True)
+def two(tmp_path_factory: pytest.TempPathFactory, tones: Corpus) -> Path:
+    """Return the folder in which two processes trained: by DDP, sharded, and sharded anew."""
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "train.py"
+    script.write_text(_TRAIN)
+    _launch([str(script), str(Path(__file__).parents[1]), str(tones.folder), str(folder)])
+    return folder
 
 
-def test_fsdp_equals_one_process_through_the_change_of_phase(
-    tmp_path: Path, tones: Corpus, sharded: tuple[Path, list[float], dict[str, torch.Tensor]]
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory, tones: Corpus) -> Run:
+    folder = tmp_path_factory.mktemp("one")
+    train(folder, tones, 2)
+    return _result(folder)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_equal_one_through_the_change_of_phase(
+    kind: str, two: Path, one: Run
 ) -> None:
-    _, losses, theirs = sharded
-    one, weights = _train(tmp_path / "one", tones, 1)
     base = tiny_encoder().model.state_dict()
+    losses, weights = one
+    theirs, states = _result(two / kind)
     moved = [name for name in base if not torch.equal(base[name], weights[name])]
     assert len(moved) > 20, "the encoder learned after the head-only updates"
-    assert losses == pytest.approx(one, abs=1e-4)
-    assert set(theirs) == set(weights)
+    assert theirs == pytest.approx(losses, abs=1e-4)
+    assert set(states) == set(weights)
     for key, tensor in weights.items():
         # Adam divides by the root of tiny second moments, which blows rounding up
-        assert torch.allclose(theirs[key], tensor, atol=3e-3), key
+        assert torch.allclose(states[key], tensor, atol=3e-3), key
         if key.startswith("feature_extractor."):
-            assert torch.equal(theirs[key], base[key]), key
+            assert torch.equal(states[key], base[key]), key
 
 
-def test_a_sharded_training_goes_on_from_its_gathered_checkpoint(
-    tmp_path: Path, tones: Corpus, sharded: tuple[Path, list[float], dict[str, torch.Tensor]]
-) -> None:
-    folder, losses, weights = sharded
-    checkpoints = sorted((folder / ".checkpoints").glob("step-*.pt"))
+def test_a_sharded_training_goes_on_from_its_gathered_checkpoint(two: Path) -> None:
+    checkpoints = sorted((two / "fsdp" / ".checkpoints").glob("step-*.pt"))
     assert [path.name[:13] for path in checkpoints] == ["step-00000008", "step-00000012"]
     state = torch.load(checkpoints[0], weights_only=True)
     assert {type(tensor) for tensor in state["weights"].values()} == {torch.Tensor}
     assert state["weights"]["encoder.model.encoder.layer_norm.weight"].shape == (24,)
-    cut = tmp_path / "cut"
-    shutil.copytree(folder / ".checkpoints", cut / ".checkpoints")
-    (cut / ".checkpoints" / checkpoints[1].name).unlink()
-    again, resumed = _train(cut, tones, 2, fsdp=True)
+    losses, weights = _result(two / "fsdp")
+    again, resumed = _result(two / "resumed")
     assert again == losses
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
@@ -123,15 +137,28 @@ evaluation: {{tasks: [sid], floors: []}}
 """
 
 
+_FOLLOW = """
+import sys
+from pathlib import Path
+import speechft
+from speechft.cli import app
+recipe, out = sys.argv[1], Path(sys.argv[2])
+assert speechft.finetune(recipe, out=out / "api", finetuning__steps=3) == out / "api" / "encoder"
+app(["run", recipe, "--out", str(out / "run")], standalone_mode=False)
+"""
+
+
 def test_followers_take_part_in_fine_tuning_and_in_nothing_else(
     tmp_path: Path, tiny_hubert: Path, tones: Corpus
 ) -> None:
-    recipe = tmp_path / "recipe.yaml"
+    recipe, script = tmp_path / "recipe.yaml", tmp_path / "follow.py"
     recipe.write_text(_RECIPE.format(encoder=tiny_hubert, corpus=tones.folder))
-    said = _launch(["-m", "speechft", "run", str(recipe), "--out", str(tmp_path / "run")], 2)
-    assert said.count("stable fine-tuning on sid: dev") == 1
+    script.write_text(_FOLLOW)
+    said = _launch([str(script), str(recipe), str(tmp_path)])
+    assert said.count("stable fine-tuning on sid: dev") == 2, "once for each of the two calls"
     assert said.count("plain fine-tuning on sid: dev") == 1
     assert said.count("report: ") == 1
+    assert (tmp_path / "api" / "encoder" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "merged" / "model.safetensors").is_file()
     history = json.loads((tmp_path / "run" / "finetuning" / "stable" / "history.json").read_text())
     assert len(history["losses"]) == 6

@@ -359,6 +359,7 @@ def test_ted_head_symbols_and_specaugment_train(tmp_path: Path, tones: Corpus) -
         ({"vocabulary": "wav2vec2"}, "is for tasks on text; sid needs speaker"),
         ({"task": "nothing"}, "unknown task 'nothing'"),
         ({"dropout": {"hiden_dropout": 0.1}}, "unknown dropout 'hiden_dropout'"),
+        ({"dropout": {"hidden_dropout": 1.5}}, "dropout hidden_dropout: 1.5 is no rate"),
         ({"trackers": ("banana",)}, "unknown tracker 'banana'"),
         ({"trackers": ("clearml",)}, "tracker clearml is not installed"),
         ({"precision": "fp16"}, "fp16 needs a GPU"),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
-from helpers import FAMILIES, speech_encoder, tiny_encoder
+from helpers import FAMILIES, speech_encoder, tiny_decoar2, tiny_encoder
 from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
-from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
+from speechft.finetuning.finetune import FinetuningConfig, Strategy, finetune_encoder
 from speechft.finetuning.phases import Phase, head_only_updates, phase_at, stable_phases
 
 _SETTINGS = {
@@ -54,61 +56,101 @@ def test_head_only_updates_are_one_fewer_than_the_share() -> None:
 
 
 def test_nothing_of_the_encoder_moves_while_only_the_head_learns(
-    tmp_path: Path, tones: Corpus
+    tmp_path: Path, tones: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, _, moved = _tune(tmp_path, tones, head_only=1.0, steps=10)
     # the last update belongs to the second phase, and its learning rate is not zero
     encoder = tiny_encoder()
     assert moved
     assert moved.isdisjoint(encoder.downsampler_names())
+    assert "never learns" not in capsys.readouterr().err
     _, _, moved = _tune(tmp_path / "frozen", tones, head_only=1.2, steps=10)
     assert moved == set()
+    assert "the encoder never learns and will be exported as it was" in capsys.readouterr().err
+    _, _, moved = _tune(
+        tmp_path / "early", tones, strategy="early-checkpoint", head_only=0.6, steps=10
+    )
+    assert moved == set()
+    assert "leaves none of the 2 updates to it" in capsys.readouterr().err
 
 
 UNUSED = {"model.masked_spec_embed"}
 """The mask embedding takes no part in fine-tuning."""
 
+_HEAD_ONLY, _STEPS = 2, 4
+_ADAPTED = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense")
 
-@pytest.mark.parametrize("strategy", ["stable", "l2sp", "distill", "early-checkpoint"])
-def test_stable_strategies_move_every_tensor_but_the_downsampler(
-    tmp_path: Path, tones: Corpus, strategy: str
+
+def _encoder(family: str) -> HuggingFaceEncoder:
+    if family == "decoar2":
+        return tiny_decoar2()
+    name, _, size = family.partition(" ")
+    return speech_encoder(name, large=size == "large")
+
+
+def _expected(encoder: HuggingFaceEncoder, strategy: str) -> set[str]:
+    """Return the names of the tensors that a strategy moves by its end."""
+    names = set(encoder.state_dict()) - UNUSED
+    if strategy == "plain":
+        return names
+    if strategy in ("lora", "dora"):
+        is_wavlm = encoder.model.config.model_type == "wavlm"  # its attention cannot be adapted
+        kinds = ("intermediate_dense", "output_dense") if is_wavlm else _ADAPTED
+        linear = {n for n, m in encoder.named_modules() if isinstance(m, torch.nn.Linear)}
+        if encoder.model.config.model_type == "decoar2":
+            kinds = tuple({n.rpartition(".")[2] for n in linear if ".layers." in n})
+        return {f"{n}.weight" for n in linear if n.rpartition(".")[2] in kinds}
+    return names - encoder.downsampler_names()
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *(f"{f} large" for f in FAMILIES), "decoar2"])
+@pytest.mark.parametrize("strategy", get_args(Strategy))
+def test_which_tensors_move_in_each_phase(
+    tmp_path: Path, tones: Corpus, strategy: str, family: str
 ) -> None:
-    names, downsampler, moved = _tune(tmp_path, tones, strategy=strategy)
-    assert downsampler
-    assert moved == names - downsampler - UNUSED
+    encoder = _encoder(family)
+    early = {"early-checkpoint": 0.5, "early-decayed": 0.5}.get(strategy, 1.0)
+    changes = {
+        "strategy": strategy,
+        "steps": int(_STEPS / early),
+        "head_only": (_HEAD_ONLY + 1) / _STEPS * (early if strategy == "early-checkpoint" else 1),
+        "early": {"share": early},
+        "batch_utterances": 3,
+        "select": "last",
+        "checkpoint_every": 1,
+        "keep": _STEPS,
+    }
+    before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
+    expected = _expected(encoder, strategy)
+    downsampler = set(encoder.downsampler_names())
+    _, _, moved = _tune(tmp_path, tones, encoder, **changes)
+    assert moved == expected
+    assert bool(downsampler) == (family != "decoar2"), "DeCoAR 2.0 has no CNN to freeze"
+
+    states = [
+        torch.load(path, weights_only=True)["weights"]
+        for path in sorted((tmp_path / ".checkpoints").glob("step-*.pt"))
+    ]
+    assert len(states) == _STEPS
+    for first, second in itertools.pairwise(states):
+        assert _names(_moved(first, second), "head.") == _names(set(first), "head.")
+    if strategy == "plain":
+        return
+    for state in states[:_HEAD_ONLY]:
+        for name, tensor in state.items():
+            plain = name.removeprefix("encoder.").replace(".base_layer.", ".")
+            if plain in before:
+                assert torch.equal(tensor, before[plain]), name
+    assert _names(_moved(states[0], states[_HEAD_ONLY - 1]), "encoder.") == set()
+    learned = _names(_moved(states[_HEAD_ONLY - 1], states[-1]), "encoder.")
+    if strategy in ("lora", "dora"):
+        assert learned == {name for name in states[0] if "lora_" in name}
+    else:
+        assert {name.removeprefix("encoder.") for name in learned} == expected
 
 
-def test_plain_moves_every_tensor(tmp_path: Path, tones: Corpus) -> None:
-    names, _, moved = _tune(tmp_path, tones, strategy="plain")
-    assert moved == names - UNUSED
-
-
-@pytest.mark.parametrize("strategy", ["lora", "dora"])
-def test_adapters_move_the_weights_of_linear_layers_only(
-    tmp_path: Path, tones: Corpus, strategy: str
-) -> None:
-    names, _, moved = _tune(tmp_path, tones, strategy=strategy)
-    kinds = ("q_proj", "k_proj", "v_proj", "out_proj", "intermediate_dense", "output_dense")
-    assert moved == {n for n in names if n.split(".")[-2] in kinds and n.endswith(".weight")}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("large", [False, True])
-def test_every_family_keeps_its_downsampler(
-    tmp_path: Path, tones: Corpus, family: str, large: bool
-) -> None:
-    encoder = speech_encoder(family, large=large)
-    names, downsampler, moved = _tune(tmp_path, tones, encoder, steps=6, head_only=0.4)
-    assert downsampler == {n for n in names if n.startswith("model.feature_extractor.")}
-    assert moved == names - downsampler - UNUSED
-
-
-def test_nothing_moves_in_the_head_only_updates_of_any_strategy(
-    tmp_path: Path, tones: Corpus
-) -> None:
-    for strategy in ("stable", "l2sp", "lora", "dora", "distill"):
-        _, _, moved = _tune(tmp_path / strategy, tones, strategy=strategy, steps=4, head_only=1.5)
-        assert moved == set(), strategy
+def _names(names: set[str], prefix: str) -> set[str]:
+    return {name for name in names if name.startswith(prefix)}
 
 
 def test_no_phases_is_a_programming_error() -> None:

@@ -277,8 +277,12 @@ def batch_limits(
         return seconds, PAD_TO
     if device.type != "cpu":
         return 160.0, PAD_TO
-    is_large = sum(p.numel() for p in encoder.parameters()) > LARGE
-    return (0.0, 1) if is_large else (48.0, PAD_TO)
+    return (0.0, 1) if is_large(encoder) else (48.0, PAD_TO)
+
+
+def is_large(encoder: Encoder) -> bool:
+    """Return whether arithmetic, not the setting up of kernels, takes an encoder's time."""
+    return sum(p.numel() for p in encoder.parameters()) > LARGE
 
 
 def group_by_length(cuts: Iterable[Cut], seconds: float) -> Iterator[list[Cut]]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from speechft.data.batching import Batch
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.errors import ConfigError
+from speechft.finetuning.encoding import encode
 
 
 class Tie(Protocol):
@@ -89,10 +90,7 @@ class Distillation:
         last = output.last_hidden_state
         self.teacher.to(last.device)
         with torch.no_grad():
-            if batch.features is not None:
-                target = self.teacher.contextualize(batch.features, batch.lengths)
-            else:
-                target = self.teacher(batch.waveforms, batch.lengths)
+            target = encode(self.teacher, batch)
         frames = torch.arange(last.shape[1], device=last.device)
         valid = (frames < output.lengths[:, None])[..., None]
         total = last.new_zeros((), dtype=torch.float32)

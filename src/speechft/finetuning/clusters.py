@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import Field
 
 from speechft.checkpoint import atomic_write
 from speechft.config import Config
@@ -25,11 +26,11 @@ class Targets(Config):
 
     source: str = "mfcc-cmvn"
     """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
-    layer: int = 0
+    layer: int = Field(default=0, ge=0)
     """Hidden state of that encoder, 0 being the input of its first layer."""
-    clusters: int = 100
+    clusters: int = Field(default=100, ge=2)
     """k of k-means."""
-    fit_frames: int = 200_000
+    fit_frames: int = Field(default=200_000, ge=2)
     """Frames that k-means is fitted on."""
 
 

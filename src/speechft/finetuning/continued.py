@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,14 +19,12 @@ from speechft.features.extract import DownsamplerCache, group_by_length
 from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.examples import Examples, whole_batch
 from speechft.finetuning.memory import Limits
-from speechft.finetuning.pretraining import HubertObjective
+from speechft.finetuning.pretraining import HubertObjective, pad_clusters
 from speechft.finetuning.splits import unlabelled_splits
 from speechft.finetuning.work import Corpora, Work, contiguous
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
-
-_IGNORED = -100
 
 Clusters = Mapping[str, npt.NDArray[np.int16]]
 """From a cut's id to the cluster of each of its frames."""
@@ -75,7 +72,7 @@ class Continued(Work):
         dataset = StepDataset(
             self.examples.plan(limits, self.accelerator),
             target=self.examples.target,
-            collate=_collate,
+            collate=pad_clusters,
             read=self.examples.waveform,
         )
         return dataset, limits.accumulation
@@ -93,7 +90,7 @@ class Continued(Work):
             for group in group_by_length(self.dev_cuts, self.config.batch_seconds):
                 batch = whole_batch(group, None)
                 rows = [torch.from_numpy(self.clusters[n].astype(np.int64)) for n in batch.ids]
-                batch = Batch(batch.ids, batch.lengths, batch.waveforms, targets=_collate(rows))
+                batch = Batch(batch.ids, batch.lengths, batch.waveforms, targets=pad_clusters(rows))
                 with self.accelerator.autocast():
                     total += float(self.objective(batch.to(device))) * len(group)
         loss = total / len(self.dev_cuts)
@@ -124,8 +121,3 @@ class _Crops(Examples):
         start, length = super().crop(cut, step, samples)
         self.starts[cut.id] = start
         return start, length
-
-
-def _collate(targets: list[Tensor]) -> Tensor:
-    longest = max(len(row) for row in targets)
-    return torch.stack([F.pad(row, (0, longest - len(row)), value=_IGNORED) for row in targets])

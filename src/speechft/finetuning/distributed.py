@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
-from speechft.finetuning.objective import Objective
+
+if TYPE_CHECKING:
+    from speechft.finetuning.objective import Objective
 
 
 def make_accelerator(precision: Precision) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 from speechft.console import log
 from speechft.encoders.base import Encoder
+from speechft.errors import ConfigError
 
 
 def set_dropout(encoder: Encoder, rates: Mapping[str, float]) -> dict[str, float]:
@@ -19,8 +20,11 @@ def set_dropout(encoder: Encoder, rates: Mapping[str, float]) -> dict[str, float
         Every rate by name; empty for an encoder without dropout.
 
     Raises:
-        ConfigError: There is no dropout of that name.
+        ConfigError: There is no dropout of that name, or a rate is not one.
     """
+    for name, rate in rates.items():
+        if not 0.0 <= rate < 1.0:
+            raise ConfigError(f"dropout {name}: {rate:g} is no rate; it is at least 0 and below 1")
     own: Any = encoder
     if not hasattr(own, "set_dropout"):
         return {}

@@ -16,8 +16,8 @@ from speechft.data.batching import PAD_TO, Batch, BatchPlan, StepDataset, pad, s
 from speechft.data.manifest import load_waveform
 from speechft.encoders.base import Encoder
 from speechft.features.extract import DownsamplerCache, downsample_all, group_by_length
+from speechft.finetuning.encoding import encode
 from speechft.finetuning.memory import Limits
-from speechft.finetuning.objective import encode
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from speechft.checkpoint import write_json
-from speechft.console import log
+from speechft.console import log, warn
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError
@@ -22,6 +22,7 @@ from speechft.finetuning.distributed import model_state, sharding_asked, transfo
 from speechft.finetuning.dropout import set_dropout
 from speechft.finetuning.loop import History, train
 from speechft.finetuning.memory import Limits, fit_batches
+from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.work import Corpora, Supervised, Work
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]
@@ -118,7 +119,7 @@ def finetune_encoder(
         logs=folder / "logs",
         description=what,
     )
-    value = work.value()
+    value = _dev_value(work, history, config)
     if plain is not None:
         work.take(plain, model_state(work.objective))
     if config.strategy in ("lora", "dora"):
@@ -132,8 +133,22 @@ def finetune_encoder(
     return Tuned(folder / "encoder", history, value)
 
 
+def _dev_value(work: Work, history: History, config: FinetuningConfig) -> float:
+    """Return the metric on dev of the weights that are exported; NaN where there is no dev."""
+    if not work.has_dev():
+        return float("nan")
+    if config.select == "ema":  # of which no step was evaluated
+        return work.evaluate()[work.metric]
+    return history.final(work.metric)
+
+
 def _check(config: FinetuningConfig) -> None:
-    """Refuse what contradicts itself before anything is read."""
+    """Refuse what contradicts itself before anything is read; warn of what has no effect."""
+    if head_only_updates(config.phases()) >= config.stop_after():
+        warn(
+            "the encoder never learns and will be exported as it was: finetuning.head_only "
+            f"{config.head_only:g} leaves none of the {config.stop_after()} updates to it"
+        )
     if sharding_asked() and config.strategy not in _SHARDABLE:
         raise ConfigError(
             f"strategy {config.strategy} does not work with FSDP",

@@ -56,6 +56,12 @@ class History:
     seconds_of_audio: float = 0.0
     seconds: float = 0.0
 
+    def final(self, figure: str) -> float:
+        """Return a dev figure of the step whose weights the training ended with."""
+        selected = [entry["step"] for entry in self.evaluations if "selected" in entry]
+        steps = {entry["step"]: entry[figure] for entry in self.evaluations if figure in entry}
+        return steps[selected[-1] if selected else max(steps)]
+
 
 @dataclass(frozen=True)
 class Hooks:
@@ -247,13 +253,20 @@ class _Training:
             healthy = accelerator.reduce(healthy.float(), "mean") == 1.0
             total = accelerator.reduce(total, "mean")
         made = bool(healthy)
-        if made and accelerator.scaler is not None:
-            accelerator.scaler.step(self.optimizer)
-        elif made:
-            self.optimizer.step()
-        if accelerator.scaler is not None:
-            accelerator.scaler.update()
+        self._step(made)
         return float(total) if made else self._skip()
+
+    def _step(self, made: bool) -> None:
+        """Step the optimizer if the update is made; a loss scale falls on all processes alike."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            if made:
+                self.optimizer.step()
+        elif made:
+            scaler.step(self.optimizer)
+            scaler.update()
+        else:
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
 
     def _synchronised(
         self, group: list[Batch], number: int
@@ -372,8 +385,8 @@ class _Training:
             self.history.evaluations.append({"step": best["step"], "selected": 1.0})
 
 
-def _compile(objective: Objective) -> None:
+def _compile(objective: Objective, backend: str = "inductor") -> None:
     """Compile the parts of each layer; the layers themselves carry hooks that differ per batch."""
     for layer in transformer_layers(objective.encoder):
         for part in layer.children():
-            part.compile(dynamic=True)
+            part.compile(dynamic=True, backend=backend)

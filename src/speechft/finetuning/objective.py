@@ -12,6 +12,7 @@ from speechft.data.batching import Batch
 from speechft.data.labels import Vocabulary
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.finetuning.baselines import Tie
+from speechft.finetuning.encoding import encode
 from speechft.tasks.base import Task
 
 
@@ -90,15 +91,6 @@ class TaskObjective(Objective):
     def encode(self, batch: Batch) -> EncoderOutput:
         """Encode a batch of waveforms, or of downsampler outputs where they stand in for them."""
         return encode(self.encoder, batch)
-
-
-def encode(encoder: Encoder, batch: Batch) -> EncoderOutput:
-    """Encode a batch of waveforms, or of downsampler outputs where they stand in for them."""
-    if batch.features is not None:
-        return encoder.contextualize(batch.features, batch.lengths)
-    assert batch.waveforms is not None
-    output: EncoderOutput = encoder(batch.waveforms, batch.lengths)
-    return output
 
 
 def _learns(encoder: Encoder) -> bool:

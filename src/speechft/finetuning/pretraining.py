@@ -35,11 +35,11 @@ _IGNORED = -100
 class Masking(Config):
     """Which frames are hidden from the transformer."""
 
-    probability: float = 0.075
+    probability: float = Field(default=0.075, gt=0.0, le=1.0)
     """Probability of a frame to start a masked span."""
-    span: int = 7
+    span: int = Field(default=7, ge=1)
     """Frames of a span; HuBERT masks 10, our utterances are short."""
-    unmasked_weight: float = 0.3
+    unmasked_weight: float = Field(default=0.3, ge=0.0)
     """Weight of the loss over frames that are not masked."""
 
 
@@ -182,7 +182,7 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
     )
     log(f"pre-training on {len(cuts)} utterances for {settings.steps} updates")
     crops = _Crops(config, targets, encoder, list(cuts))
-    dataset = StepDataset(plan, target=crops.target, collate=_collate, read=crops.read)
+    dataset = StepDataset(plan, target=crops.target, collate=pad_clusters, read=crops.read)
     phases = [Phase(settings.steps, "everything")]
     checkpoints = folder / ".checkpoints"
     history = train(
@@ -321,6 +321,7 @@ def mix_in(
     return mixed
 
 
-def _collate(targets: list[Tensor]) -> Tensor:
+def pad_clusters(targets: Sequence[Tensor]) -> Tensor:
+    """Stack (T_i,) clusters to (B, T); the loss leaves out what is padded."""
     longest = max(len(row) for row in targets)
     return torch.stack([F.pad(row, (0, longest - len(row)), value=_IGNORED) for row in targets])

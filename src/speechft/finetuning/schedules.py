@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from speechft.config import Config
 
 
@@ -11,9 +13,9 @@ class Schedule(Config):
     Source: Speech-FT (arXiv 2502.12672), official ``stable_finetuning_schedule``.
     """
 
-    warmup: float = 0.1
+    warmup: float = Field(default=0.1, ge=0.0, le=1.0)
     """Share of the steps in which the factor rises from 0 to 1."""
-    hold: float = 0.4
+    hold: float = Field(default=0.4, ge=0.0, le=1.0)
     """Share of the steps in which the factor stays 1."""
 
     def factor(self, step: int, steps: int) -> float:

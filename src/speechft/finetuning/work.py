@@ -103,10 +103,6 @@ class Work(ABC):
     def evaluate(self) -> dict[str, float]:
         """Return figures on dev; the higher ``score``, the better."""
 
-    def value(self) -> float:
-        """Return the metric on dev of the weights as they are; NaN where there is no dev."""
-        return self.evaluate()[self.metric] if self.has_dev() else float("nan")
-
     @abstractmethod
     def unfreeze(self) -> None:
         """Look at the head when the encoder is about to learn."""

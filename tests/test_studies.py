@@ -1,0 +1,98 @@
+"""The statistics of the demo's evidence, against closed forms."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+DRAWS = 20_000
+_ENCODERS = ("stable", "pre-trained", "MFCC")
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    path = Path(__file__).parents[1] / "studies" / "demo_table.py"
+    spec = importlib.util.spec_from_file_location("demo_table", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["demo_table"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_item_weights_have_the_variance_of_a_two_stage_bootstrap(table: ModuleType) -> None:
+    speakers, utterances = 12, 9
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=(speakers, 1)) + 0.7 * rng.normal(size=(speakers, utterances))
+    names = [f"s{n}" for n in range(speakers) for _ in range(utterances)]
+    weights = table.item_weights(names, DRAWS, 0)
+    assert np.all(weights.sum(1) == speakers * utterances)
+    means = weights @ values.ravel() / weights.sum(1)
+    expected = values.mean(1).var() / speakers
+    expected += values.var(1).mean() / (speakers * utterances)
+    assert means.mean() == pytest.approx(values.mean(), abs=4 * (expected / DRAWS) ** 0.5)
+    assert means.var() == pytest.approx(expected, rel=0.05)
+
+
+def test_level_draws_resample_lineages_and_seeds_within_them(table: ModuleType) -> None:
+    cells = [(lineage, seed) for lineage in (1, 2, 3) for seed in range(5)]
+    values = np.random.default_rng(5).normal(size=(3, 5)) + np.array([[0.0], [2.0], [5.0]])
+    weights = table.level_draws(cells, DRAWS, 1)
+    assert weights.sum(1) == pytest.approx(np.ones(DRAWS))
+    expected = values.mean(1).var() / 3 + values.var(1).mean() / (3 * 5)
+    assert (weights @ values.ravel()).var() == pytest.approx(expected, rel=0.05)
+
+
+def test_lineages_count_alike_however_many_seeds_they_have(table: ModuleType) -> None:
+    weights = table.level_draws([(1, 1), (1, 2), (1, 3), (2, 1)], DRAWS, 1)
+    assert weights.mean(0) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2], abs=0.01)
+
+
+def _row(encoder: str, task: str, lineage: int, amounts: str, **more: object) -> dict[str, object]:
+    return {"encoder": encoder, "task": task, "lineage": lineage, "amounts": amounts, **more}
+
+
+def test_figures_average_probe_seeds_then_seeds_then_lineages(table: ModuleType) -> None:
+    items = {task: {"speakers": ["a", "a", "b", "b"], "totals": [1] * 4} for task in table.TASKS}
+    tables: dict[tuple[str, str], object] = {}
+
+    def add(tuned_on: str, row: dict[str, object]) -> None:
+        key = (tuned_on, str(row["encoder"]))
+        tables.setdefault(key, table.Table()).add(row)  # type: ignore[attr-defined]
+
+    for task in table.TASKS:
+        add("", _row("MFCC", task, 1, "0 0 0 1"))
+        for lineage, base in ((1, "1 1 0 0"), (2, "1 1 1 0")):
+            add("", _row("pre-trained", task, lineage, base))
+        for name in table.TUNED:
+            for cell, amounts in (((1, 1), "1 1 1 1"), ((1, 2), "0 0 0 0"), ((2, 1), "1 1 1 0")):
+                for probe in (amounts, "1 1 1 1"):
+                    where = {"tuned_on": "sid", "tuning_seed": cell[1]}
+                    add("sid", _row(name, task, cell[0], probe, **where))
+    study = table.Study(tables, items)
+    # cells 100 and 50 in lineage 1, 87.5 in lineage 2
+    assert study.figures("sid", "stable")["pr"][0] == pytest.approx((75 + 87.5) / 2)
+    assert study.figures("sid", "pre-trained")["pr"][0] == pytest.approx(62.5)
+    assert study.figures("sid", "MFCC")["pr"] == pytest.approx(study.figures("sid", "MFCC")["ic"])
+    kept = table.retention(
+        *({task: v[:1] for task, v in study.figures("sid", name).items()} for name in _ENCODERS),
+        "sid",
+    )
+    assert kept[0] == pytest.approx(100 * (81.25 - 25) / (62.5 - 25))
+
+
+@pytest.mark.parametrize(
+    ("center", "spread", "word"),
+    [(0.0, 0.5, "keeps PR"), (0.0, 2.0, "open"), (4.0, 1.0, "loses PR"), (-4.0, 1.0, "gains PR")],
+)
+def test_keeping_is_an_equivalence(
+    table: ModuleType, center: float, spread: float, word: str
+) -> None:
+    difference = np.concatenate([[center], np.linspace(center - spread, center + spread, 2001)])
+    assert table.judged(difference) == word
