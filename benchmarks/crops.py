@@ -1,6 +1,6 @@
 """Accuracy of whole utterances against s3prl's crops: SID on 4 to 20 s, KS on noise of a minute.
 
-    python benchmarks/crops.py [--encoder tiny-hubert] [--speakers 12] [--crops 8]
+    python benchmarks/crops.py [--encoder tiny-hubert] [--speakers 32] [--crops 8]
 
 SUPERB's SID trains on a random 8 s crop of every utterance; the protocol `default` pools whole
 utterances, which one cached pass serves. KS draws a random second of every noise file; `default`
@@ -29,7 +29,7 @@ from speechft.evaluation.score import paired_difference
 from speechft.evaluation.suite import Candidate, EvaluationConfig, evaluate_encoder, read_items
 from speechft.tasks import find_task
 
-CLIPS = {"train": 20, "dev": 6, "test": 12}
+CLIPS = {"train": 4, "dev": 2, "test": 6}
 """Recordings of a speaker."""
 _PAUSE = np.zeros(SAMPLE_RATE // 5, np.float32)
 
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--encoder", default="tiny-hubert")
     parser.add_argument("--tasks", default="sid,ks")
-    parser.add_argument("--speakers", type=int, default=12)
+    parser.add_argument("--speakers", type=int, default=32)
     parser.add_argument("--crops", type=int, default=8, help="of every utterance of SID, of 8 s")
     options = parser.parse_args()
     crops = {"sid": options.crops, "ks": PROTOCOLS["s3prl"]["ks"].crops}

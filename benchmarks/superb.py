@@ -100,13 +100,14 @@ def encode(encoder: Encoder, count: int, seconds: float) -> Callable[[], tuple[T
     return run
 
 
-def pooled_task(name: str, size: Size, encoder: Encoder) -> str:
-    """Measure one utterance-level task."""
+def pooled_task(name: str, size: Size, encoder: Encoder, most: int) -> str:
+    """Measure one utterance-level task, s3prl's step on ``most`` utterances of its batch."""
     loss = torch.nn.CrossEntropyLoss()
-    labels = torch.arange(size.batch) % size.classes
+    count = min(size.batch, most)
+    labels = torch.arange(count) % size.classes
     probe = Probe(encoder.num_layers + 1, UtteranceHead(encoder.dim, size.classes, 256))
     optimizer = torch.optim.Adam(probe.parameters(), lr=1e-4)
-    forward = encode(encoder, size.batch, size.seconds)
+    forward = encode(encoder, count, size.seconds)
 
     def their_step() -> None:
         states, lengths = forward()
@@ -119,8 +120,8 @@ def pooled_task(name: str, size: Size, encoder: Encoder) -> str:
             waveforms = torch.randn(1, int(size.seconds * RATE)) * 0.1
             pooled(encoder(waveforms, torch.tensor([waveforms.shape[1]])))
 
-    def our_steps(count: int) -> float:
-        rates = [1e-4 * 10**n for n in range(count)]
+    def our_steps(probes: int) -> float:
+        rates = [1e-4 * 10**n for n in range(probes)]
         grid = make_grid(lambda: Probe(encoder.num_layers + 1, probe_head()), rates)
         full = size.batch * size.accumulate
         means = torch.randn(encoder.num_layers + 1, full, 1, encoder.dim)
@@ -135,11 +136,11 @@ def pooled_task(name: str, size: Size, encoder: Encoder) -> str:
     def probe_head() -> UtteranceHead:
         return UtteranceHead(encoder.dim, size.classes, 256)
 
-    step, encoded = cpu(their_step), cpu(forward) / size.batch
+    step, encoded = cpu(their_step) * size.batch / count, cpu(forward) / count
     evaluations = size.steps // size.every * (size.dev + size.test)
     theirs = size.steps * size.accumulate * step + evaluations * encoded
     once = size.utterances * cpu(our_pass)
-    one, five = (once + size.steps * our_steps(count) for count in (1, 5))
+    one, five = (once + size.steps * our_steps(probes) for probes in (1, 5))
     bound = size.passes / size.utterances
     return (
         f"{name:12} bound {bound:5.0f} x   s3prl's pattern {theirs / 3600:9.1f} h   "
@@ -198,13 +199,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=16.0, help="audio in a streamed batch")
     parser.add_argument("--pooled", default=",".join(n.split()[0] for n in POOLED))
     parser.add_argument("--heads", default="pr,sd,asv,asr,sf")
+    parser.add_argument(
+        "--slice", type=int, default=32, help="utterances of s3prl's batch that are measured"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     encoder = base_encoder() if options.encoder == "base" else load_encoder(options.encoder)
     for name, size in POOLED.items():
         if name.split()[0] in options.pooled.split(","):
-            print(pooled_task(name, size, encoder), flush=True)
+            print(pooled_task(name, size, encoder, options.slice), flush=True)
     for name in filter(None, options.heads.split(",")):
         print(framed_task(name, encoder, options.seconds), flush=True)
 

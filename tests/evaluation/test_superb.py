@@ -20,7 +20,7 @@ from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes
 from speechft.evaluation.suite import Candidate, EvaluationConfig, evaluate_encoder, read_items
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows, write_rows
-from speechft.tasks import SUPERB, TASKS, find_task
+from speechft.tasks import SUPERB, TASKS, LetterText, find_task
 
 LINEAR = {"extend": 0, "epochs": 6, "halve_at": (), "batch": 16}
 QUICK = {
@@ -251,5 +251,20 @@ def test_protocols_name_their_settings_and_differences() -> None:
     assert (theirs.learning_rates, theirs.hidden, theirs.steps) == ((1e-4,), 256, 200_000)
     assert (theirs.crop_seconds, theirs.crops) == (8.0, 47)
     assert settings_of("default", find_task("asr")).units == (1024, 1024)
-    assert find_task("pr").variant("s3prl").ends  # type: ignore[attr-defined]
-    assert not find_task("pr").variant("default").ends  # type: ignore[attr-defined]
+    closings = {"pr": ["<eos>"], "sf": ["<eos>"], "asr": ["|", "<eos>"]}
+    for name, closing in closings.items():
+        task: Any = find_task(name)
+        assert list(task.variant("s3prl").closing) == closing
+        assert not task.variant("default").closing
+
+
+def test_targets_of_s3prl_close_as_its_text_encoders_do(miniature: Corpus) -> None:
+    cuts = list(miniature.split("train"))
+    task = find_task("asr").variant("s3prl")
+    vocabulary = task.vocabulary(cuts)
+    text = (cuts[0].supervisions[0].text or "").upper()
+    symbols = vocabulary.decode(task.target(cuts[0], vocabulary, 1000).tolist())
+    theirs = LetterText()
+    assert symbols[:-1] == theirs.tokens(theirs.encode(text))
+    assert symbols[-1] == "<eos>"
+    assert task.describe((vocabulary.encode(symbols[:-1], ""), 0.0), vocabulary) == text

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechft.errors import ConfigError, DataError
 from speechft.tasks import greedy_decode
-from speechft.tasks.word_search import WordSearch, model_words
+from speechft.tasks.word_search import LanguageModel, WordSearch, model_words
 
 pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason="needs the extra lm")
 
@@ -63,9 +63,8 @@ def all_paths(frames: int) -> tuple[Tensor, list[tuple[str, ...]]]:
 def test_a_wide_beam_finds_the_best_of_all_sentences(
     model: Path, weight: float, word_score: float
 ) -> None:
-    search = WordSearch(
-        model, SYMBOLS, weight=weight, word_score=word_score, beam=500, beam_threshold=1e3
-    )
+    settings = LanguageModel(model, weight, word_score, beam=500, beam_threshold=1e3)
+    search = WordSearch(settings, SYMBOLS)
     paths, sentences = all_paths(6)
     prior = torch.tensor(
         [weight * log10_of(words) + word_score * len(words) for words in sentences]
@@ -86,12 +85,12 @@ def test_the_model_decides_between_equal_sounds(model: Path) -> None:
     for frame, symbol in enumerate((2, 4, 3, 0)):
         logits[frame, symbol] = 6.0
     logits[2, 2] = logits[2, 3]
-    assert WordSearch(model, SYMBOLS)(logits) == ["A", "B"]
+    assert WordSearch(LanguageModel(model), SYMBOLS)(logits) == ["A", "B"]
 
 
 def test_a_corpus_of_single_words_has_no_boundary(model: Path) -> None:
     logits = torch.tensor([[-6.0, -6.0, 6.0, -6.0], [-6.0, -6.0, -6.0, 6.0]])
-    assert WordSearch(model, SYMBOLS[:4], weight=0.1)(logits) == ["AB"]
+    assert WordSearch(LanguageModel(model, weight=0.1), SYMBOLS[:4])(logits) == ["AB"]
 
 
 def test_words_are_read_up_to_the_pairs(model: Path) -> None:
@@ -112,24 +111,24 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path, content: str, said:
     path = tmp_path / "bad.arpa"
     path.write_text(content)
     with pytest.raises(DataError, match=said):
-        WordSearch(path, SYMBOLS)
+        WordSearch(LanguageModel(path), SYMBOLS)
 
 
 def test_binary_and_missing_files_are_refused(tmp_path: Path, model: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        WordSearch(tmp_path / "none.arpa", SYMBOLS)
+        WordSearch(LanguageModel(tmp_path / "none.arpa"), SYMBOLS)
     cut = tmp_path / "cut.arpa.gz"
     cut.write_bytes(model.read_bytes()[:40])
     with pytest.raises(DataError, match="cannot be read"):
-        WordSearch(cut, SYMBOLS)
+        WordSearch(LanguageModel(cut), SYMBOLS)
     binary = tmp_path / "model.bin"
     binary.write_bytes(bytes(range(256)))
     with pytest.raises(DataError, match="cannot be read"):
-        WordSearch(binary, SYMBOLS)
+        WordSearch(LanguageModel(binary), SYMBOLS)
 
 
 def test_the_missing_extra_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)
     with pytest.raises(ConfigError) as caught:
-        WordSearch(model, SYMBOLS)
+        WordSearch(LanguageModel(model), SYMBOLS)
     assert "speechft[lm]" in str(caught.value.hint)

@@ -25,8 +25,9 @@ from speechft.features.extract import Features
 from speechft.results import ResultRow, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
-from speechft.tasks.ctc import CharacterRecognition, LanguageModel
+from speechft.tasks.characters import CharacterRecognition
 from speechft.tasks.measures import Measure
+from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

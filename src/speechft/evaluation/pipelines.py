@@ -16,7 +16,8 @@ from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.grid import Probe
 from speechft.tasks import find_task
-from speechft.tasks.ctc import CharacterRecognition, LanguageModel
+from speechft.tasks.characters import CharacterRecognition
+from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
     from speechft.evaluation.probe import ProbeConfig, ProbeResult

@@ -5,7 +5,8 @@ from __future__ import annotations
 from speechft.errors import unknown_choice
 from speechft.tasks import metrics
 from speechft.tasks.base import Task
-from speechft.tasks.ctc import CharacterRecognition, LanguageModel, PhoneRecognition
+from speechft.tasks.characters import CharacterRecognition
+from speechft.tasks.ctc import PhoneRecognition
 from speechft.tasks.detection import match
 from speechft.tasks.diarization import SpeakerDiarization
 from speechft.tasks.heads import FrameHead, UtteranceHead, mean_pool
@@ -29,6 +30,7 @@ from speechft.tasks.text import (
 )
 from speechft.tasks.turns import pit_loss, pit_losses, rttm_lines, turn_labels, turns_of
 from speechft.tasks.verification import SpeakerVerification
+from speechft.tasks.word_search import LanguageModel
 
 __all__ = [
     "S3PRL_KEYS",

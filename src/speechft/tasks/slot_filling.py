@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from speechft.data.labels import UNKNOWN, Vocabulary, label_of
+from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.ctc import BLANK, END, CtcTask, recurrent_head
+from speechft.tasks.ctc import CtcTask, recurrent_head
 from speechft.tasks.measures import Item, Measure, ratio, ratio_of
 from speechft.tasks.metrics.slots import slot_type_f1_of, slot_value_edits
 from speechft.tasks.text import slot_groups, tagged_text
@@ -57,8 +57,7 @@ class SlotFilling(CtcTask):
                 hint="the label 'slots' holds one slot type a word, O for none",
             )
         tags = {tag for name in types for tag in (f"B-{name} ", f" E-{name}")}
-        ends = (END,) if self.ends else ()
-        return Vocabulary.from_symbols(found | tags, first=(BLANK, *ends, UNKNOWN))
+        return self.with_marks(found | tags)
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the characters and tags of a cut."""

@@ -6,6 +6,7 @@ import gzip
 import io
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,22 @@ _NO_WORDS = frozenset({"<s>", "</s>", "<unk>", "<UNK>"})
 _IMPOSSIBLE = -1e4
 
 
+@dataclass(frozen=True)
+class LanguageModel:
+    """A language model and the settings of the search with it; the defaults are s3prl's."""
+
+    file: Path
+    """Word n-gram model in the ARPA format, ``.arpa`` or ``.arpa.gz``."""
+    weight: float = 2.0
+    """Of the model's log10 probability."""
+    word_score: float = -1.0
+    """Added for every word."""
+    beam: int = 5
+    """Hypotheses that are kept."""
+    beam_threshold: float = 25.0
+    """Hypotheses that are so much worse than the best one are given up."""
+
+
 class WordSearch:
     """The best sequence of a language model's words by the CTC symbols of an utterance.
 
@@ -32,12 +49,8 @@ class WordSearch:
     ``downstream/asr/config.yaml``.
 
     Args:
-        file: Model in the ARPA format, ``.arpa`` or ``.arpa.gz``.
+        model: Language model and settings.
         symbols: CTC symbols, letters in upper case.
-        weight: Of the language model.
-        word_score: Added for every word.
-        beam: Hypotheses that are kept.
-        beam_threshold: Hypotheses that are so much worse than the best one are given up.
         blank: Number of the CTC blank.
 
     Raises:
@@ -45,22 +58,12 @@ class WordSearch:
         DataError: The file cannot be read, or none of its words can be spelled.
     """
 
-    def __init__(
-        self,
-        file: Path,
-        symbols: Sequence[str],
-        *,
-        weight: float = 2.0,
-        word_score: float = -1.0,
-        beam: int = 5,
-        beam_threshold: float = 25.0,
-        blank: int = 0,
-    ) -> None:
+    def __init__(self, model: LanguageModel, symbols: Sequence[str], *, blank: int = 0) -> None:
         library, kenlm, dictionary = _flashlight()
         numbers = {symbol: number for number, symbol in enumerate(symbols)}
         self._boundary = numbers.get(BOUNDARY, len(symbols))
         self._columns, self._blank = max(len(symbols), self._boundary + 1), blank
-        self._words = list(model_words(file))
+        self._words = list(model_words(model.file))
         spelled = {
             word: [*(numbers[letter] for letter in word.upper()), self._boundary]
             for word in self._words
@@ -68,28 +71,30 @@ class WordSearch:
         }
         if not spelled:
             raise DataError(
-                f"language model {file}: none of its {len(self._words)} words can be spelled with "
-                f"the characters of the training split, such as {' '.join(symbols[-5:])}",
+                f"language model {model.file}: none of its {len(self._words)} words can be spelled "
+                f"with the characters of the training split, such as {' '.join(symbols[-5:])}",
                 hint="give a model of words in the language of the corpus",
             )
         names = dictionary([*self._words, "<unk>"])
         try:
-            model = kenlm(str(file), names)
+            probabilities = kenlm(str(model.file), names)
         except RuntimeError as error:
             reason = str(error).strip().rpartition("\n")[2]
-            raise DataError(f"language model {file} cannot be read by KenLM: {reason}") from None
+            raise DataError(
+                f"language model {model.file} cannot be read by KenLM: {reason}"
+            ) from None
         trie = library.Trie(self._columns, self._boundary)
-        start = model.start(False)
+        start = probabilities.start(False)
         for word, letters in spelled.items():
             place = names.get_index(word)
-            trie.insert(letters, place, model.score(start, place)[1])
+            trie.insert(letters, place, probabilities.score(start, place)[1])
         trie.smear(library.SmearingMode.MAX)
         options = library.LexiconDecoderOptions(
-            beam_size=beam,
+            beam_size=model.beam,
             beam_size_token=self._columns,
-            beam_threshold=beam_threshold,
-            lm_weight=weight,
-            word_score=word_score,
+            beam_threshold=model.beam_threshold,
+            lm_weight=model.weight,
+            word_score=model.word_score,
             unk_score=float("-inf"),
             sil_score=0.0,
             log_add=False,
@@ -97,7 +102,7 @@ class WordSearch:
         )
         unknown = names.get_index("<unk>")
         self._decoder = library.LexiconDecoder(
-            options, trie, model, self._boundary, blank, unknown, [], False
+            options, trie, probabilities, self._boundary, blank, unknown, [], False
         )
 
     def __call__(self, logits: Tensor) -> list[str]:

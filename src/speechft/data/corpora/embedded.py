@@ -39,8 +39,8 @@ CARDS = {
             name="synthetic-archives",
             title="embedded speech for every SUPERB task: slots, keywords, emotions, mixtures with "
             "turns, queries, trials, five languages",
-            hours="0.9 h",
-            splits="train, dev, test, sid-*, ks-*, sd-*, documents, *-queries, languages-*",
+            hours="1.1 h",
+            splits="train, dev, test, ic-*, sid-*, ks-*, sd-*, documents, *-queries, languages-*",
             tasks=("pr", "asr", "ks", "qbe", "sid", "asv", "sd", "er", "ic", "sf"),
         ),
         replace(

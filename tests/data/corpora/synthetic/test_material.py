@@ -29,7 +29,7 @@ pytest.importorskip("espeakng_loader")
 SMALL = MaterialSpec(
     speakers=(5, 2, 3),
     commands=(10, 4, 6),
-    intents=10,
+    intents=(10, 4, 6),
     same_speakers=(3, 3),
     keywords=(22, 11, 11),
     mixtures=(2, 1, 1),
@@ -107,7 +107,7 @@ def test_speakers_are_shared_for_identification_only(corpus: Corpus) -> None:
 
 
 def test_slots_stand_beside_words_and_agree_with_the_intent(corpus: Corpus) -> None:
-    for cut in corpus.split("train"):
+    for cut in (*corpus.split("train"), *corpus.split("ic-test")):
         words = (label_of(cut, "text") or "").split()
         slots = (label_of(cut, "slots") or "").split()
         assert len(words) == len(slots)
@@ -181,11 +181,10 @@ def test_languages(corpus: Corpus) -> None:
 
 def test_the_same_spec_gives_the_same_audio(tmp_path: Path) -> None:
     """The voices of dev breathe, which espeak-ng seeds with the time unless it is told."""
-    few = dict.fromkeys(("keywords", "mixtures", "languages"), (0, 0, 0))
+    few = dict.fromkeys(("intents", "keywords", "mixtures", "languages"), (0, 0, 0))
     spec = MaterialSpec(
         speakers=(2, 2, 2),
         commands=(1, 2, 2),
-        intents=1,
         same_speakers=(1, 1),
         documents=1,
         queries=(1, 1),

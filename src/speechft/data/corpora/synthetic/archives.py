@@ -20,6 +20,7 @@ _PLAIN = ("train", "dev", "test")
 _SPLITS: dict[str, tuple[str, str, str]] = {
     "voxceleb1": ("train", "sid-dev", "sid-test"),
     "speech-commands": ("ks-train", "ks-dev", "ks-test"),
+    "fluent-speech-commands": ("ic-train", "ic-dev", "ic-test"),
     "libri2mix": ("sd-train", "sd-dev", "sd-test"),
     "quesst14": ("documents", "dev-queries", "test-queries"),
     "aishell3": ("languages-train", "languages-dev", "languages-test"),

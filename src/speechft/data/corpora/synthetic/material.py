@@ -1,10 +1,10 @@
 """What the layouts of archives are written from: every label of the SUPERB tasks, spoken and mixed.
 
 Splits ``train``, ``dev`` and ``test`` hold commands by speakers that share nothing (phones, text,
-slots, intents, emotions); ``ic-train`` and ``sid-*`` the speakers of train once more; ``ks-*``
-keywords, other words and silence; ``sd-*`` mixtures of two speakers with their turns; ``documents``
-and ``*-queries`` what query by example needs; ``languages-*`` numbers in five languages.
-Verification trials are drawn over test.
+slots, intents, emotions); ``ic-*`` shorter commands for intents; ``sid-*`` the speakers of train
+once more; ``ks-*`` keywords, other words and silence; ``sd-*`` mixtures of two speakers with their
+turns; ``documents`` and ``*-queries`` what query by example needs; ``languages-*`` numbers in five
+languages. Verification trials are drawn over test.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class MaterialSpec(Config):
     """Speakers of the commands, by split."""
     commands: tuple[int, int, int] = (400, 96, 200)
     """Commands with slots, intents and emotions."""
-    intents: int = 1000
-    """Commands by the speakers of train to train intents on, which need many examples."""
+    intents: tuple[int, int, int] = (600, 96, 200)
+    """Short commands for intents."""
     same_speakers: tuple[int, int] = (96, 200)
     """Commands by the speakers of train, for dev and test of speaker identification."""
     keywords: tuple[int, int, int] = (240, 66, 132)
@@ -72,7 +72,7 @@ MATERIAL = MaterialSpec()
 
 TASK_SPLITS = {
     "*": ("train", "dev", "test"),
-    "ic": ("ic-train", "dev", "test"),
+    "ic": ("ic-train", "ic-dev", "ic-test"),
     "sid": ("train", "sid-dev", "sid-test"),
     "ks": ("ks-train", "ks-dev", "ks-test"),
     "sd": ("sd-train", "sd-dev", "sd-test"),
@@ -144,15 +144,14 @@ def _lines(spec: MaterialSpec) -> list[dict[str, Any]]:
         people = voices[number]
         plans: dict[str, tuple[int, Any]] = {
             part: (spec.commands[number], lambda _, rng: texts.command(rng)),
+            f"ic-{part}": (spec.intents[number], lambda _, rng: texts.command(rng, short=True)),
             f"ks-{part}": (spec.keywords[number], texts.keyword),
             f"voices-{part}": (4 * spec.mixtures[number], lambda _, rng: texts.sentence(rng)),
             f"languages-{part}": (spec.languages[number], texts.counting),
         }
         for name, (count, draw) in plans.items():
             result += _part(spec, name, count, people, draw)
-    same = {"ic-train": spec.intents}
-    same |= zip(("sid-dev", "sid-test"), spec.same_speakers, strict=True)
-    for name, count in same.items():
+    for name, count in zip(("sid-dev", "sid-test"), spec.same_speakers, strict=True):
         result += _part(spec, name, count, voices[0], lambda _, rng: texts.command(rng))
     result += _part(
         spec, "documents", spec.documents, voices[2], lambda _, rng: texts.sentence(rng)

@@ -36,6 +36,13 @@ _COMMANDS = (
     ("could", "{person}", "{action}", "the", "{object}", "in", "the", "{location}"),
 )
 
+_SHORT_COMMANDS = (
+    ("{action}", "the", "{object}"),
+    ("{action}", "the", "{object}", "in", "the", "{location}"),
+    ("{action}", "the", "{location}", "{object}"),
+    ("please", "{action}", "the", "{location}", "{object}"),
+)
+
 NOUNS = (
     "apple bridge castle dancer engine flower garden hammer island jacket kitchen ladder monkey "
     "needle orange pepper quilt river soldier temple"
@@ -67,11 +74,16 @@ class Line:
     labels: dict[str, str] = field(default_factory=dict)
 
 
-def command(rng: np.random.Generator) -> Line:
+def command(rng: np.random.Generator, *, short: bool = False) -> Line:
     """Draw a command: its slots in IOB, aligned with its words, and its intent.
 
     The intent is action, object and location; the location is ``none`` where it is not said.
+
+    Args:
+        rng: Where draws come from.
+        short: Say the intent and hardly anything else, as in Fluent Speech Commands.
     """
+    templates = _SHORT_COMMANDS if short else _COMMANDS
     chosen = {
         "action": str(rng.choice(list(ACTIONS))),
         "object": str(rng.choice(OBJECTS)),
@@ -82,7 +94,7 @@ def command(rng: np.random.Generator) -> Line:
     words: list[str] = []
     slots: list[str] = []
     said = set()
-    for part in _COMMANDS[int(rng.integers(len(_COMMANDS)))]:
+    for part in templates[int(rng.integers(len(templates)))]:
         kind = part.strip("{?}")
         if part.endswith("?}"):
             continue
