@@ -27,7 +27,10 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from finetuning.test_distributed import train
 from speechft.data.manifest import open_corpus
+from speechft.features import extract
+from speechft.finetuning import encoding
 torch.set_num_threads(1)
+extract.LARGE, encoding.PART_SECONDS = 0, 0.0  # utterances of unequal length apart
 corpus, folder = open_corpus(Path(sys.argv[2])), Path(sys.argv[3])
 train(folder / "ddp", corpus, 1)
 os.environ["ACCELERATE_USE_FSDP"] = "true"
