@@ -141,6 +141,26 @@ def test_seeds_side_by_side_are_seeds_alone() -> None:
     assert together[0].layer_weights != together[1].layer_weights
 
 
+def test_halving_leaves_every_seed_its_best_rate() -> None:
+    rng, features = np.random.default_rng(4), Features()
+    directions = rng.standard_normal((3, DIM))
+    splits: dict[str, list[Cut]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for number in range(30):
+            name = f"{split}-{number:02d}"
+            features.pooled[name] = planted(directions[number % 3][None], rng, 1.5)[:, 0].float()
+            splits[split].append(cut_of(name, labels={"emotion": str(number % 3)}))
+    config = ProbeConfig(
+        learning_rates=(1e-3, 3e-2), extend=0, halve_at=(1, 2), epochs=60, patience=5, batch=64
+    )
+    parts = [splits[split] for split in SPLITS]
+    together = probe_seeds(find_task("er"), features, *parts, config, [3, 4, 5, 6])
+    assert all(result.converged for result in together)
+    alone = probe(find_task("er"), features, *parts, config, 3)
+    assert together[0].layer_weights == pytest.approx(alone.layer_weights, abs=1e-6)
+    assert together[0].grid == alone.grid
+
+
 def test_steps_limit_training_and_are_evaluated_on_the_way() -> None:
     rng, features = np.random.default_rng(5), Features()
     splits: dict[str, list[Cut]] = {split: [] for split in SPLITS}

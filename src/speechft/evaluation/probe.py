@@ -329,16 +329,22 @@ def _train_grid(
             if ended or all(best[number].stale >= config.patience for number in running):
                 break
             if epoch in config.halve_at and len(running) > 1:
-                running = _halved(grid, best, running)
+                running = _halved(grid, best, running, keys)
     if config.evaluate_steps is not None and step % config.evaluate_steps:
         _judge(trial, grid, dev, best, running, epoch)
     return dict(zip(keys, best, strict=True))
 
 
-def _halved(grid: Grid, best: Sequence[_Best], running: Sequence[int]) -> list[int]:
-    """Give up the worse half of the running probes; return the numbers of the others."""
-    leaders = sorted(running, key=lambda number: best[number].score, reverse=True)
-    kept = sorted(leaders[: math.ceil(len(running) / 2)])
+def _halved(
+    grid: Grid, best: Sequence[_Best], running: Sequence[int], keys: Sequence[Key]
+) -> list[int]:
+    """Give up the worse half of every seed's running probes; return the numbers of the others."""
+    kept: list[int] = []
+    for seed in {keys[number][0] for number in running}:
+        own = [number for number in running if keys[number][0] == seed]
+        own.sort(key=lambda number: best[number].score, reverse=True)
+        kept += own[: math.ceil(len(own) / 2)]
+    kept.sort()
     grid.keep([running.index(number) for number in kept])
     return kept
 
