@@ -276,7 +276,7 @@ def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:
     changes = {
         "value": row.details["dev"],
         "split": split,
-        "n": corpus.statistics[split]["utterances"],
+        "n": row.details["dev_n"],
         "interval": None,
         "alpha": alpha,
     }

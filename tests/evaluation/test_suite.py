@@ -127,7 +127,7 @@ def test_unchanged_evaluation_is_skipped(
     assert ran == []
 
 
-@pytest.mark.parametrize("change", ["seed", "corpus", "probe"])
+@pytest.mark.parametrize("change", ["seed", "corpus", "splits", "probe"])
 def test_changed_evaluation_is_not_taken_for_the_old_one(
     change: str, tiny_hubert: Path, tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +138,9 @@ def test_changed_evaluation_is_not_taken_for_the_old_one(
         options["seed"] = 1
     elif change == "corpus":
         corpus = dataclasses.replace(tones, digest="other")
+    elif change == "splits":
+        info = {**tones.info, "task_splits": {"*": ["train", "test", "dev"]}}
+        corpus = dataclasses.replace(tones, info=info)
     else:
         quicker = QUICK["utterance"].model_copy(update={"epochs": 2})
         monkeypatch.setitem(suite.PROTOCOLS, "quick", {**QUICK, "utterance": quicker})

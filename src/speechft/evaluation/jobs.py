@@ -130,6 +130,7 @@ class TaskJob:
             "config": {
                 "candidate": candidate,
                 "task": self.task.name,
+                "splits": [list(names) for names in self.task.rounds(self.corpus)],
                 "protocol": self.config.protocol,
                 "precision": self.config.precision,
                 "probe": self.settings.as_dict(),
@@ -208,6 +209,7 @@ class TaskJob:
         first = results[0]
         details: dict[str, Any] = {
             "dev": round(dev, 4),
+            "dev_n": sum(len(result.dev_items) for result in results),
             "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},
             "layer_weights": [round(weight, 4) for weight in first.layer_weights],
             "best_epoch": first.epochs,
