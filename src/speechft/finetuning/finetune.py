@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def finetune_encoder(
         work.write(folder)
         write_json(folder / "history.json", {**_readable(history), **facts})
     accelerator.wait_for_everyone()
-    log(f"{what}: dev {value:.2f}")
+    log(f"{what}: " + ("done, without a dev split" if math.isnan(value) else f"dev {value:.2f}"))
     return Tuned(folder / "encoder", history, value)
 
 
