@@ -126,7 +126,7 @@ class Study:
 
     def cells(self, tuned_on: str) -> list[tuple[int, int]]:
         """Return the (lineage, tuning seed) for which every tuned encoder is measured."""
-        known = [set(self.tables[tuned_on, encoder].rows) for encoder in TUNED]
+        known = [set(self.tables.get((tuned_on, e), Table()).rows) for e in TUNED]
         return sorted(set.intersection(*known))
 
 
@@ -262,12 +262,16 @@ def draw(study: Study) -> None:
 def main() -> None:
     study = Study(*read())
     for tuned_on in ("sid", "pr"):
+        if not study.cells(tuned_on):
+            print(f"tuned on {tuned_on}: no fine-tuning is measured yet\n")
+            continue
         print(tables_of(study, tuned_on))
         for task, curve in curve_of(study, tuned_on).items():
             points = {alpha: round(float(np.mean(values)), 1) for alpha, values in curve.items()}
             print(f"dev, {task}: {dict(sorted(points.items()))}")
         print()
-    draw(study)
+    if any(encoder == "Speech-FT 0.5" for _, encoder in study.tables):
+        draw(study)
 
 
 if __name__ == "__main__":
