@@ -177,7 +177,7 @@ def describe_items(lineage: Lineage) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
-    parser.add_argument("--lineages", type=int, nargs="+", default=list(LINEAGES))
+    parser.add_argument("--lineages", type=int, nargs="+", choices=LINEAGES, default=LINEAGES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     out, corpus = arguments.out, find_corpus(CORPUS, arguments.out / "corpus")

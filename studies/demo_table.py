@@ -24,7 +24,9 @@ from speechft.evaluation.score import load_anchors
 HERE = Path(__file__).with_name("demo")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "study-alpha.png"
 TASKS = {"pr": "PR, PER %", "sid": "SID, %", "ic": "IC, %", "style": "style, %"}
+FLOORS = ("MFCC", "random")
 TUNED = ("plain", "stable", "Speech-FT 0.25")
+RATES = ("substitutions", "insertions", "deletions", "blank_ratio")
 DRAWS = 2000
 LEVEL = 0.90
 MARGIN = 1.5
@@ -130,9 +132,6 @@ class Study:
         return sorted(set.intersection(*known))
 
 
-FLOORS = ("MFCC", "random")
-
-
 def score(figures: dict[str, Floats]) -> Floats:
     """Return the miniature SUPERB score with the packaged anchors."""
     anchors = load_anchors().tasks
@@ -214,27 +213,29 @@ def tables_of(study: Study, tuned_on: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-RATES = ("substitutions", "insertions", "deletions", "blank_ratio")
-
-
 def curve_of(study: Study, tuned_on: str) -> dict[str, dict[float, list[float]]]:
-    """Return by task and alpha the dev figures of the lineages, first tuning seed."""
-    ends = {"pre-trained": 0.0, "Speech-FT 0.25": 0.25, "stable": 1.0}
-    result: dict[str, dict[float, list[float]]] = {task: defaultdict(list) for task in TASKS}
-    wanted = {0.1, 0.5, 0.75}
+    """Return by task and alpha the dev figures of the first tuning seed, a figure a lineage.
+
+    Only of the lineages for which that seed is measured, so that all points are of the same ones.
+    """
+    lineages = [lineage for lineage, seed in study.cells(tuned_on) if seed == 1]
+    result: dict[str, dict[float, list[float]]] = {task: {} for task in TASKS}
     for (tuned, encoder), table in study.tables.items():
-        if tuned not in ("", tuned_on):
+        alpha = alpha_of(encoder)
+        cells = [(lineage, 1 if tuned else 0) for lineage in lineages]
+        if alpha is None or tuned not in ("", tuned_on) or not set(cells) <= set(table.rows):
             continue
-        alpha = ends.get(encoder)
-        if alpha is None and encoder.startswith("Speech-FT"):
-            alpha = float(encoder.split()[1])
-        if alpha is None or (alpha not in wanted and encoder not in ends):
-            continue
-        for (_, seed), by_task in sorted(table.rows.items()):
-            if seed in (0, 1):
-                for task, rows in by_task.items():
-                    result[task][alpha].append(float(np.mean([row["dev"] for row in rows])))
+        for task in TASKS:
+            rows = [table.rows[cell][task] for cell in cells]
+            result[task][alpha] = [float(np.mean([row["dev"] for row in part])) for part in rows]
     return result
+
+
+def alpha_of(encoder: str) -> float | None:
+    """Return the coefficient of an encoder on the way from pre-trained to stably tuned."""
+    if encoder.startswith("Speech-FT"):
+        return float(encoder.split()[1])
+    return {"pre-trained": 0.0, "stable": 1.0}.get(encoder)
 
 
 def draw(study: Study) -> None:
@@ -249,13 +250,11 @@ def draw(study: Study) -> None:
         for axis, (task, title) in zip(row, TASKS.items(), strict=True):
             curve = curve_of(study, tuned_on)[task]
             alphas = sorted(curve)
-            count = min((len(values) for values in curve.values()), default=0)
-            for number in range(count):
+            for number in range(len(curve.get(0.0, ()))):
                 axis.plot(alphas, [curve[a][number] for a in alphas], marker="o", markersize=3)
             axis.set_title(f"tuned on {tuned_on.upper()}: {title}", fontsize=9)
             axis.axvline(0.25, color="0.8", zorder=0)
-            if row is axes[1]:
-                axis.set_xlabel("alpha")
+    figure.supxlabel("alpha; dev, first tuning seed, a line for each lineage", fontsize=9)
     figure.savefig(PICTURE, dpi=110)
 
 

@@ -96,3 +96,17 @@ def test_keeping_is_an_equivalence(
 ) -> None:
     difference = np.concatenate([[center], np.linspace(center - spread, center + spread, 2001)])
     assert table.judged(difference) == word
+
+
+def test_all_points_of_the_curve_are_of_the_same_lineages(table: ModuleType) -> None:
+    tables: dict[tuple[str, str], object] = {}
+    for task in table.TASKS:
+        rows = [("", "pre-trained", 1, 0, 50.0), ("", "pre-trained", 2, 0, 90.0)]
+        rows += [("sid", name, 1, 1, 60.0) for name in table.TUNED]
+        rows += [("sid", "Speech-FT 0.5", 1, 1, 70.0), ("sid", "Speech-FT 0.25", 1, 2, 99.0)]
+        for tuned_on, name, lineage, seed, dev in rows:
+            row = _row(name, task, lineage, "1 0", tuning_seed=seed, dev=dev)
+            tables.setdefault((tuned_on, name), table.Table()).add(row)  # type: ignore[attr-defined]
+    items = {task: {"speakers": ["a", "b"], "totals": [1, 1]} for task in table.TASKS}
+    curve = table.curve_of(table.Study(tables, items), "sid")["pr"]
+    assert curve == {0.0: [50.0], 0.25: [60.0], 0.5: [70.0], 1.0: [60.0]}

@@ -15,11 +15,15 @@ from torch import Tensor
 from speechft.config import Config
 from speechft.console import progress_bar
 from speechft.data.augment import SpecAugment, SpecAugmentConfig
-from speechft.data.batching import seed_of
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.grid import Grid, Probe, make_grid
-from speechft.evaluation.split_data import SplitData, crop_variants, evaluation_batches
+from speechft.evaluation.split_data import (
+    SplitData,
+    crop_variants,
+    evaluation_batches,
+    random_windows,
+)
 from speechft.features.extract import Features
 from speechft.tasks.base import Item, Task
 
@@ -287,19 +291,6 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
         yield groups[number]
 
 
-def _windows(trial: _Trial, data: SplitData, chosen: Sequence[int], step: int) -> list[int]:
-    """Return the first frame and number of frames of every cut, where they are limited."""
-    limit = trial.config.frames
-    if limit is None:
-        return []
-    starts: list[int] = []
-    for number in chosen:
-        count = min(limit, int(data.lengths[number]))
-        seed = seed_of(trial.order_seed, "window", step, data.cuts[number].id)
-        starts += [seed % (int(data.lengths[number]) - count + 1), count]
-    return starts
-
-
 def _train_grid(
     trial: _Trial, data: SplitData, dev: SplitData, keys: Sequence[Key]
 ) -> dict[Key, _Best]:
@@ -350,7 +341,8 @@ def _halved(
 
 
 def _update(trial: _Trial, grid: Grid, data: SplitData, chosen: Sequence[int], step: int) -> None:
-    windows = _windows(trial, data, chosen, step)
+    limit, seed = trial.config.frames, trial.order_seed
+    windows = [] if limit is None else random_windows(data, chosen, limit, seed, step)
     states, lengths, targets = data.batch(chosen, trial.device, windows)
     logits = grid.logits(states, lengths)
     grid.update(_losses(trial, logits, lengths, targets).mean(1))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechft.data.batching import seed_of
 from speechft.data.labels import Vocabulary
 from speechft.features.extract import Features
 from speechft.tasks.base import Task
@@ -113,3 +114,24 @@ def evaluation_batches(data: SplitData, order: Sequence[int]) -> Iterator[list[i
             group = []
         group.append(number)
     yield group
+
+
+def random_windows(
+    data: SplitData, chosen: Sequence[int], limit: int, seed: int, step: int
+) -> list[int]:
+    """Return the first frame and number of frames of a window of every cut, one after the other.
+
+    Args:
+        data: The split.
+        chosen: Numbers of the cuts.
+        limit: Most frames of a window.
+        seed: Of the windows' places.
+        step: Of the training; every step has windows of its own.
+    """
+    starts: list[int] = []
+    for number in chosen:
+        length = int(data.lengths[number])
+        count = min(limit, length)
+        place = seed_of(seed, "window", step, data.cuts[number].id)
+        starts += [place % (length - count + 1), count]
+    return starts
