@@ -1,0 +1,12 @@
+"""The command line: a file for each group of verbs; heavy imports happen inside the verb.
+
+The order of the imports is the order of the verbs in ``speechft --help``.
+"""
+
+# isort: off
+from speechft.cli import training, evaluation, merging, data, encoders, lists  # noqa: F401
+from speechft.cli.app import app, main
+
+# isort: on
+
+__all__ = ["app", "main"]

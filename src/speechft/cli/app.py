@@ -1,0 +1,71 @@
+"""The application, the options that several verbs share, and how it ends on errors."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechft.errors import SpeechftError
+
+app = typer.Typer(
+    name="speechft",
+    help="Fine-tune speech encoders without making them forget: fine-tune, merge, evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", "-s", metavar="KEY=VALUE", help="Override a key.")
+]
+Config = Annotated[
+    Path | None, typer.Option(help="Configuration, where the checkpoint does not tell it.")
+]
+Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+def main() -> None:
+    """Run the command line; the user's mistakes end with one message and exit code 1."""
+    try:
+        app()
+    except SpeechftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from speechft import __version__
+
+        typer.echo(f"speechft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def command_line() -> str:
+    """Return the command as it was typed, for what is recorded."""
+    return shlex.join(["speechft", *sys.argv[1:]])

@@ -1,0 +1,92 @@
+"""The verbs for a single encoder: convert, inspect, extract."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechft.cli.app import Config, Json, Nonfinite, Out, app
+
+
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(metavar="IN", help="Encoder folder, file or hub id.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder (hf) or .pt file (s3prl).")],
+    from_: Annotated[str, typer.Option("--from", help="auto, s3prl, fairseq, spin, hf.")] = "auto",
+    to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
+    config: Config = None,
+    allow_nonfinite: Nonfinite = False,
+    as_json: Json = False,
+) -> None:
+    """Convert an encoder between Hugging Face, s3prl, fairseq and SPIN, and prove that it is equal.
+
+    Example: speechft convert dev-best.ckpt encoder --from s3prl
+    """
+    from speechft.encoders.convert import convert as convert_encoder
+
+    report = convert_encoder(
+        source,
+        out,
+        source_format=from_,
+        target=to,
+        config=config,
+        allow_nonfinite=allow_nonfinite,
+    )
+    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    if not as_json:
+        typer.echo(f"wrote {out}\nnext: speechft extract {out} AUDIO... --out feats")
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="Folder, checkpoint file, packaged name, hub id.")],
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Say what an encoder or checkpoint is, and what can be done with it.
+
+    Example: speechft inspect dev-best.ckpt --json
+    """
+    from speechft.encoders.inspection import inspect_encoder
+
+    found = inspect_encoder(path, config)
+    typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+
+
+@app.command()
+def extract(
+    encoder: Annotated[str, typer.Argument(help="Folder, checkpoint file, packaged name, hub id.")],
+    audio: Annotated[list[str], typer.Argument(help="Files, folders, CSVs, lhotse manifests.")],
+    out: Out,
+    layer: Annotated[str, typer.Option(help="all, last, or numbers: 0,6,9-12.")] = "all",
+    mode: Annotated[str, typer.Option(help="exact or s3prl.")] = "exact",
+    format_: Annotated[str, typer.Option("--format", help="safetensors or npy.")] = "safetensors",
+    dtype: Annotated[str, typer.Option(help="On disk: float32, float16, bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="To compute in: fp32, bf16, auto.")] = "fp32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_seconds: Annotated[float | None, typer.Option(help="Audio in a batch.")] = None,
+    config: Config = None,
+    allow_nonfinite: Nonfinite = False,
+    as_json: Json = False,
+) -> None:
+    """Write hidden states, a file for each utterance; run it again to go on after a stop.
+
+    Example: speechft extract tiny-hubert recordings/ --layer last --out feats
+    """
+    from speechft.features.verb import extract_verb
+
+    options = {
+        "layer": layer,
+        "mode": mode,
+        "format": format_,
+        "dtype": dtype,
+        "precision": precision,
+        "device": device,
+        "batch_seconds": batch_seconds,
+        "config": config,
+        "allow_nonfinite": allow_nonfinite,
+    }
+    extract_verb(encoder, audio, out, options, as_json=as_json)

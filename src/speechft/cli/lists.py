@@ -1,0 +1,46 @@
+"""The verbs that list what there is: recipes, corpora, tasks."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from speechft.cli.app import Json, app
+
+
+@app.command()
+def recipes(as_json: Json = False) -> None:
+    """List the packaged recipes."""
+    from speechft.config import read_yaml
+    from speechft.recipe import packaged_recipes
+
+    _list({n: str(read_yaml(p).get("title", "")) for n, p in packaged_recipes().items()}, as_json)
+
+
+@app.command()
+def corpora(as_json: Json = False) -> None:
+    """List the corpora."""
+    from speechft.data.corpora import cards
+
+    if as_json:
+        typer.echo(json.dumps({name: vars(card) for name, card in cards().items()}))
+    else:
+        _list({name: card.line() for name, card in cards().items()}, as_json)
+
+
+@app.command()
+def tasks(as_json: Json = False) -> None:
+    """List the tasks."""
+    from speechft.tasks import TASKS
+
+    _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in TASKS.items()}, as_json)
+
+
+def _list(entries: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(entries))
+        return
+    width = max(map(len, entries))
+    for name, text in entries.items():
+        typer.echo(f"{name:{width}}  {text}")

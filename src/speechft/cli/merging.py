@@ -1,0 +1,81 @@
+"""The verbs that work on weights alone: merge and delta."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speechft.cli.app import Json, Out, app, command_line
+
+
+@app.command()
+def merge(
+    base: Annotated[str | None, typer.Argument(help="Encoder folder, file or hub id.")] = None,
+    tuned: Annotated[list[str] | None, typer.Argument(help="One or several tuned from it.")] = None,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", help="Folder, .pt or .safetensors.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="0: base, 1: tuned. [default: 0.25]")] = None,
+    method: Annotated[str | None, typer.Option(help="linear, ties, lines, ... [linear]")] = None,
+    to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
+    weight_norm: Annotated[str | None, typer.Option(help="gv (official) or fused.")] = None,
+    alpha_rule: Annotated[
+        list[str] | None, typer.Option(help="Such as 'layers.0-3: 0.1'; repeatable.")
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, keep, float32, float16, ...")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the method: density=0.2.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Interpolate a base with encoders tuned from it: Speech-FT for what you have already.
+
+    Example: speechft merge tiny-hubert runs/sid/encoder --alpha 0.25 --out merged
+    """
+    from speechft.merging.verb import merge_verb
+
+    given = {
+        "base": base,
+        "tuned": tuned or None,
+        "out": out,
+        "alpha": alpha,
+        "method": method,
+        "to": to,
+        "weight_norm": weight_norm,
+        "dtype": dtype,
+    }
+    report = merge_verb(
+        given, config, alpha_rule or [], option or [], dry_run, force, command_line()
+    )
+    typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
+    if report.out is not None and not as_json:
+        typer.echo(f"wrote {report.out}")
+        if report.out.is_dir():
+            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
+
+
+@app.command()
+def delta(
+    base: str,
+    tuned: str,
+    out: Out,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
+
+    Example: speechft delta tiny-hubert runs/sid/encoder --out sid.safetensors --dtype float16
+    """
+    from speechft.merging import make_delta
+
+    report = make_delta(base, tuned, out, dtype=dtype, force=force)
+    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    if not as_json:
+        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
