@@ -161,7 +161,7 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     check_composition(recipe)
     corpora = _corpora(recipe, folder)
     corpus = corpora["*"]
-    log(f"corpus: {corpus.name} (digest {corpus.digest[:12]}) in {corpus.folder}")
+    log(f"corpus: {corpus.name} (digest {corpus.digest[:12]}) in {corpus.place}")
     state = Run(recipe, folder, corpus, corpora, choose_tasks(recipe.evaluation, corpus))
     state.seconds["corpus"] = time.monotonic() - started
     write_text(folder / "recipe.yaml", recipe.as_yaml())

@@ -126,6 +126,16 @@ def test_many_epochs_later() -> None:
     assert early == ids_of(make_plan(make_cuts(6)), 0), "forgotten plans are made again"
 
 
+def test_an_epoch_is_planned_once_however_late_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, planned = make_plan(make_cuts(6)), []
+    plan_epoch = plan._plan_epoch
+    monkeypatch.setattr(plan, "_plan_epoch", lambda n: planned.append(n) or plan_epoch(n))
+    steps = round(10 / plan.epochs(1))
+    for step in range(steps):
+        plan.batch(step)
+    assert planned == list(range(10))
+
+
 def test_plan_travels_to_spawned_workers() -> None:
     plan = make_plan()
     plan.batch(3)

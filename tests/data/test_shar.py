@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +17,7 @@ import soundfile
 from lhotse import CutSet
 from lhotse.cut import Cut
 
-from speechft.data import shar
+from speechft.data import places, shar
 from speechft.data.batching import BatchPlan, StepDataset, load_steps
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of, phones_of
@@ -59,16 +61,22 @@ class _NoRanges(_Ranges):
         super().do_GET()
 
 
-@pytest.fixture(params=[_Ranges, _NoRanges])
-def address(sharded: Corpus, request: pytest.FixtureRequest) -> Iterator[str]:
-    handler = partial(request.param, directory=str(sharded.folder))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+@contextmanager
+def serve(kind: type[_Ranges], folder: Path) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(folder)))
+    server.block_on_close = False  # connections that are kept alive end with their client
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture(params=[_Ranges, _NoRanges])
+def address(sharded: Corpus, request: pytest.FixtureRequest) -> Iterator[str]:
+    with serve(request.param, sharded.folder) as place:
+        yield place
 
 
 def same(ours: Corpus, theirs: Corpus, split: str = "train") -> None:
@@ -165,7 +173,37 @@ def test_files_beside_the_manifests_come_along(tmp_path: Path) -> None:
     write_corpus(tmp_path, "pairs", "x", {"test": [Utterance("a", "a.wav", 16_000)]}, info)
     (tmp_path / "trials.txt").write_text("1 a a\n")
     corpus = export_shards(open_corpus(tmp_path), tmp_path / "out")
-    assert (corpus.folder / corpus.info["trials"]).read_text() == "1 a a\n"
+    assert corpus.read_text(corpus.info["trials"]) == "1 a a\n"
+    with serve(_Ranges, corpus.folder) as address:
+        assert open_corpus(address).read_text(corpus.info["trials"]) == "1 a a\n"
+        with pytest.raises(DataError, match=r"no\.txt cannot be read: the server answers 404"):
+            open_corpus(address).read_text("no.txt")
+    (corpus.folder / "trials.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"trials\.txt cannot be read: .*utf-8"):
+        corpus.read_text("trials.txt")
+
+
+def test_a_forked_process_opens_connections_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.txt").write_text("x")
+    opened = []
+
+    class Keeping(_Ranges):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            opened.append(self.client_address)
+            super().setup()
+
+    with serve(Keeping, tmp_path) as address:
+        assert [read_bytes(f"{address}/x.txt") for _ in range(3)] == [b"x"] * 3
+        assert len(opened) == 1, "kept alive within a process"
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        assert read_bytes(f"{address}/x.txt") == b"x"
+        assert len(opened) == 2
+        places._pool(-1).clear()
+    places._pool.cache_clear()
 
 
 def test_damaged_shards_are_named(tones: Corpus, tmp_path: Path) -> None:

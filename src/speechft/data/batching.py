@@ -6,6 +6,7 @@ sampler, and every random draw derives from (seed, step, cut id). A resumed run 
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,19 +111,15 @@ class BatchPlan:
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._max_duration = max_duration
         self._plans: dict[int, list[list[int]]] = {}
-        self._starts = [0]
+        self._starts = [0]  # of the epochs known so far, and where the next one begins
 
     def batch(self, step: int) -> list[Cut]:
         """Return this process's cuts of a step, counted from 0 through all epochs."""
         position = step * self._world_size + self._rank
-        epoch = 0
-        while True:
-            plan = self._epoch(epoch)
-            if epoch + 1 == len(self._starts):
-                self._starts.append(self._starts[-1] + len(plan))
-            if position < self._starts[epoch + 1]:
-                return [self._cuts[n] for n in plan[position - self._starts[epoch]]]
-            epoch += 1
+        while position >= self._starts[-1]:
+            self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
+        epoch = bisect.bisect_right(self._starts, position) - 1
+        return [self._cuts[n] for n in self._epoch(epoch)[position - self._starts[epoch]]]
 
     def largest(self) -> list[Cut]:
         """Return a batch as large as the limits allow, of the longest cuts."""

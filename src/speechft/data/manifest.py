@@ -108,6 +108,19 @@ class Corpus:
         """Return the folder or the address."""
         return self.url or str(self.folder)
 
+    def read_text(self, name: str) -> str:
+        """Return the text of a file that lies beside the manifests, such as a list of trials.
+
+        Raises:
+            DataError: It cannot be read, or it is not UTF-8.
+        """
+        from speechft.data.places import read_bytes
+
+        try:
+            return read_bytes(f"{self.place}/{name}").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.place}/{name} cannot be read: {error}") from None
+
     @cached_property
     def _splits(self) -> dict[str, CutSet]:
         return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,8 @@ def _read_file(path: Path, start: int, size: int | None) -> bytes:
 
 
 @cache
-def _pool() -> Any:
+def _pool(process: int) -> Any:
+    """Return the connections of one process: a forked one must not answer on its parent's."""
     import urllib3
 
     return urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5), timeout=60.0)
@@ -58,7 +60,7 @@ def _read_http(address: str, start: int, size: int | None) -> bytes:
 
     headers = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
     try:
-        answer = _pool().request("GET", address, headers=headers)
+        answer = _pool(os.getpid()).request("GET", address, headers=headers)
     except urllib3.exceptions.HTTPError as error:
         raise DataError(f"{address} cannot be read: {error}") from None
     if answer.status not in (200, 206):

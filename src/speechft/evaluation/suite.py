@@ -197,8 +197,8 @@ def evaluate_encoder(
         for task in tasks
     ]
     pending = [job for job in jobs if not job.done()]
-    for place in dict.fromkeys(job.corpus.folder for job in pending):
-        group = [job for job in pending if job.corpus.folder == place]
+    for place in dict.fromkeys(job.corpus.place for job in pending):
+        group = [job for job in pending if job.corpus.place == place]
         features = _extract(candidate, digest, group, config, cache)
         for job in group:
             job.run(features)

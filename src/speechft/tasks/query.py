@@ -55,14 +55,11 @@ class QueryByExample(Task):
         Raises:
             DataError: The file cannot be read, it lacks a query, or no query tells documents apart.
         """
-        path = corpus.folder / str(corpus.info["qbe"])
+        file = str(corpus.info["qbe"])
+        path = f"{corpus.place}/{file}"
         wanted = {cut.id for cut in cuts}
         pairs: dict[str, dict[str, bool]] = {}
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise DataError(f"query pairs {path} cannot be read: {error.strerror}") from None
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(corpus.read_text(file).splitlines(), start=1):
             cells = line.split("\t")
             if len(cells) != 3 or cells[2] not in ("0", "1"):
                 raise DataError(f"{path}, line {number}: expected 'query<TAB>document<TAB>1|0'")

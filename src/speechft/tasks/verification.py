@@ -151,7 +151,7 @@ class SpeakerVerification(Task):
         file = named.get(split) if isinstance(named, dict) else named
         if file is None or (not isinstance(named, dict) and split != self._tested(corpus)):
             return drawn_trials(cuts)
-        return read_trials(corpus.folder / file, {cut.id for cut in cuts})
+        return read_trials(corpus, str(file), {cut.id for cut in cuts})
 
     def _tested(self, corpus: Corpus) -> str:
         return self.rounds(corpus)[0][2]
@@ -178,19 +178,16 @@ class SpeakerVerification(Task):
         return items
 
 
-def read_trials(path: Any, known: set[str]) -> list[Trial]:
+def read_trials(corpus: Corpus, file: str, known: set[str]) -> list[Trial]:
     """Read trials, ``1|0 id id`` a line.
 
     Raises:
-        DataError: The file is missing, a line is malformed, a trial has no audio, or all trials
+        DataError: The file cannot be read, a line is malformed, a trial has no audio, or all trials
             are of one kind.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"trials {path} cannot be read: {error.strerror}") from None
+    path = f"{corpus.place}/{file}"
     trials: list[Trial] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(corpus.read_text(file).splitlines(), start=1):
         cells = line.split()
         if not cells:
             continue
