@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from speechft import pipeline
 from speechft.checkpoint import file_digest, read_json
 from speechft.data.manifest import Corpus
-from speechft.evaluation.suite import EvaluationConfig
+from speechft.errors import DataError
+from speechft.evaluation.suite import EvaluationConfig, slug
 from speechft.recipe import Recipe
 from speechft.results import read_rows
 
@@ -123,6 +124,51 @@ def test_evaluate_names_encoders_and_writes_rows(
     rows = pipeline.evaluate([str(tiny_hubert), "mfcc"], str(tones.folder), config, tmp_path)
     assert [row.encoder for row in rows] == [tiny_hubert.name, "mfcc"]
     assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+def test_a_second_evaluation_adds_to_the_first(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    one = EvaluationConfig(tasks=("style",), floors=())
+    first = pipeline.evaluate(["mfcc"], str(tones.folder), one, tmp_path)
+    second = pipeline.evaluate([str(tiny_hubert)], str(tones.folder), one, tmp_path)
+    assert read_rows(tmp_path / "results.jsonl") == [*first, *second]
+    again = pipeline.evaluate([str(tiny_hubert)] * 2, str(tones.folder), one, tmp_path, seed=1)
+    assert [row.seed for row in again] == [1]
+    assert read_rows(tmp_path / "results.jsonl") == [*first, *again]
+
+
+def test_tables_of_own_recordings_do_not_share_a_folder(
+    tmp_path: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = []
+    for number, start in enumerate((0, 5)):
+        lines = ["path,split,label"]
+        for split in ("train", "dev", "test"):
+            for cut in list(tones.split(split))[start : start + 4]:
+                path, style = cut.recording.sources[0].source, cut.supervisions[0].custom["style"]
+                lines.append(f"{path},{split},{style}-{number}")
+        tables.append(tmp_path / f"{number}.csv")
+        tables[-1].write_text("\n".join(lines) + "\n")
+    opened = []
+
+    def keep(_: object, corpora: list[Corpus]) -> None:
+        opened.extend(corpora)
+        raise DataError("enough")
+
+    monkeypatch.setattr(pipeline, "assign_tasks", keep)
+    config = EvaluationConfig(tasks=("label",), floors=())
+    with pytest.raises(DataError, match="enough"):
+        pipeline.evaluate(["mfcc"], list(map(str, tables)), config, tmp_path / "out")
+    for number, corpus in enumerate(opened):
+        assert {value[-2:] for value in corpus.values("train", "label")} == {f"-{number}"}
+
+
+def test_encoders_get_folders_of_their_own() -> None:
+    given = ["runs/a/merged_0.25", "runs/b/merged-0.25", "x/A", "y/b", "q.r/s", "q r/s", "q-r/s"]
+    names = pipeline._distinct_names(given)
+    assert names[2:4] == ["A", "b"]
+    assert len({slug(name) for name in names}) == len(given)
 
 
 _CHILD = """

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from speechft.errors import DataError, RunError
-from speechft.results import ResultRow, read_rows, write_rows
+from speechft.results import ResultRow, mean_over_seeds, read_rows, write_rows
 
 
 def row(**changes: Any) -> ResultRow:
@@ -43,6 +43,20 @@ def test_round_trip(tmp_path: Path) -> None:
     write_rows(path, rows)
     assert read_rows(path) == rows
     assert len(path.read_bytes().split(b"\n")) == len(rows) + 1
+
+
+def test_probe_seeds_are_averaged() -> None:
+    details = {"interval_over_seeds": [40.0, 70.0], "converged": True, "dev": 50.0}
+    seeds = [
+        row(seed=n, value=value, details={**details, "dev": 50.0 + n, "converged": n == 0})
+        for n, value in enumerate((60.0, 50.0, 40.0))
+    ]
+    other = row(encoder="pre-trained", value=70.0)
+    first, second = mean_over_seeds([seeds[0], other, *seeds[1:]])
+    assert (first.value, first.interval, first.seed) == (50.0, (40.0, 70.0), 0)
+    assert (first.details["seeds"], first.details["dev"]) == (3, 51.0)
+    assert first.details["converged"] is False
+    assert second is other
 
 
 def test_no_rows(tmp_path: Path) -> None:

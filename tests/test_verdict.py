@@ -27,9 +27,12 @@ class Run:
         self.folder = folder
         self.rows: list[ResultRow] = []
 
-    def add(self, encoder: str, task: str, hits: Sequence[float], **fields: object) -> None:
+    def add(
+        self, encoder: str, task: str, hits: Sequence[float], place: int = 0, **fields: object
+    ) -> None:
         items = [Item(f"item-{n:04d}", "", "", hit, 1.0) for n, hit in enumerate(hits)]
-        path = self.folder / slug(encoder) / "predictions" / f"{task}.jsonl"
+        name = f"{task}.{place}.jsonl" if place else f"{task}.jsonl"
+        path = self.folder / slug(encoder) / "predictions" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
         settings: dict[str, object] = {
@@ -42,7 +45,7 @@ class Run:
             "n": len(items),
             "interval": None,
             "split": "test",
-            "seed": 0,
+            "seed": place,
             "protocol": "mini",
             "learning_rate": None,
             "details": {"converged": True},
@@ -147,6 +150,34 @@ def test_tasks_of_the_same_judgement_stand_together(run: Run) -> None:
         "Stable fine-tuning gains on sid (accuracy 70.0 to 90.0); "
         "loses on pr (accuracy 70.0 to 50.0) and ic (accuracy 70.0 to 40.0)."
     )
+
+
+def test_probe_seeds_are_judged_together(run: Run) -> None:
+    for place, (base, other) in enumerate([(0.5, 0.9), (0.9, 0.5), (0.7, 0.7)]):
+        run.compare(hits(base), hits(other), place=place)
+    first, second = run.say()
+    assert "leaves open sid (accuracy 70.0 to 70.0, +0.0 with 90 % interval -" in first
+    assert second.endswith("intervals cover the test items and probe seeds only.")
+
+
+def test_margins_of_a_figure_between_0_and_1_are_hundredths(run: Run) -> None:
+    for encoder, hit in ((PRE_TRAINED, 0.9), (NAMES.tuned, 0.1), (NAMES.merged, 0.9)):
+        items = [
+            Item(f"{query} {n}", "", "", score, float(n < 2), group=query)
+            for query in "abcdefghijkl"
+            for n, score in enumerate((hit, hit, 0.5, 0.5))
+        ]
+        run.add(encoder, "qbe", [0.0] * 48, metric="mtwv", value=float(hit > 0.5))
+        path = run.folder / slug(encoder) / "predictions" / "qbe.jsonl"
+        path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
+    first, second = run.say(tuned_on="qbe")
+    assert first == "Stable fine-tuning loses on qbe (mtwv 1.000 to 0.000)."
+    assert second.startswith("Speech-FT (0.25) keeps qbe (mtwv 1.000 to 1.000).")
+
+
+def test_a_fixed_number_of_steps_is_judged(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.2), details={"converged": None})
+    assert "loses on sid" in run.say()[0]
 
 
 def test_task_tuned_on_comes_first(run: Run) -> None:

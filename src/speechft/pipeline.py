@@ -31,7 +31,7 @@ from speechft.evaluation.suite import (
 from speechft.features.extract import DownsamplerCache
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
-from speechft.results import ResultRow, write_rows
+from speechft.results import ResultRow, mean_over_seeds, read_rows, write_rows
 from speechft.runs import lock
 from speechft.tasks import TASKS
 from speechft.tasks.base import Task
@@ -107,6 +107,8 @@ def evaluate(
 ) -> list[ResultRow]:
     """Evaluate frozen encoders; writes ``results.jsonl``.
 
+    Rows of earlier evaluations into the same folder stay, where nothing new replaces them.
+
     Args:
         encoders: As `load_encoder` takes them.
         corpus: As `find_corpus` takes it, one or several; a task takes the first that supports it.
@@ -115,11 +117,14 @@ def evaluate(
         seed: Seed of the probes.
     """
     with lock(folder):
+        encoders = list(dict.fromkeys(encoders))
         names = _distinct_names(encoders)
-        for encoder in encoders:
-            digest_of(encoder)
+        digests = {name: digest_of(encoder) for name, encoder in zip(names, encoders, strict=True)}
+        file = folder / "results.jsonl"
+        earlier = read_rows(file) if file.exists() else []
         given = [corpus] if isinstance(corpus, str) else corpus
-        opened = [find_corpus(c, folder / "corpus") for c in given]
+        places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
+        opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
         tasks, by_task = assign_tasks(config, opened)
         for note, about in protocol_notes(config.protocol, tasks).items():
             log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
@@ -130,7 +135,14 @@ def evaluate(
             rows += evaluate_encoder(
                 candidate, tasks, by_task, config, place, seed=seed, cache=cache
             )
-        write_rows(folder / "results.jsonl", rows)
+        measured = {(row.encoder, row.task, row.protocol) for row in rows}
+        kept = [
+            row
+            for row in earlier
+            if (row.encoder, row.task, row.protocol) not in measured
+            and digests.get(row.encoder, row.encoder_digest) == row.encoder_digest
+        ]
+        write_rows(file, [*kept, *rows])
     return rows
 
 
@@ -287,7 +299,7 @@ def scores(rows: Sequence[ResultRow], corpus: Corpus) -> dict[str, float | None]
     """Return the miniature SUPERB score by encoder; None where the anchors do not apply."""
     anchors = load_anchors()
     figures: dict[str, dict[str, float]] = {}
-    for row in rows:
+    for row in mean_over_seeds(rows):
         if row.metric == TASKS[row.task].measures[0].name:
             figures.setdefault(row.encoder, {})[row.task] = row.value
     fits = corpus.info.get("spec") == anchors.corpus
@@ -309,21 +321,21 @@ def _report(
     said = verdict(rows, folder / "evaluation", recipe.tuned_on, names, recipe.verdict)
     between = [row for row in curve if row.encoder not in {r.encoder for r in rows}]
     write_rows(folder / "results.jsonl", [*rows, *between])
-    by_encoder = scores(rows, state.corpus)
+    by_encoder, shown = scores(rows, state.corpus), mean_over_seeds(rows)
     histories = {name: h for made in models.values() for name, h in made.histories.items()}
     report = Report(
         title=recipe.title,
         tuned_on=recipe.tuned_on,
         verdict=said,
-        rows=tuple(rows),
-        curve=tuple(curve),
+        rows=tuple(shown),
+        curve=tuple(mean_over_seeds(curve)),
         scores=by_encoder,
         histories=histories,
         recipe=recipe.as_yaml(),
         facts=_facts(state, command),
     )
     write_report(report, folder / "report.html")
-    header, cells = table(rows, by_encoder)
+    header, cells = table(shown, by_encoder)
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     print("\n".join(said))
     log(f"report: {folder / 'report.html'}")
@@ -353,6 +365,12 @@ def _facts(state: Run, command: str) -> dict[str, str]:
 
 
 def _distinct_names(encoders: Sequence[str]) -> list[str]:
-    """Return short names: the last part of a path, the whole where two would be the same."""
+    """Return names with folders of their own: the last part of a path where that is enough."""
     short = [Path(text).name or text for text in encoders]
-    return [s if short.count(s) == 1 else text for s, text in zip(short, encoders, strict=True)]
+    slugs = [slug(name) for name in short]
+    names: list[str] = []
+    for name, place, text in zip(short, slugs, encoders, strict=True):
+        chosen = name if slugs.count(place) == 1 else text
+        taken = sum(slug(text) == slug(other) for other in encoders[: len(names)])
+        names.append(f"{chosen}-{taken + 1}" if taken and chosen is text else chosen)
+    return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -52,6 +53,36 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
     with atomic_write(path) as file:
         for row in rows:
             file.write((json.dumps(row.as_dict(), ensure_ascii=False) + "\n").encode())
+
+
+def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    """Return one row for each encoder and figure: the mean over its probe seeds.
+
+    Its interval is the one over seeds and items, its ``details["seeds"]`` their number; a figure
+    with a single seed stays as it is.
+    """
+    groups: dict[tuple[object, ...], list[ResultRow]] = {}
+    for row in rows:
+        key = (row.encoder, row.task, row.metric, row.split, row.protocol, row.alpha)
+        groups.setdefault(key, []).append(row)
+    return [part[0] if len(part) == 1 else _mean(part) for part in groups.values()]
+
+
+def _mean(rows: list[ResultRow]) -> ResultRow:
+    first = rows[0]
+    details = {**first.details, "seeds": len(rows)}
+    if "dev" in details:
+        details["dev"] = fmean(row.details["dev"] for row in rows)
+    if "converged" in details:
+        states = [row.details["converged"] for row in rows]
+        details["converged"] = None if None in states else all(states)
+    interval = details.get("interval_over_seeds")
+    changes = {
+        "value": fmean(row.value for row in rows),
+        "interval": None if interval is None else tuple(interval),
+        "details": details,
+    }
+    return first.model_copy(update=changes)
 
 
 def read_rows(path: Path) -> list[ResultRow]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechft.evaluation.score import RATIO, paired_difference
+from speechft.evaluation.score import RATIO, difference_over_seeds, paired_difference
 from speechft.evaluation.suite import read_items, slug
 from speechft.recipe import VerdictConfig
-from speechft.results import ResultRow
+from speechft.results import ResultRow, mean_over_seeds
 from speechft.tasks import TASKS
+from speechft.tasks.measures import Measure
 
 PRE_TRAINED = "pre-trained"
 
@@ -52,12 +53,16 @@ def verdict(
         config: Margins.
     """
     keys = dict.fromkeys((row.task, row.metric) for row in rows)
-    figures = {(row.encoder, row.task, row.metric): row for row in rows}
+    shown = mean_over_seeds(rows)
+    figures = {(row.encoder, row.task, row.metric): row for row in shown}
     order = sorted(keys, key=lambda key: key[0] != tuned_on)
     first, second = (
         _sentence(name, order, figures, folder, config) for name in (names.tuned, names.merged)
     )
-    note = "One fine-tuning seed; intervals cover the test items only."
+    covered = "test items"
+    if any("seeds" in row.details for row in shown):
+        covered += " and probe seeds"
+    note = f"One fine-tuning seed; intervals cover the {covered} only."
     return first, f"{second} {note}"
 
 
@@ -73,8 +78,9 @@ def _sentence(
     for task, metric in keys:
         row, base = figures[encoder, task, metric], figures[PRE_TRAINED, task, metric]
         phrase, addition = _judge(row, base, folder, config)
+        digits = _digits(_measure(row))
         judged[phrase].append(
-            f"{task} ({row.metric} {base.value:.1f} to {row.value:.1f}{addition})"
+            f"{task} ({metric} {base.value:.{digits}f} to {row.value:.{digits}f}{addition})"
         )
     parts = [phrase.format(" and ".join(labels)) for phrase, labels in judged.items() if labels]
     return f"{encoder[0].upper()}{encoder[1:]} {'; '.join(parts)}."
@@ -84,12 +90,20 @@ def _judge(row: ResultRow, base: ResultRow, folder: Path, config: VerdictConfig)
     """Return the phrase for one task, and what to add to its figures."""
     if row.n < config.min_items:
         return _FEW, ""
-    if not base.details.get("converged", False):
+    if base.details.get("converged", False) is False:
         return _NO_VERDICT, ""
-    items, base_items = (read_items(folder / slug(r.encoder), row.task) for r in (row, base))
-    measure = TASKS[row.task].measure(row.metric) or RATIO
-    change, low, high = paired_difference(items, base_items, measure=measure)
+    measure, change = _measure(row), row.value - base.value
+    items, base_items = (
+        [
+            read_items(folder / slug(r.encoder), row.task, n)
+            for n in range(r.details.get("seeds", 1))
+        ]
+        for r in (row, base)
+    )
+    interval = difference_over_seeds(items, base_items, level=0.90, measure=measure)
+    low, high = interval or paired_difference(items[0], base_items[0], measure=measure)[1:]
     margin = config.margins.get(row.task, config.margins.get("*", 0.0))
+    margin *= 1.0 if measure.percent else 0.01
     sign = 1 if row.higher_is_better else -1
     worst, best = sorted((sign * low, sign * high))
     if -margin <= worst and best <= margin:
@@ -98,4 +112,15 @@ def _judge(row: ResultRow, base: ResultRow, folder: Path, config: VerdictConfig)
         return _GAINS, ""
     if best < 0:
         return _LOSES, ""
-    return _OPEN, f", {change:+.1f} with 90 % interval {low:+.1f} to {high:+.1f}"
+    digits = _digits(measure)
+    between = f"{low:+.{digits}f} to {high:+.{digits}f}"
+    return _OPEN, f", {change:+.{digits}f} with 90 % interval {between}"
+
+
+def _measure(row: ResultRow) -> Measure:
+    return TASKS[row.task].measure(row.metric) or RATIO
+
+
+def _digits(measure: Measure) -> int:
+    """Return decimals of a figure in a sentence."""
+    return 1 if measure.percent else 3

@@ -11,6 +11,7 @@ import torch
 from lhotse.cut import Cut
 
 from helpers import cut_of
+from speechft.errors import TrainingError
 from speechft.evaluation.detect import detect
 from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe, probe_seeds
 from speechft.features.extract import Features
@@ -55,6 +56,9 @@ def test_speakers_are_verified() -> None:
     value = find_task("asv").figure(result.items)
     assert value < 30  # half of all trials at random
     assert len(result.items) == len(contexts[1])
+    features.frames["train-00"][:] = float("inf")
+    with pytest.raises(TrainingError, match="task asv: no probe reached a finite loss on dev"):
+        run("asv", features, splits, contexts, hidden=16, units=(24,), frames=20, epochs=2)
 
 
 def test_turns_are_found() -> None:

@@ -108,9 +108,9 @@ def test_details_of_tasks(evaluated: tuple[Path, list[ResultRow]]) -> None:
 def test_crops_are_recorded(evaluated: tuple[Path, list[ResultRow]]) -> None:
     lines = (folder_of(evaluated[0]) / "tasks" / "ks" / "crops.jsonl").read_text().splitlines()
     crops = [json.loads(line) for line in lines]
-    assert len(crops) > 40
+    assert len(crops) > 10
     assert {round(crop["duration"], 6) for crop in crops} == {0.5}
-    assert len({crop["start"] for crop in crops}) > 20
+    assert len({crop["start"] for crop in crops}) == len(crops)
 
 
 @pytest.mark.parametrize("task", ["pr", "asr", "sid", "er", "ic", "sf", "sd"])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from helpers import cut_of
-from speechft.data.manifest import Corpus
+from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.jobs import cropped
-from speechft.evaluation.suite import EvaluationConfig, assign_tasks
+from speechft.evaluation.suite import EvaluationConfig, assign_tasks, choose_tasks, read_items
 from speechft.evaluation.verb import compare_verb, evaluation_config, result_lines
 from speechft.results import ResultRow, write_rows
-from speechft.tasks import SUPERB
+from speechft.tasks import SUPERB, find_task
+from speechft.tasks.base import Item
 
 
 def row(encoder: str, task: str, metric: str, value: float, **changes: object) -> ResultRow:
@@ -90,12 +92,71 @@ def test_tasks_take_the_first_corpus_that_supports_them(tones: Corpus, miniature
     assert set(SUPERB) <= {task.name for task in every}
 
 
+def test_a_corpus_with_lists_of_its_own_for_a_task_comes_first(tones: Corpus) -> None:
+    info = {**tones.info, "task_splits": {"sid": ["train", "dev", "test"]}}
+    voices = replace(tones, name="voices", info=info)
+    config = EvaluationConfig(tasks=("pr", "sid"), floors=())
+    for given in ([tones, voices], [voices, tones]):
+        _, by_task = assign_tasks(config, given)
+        assert by_task["sid"].name == "voices"
+        assert by_task["pr"].name == given[0].name
+
+
+def test_speakers_that_training_lacks_are_no_task(tmp_path: Path) -> None:
+    splits = {
+        "train": [Utterance(f"a{n}", "a.wav", 16_000, speaker=f"a{n}") for n in range(3)],
+        "dev": [Utterance("d0", "d.wav", 16_000, speaker="a0")],
+        "test": [Utterance(f"t{n}", "t.wav", 16_000, speaker=f"t{n}") for n in range(3)],
+    }
+    write_corpus(tmp_path, "books", "x", splits, {})
+    corpus = open_corpus(tmp_path)
+    with pytest.raises(
+        DataError,
+        match=r"books cannot be used for task sid: speaker 't0' of its split test does not occur "
+        r"in train, nor do 2 others",
+    ):
+        choose_tasks(EvaluationConfig(tasks=("sid",)), corpus)
+    assert [t.name for t in choose_tasks(EvaluationConfig(tasks="available"), corpus)] == ["asv"]
+
+
+def test_seeds_are_shown_together(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"interval_over_seeds": [45.0, 62.0], "converged": False}
+    rows = [row("a", "sid", "accuracy", 50.0 + n, seed=n, details=known) for n in range(3)]
+    result_lines(rows, "default")
+    printed = capsys.readouterr().out
+    assert "51.00 [45.00, 62.00] *" in printed
+    assert "over items and 3 seeds" in " ".join(printed.split())
+    assert "* the probe was still improving" in printed
+
+
+def test_compare_needs_something_in_common(tmp_path: Path) -> None:
+    rows = [row("a", "pr", "per", 10.0), row("b", "pr", "per", 12.5, split="dev")]
+    write_rows(tmp_path / "results.jsonl", rows)
+    with pytest.raises(DataError, match="b and a have no task, split and protocol in common"):
+        compare_verb([tmp_path], None, as_json=False)
+
+
+def test_items_may_hold_line_separators(tmp_path: Path) -> None:
+    item = Item("a\u2028b\x85c", "x", "y", 1.0, 1.0)
+    (tmp_path / "predictions").mkdir()
+    text = json.dumps(asdict(item), ensure_ascii=False)
+    (tmp_path / "predictions" / "sid.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
+    assert read_items(tmp_path, "sid") == [item, item]
+
+
+def test_only_noise_is_cropped_where_words_are_spotted() -> None:
+    cuts = [cut_of(k, 32_000, labels={"keyword": k}) for k in ("yes", "_silence_")]
+    ids = [cut.id for cut in cropped(find_task("ks"), cuts, 1.0, 2, seed=0)]
+    assert ids == ["yes", "_silence_#crop0", "_silence_#crop1"]
+
+
 def test_crops_are_random_but_fixed() -> None:
     cuts = [cut_of("long", 48_000, labels={"x": "1"}), cut_of("short", 12_000)]
-    first = cropped(cuts, 1.0, 3, seed=0)
+    sid = find_task("sid")
+    first = cropped(sid, cuts, 1.0, 3, seed=0)
     assert [cut.id for cut in first] == ["long#crop0", "long#crop1", "long#crop2", "short"]
     assert [cut.duration for cut in first] == [1.0, 1.0, 1.0, 0.75]
-    assert [cut.start for cut in first] == [cut.start for cut in cropped(cuts, 1.0, 3, seed=0)]
+    assert [cut.start for cut in first] == [cut.start for cut in cropped(sid, cuts, 1.0, 3, seed=0)]
     assert len({cut.start for cut in first[:3]}) == 3
-    assert [c.start for c in first] != [c.start for c in cropped(cuts, 1.0, 3, seed=1)]
-    assert cropped(cuts, None, 3, seed=0) == cuts
+    assert [c.start for c in first] != [c.start for c in cropped(sid, cuts, 1.0, 3, seed=1)]
+    assert cropped(sid, cuts, None, 3, seed=0) == cuts

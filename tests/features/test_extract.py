@@ -136,13 +136,22 @@ def test_encoder_without_a_downsampler_needs_no_cache(cuts: list[Cut]) -> None:
     assert_same(run(MfccEncoder(), cuts, cache=DownsamplerCache()), run(MfccEncoder(), cuts))
 
 
+def test_cache_tells_apart_what_has_the_same_id(cuts: list[Cut]) -> None:
+    encoder, cache = tiny_encoder(), DownsamplerCache()
+    run(encoder, cuts[:1], cache=cache)
+    other = cuts[1].with_id(cuts[0].id)
+    assert_same(run(encoder, [other], cache=cache), run(encoder, [other]))
+    found = downsample_all(encoder, [other], cache, CPU)
+    torch.testing.assert_close(found, downsample_all(encoder, [other], DownsamplerCache(), CPU))
+
+
 def test_full_cache_keeps_nothing_more(cuts: list[Cut]) -> None:
     encoder, row = tiny_encoder(), torch.zeros(10, 8)
     cache = DownsamplerCache(limit_bytes=2 * row.nbytes + 1)
-    for name in ("a", "b", "c"):
-        cache.put("key", name, row, 3_200)
-    assert [cache.get("key", name) is not None for name in ("a", "b", "c")] == [True, True, False]
-    assert cache.get("other key", "a") is None
+    for cut in cuts[:3]:
+        cache.put("key", cut, row, 3_200)
+    assert [cache.get("key", cut) is not None for cut in cuts[:3]] == [True, True, False]
+    assert cache.get("other key", cuts[0]) is None
     assert_same(run(encoder, cuts, cache=DownsamplerCache(limit_bytes=5_000)), run(encoder, cuts))
 
 

@@ -21,6 +21,7 @@ from helpers import ORACLE, speech_encoder
 from speechft import cli
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
+from speechft.features import files
 from speechft.features.files import ExtractionReport, extract_files, parse_layers
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
@@ -320,6 +321,18 @@ def test_encoder_with_nan_is_refused_unless_allowed(
     assert not (tmp_path / "out").exists()
     report = extract(tmp_path / "nan", audio / "a.wav", tmp_path / "out", allow_nonfinite=True)
     assert report.written == 1
+
+
+def test_a_process_that_is_late_does_its_own_share(
+    folder: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def share(rank: int) -> None:
+        monkeypatch.setattr(files._Processes, "share", lambda _, groups: groups[rank::2])
+        extract(folder, audio, tmp_path / "out", batch_seconds=0.1)
+
+    share(0)
+    share(1)  # sees what the other one has written meanwhile
+    assert written(tmp_path / "out").keys() == set(LENGTHS)
 
 
 @pytest.mark.integration

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from helpers import ORACLE
 from speechft.features.featurizer import WeightedSum, kept_frames
 from speechft.tasks import AAMSoftmaxLoss, AMSoftmaxLoss, SoftmaxLoss, XVectorHead, from_s3prl
+from speechft.tasks.measures import Item, weighted_eer, weighted_mtwv
 from speechft.tasks.s3prl import to_s3prl
 from speechft.tasks.speaker import LOST_FRAMES
 
@@ -116,6 +119,17 @@ def test_easy_margin_leaves_wide_angles_alone() -> None:
     cosines = away / away.norm()
     plain = nn.functional.cross_entropy(2.0 * cosines[:, :2], torch.tensor([0]))
     torch.testing.assert_close(loss(away, torch.tensor([0]))[0], plain)
+
+
+@pytest.mark.parametrize("statistic", [weighted_eer, weighted_mtwv])
+def test_scores_that_are_not_finite_have_no_figure(statistic: Any) -> None:
+    def figure(*scores: float) -> float:
+        items = [Item(str(n), "", "", s, float(n < 2), group="q") for n, s in enumerate(scores)]
+        return float(statistic(items, np.ones((1, len(items))))[0])
+
+    assert math.isfinite(figure(2.0, 1.0, 0.0))
+    for bad in (math.nan, math.inf):
+        assert math.isnan(figure(2.0, bad, 0.0))
 
 
 def test_eer_of_200_trials_is_that_of_s3prl() -> None:

@@ -125,6 +125,27 @@ class Corpus:
     def _splits(self) -> dict[str, CutSet]:
         return {}
 
+    @cached_property
+    def _values(self) -> dict[tuple[str, str], frozenset[str]]:
+        return {}
+
+    def values(self, split: str, kind: str) -> frozenset[str]:
+        """Return the values that a kind of label has in a split, such as its speakers.
+
+        Args:
+            split: Name of the split.
+            kind: As `label_of` takes it.
+
+        Raises:
+            DataError: There is no such split, or its manifest is missing or damaged.
+        """
+        from speechft.data.labels import label_of
+
+        if (split, kind) not in self._values:
+            found = {label_of(cut, kind) for cut in self.split(split)}
+            self._values[split, kind] = frozenset(value for value in found if value is not None)
+        return self._values[split, kind]
+
     def split(self, name: str) -> CutSet:
         """Return the cuts of one split, sorted by id, paths resolved.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from speechft.errors import DataError, unknown_choice
 from speechft.evaluation.score import (
-    hierarchical_values,
+    difference_over_seeds,
     interval_of,
     paired_difference,
     paired_p_value,
@@ -79,12 +79,24 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
             hint="evaluate two encoders, or give two files of results",
         )
     found: list[Difference] = []
-    keys = dict.fromkeys((e.row.task, e.row.metric, e.row.protocol) for e in evaluated)
+    keys = dict.fromkeys(_key(e.row) for e in evaluated)
     for key in keys:
         for name in names:
             if name != base:
                 found += _compared(*(_chosen(evaluated, n, key) for n in (name, base)))
-    return found + _scores(evaluated, names, base)
+    found += _scores(evaluated, names, base)
+    if not found:
+        raise DataError(
+            f"there is nothing to compare: {', '.join(n for n in names if n != base)} and {base} "
+            "have no task, split and protocol in common",
+            hint="evaluate them with the same --tasks, --corpus and --protocol",
+        )
+    return found
+
+
+def _key(row: ResultRow) -> tuple[str, str, str, str]:
+    """Return what two figures must share to be compared."""
+    return row.task, row.metric, row.protocol, row.split
 
 
 def _evaluated(file: Path) -> list[Evaluated]:
@@ -102,7 +114,7 @@ def _refuse_twins(evaluated: Sequence[Evaluated]) -> None:
     """Refuse figures that two files give for the same encoder, by name, task and seed."""
     places: dict[tuple[object, ...], Path] = {}
     for e in evaluated:
-        key = (e.row.encoder, e.row.task, e.row.metric, e.row.protocol, e.row.seed)
+        key = (e.row.encoder, *_key(e.row), e.row.seed)
         if places.setdefault(key, e.folder) != e.folder:
             raise DataError(
                 f"encoder {e.row.encoder!r} was evaluated on {e.row.task} in two places: "
@@ -112,13 +124,9 @@ def _refuse_twins(evaluated: Sequence[Evaluated]) -> None:
 
 
 def _chosen(
-    evaluated: Sequence[Evaluated], encoder: str, key: tuple[str, str, str]
+    evaluated: Sequence[Evaluated], encoder: str, key: tuple[str, str, str, str]
 ) -> list[Evaluated]:
-    return [
-        e
-        for e in evaluated
-        if e.row.encoder == encoder and (e.row.task, e.row.metric, e.row.protocol) == key
-    ]
+    return [e for e in evaluated if e.row.encoder == encoder and _key(e.row) == key]
 
 
 def _compared(first: list[Evaluated], second: list[Evaluated]) -> list[Difference]:
@@ -137,13 +145,12 @@ def _compared(first: list[Evaluated], second: list[Evaluated]) -> list[Differenc
         _, low, high = paired_difference(one, two, level=0.95, measure=measure)
         interval, p_value = (low, high), paired_p_value(one, two, measure=measure)
         note = "item uncertainty only"
-        drawn = [
-            hierarchical_values(part, measure=measure, stream=stream)
-            for stream, part in enumerate(items, start=1)
-        ]
-        if drawn[0] is not None and drawn[1] is not None:
-            interval, p_value = interval_of(drawn[0] - drawn[1]), None
-            note = f"{len(items[0])} tuning seeds and items"
+        over_seeds = difference_over_seeds(*items, level=0.95, measure=measure)
+        if over_seeds is not None:
+            interval, p_value = over_seeds, None
+            note = f"{len(items[0])} probe seeds and items"
+        elif len(items[0]) != len(items[1]):
+            values, note = [row.value, other.value], f"{note}; first seed of each"
     return [
         Difference(
             task=row.task,

@@ -14,13 +14,13 @@ from speechft.checkpoint import atomic_write, file_digest
 from speechft.console import log
 from speechft.data.batching import seed_of
 from speechft.data.manifest import Corpus
-from speechft.devices import pick_device
+from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
 from speechft.evaluation.detect import detect
 from speechft.evaluation.pipelines import save_pipeline
 from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
-from speechft.evaluation.score import bootstrap_interval
+from speechft.evaluation.score import bootstrap_interval, hierarchical_interval
 from speechft.features.extract import Features
 from speechft.results import ResultRow, write_rows
 from speechft.runs import is_done, stage
@@ -106,13 +106,13 @@ class TaskJob:
             if work.done:
                 return
             by_round = [self._probe(features, number) for number in range(len(self.rounds))]
+            by_seed = list(zip(*by_round, strict=True))
+            items = [_merged([result.items for result in results]) for results in by_seed]
             rows = []
-            for place, seed in enumerate(self.seeds if self.task.trained else [self.seed]):
-                results = [results[place] for results in by_round]
-                items = _merged([result.items for result in results])
-                rows += [self._row(m, results, items, seed) for m in self.task.measures]
+            for place, results in enumerate(by_seed):
+                rows += [self._row(m, results, items, place) for m in self.task.measures]
                 suffix = f".{place}" if place else ""
-                _write_items(work.scratch / f"predictions{suffix}.jsonl", items)
+                _write_items(work.scratch / f"predictions{suffix}.jsonl", items[place])
             self._save(work.scratch, by_round)
             write_rows(work.scratch / "results.jsonl", rows)
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
@@ -151,9 +151,9 @@ class TaskJob:
             task.context(self.corpus, names[1] if names[1] != names[2] else "", dev),
             task.context(self.corpus, names[2], test) if test else None,
         )
-        train = cropped(task.expand(train), config.crop_seconds, config.crops, self.seed)
+        train = cropped(task, task.expand(train), config.crop_seconds, config.crops, self.seed)
         if config.crop_dev:
-            dev, test = (cropped(part, config.crop_seconds, 1, self.seed) for part in (dev, test))
+            dev, test = (cropped(task, c, config.crop_seconds, 1, self.seed) for c in (dev, test))
         return Round(names, train, dev, test, contexts)
 
     def _probe(self, features: Features, number: int) -> list[ProbeResult]:
@@ -180,11 +180,19 @@ class TaskJob:
             raise DataError(f"{where}: {error.message}", hint=error.hint) from None
 
     def _row(
-        self, measure: Measure, results: Sequence[ProbeResult], items: list[Item], seed: int
+        self,
+        measure: Measure,
+        results: Sequence[ProbeResult],
+        items_by_seed: Sequence[list[Item]],
+        place: int,
     ) -> ResultRow:
-        first, names = results[0], self.rounds[0].names
+        first, names, items = results[0], self.rounds[0].names, items_by_seed[place]
         dev_items = _merged([result.dev_items for result in results])
         dev = measure.value(dev_items)
+        details = self._details(measure, results, items, dev)
+        if len(items_by_seed) > 1 and self.test:
+            over_seeds = hierarchical_interval(items_by_seed, measure=measure)
+            details["interval_over_seeds"] = over_seeds
         split = "all folds" if len(results) > 1 else names[2] if self.test else names[1]
         return ResultRow(
             encoder=self.candidate.name,
@@ -196,11 +204,11 @@ class TaskJob:
             n=len(items) if self.test else len(dev_items),
             interval=bootstrap_interval(items, measure=measure) if self.test else None,
             split=split,
-            seed=seed,
+            seed=self.seeds[place],
             protocol=self.config.protocol,
             learning_rate=first.learning_rate,
             alpha=self.candidate.alpha,
-            details=self._details(measure, results, items, dev),
+            details=details,
         )
 
     def _details(
@@ -213,7 +221,9 @@ class TaskJob:
             "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},
             "layer_weights": [round(weight, 4) for weight in first.layer_weights],
             "best_epoch": first.epochs,
-            "converged": all(result.converged for result in results),
+            "converged": None  # a fixed number of steps has no such end
+            if self.settings.steps is not None and self.task.trained
+            else all(result.converged for result in results),
             **_rates(items),
         }
         if len({item.group for item in items}) > 1:
@@ -224,6 +234,7 @@ class TaskJob:
         if len(results) > 1:
             details["folds"] = [round(measure.value(result.items), 4) for result in results]
             details["learning_rates"] = [result.learning_rate for result in results]
+        details["precision"] = resolve_precision(self.config.precision, pick_device())
         details["uncertainty"] = "item uncertainty only"
         details["probe"] = self.settings.as_dict()
         notes = differences(self.config.protocol, self.task)
@@ -254,10 +265,13 @@ class TaskJob:
             )
 
 
-def cropped(cuts: Sequence[Cut], seconds: float | None, count: int, seed: int) -> list[Cut]:
+def cropped(
+    task: Task, cuts: Sequence[Cut], seconds: float | None, count: int, seed: int
+) -> list[Cut]:
     """Return ``count`` random crops of every cut that is longer; shorter ones as they are.
 
     Args:
+        task: Says which cuts may be cropped.
         cuts: What to crop.
         seconds: Length of a crop; None crops nothing.
         count: Crops of a cut.
@@ -267,7 +281,7 @@ def cropped(cuts: Sequence[Cut], seconds: float | None, count: int, seed: int) -
         return list(cuts)
     result: list[Cut] = []
     for cut in cuts:
-        if cut.duration <= seconds + 0.01:
+        if cut.duration <= seconds + 0.01 or not task.croppable(cut):
             result.append(cut)
             continue
         places = round((cut.duration - seconds) * cut.sampling_rate) + 1

@@ -360,7 +360,7 @@ def _judge(
         items = task.items(dev.cuts, predictions, dev.targets, trial.vocabulary, dev.context)
         value = task.figure(items)
         score = (value if task.higher_is_better else -value, -loss)
-        if math.isfinite(loss) and score > best[number].score:
+        if math.isfinite(loss) and math.isfinite(value) and score > best[number].score:
             best[number] = _Best(score, value, epoch, grid.snapshot(place))
         else:
             best[number].stale += 1

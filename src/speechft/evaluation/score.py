@@ -105,6 +105,29 @@ def hierarchical_values(
     return result
 
 
+def difference_over_seeds(
+    first: Sequence[Sequence[Item]],
+    second: Sequence[Sequence[Item]],
+    *,
+    level: float,
+    measure: Measure = RATIO,
+) -> tuple[float, float] | None:
+    """Return the interval of the difference of means over seeds, ``first`` minus ``second``.
+
+    Args:
+        first: Items of every seed of one encoder.
+        second: Of another on the same utterances.
+        level: Share of the distribution inside the interval.
+        measure: The metric.
+
+    Returns:
+        Both ends; None where one of them has a single seed.
+    """
+    one = hierarchical_values(first, measure=measure, stream=1)
+    two = hierarchical_values(second, measure=measure, stream=2)
+    return None if one is None or two is None else _interval(one - two, level)
+
+
 def interval_of(values: Floats, level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval of resampled values."""
     return _interval(values, level)

@@ -50,7 +50,8 @@ class EvaluationConfig(Config):
     protocol: str = "mini"
     """Name of the protocol."""
     seeds: int = Field(default=1, ge=1)
-    """Probe seeds, trained side by side; several widen intervals by the uncertainty of tuning."""
+    """Probe seeds, trained side by side; of several the mean is shown, with an interval over seeds
+    and items."""
     cache: str | None = None
     """Folder of features that evaluations share; null keeps none on disk."""
     frame_cache_gb: float = Field(default=0.0, ge=0.0)
@@ -100,7 +101,10 @@ class Candidate:
 def assign_tasks(
     config: EvaluationConfig, corpora: Sequence[Corpus]
 ) -> tuple[list[Task], dict[str, Corpus]]:
-    """Return the tasks to evaluate, and by name the first corpus that supports each.
+    """Return the tasks to evaluate, and by name the corpus of each.
+
+    It is the first that supports the task and has splits or folds of its own for it, such as the
+    verification lists of VoxCeleb1, else the first that supports it.
 
     Raises:
         ConfigError: Unknown task or protocol, or no task at all.
@@ -110,8 +114,12 @@ def assign_tasks(
         raise unknown_choice("protocol", config.protocol, PROTOCOLS)
     chosen: dict[str, Corpus] = {}
     for corpus in corpora:
-        supported = [task.name for task in TASKS.values() if task.supported_by(corpus)]
-        chosen = {**dict.fromkeys(supported, corpus), **chosen}
+        for task in TASKS.values():
+            if not task.supported_by(corpus):
+                continue
+            best = chosen.setdefault(task.name, corpus)
+            if _names_task(corpus, task) and not _names_task(best, task):
+                chosen[task.name] = corpus
     if config.tasks == "available" or len(corpora) == 1:
         tasks = choose_tasks(config, corpora[0]) if len(corpora) == 1 else []
         tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
@@ -125,6 +133,10 @@ def assign_tasks(
                 hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
             )
     return tasks, chosen
+
+
+def _names_task(corpus: Corpus, task: Task) -> bool:
+    return any(task.name in corpus.info.get(key, ()) for key in ("task_splits", "folds"))
 
 
 def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
@@ -233,10 +245,10 @@ def read_items(folder: Path, task: str, number: int = 0) -> list[Item]:
     """
     path = folder / "predictions" / (f"{task}.{number}.jsonl" if number else f"{task}.jsonl")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"predictions {path} cannot be read: {error}") from None
-    return [Item(**json.loads(line)) for line in lines]
+    return [Item(**json.loads(line)) for line in lines if line]
 
 
 def _extract(

@@ -14,7 +14,7 @@ from speechft.errors import ConfigError
 from speechft.evaluation.compare import compare, difference_table
 from speechft.evaluation.suite import EvaluationConfig
 from speechft.evaluation.superb_score import superb_score
-from speechft.results import ResultRow
+from speechft.results import ResultRow, mean_over_seeds
 from speechft.tasks import SUPERB
 
 
@@ -42,18 +42,23 @@ def result_lines(rows: Sequence[ResultRow], protocol: str) -> None:
     encoders = list(dict.fromkeys(row.encoder for row in rows))
     header = ["task", "metric", *encoders, "n"]
     table: dict[tuple[str, str], dict[str, ResultRow]] = {}
-    for row in rows:
+    shown = mean_over_seeds(rows)
+    for row in shown:
         table.setdefault((row.task, row.metric), {}).setdefault(row.encoder, row)
     cells = []
     for (task, metric), by_encoder in table.items():
         arrow = "↑" if next(iter(by_encoder.values())).higher_is_better else "↓"
         values = [_figure(by_encoder.get(name)) for name in encoders]
         cells.append([task, f"{metric} {arrow}", *values, str(next(iter(by_encoder.values())).n)])
-    scores = [_score(rows, name) for name in encoders]
+    scores = [_score(shown, name) for name in encoders]
     if any(score is not None for score in scores):
         texts = ["-" if score is None else f"{score:.1f}" for score in scores]
         cells.append(["SUPERB_S", "speech-ft ↑", *texts, ""])
-    print_table(f"protocol {protocol}; in brackets 95 % over items only", header, cells)
+    seeds = max(row.details.get("seeds", 1) for row in shown)
+    over = f"items and {seeds} seeds, means over them" if seeds > 1 else "items only"
+    print_table(f"protocol {protocol}; in brackets 95 % over {over}", header, cells)
+    if any(row.details.get("converged") is False for row in shown):
+        print("* the probe was still improving on dev when its epochs were over")
 
 
 def compare_verb(paths: Sequence[Path], baseline: str | None, *, as_json: bool) -> None:
@@ -75,7 +80,7 @@ def _figure(row: ResultRow | None) -> str:
     if row.interval is not None:
         low, high = row.interval
         text += f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return text if row.details.get("converged", True) else f"{text} *"
+    return f"{text} *" if row.details.get("converged") is False else text
 
 
 def _score(rows: Sequence[ResultRow], encoder: str) -> float | None:

@@ -83,7 +83,8 @@ class DownsamplerCache:
     """Outputs of the frozen downsampler in memory, shared by all encoders that have the same one.
 
     Stable fine-tuning and interpolation leave the downsampler as it was, so pre-trained, tuned and
-    merged encoders share it bit for bit.
+    merged encoders share it bit for bit. Outputs are known by their audio: cuts of several corpora
+    may have the same id.
 
     Args:
         limit_bytes: Beyond this nothing more is kept.
@@ -93,16 +94,16 @@ class DownsamplerCache:
         self._store: dict[tuple[str, str], tuple[Tensor, int]] = {}
         self._left = limit_bytes
 
-    def get(self, key: str, cut_id: str) -> tuple[Tensor, int] | None:
+    def get(self, key: str, cut: Cut) -> tuple[Tensor, int] | None:
         """Return the (T, C) output and the number of samples of a cut, if it is kept."""
-        return self._store.get((key, cut_id))
+        return self._store.get((key, audio_key(cut)))
 
-    def put(self, key: str, cut_id: str, features: Tensor, samples: int) -> None:
+    def put(self, key: str, cut: Cut, features: Tensor, samples: int) -> None:
         """Keep the (T, C) output of a cut while there is room."""
         size = features.numel() * features.element_size()
         if size <= self._left:
             self._left -= size
-            self._store[key, cut_id] = features.clone(), samples
+            self._store[key, audio_key(cut)] = features.clone(), samples
 
 
 def downsampler_key(encoder: Encoder, precision: Resolved = "fp32") -> str | None:
@@ -123,17 +124,17 @@ def downsample_all(
     """Return the downsampler's output of every cut, (T, C) and samples, by cut id."""
     key = downsampler_key(encoder) or ""
     cuts = list(cuts)
-    missing = [cut for cut in cuts if cache.get(key, cut.id) is None]
+    missing = [cut for cut in cuts if cache.get(key, cut) is None]
     result = {}
     with torch.inference_mode(), progress_bar("frozen downsampler", len(missing)) as bar:
         for group in group_by_length(missing, 64.0):
             for cut, row, samples in _downsample(encoder, group, device):
-                cache.put(key, cut.id, row, samples)
+                cache.put(key, cut, row, samples)
                 result[cut.id] = row.clone(), samples
             bar.advance(len(group))
     for cut in cuts:
         if cut.id not in result:
-            stored = cache.get(key, cut.id)
+            stored = cache.get(key, cut)
             assert stored is not None
             result[cut.id] = stored
     return result
@@ -308,11 +309,11 @@ def _encode(
     if cache is None or key is None:
         waveforms, lengths = _read(group, device, multiple)
         return encoder(waveforms, lengths)  # type: ignore[no-any-return]
-    stored = [cache.get(key, cut.id) for cut in group]
+    stored = [cache.get(key, cut) for cut in group]
     if any(item is None for item in stored):
         stored = []
         for cut, row, samples in _downsample(encoder, group, device, multiple):
-            cache.put(key, cut.id, row.cpu(), samples)
+            cache.put(key, cut, row.cpu(), samples)
             stored.append((row, samples))
     pairs = [item for item in stored if item is not None]
     rows = pad([row.to(device) for row, _ in pairs], max(multiple // 320, 1))

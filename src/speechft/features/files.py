@@ -138,11 +138,12 @@ def extract_files(
     cuts = _usable(model, sources, report)
     if not cuts:
         raise _nothing(report.failed)
-    todo = {name: cut for name, cut in cuts.items() if not writer.has(name, cut)}
-    report.skipped = len(cuts) - len(todo)
-    _announce(todo.values())
     seconds, multiple = batch_limits(model, place, 0.0 if mode == "s3prl" else batch_seconds)
-    groups = processes.share(_groups(todo, seconds))
+    shared = processes.share(_groups(cuts, seconds))  # before looking what is there: others write
+    found = [{n: cut for n, cut in part.items() if not writer.has(n, cut)} for part in shared]
+    groups = [part for part in found if part]
+    report.skipped = sum(map(len, shared)) - sum(map(len, groups))
+    _announce([cut for part in groups for cut in part.values()])
     _encode_all(model, groups, writer, report, resolved, place, multiple)
     processes.gather(report)
     if not report.written and not report.skipped:
@@ -209,10 +210,12 @@ class _Processes:
         from torch.distributed import all_gather_object
 
         parts: list[Any] = [None] * self.count
-        all_gather_object(parts, (report.written, report.seconds, report.failed))
-        report.written = sum(part[0] for part in parts)
-        report.seconds = sum(part[1] for part in parts)
-        report.failed = {path: text for part in parts for path, text in part[2].items()}
+        mine = (report.written, report.seconds, report.skipped, report.failed)
+        all_gather_object(parts, mine)
+        report.written, report.seconds, report.skipped = (
+            sum(part[n] for part in parts) for n in range(3)
+        )
+        report.failed = {path: text for part in parts for path, text in part[3].items()}
 
 
 class _Writer:

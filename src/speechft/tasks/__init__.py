@@ -73,7 +73,9 @@ TASKS: dict[str, Task] = {
     for task in (
         PhoneRecognition(),
         CharacterRecognition(),
-        LabelClassification("ks", "keyword spotting", label="keyword", balanced=True),
+        LabelClassification(
+            "ks", "keyword spotting", label="keyword", balanced=True, noise="_silence_"
+        ),
         QueryByExample(),
         LabelClassification("sid", "speaker identification", label="speaker"),
         SpeakerVerification(),

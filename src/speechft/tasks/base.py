@@ -129,6 +129,10 @@ class Task(ABC):
         """Return the training cuts as they are trained on, such as in chunks."""
         return cuts
 
+    def croppable(self, cut: Cut) -> bool:
+        """Return whether crops stand for a cut where the protocol takes some."""
+        return True
+
     def rounds(self, corpus: Corpus) -> list[tuple[str, str, str]]:
         """Return the train, dev and test splits of every round: one, or one for each fold."""
         folds = corpus.info.get("folds", {}).get(self.name)

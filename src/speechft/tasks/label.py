@@ -17,6 +17,8 @@ from speechft.tasks.heads import UtteranceHead
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.data.manifest import Corpus
+
 
 class LabelClassification(Task):
     """One label an utterance, cross entropy, accuracy (SUPERB SID, ER, KS).
@@ -26,6 +28,7 @@ class LabelClassification(Task):
         title: What it is, in words.
         label: Kind of label.
         balanced: Draw every class equally often in training.
+        noise: The class of recordings that have no beginning and end; protocols crop only them.
     """
 
     level: ClassVar[Level] = "utterance"
@@ -33,9 +36,19 @@ class LabelClassification(Task):
     higher_is_better: ClassVar[bool] = True
     balanced: bool
     grouped: bool
+    noise: str | None
 
-    def __init__(self, name: str, title: str, *, label: str, balanced: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        *,
+        label: str,
+        balanced: bool = False,
+        noise: str | None = None,
+    ) -> None:
         self.name, self.title, self.label, self.balanced = name, title, label, balanced
+        self.noise = noise
         self.grouped = label != "speaker"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
@@ -51,6 +64,24 @@ class LabelClassification(Task):
                 f"split, found {len(found)}"
             )
         return Vocabulary.from_symbols(found)
+
+    def croppable(self, cut: Cut) -> bool:
+        """Return whether a cut is noise, in a task that knows some; a word is taken whole."""
+        return self.noise is None or label_of(cut, self.label) == self.noise
+
+    def lacks(self, corpus: Corpus) -> str:
+        """Say what a corpus lacks: labels, or one of dev or test in training."""
+        if reason := super().lacks(corpus):
+            return reason
+        for train, *others in self.rounds(corpus):
+            for split in others:
+                new = corpus.values(split, self.label) - corpus.values(train, self.label)
+                if new:
+                    return (
+                        f"{self.label} {min(new)!r} of its split {split} does not occur in "
+                        f"{train}{f', nor do {len(new) - 1} others' if len(new) > 1 else ''}"
+                    )
+        return ""
 
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build mean pooling and a linear layer."""

@@ -44,6 +44,8 @@ class Measure:
     """As the field calls it, such as ``per``."""
     higher_is_better: bool
     statistic: Statistic
+    percent: bool = True
+    """Whether the field gives it in percent; term-weighted values run from 0 to 1."""
 
     def value(self, items: Sequence[Item]) -> float:
         """Return the figure of items, NaN without any; in percent where the field does so."""
@@ -71,8 +73,13 @@ def ratio_of(amount: str, total: str | None = None) -> Statistic:
 
 
 def weighted_eer(items: Sequence[Item], weights: Floats) -> Floats:
-    """Return equal error rates in percent of weighted trials; NaN where one kind is missing."""
+    """Return equal error rates in percent of weighted trials.
+
+    NaN where one kind of trial is missing or a score is not finite.
+    """
     scores = np.array([item.amount for item in items])
+    if not np.isfinite(scores).all():
+        return np.full(len(weights), np.nan)
     targets = np.array([item.total == 1.0 for item in items])
     order = np.argsort(-scores, kind="stable")
     scores, targets = scores[order], targets[order]
@@ -94,9 +101,14 @@ def weighted_eer(items: Sequence[Item], weights: Floats) -> Floats:
 
 
 def weighted_mtwv(items: Sequence[Item], weights: Floats) -> Floats:
-    """Return maximum term-weighted values; an item's group is its query, drawn as a whole."""
-    beta = 1.0 * (1.0 - 0.0008) / (100.0 * 0.0008)
+    """Return maximum term-weighted values; an item's group is its query, drawn as a whole.
+
+    NaN where a score is not finite.
+    """
     scores = np.array([item.amount for item in items])
+    if not np.isfinite(scores).all():
+        return np.full(len(weights), np.nan)
+    beta = 1.0 * (1.0 - 0.0008) / (100.0 * 0.0008)
     targets = np.array([item.total == 1.0 for item in items])
     names, query = np.unique([item.group for item in items], return_inverse=True)
     hits = np.bincount(query, targets, len(names))

@@ -38,7 +38,7 @@ class QueryByExample(Task):
     @property
     def measures(self) -> tuple[Measure, ...]:
         """Return the maximum term-weighted value."""
-        return (Measure("mtwv", True, weighted_mtwv),)
+        return (Measure("mtwv", True, weighted_mtwv, percent=False),)
 
     def lacks(self, corpus: Corpus) -> str:
         """Say whether the corpus names no pairs, or lacks a split."""
