@@ -10,10 +10,14 @@ BIN := .venv/bin
 
 setup: .venv/.ready
 
+ifneq ($(TORCH_INDEX),)
+.PHONY: .venv/.ready
+endif
+
 .venv/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "speechft needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
-	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.lock))
+	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --force-reinstall --no-deps --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.lock))
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
@@ -35,4 +39,4 @@ format: setup
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv runs build dist
+	rm -rf .venv build dist

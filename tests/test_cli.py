@@ -66,6 +66,18 @@ def test_lists_begin_with_the_name(
     assert list(json.loads(as_json)) == [line.split()[0] for line in out.splitlines()]
 
 
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("speechft.recipe.packaged_recipes", interrupt)
+    code, _, err = _run(["recipes"], monkeypatch, capsys)
+    assert code == 130
+    assert err.strip() == "interrupted; give the same command again to go on"
+
+
 def test_every_verb_has_an_example() -> None:
     for command in cli.app.registered_commands:
         text = (command.callback.__doc__ or "") if command.callback else ""

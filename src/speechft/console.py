@@ -56,7 +56,7 @@ class Bar:
 
 @contextmanager
 def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Bar]:
-    """Show a bar with rate and remaining time; silent when stderr is not a terminal.
+    """Show a bar with count, elapsed and remaining time; silent when stderr is not a terminal.
 
     Args:
         description: What is being done.

@@ -73,6 +73,8 @@ def test_lines_covers_what_is_before_and_behind_the_layers() -> None:
     assert found["feature_projection.projection.weight"] == 0.0
     assert found[q(0)] == 0.0
     assert found[q(11)] == pytest.approx(1.1)
+    assert found["encoder.layer_norm.weight"] == 0.0, "HuBERT Base normalises before the layers"
+    found = lines_alphas(NAMES, 0.0, 1.1, pre_norm=True)
     assert found["encoder.layer_norm.weight"] == pytest.approx(1.1)
     with pytest.raises(ConfigError, match="needs transformer layers"):
         lines_alphas(["a", "b"], 0.0, 1.0)

@@ -232,6 +232,16 @@ def test_dry_run_checks_and_writes_nothing(pair: Any, tmp_path: Path) -> None:
     assert report.evidence[0].cnn_equal is True
 
 
+@pytest.mark.parametrize("to", ["hf", "s3prl"])
+def test_dry_run_without_a_name_shows_the_format_that_was_asked_for(
+    to: str, pair: Any, tmp_path: Path
+) -> None:
+    named = merge(*pair, out=tmp_path / "out", to=to, dry_run=True)
+    assert merge(*pair, to=to, dry_run=True).plan == named.plan
+    with pytest.raises(ConfigError, match="says what is written"):
+        merge(*pair, to=to)
+
+
 def test_dry_run_refuses_what_the_run_would(pair: Any, tmp_path: Path) -> None:
     base, tuned = pair
     with pytest.raises(ConfigError, match="is an input"):

@@ -85,7 +85,9 @@ def test_our_encoders_merge_and_interpolate(pair: Any, tmp_path: Any) -> None:
 
 
 def test_interpolate_refuses_what_does_not_fit(base_model: Any) -> None:
-    base = base_model.state_dict()
+    with pytest.raises(CheckpointError, match="base_state shares its memory with the module"):
+        interpolate_(base_model, base_model.state_dict(), {}, 0.5)
+    base = {n: w.clone() for n, w in base_model.state_dict().items()}
     with pytest.raises(CheckpointError, match="do not fit the module: other"):
         interpolate_(base_model, base, {"other": torch.zeros(1)}, 0.5)
     with pytest.raises(CheckpointError, match="masked_spec_embed"):

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
+from speechft.checkpoint import file_digest
 from speechft.errors import CheckpointError, ConfigError, LineageError, RunError
-from speechft.merging import merge
+from speechft.merging import make_delta, merge
 from speechft.merging.digests import InputDigests
 
 SIZES = {
@@ -143,7 +144,12 @@ def test_nan_and_infinity_are_refused_by_tensor(
     base, tuned = save(base_model, "base"), save(tuned_model, "tuned")
     text = refused(LineageError, "holds NaN or infinite", tmp_path / "out", base, tuned)
     assert f"{side}: tensor encoder.layers.2.final_layer_norm.bias" in text
-    merge(base, tuned, out=tmp_path / "out", force=True)
+    report = merge(base, tuned, out=tmp_path / "out", force=True)
+    assert "holds NaN or infinite values in 1 tensors" in report.forced[0]
+    assert report.forced[0] in (tmp_path / "out" / "README.md").read_text()
+    with pytest.raises(LineageError, match="holds NaN or infinite") as caught:
+        make_delta(base, tuned, tmp_path / "d.safetensors", force=True)
+    assert "--force" not in str(caught.value)
 
 
 def test_missing_superfluous_and_misshapen_tensors(
@@ -194,6 +200,12 @@ def test_arguments_are_checked(pair: Any, tmp_path: Path) -> None:
 
 def test_output_over_an_input_or_over_other_files(pair: Any, tmp_path: Path) -> None:
     base, tuned = pair
+    merge(base, tuned, out=tmp_path / "merged")
+    before = file_digest(tmp_path / "merged" / "model.safetensors")
+    with pytest.raises(ConfigError, match="merged is an input or holds one"):
+        merge(base, tmp_path / "merged" / "model.safetensors", out=tmp_path / "merged")
+    assert file_digest(tmp_path / "merged" / "model.safetensors") == before
+    merge(base, tmp_path / "merged" / "model.safetensors", out=tmp_path / "merged" / "x.pt")
     with pytest.raises(ConfigError, match="is an input"):
         merge(base, tuned, out=base)
     other = tmp_path / "thesis"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -40,12 +39,10 @@ def main() -> None:
     except SpeechftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's, for Ctrl-C
+            print("interrupted; give the same command again to go on", file=sys.stderr)
+        raise
 
 
 def _version(show: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, Out, app, command_line
+from speechft.cli.app import Json, app, command_line
 
 
 @app.command()
@@ -64,7 +64,7 @@ def merge(
 def delta(
     base: str,
     tuned: str,
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
     as_json: Json = False,

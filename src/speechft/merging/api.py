@@ -96,7 +96,11 @@ def merge(
     """
     started = time.monotonic()
     alpha = finite(alpha, "alpha")
-    target: Target = "hf" if dry_run and to is None and out is None else choose_target(to, out)
+    target = choose_target(to, out)
+    if out is None and dry_run:
+        target = "s3prl" if to == "s3prl" else "hf"
+    elif out is None and to is not None:
+        raise ConfigError(f"to={to!r} says what is written, and nothing is without out")
     ready = prepare(
         base, tuned, alpha, method, target, weight_norm, rules, dtype, force, make_options(options)
     )

@@ -65,13 +65,17 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
     return result
 
 
-def lines_alphas(names: Sequence[str], first: float, last: float) -> dict[str, float]:
+def lines_alphas(
+    names: Sequence[str], first: float, last: float, *, pre_norm: bool = False
+) -> dict[str, float]:
     """Return LiNeS coefficients: ``first`` at the input, ``last`` at the last layer and behind it.
 
     Args:
         names: Hugging Face names of the tensors that are merged.
         first: Coefficient of the first layer and of all before it.
-        last: Coefficient of the last layer and of the final layer norm.
+        last: Coefficient of the last layer and of all behind it.
+        pre_norm: Whether layers normalise their input (``do_stable_layer_norm``): the encoder's own
+            norm is behind the last layer then, else before the first.
     """
     finite(first, "first alpha"), finite(last, "alpha")
     layers = _last_layer(names) + 1
@@ -81,7 +85,8 @@ def lines_alphas(names: Sequence[str], first: float, last: float) -> dict[str, f
     for name in names:
         layer = layer_of(name)
         if layer is None:
-            layer = layers - 1 if name.startswith("encoder.layer_norm") else 0
+            behind = pre_norm and name.startswith("encoder.layer_norm")
+            layer = layers - 1 if behind else 0
         result[name] = lines_alpha(layer, layers, first, last)
     return result
 

@@ -31,7 +31,9 @@ def bind(method: str, plan: Plan, options: Options, alpha: float) -> tuple[Plan,
     names = [item.canonical for item in plan.merged]
     if method == "lines":
         first = 0.0 if options.first is None else options.first
-        return plan.with_alphas(lines_alphas(names, first, alpha)), combine_linear
+        pre_norm = bool((plan.base.config or {}).get("do_stable_layer_norm"))
+        chosen = lines_alphas(names, first, alpha, pre_norm=pre_norm)
+        return plan.with_alphas(chosen), combine_linear
     if method == "model-stock":
         ratios = {item.canonical: stock_ratio(item) for item in plan.merged}
         return plan.with_alphas(ratios), combine_linear
@@ -43,6 +45,7 @@ def bind(method: str, plan: Plan, options: Options, alpha: float) -> tuple[Plan,
         return plan, bind_ties(plan, options)
     if method in ("dare-linear", "dare-ties"):
         return plan, Dare(method, options)
+    assert method == "linear", f"method {method} is not bound"
     return plan, combine_linear
 
 

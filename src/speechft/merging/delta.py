@@ -19,7 +19,7 @@ import numpy as np
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
-from speechft.errors import CheckpointError, ConfigError, unknown_choice
+from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
 from speechft.merging.digests import InputDigests, combined_digest
 from speechft.merging.plan import Item, Plan, build_plan
@@ -163,7 +163,10 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
 
 def _check(plan: Plan, force: bool) -> list[str]:
     objections = lineage.check_configs(plan.base, plan.tuned)
-    change = run(plan, NoSink(), allow_nonfinite=False)[0]
+    try:
+        change = run(plan, NoSink(), allow_nonfinite=False)[0]
+    except LineageError as error:
+        raise LineageError(error.message, hint="training diverged or a file is damaged") from None
     objections += lineage.check_weights(plan.base, plan.tuned[0], change)
     if not force:
         lineage.refuse(objections, "give the base that the model was tuned from, or --force")

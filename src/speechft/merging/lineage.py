@@ -55,17 +55,23 @@ class TensorChange:
 
     @property
     def cosine(self) -> float | None:
-        """Cosine between base and tuned, None where one of them is zero."""
+        """Cosine between base and tuned; None where one of them is zero or not finite."""
         tuned_tuned = self.base_base + 2 * self.base_delta + self.delta_delta
-        if self.base_base <= 0 or tuned_tuned <= 0:
+        if not (0 < self.base_base < math.inf and 0 < tuned_tuned < math.inf):
             return None
         cosine = (self.base_base + self.base_delta) / math.sqrt(self.base_base * tuned_tuned)
         return max(-1.0, min(1.0, cosine))
 
     @property
     def relative(self) -> float | None:
-        """Norm of the task vector over the norm of the base."""
-        return math.sqrt(self.delta_delta / self.base_base) if self.base_base > 0 else None
+        """Norm of the task vector over the norm of the base; None without a finite one."""
+        relative = self.delta_delta / self.base_base if self.base_base > 0 else math.nan
+        return math.sqrt(relative) if math.isfinite(relative) else None
+
+    @property
+    def finite(self) -> bool:
+        """Whether both models are."""
+        return math.isfinite(self.base_base + self.delta_delta)
 
 
 @dataclass
@@ -182,7 +188,7 @@ def evidence(change: Change, forced: bool = False) -> Evidence:
 
 
 def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[str]:
-    """Return refusals by weights: equal models, and models that do not descend from the base.
+    """Return refusals by weights: equal models, NaN, and models that do not descend from the base.
 
     Args:
         base: The base.
@@ -191,15 +197,22 @@ def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[s
     """
     if change.tensors and len(change.equal) == len(change.tensors):
         return [f"{model.source} equals the base {base.source} in every tensor that is merged"]
+    broken = [name for name, tensor in change.tensors.items() if not tensor.finite]
+    found = [
+        f"{model.source} or {base.source} holds NaN or infinite values in {len(broken)} tensors, "
+        f"such as {broken[0]}"
+        for _ in broken[:1]
+    ]
     layers = layer_cosines(change)
     if base.naming == "unknown" or not layers:
-        return []
+        return found
     worst = min(layers, key=lambda name: layers[name])
     if layers[worst] >= MIN_SCORE:
-        return []
+        return found
     return [
+        *found,
         f"{model.source} does not look tuned from {base.source}: in {worst} the weights point "
-        f"elsewhere (median cosine {layers[worst]:.2f}, fine-tuning keeps it above {MIN_SCORE})"
+        f"elsewhere (median cosine {layers[worst]:.2f}, fine-tuning keeps it above {MIN_SCORE})",
     ]
 
 

@@ -75,7 +75,7 @@ def interpolate_(
         The module.
 
     Raises:
-        CheckpointError: Names or shapes do not fit the module.
+        CheckpointError: Names or shapes do not fit the module, or ``base_state`` is its own.
     """
     import torch
 
@@ -87,6 +87,11 @@ def interpolate_(
         raise CheckpointError(
             f"base and delta do not fit the module: {', '.join((unknown + wrong)[:5])}",
             hint="they must have the module's names and shapes",
+        )
+    if any(t.numel() and t.data_ptr() == bases[n].data_ptr() for n, t in own.items()):
+        raise CheckpointError(
+            "base_state shares its memory with the module, which is about to change",
+            hint="copy it first: {name: tensor.clone() for name, tensor in state.items()}",
         )
     with torch.no_grad():
         for name, target in own.items():

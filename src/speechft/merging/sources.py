@@ -56,7 +56,7 @@ def locate(source: Any) -> Any:
 
 
 def check_not_input(out: Path, models: Sequence[Checkpoint]) -> None:
-    """Refuse an output that is one of the inputs.
+    """Refuse an output that is one of the inputs, or a folder that holds one.
 
     Raises:
         ConfigError: It is.
@@ -65,8 +65,9 @@ def check_not_input(out: Path, models: Sequence[Checkpoint]) -> None:
         places = {f.resolve() for f in model.files}
         if model.folder is not None:
             places.add(model.folder.resolve())
-        if out.resolve() in places:
-            raise ConfigError(f"{out} is an input", hint="choose another --out")
+        inside = {parent for place in places for parent in place.parents} if out.is_dir() else set()
+        if out.resolve() in places | inside:
+            raise ConfigError(f"{out} is an input or holds one", hint="choose another --out")
 
 
 def check_base_digest(

@@ -15,7 +15,7 @@ CARD = Card(
     hours="982 h",
     splits="train-clean-100, train-clean-360, train-other-500, dev-clean, dev-other, test-clean, "
     "test-other",
-    tasks=("asr", "pr", "sid"),
+    tasks=("asr", "pr"),
     source="OpenSLR 12: train-clean-100.tar.gz ...; lexicon: OpenSLR 11",
 )
 
