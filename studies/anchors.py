@@ -1,11 +1,11 @@
 """Measure the two anchors of the miniature SUPERB score and write them into the package's assets.
 
 Floor: MFCC under protocol ``mini``. Ceiling: a supervised topline of the same size, an encoder
-trained on the probe's own training split with all its layers and a linear head, from pre-trained
-weights, last step taken, no selection on test. Run once for a version of the corpus, before any
-fine-tuning result is looked at:
+trained on the probe's own training split with all its layers and a linear head, from the weights of
+pre-training round 1, last step taken, no selection on test. Run once for a version of the corpus,
+before any fine-tuning result is looked at:
 
-    python studies/anchors.py --encoder tiny-hubert --out runs/anchors
+    python studies/anchors.py --encoder runs/round-1/encoder --out runs/anchors
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def topline(task: str, start: str, corpus: Corpus, folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--encoder", default="tiny-hubert", help="weights the topline starts from")
+    parser.add_argument("--encoder", required=True, help="weights the topline starts from")
     parser.add_argument("--out", type=Path, default=Path("runs/anchors"))
     start, out = (arguments := parser.parse_args()).encoder, arguments.out
     corpus = find_corpus("synthetic", out / "corpus")
@@ -69,6 +69,7 @@ def main() -> None:
         version="miniature-1",
         corpus=corpus.info["spec"],
         protocol=config.protocol,
+        start=digest_of(start),
         tasks={
             row.task: Anchor(floor=row.value, ceiling=topline(row.task, start, corpus, out))
             for row in floor

@@ -25,11 +25,12 @@ from typing import Any
 import torch
 from pretraining import rounds
 
-from speechft.checkpoint import atomic_write, write_json
+from speechft.checkpoint import atomic_write, json_digest, write_json
 from speechft.compositions import Composer
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
+from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import (
     Candidate,
     EvaluationConfig,
@@ -174,6 +175,14 @@ def describe_items(lineage: Lineage) -> None:
     write_json(ROWS / "items.json", items)
 
 
+def design() -> str:
+    """Return a digest of how encoders are tuned, merged and probed; rows of another are void."""
+    recipe = load_recipe(Recipe, "demo", [f"finetuning.steps={STEPS}"])
+    probes = {name: config.as_dict() for name, config in PROTOCOLS[PROBES.protocol].items()}
+    parts = [recipe.finetuning.as_dict(), recipe.merging.as_dict(), PROBES.as_dict(), probes]
+    return json_digest([*parts, ALPHA, CURVE])[:12]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
@@ -184,9 +193,8 @@ def main() -> None:
     lineages = [
         Lineage(n, base_of(n, out), out / f"lineage-{n}", corpus) for n in arguments.lineages
     ]
-    stamps = {
-        n.number: {"base": digest_of(n.base)[:12], "corpus": corpus.digest[:12]} for n in lineages
-    }
+    made = {"corpus": corpus.digest[:12], "design": design()}
+    stamps = {n.number: {"base": digest_of(n.base)[:12], **made} for n in lineages}
     for name, work, about in jobs(lineages):
         path, stamp = ROWS / f"{name}.jsonl", stamps[about["lineage"]]
         if path.exists() and stamp.items() <= json.loads(path.read_text().splitlines()[0]).items():
@@ -196,8 +204,8 @@ def main() -> None:
         with atomic_write(path) as file:
             for row in rows:
                 file.write((json.dumps({**stamp, **about, **row}) + "\n").encode())
-        if name == "lineage-1":
-            describe_items(lineages[0])
+    if lineages[0].number == 1 and not (ROWS / "items.json").exists():
+        describe_items(lineages[0])
 
 
 if __name__ == "__main__":

@@ -49,6 +49,23 @@ def test_level_draws_resample_lineages_and_seeds_within_them(table: ModuleType) 
     assert (weights @ values.ravel()).var() == pytest.approx(expected, rel=0.05)
 
 
+def test_three_lineages_are_few(table: ModuleType) -> None:
+    """Of nominal 90 % the interval covers less where lineages differ more than seeds do."""
+    rng = np.random.default_rng(7)
+    cells = [(lineage, seed) for lineage in (1, 2, 3) for seed in range(5)]
+    weights = table.level_draws(cells, 500, 1)
+
+    def coverage(seed_spread: float) -> float:
+        lineages = np.repeat(rng.normal(size=(4000, 3)), 5, axis=1)
+        means = weights @ (lineages + seed_spread * rng.normal(size=(4000, 15))).T
+        low, high = np.quantile(means, [0.05, 0.95], axis=0)
+        return float(np.mean((low <= 0) & (high >= 0)))
+
+    few, many = coverage(0.5), coverage(3.3)
+    assert 0.66 < few < 0.76
+    assert 0.83 < many < 0.92
+
+
 def test_lineages_count_alike_however_many_seeds_they_have(table: ModuleType) -> None:
     weights = table.level_draws([(1, 1), (1, 2), (1, 3), (2, 1)], DRAWS, 1)
     assert weights.mean(0) == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2], abs=0.01)
@@ -80,6 +97,8 @@ def test_figures_average_probe_seeds_then_seeds_then_lineages(table: ModuleType)
     assert study.figures("sid", "stable")["pr"][0] == pytest.approx((75 + 87.5) / 2)
     assert study.figures("sid", "pre-trained")["pr"][0] == pytest.approx(62.5)
     assert study.figures("sid", "MFCC")["pr"] == pytest.approx(study.figures("sid", "MFCC")["ic"])
+    alone = study.figures("sid", "stable", lineage=2)["pr"][0]
+    assert alone == pytest.approx(87.5)
     kept = table.retention(
         *({task: v[:1] for task, v in study.figures("sid", name).items()} for name in _ENCODERS),
         "sid",

@@ -185,7 +185,7 @@ class Anchor(Config):
     floor: float
     """Metric of MFCC features under the same protocol."""
     ceiling: float
-    """Metric of an encoder of the same size trained from scratch on the probe's data."""
+    """Metric of an encoder of the same size trained as a whole on the probe's data."""
 
 
 class Anchors(Config):
@@ -197,6 +197,8 @@ class Anchors(Config):
     """Digest of the embedded corpus' specification that they were measured on."""
     protocol: str
     """Protocol that they were measured with."""
+    start: str = ""
+    """Digest of the encoder whose weights the toplines started from."""
     tasks: dict[str, Anchor]
     """By task."""
 
