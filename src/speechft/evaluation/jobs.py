@@ -120,11 +120,13 @@ class TaskJob:
 
     def _stage(self) -> dict[str, Any]:
         candidate = {**asdict(self.candidate), "source": self.candidate.name}
-        searched: dict[str, Any] = {}
+        further: dict[str, Any] = {}
         inputs = {"encoder": self.digest, "corpus": self.corpus.digest}
         if isinstance(self.task, CharacterRecognition) and self.task.language_model is not None:
-            searched["beam_search"] = self.config.beam_search.as_dict()
+            further["beam_search"] = self.config.beam_search.as_dict()
             inputs["language_model"] = file_digest(self.task.language_model.file)
+        if self._codec is not None:
+            further["frame_codec"] = self._codec
         return {
             "name": "evaluate",
             "config": {
@@ -136,10 +138,16 @@ class TaskJob:
                 "probe": self.settings.as_dict(),
                 "seeds": self.seeds,
                 "test": self.test,
-                **searched,
+                **further,
             },
             "inputs": inputs,
         }
+
+    @property
+    def _codec(self) -> str | None:
+        """Return how the frames that probes see are rounded, where they may lie on disk."""
+        kept = self.config.cache is not None and self.config.frame_cache_gb > 0
+        return self.config.frame_codec if kept and self.task.level == "frame" else None
 
     def _round(self, names: tuple[str, str, str]) -> Round:
         task, config = self.task, self.settings
@@ -235,6 +243,8 @@ class TaskJob:
             details["folds"] = [round(measure.value(result.items), 4) for result in results]
             details["learning_rates"] = [result.learning_rate for result in results]
         details["precision"] = resolve_precision(self.config.precision, pick_device())
+        if self._codec is not None:
+            details["frame_codec"] = self._codec
         details["uncertainty"] = "item uncertainty only"
         details["probe"] = self.settings.as_dict()
         notes = differences(self.config.protocol, self.task)

@@ -101,6 +101,10 @@ class FrameCache:
         """Return the root mean square error of what was written, relative to its values."""
         return (self._wrong / self._all) ** 0.5 if self._all else 0.0
 
+    def as_kept(self, states: Tensor) -> Tensor:
+        """Return states as they come back from here, so that a resumed run sees the same."""
+        return decode(encode(states, self.codec))
+
     def get(self, key: str) -> Tensor | None:
         """Return the (N, T, D) float16 states of an audio, if they are there."""
         path = self.folder / f"{key}.safetensors"

@@ -187,7 +187,9 @@ def extract(
         found: dict[str, Tensor] = {}
         for part in group_by_length(group, seconds):
             output = states(part)
-            found |= {cut.id: _frames(output, number) for number, cut in enumerate(part)}
+            for number, cut in enumerate(part):
+                row = _frames(output, number)
+                found[cut.id] = row if storage.frames is None else storage.frames.as_kept(row)
         return [found[cut.id] for cut in group]
 
     features = Features(cache=storage.frames, compute=compute)
@@ -239,10 +241,11 @@ class _Keeper:
             if self._storage.pooled is not None:
                 self._new[audio_key(cut)] = self._features.pooled[cut.id]
             if cut.id in self._frames:
-                states = _frames(output, number)
+                states, disk = _frames(output, number), self._storage.frames
+                if disk is not None:
+                    disk.put(audio_key(cut), states)
+                    states = disk.as_kept(states)
                 self._remember(cut, states)
-                if self._storage.frames is not None:
-                    self._storage.frames.put(audio_key(cut), states)
         if len(self._new) >= _FLUSH:
             self.flush()
 
