@@ -146,6 +146,7 @@ def test_hub_id_is_downloaded_without_pickles(
     assert resolve_encoder("somebody/some-encoder") == folder
     assert asked["name"] == "somebody/some-encoder"
     assert not any(pattern.endswith((".bin", ".pt")) for pattern in asked["patterns"])
+    assert {"preprocessor_config.json", "processor_config.json"} <= set(asked["patterns"])
 
 
 def test_other_model_types_are_refused(folder: Path) -> None:
@@ -298,6 +299,20 @@ def test_normalisation_is_as_published_where_the_folder_does_not_say(
     loaded = load_encoder(tmp_path)
     assert isinstance(loaded, HuggingFaceEncoder)
     assert loaded.normalize == large
+
+
+@pytest.mark.parametrize("from_json", [False, True])
+def test_normalisation_is_read_from_what_transformers_5_writes(
+    from_json: bool, folder: Path
+) -> None:
+    """Its ``Wav2Vec2Processor`` writes no ``preprocessor_config.json``."""
+    (folder / "preprocessor_config.json").unlink()
+    inside = {"feature_extractor": {"do_normalize": True}, "processor_class": "Wav2Vec2Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(inside))
+    given: Any = {"config": folder / "config.json"} if from_json else {}
+    loaded = load_encoder(folder, **given)
+    assert isinstance(loaded, HuggingFaceEncoder)
+    assert loaded.normalize is True
 
 
 def test_task_vector_is_no_encoder(folder: Path, tmp_path: Path) -> None:

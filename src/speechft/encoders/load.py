@@ -11,6 +11,7 @@ import torch
 from speechft.checkpoint import (
     CONFIG_NAME,
     INDEX_NAME,
+    NESTED_PROCESSOR_NAME,
     PROCESSOR_NAME,
     WEIGHTS_NAME,
     encoder_digest,
@@ -63,7 +64,7 @@ def resolve_encoder(name: str | Path) -> Path:
 def _download(hub_id: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    settings = [CONFIG_NAME, PROCESSOR_NAME]
+    settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME]
     try:
         patterns = [*settings, "*.safetensors", "*.safetensors.index.json"]
         folder = Path(snapshot_download(hub_id, allow_patterns=patterns))

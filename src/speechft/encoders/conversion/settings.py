@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, read_json
+from speechft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
 from speechft.console import log
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint, open_checkpoint
@@ -93,9 +93,9 @@ def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected a configuration")
     if "model_type" in content:
-        processor = path.with_name(PROCESSOR_NAME)
-        if "do_normalize" not in content and processor.is_file():
-            content["do_normalize"] = read_json(processor).get("do_normalize", False)
+        processor = read_processor(path.parent)
+        if "do_normalize" not in content and processor is not None:
+            content["do_normalize"] = processor.get("do_normalize", False)
         return content
     if "encoder_embed_dim" in content:
         content = {"cfg": content}
