@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -138,13 +139,15 @@ def test_hub_id_is_downloaded_without_pickles(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked.update(name=name, patterns=allow_patterns)
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert resolve_encoder("somebody/some-encoder") == folder
-    assert asked["name"] == "somebody/some-encoder"
+    assert (asked["name"], asked["revision"]) == ("somebody/some-encoder", None)
+    resolve_encoder("somebody/some-encoder@refs/pr/3")
+    assert (asked["name"], asked["revision"]) == ("somebody/some-encoder", "refs/pr/3")
     assert not any(pattern.endswith((".bin", ".pt")) for pattern in asked["patterns"])
     assert {"preprocessor_config.json", "processor_config.json"} <= set(asked["patterns"])
 
@@ -274,10 +277,11 @@ def test_hub_id_with_pickles_only_is_downloaded_and_read_safely(
     torch.save(load_file(folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
     asked: list[str] = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
         target = tmp_path / "snapshot"
         target.mkdir(exist_ok=True)
+        (target / "adapter.deu.safetensors").touch()  # MMS: beside the weights, none of them
         shutil.copy(folder / "config.json", target)
         if "pytorch_model*.bin" in allow_patterns:
             shutil.copy(tmp_path / "pytorch_model.bin", target)
@@ -286,7 +290,8 @@ def test_hub_id_with_pickles_only_is_downloaded_and_read_safely(
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with torch.inference_mode():
         assert torch.equal(load_encoder("somebody/old")(*batch).hidden_states, expected)
-    assert asked.index("*.safetensors") < asked.index("pytorch_model*.bin")
+    assert asked.index("model.safetensors") < asked.index("pytorch_model*.bin")
+    assert not any(fnmatch("adapter.deu.safetensors", pattern) for pattern in asked)
     assert len(digest_of("somebody/old")) == 64
 
 
@@ -323,8 +328,19 @@ def test_task_vector_is_no_encoder(folder: Path, tmp_path: Path) -> None:
         load_encoder(tmp_path / "delta.safetensors")
 
 
-def test_adapter_is_no_encoder(folder: Path) -> None:
+@pytest.mark.parametrize("name", [None, "somebody/adapter"])
+def test_adapter_is_no_encoder(
+    name: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "adapter_config.json").write_text("{}")
+
+    def download(*_: Any, allow_patterns: list[str], **__: Any) -> str:
+        for path in folder.iterdir():
+            if not any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                path.unlink()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(CheckpointError, match="holds an adapter") as caught:
-        load_encoder(folder)
+        load_encoder(name or folder)
     assert "merge_and_unload" in str(caught.value.hint)

@@ -41,7 +41,7 @@ def resolve_encoder(name: str | Path) -> Path:
 
     Args:
         name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
-            ``facebook/hubert-base-ls960``.
+            ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``.
 
     Raises:
         CheckpointError: There is no such encoder.
@@ -52,7 +52,7 @@ def resolve_encoder(name: str | Path) -> Path:
         return path
     if str(name) in packaged:
         return packaged[str(name)]
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    if str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise CheckpointError(
             f"no encoder at {name}",
             hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
@@ -61,19 +61,23 @@ def resolve_encoder(name: str | Path) -> Path:
     return _download(str(name))
 
 
-def _download(hub_id: str) -> Path:
+def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME]
-    try:
-        patterns = [*settings, "*.safetensors", "*.safetensors.index.json"]
-        folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):  # the first HuBERT and WavLM come as pickles only
-            patterns = [*settings, "pytorch_model*.bin", "pytorch_model.bin.index.json"]
-            folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
+    hub_id, _, revision = name.partition("@")
+
+    def fetch(*weights: str) -> Path:
+        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME]
+        patterns = [*settings, *weights]
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+
+    try:  # not *.safetensors: MMS has an adapter for every language beside its weights
+        folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)
+        if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
+            folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
     except Exception as error:  # the hub client raises many kinds, most of them network errors
         raise CheckpointError(
-            f"encoder {hub_id} is neither a folder nor could it be downloaded: "
+            f"encoder {name} is neither a folder nor could it be downloaded: "
             f"{type(error).__name__}",
             hint="check the name and the network, or download it elsewhere and give its folder",
         ) from None
