@@ -185,6 +185,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def encoder_digest(folder: Path) -> str:
-    """Return one SHA-256 over configuration and weights of an encoder folder."""
-    parts = [file_digest(path) for path in (folder / CONFIG_NAME, *weight_files(folder))]
+    """Return one SHA-256 over weights and, where it is there, configuration of an encoder folder.
+
+    A single file of weights without a configuration has the digest of that file.
+    """
+    parts = [file_digest(path) for path in weight_files(folder)]
+    if (folder / CONFIG_NAME).is_file():
+        parts.insert(0, file_digest(folder / CONFIG_NAME))
+    elif len(parts) == 1:
+        return parts[0]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

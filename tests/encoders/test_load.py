@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import HubertForCTC
 
 from helpers import noise, speech_encoder
+from speechft.checkpoint import encoder_digest, file_digest
 from speechft.encoders import load
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import (
@@ -256,6 +257,38 @@ def test_digest_sees_weights_and_configuration(folder: Path, tmp_path: Path) -> 
     assert digest_of(folder) != before
     change_weights(tmp_path / "copy", lambda weights: weights["masked_spec_embed"].add_(1))
     assert digest_of(tmp_path / "copy") != before
+
+
+def test_digest_sees_normalisation_only_where_the_configuration_does_not_imply_it(
+    folder: Path,
+) -> None:
+    processor = folder / "preprocessor_config.json"
+    assert digest_of(folder) == encoder_digest(folder)
+    processor.write_text('{"do_normalize": true}')
+    changed = digest_of(folder)
+    assert changed != encoder_digest(folder)
+    change_config(folder, do_normalize=True)
+    assert digest_of(folder) == encoder_digest(folder) != changed
+    processor.unlink()
+    assert digest_of(folder) == encoder_digest(folder)
+
+
+def test_digest_of_a_file_sees_the_configuration_beside_it(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    shutil.copy(folder / "model.safetensors", path)
+    alone = digest_of(path)
+    assert alone == file_digest(path)
+    shutil.copy(folder / "config.json", tmp_path / "x.config.json")
+    beside = digest_of(path)
+    change_config(folder, hidden_dropout=0.3)
+    shutil.copy(folder / "config.json", tmp_path / "x.config.json")
+    assert len({alone, beside, digest_of(path)}) == 3
+
+
+def test_a_folder_without_configuration_has_a_digest(folder: Path, tmp_path: Path) -> None:
+    config = (folder / "config.json").rename(tmp_path / "elsewhere.json")
+    assert load_encoder(folder, config=config).num_layers == 2
+    assert digest_of(folder) == file_digest(folder / "model.safetensors")
 
 
 def test_loading_leaves_the_libraries_verbosity_alone(folder: Path) -> None:
