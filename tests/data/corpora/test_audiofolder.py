@@ -127,6 +127,29 @@ def test_parquet_with_audio_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_parquet_files_of_one_name_keep_their_audio(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for seed, split in enumerate(("train", "test")):
+        row = {"audio": {"bytes": encoded(seed, "WAV"), "path": None}}
+        write_parquet(root / split / "0000.parquet", [row], {})
+    corpus = prepared("generic", root)
+    for seed, split in enumerate(("train", "test")):
+        (cut,) = corpus.split(split)
+        expected, _ = soundfile.read(io.BytesIO(encoded(seed, "WAV")), dtype="float32")
+        np.testing.assert_array_equal(load_waveform(cut), expected)
+
+
+def test_rows_of_parquet_in_another_order_keep_their_audio(tmp_path: Path) -> None:
+    rows = [{"audio": {"bytes": encoded(n, "WAV"), "path": None}, "text": str(n)} for n in (0, 1)]
+    for order in (rows, rows[::-1]):
+        write_parquet(tmp_path / "data" / "train.parquet", order, {})
+        corpus = prepared("generic", tmp_path / "data")
+    for cut in corpus.split("train"):
+        audio = encoded(int(label_of(cut, "text") or ""), "WAV")
+        expected, _ = soundfile.read(io.BytesIO(audio), dtype="float32")
+        np.testing.assert_array_equal(load_waveform(cut), expected)
+
+
 def test_parquet_damage_is_named(tmp_path: Path) -> None:
     root = tmp_path / "data"
     rows: list[dict[str, Any]] = [

@@ -225,7 +225,7 @@ def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
     table = Table([], [], paths, root)
     for path in paths:
         split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
-        place = folder / "audio" / path.stem
+        place = folder / "audio" / path.relative_to(root).with_suffix("")
         for row, audio in read_parquet(path, place, root):
             table.rows.append({"split": split, **as_cells(row), "path": str(audio)})
             table.audio.append(audio)
