@@ -140,6 +140,13 @@ def test_unusable_recordings_are_left_out_counted_and_named(
     assert sorted(item.name for item in tmp_path.parent.iterdir() if "escape" in item.name) == []
 
 
+def test_splits_have_the_names_that_hugging_face_knows(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        record(tmp_path / f"{name}.wav")
+    corpus = prepare(tmp_path, "path,split\na.wav,validation\nb.wav,eval\nc.wav,test-clean\n")
+    assert set(corpus.statistics) == {"dev", "test", "test-clean"}
+
+
 def test_segments_of_a_recording(tmp_path: Path) -> None:
     record(tmp_path / "long.wav", 2.0)
     corpus = prepare(

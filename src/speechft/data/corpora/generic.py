@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -165,8 +166,7 @@ def _audiofolder(root: Path) -> Table:
     table = Table([], [], metadata, root)
     for path in metadata:
         for row in _metadata_rows(path):
-            place = (path.parent / row["path"]).relative_to(root)
-            split = _SPLITS.get(row.get("split", ""), row.get("split")) or _split_of(place)
+            split = row.get("split") or _split_by_folder(path, row["path"], root)
             table.rows.append({**row, "split": split or "train"})
             table.audio.append(_resolve(path.parent, row["path"]))
     if metadata:
@@ -191,6 +191,13 @@ def _audiofolder(root: Path) -> Table:
             "and no parquet"
         )
     return table
+
+
+def _split_by_folder(metadata: Path, text: str, root: Path) -> str | None:
+    """Return the split that the folder of a recording names, or that of its metadata."""
+    top, place = (Path(os.path.abspath(path)) for path in (root, metadata.parent / text))
+    inside = place.is_relative_to(top) and _split_of(place.relative_to(top))
+    return inside or _split_of(metadata.relative_to(root))
 
 
 def _split_of(place: Path) -> str | None:
@@ -267,7 +274,7 @@ def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
                     start=start,
                     end=end,
                 ),
-                row["split"],
+                _SPLITS.get(row["split"], row["split"]),
             )
 
 
