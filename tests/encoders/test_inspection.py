@@ -90,3 +90,9 @@ def test_a_folder_without_configuration_is_described(tmp_path: Path) -> None:
     assert (found.layers, found.dim) == (2, 24)
     assert found.digest == digest_of(tmp_path)
     assert "--config" in str(found.problem)
+
+
+def test_features_without_weights_are_no_choice() -> None:
+    with pytest.raises(CheckpointError, match=r"mfcc has no weights") as caught:
+        inspect_encoder("mfcc")
+    assert "mfcc" not in str(caught.value.hint)

@@ -55,6 +55,12 @@ def resolve_encoder(name: str | Path) -> Path:
         return path
     if str(name) in packaged:
         return packaged[str(name)]
+    if str(name) in FEATURES:
+        raise CheckpointError(
+            f"{name} has no weights: it can be evaluated and extracted, not inspected, converted, "
+            "tuned or merged",
+            hint=f"encoders with weights are files, folders, hub ids and: {', '.join(packaged)}",
+        )
     if str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise CheckpointError(
             f"no encoder at {name}",
