@@ -19,6 +19,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 PROCESSOR_NAME = "preprocessor_config.json"
+NESTED_PROCESSOR_NAME = "processor_config.json"
+"""Where a ``Wav2Vec2Processor`` of transformers 5 puts the same, under ``feature_extractor``."""
 
 MAX_HEADER_BYTES = 100_000_000
 
@@ -102,6 +104,25 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
 
 
+def read_processor(folder: Path) -> dict[str, Any] | None:
+    """Return what an encoder folder says about the audio it takes; None where it does not say.
+
+    Args:
+        folder: It may hold ``preprocessor_config.json``, or ``processor_config.json`` with the
+            same under ``feature_extractor``.
+
+    Raises:
+        CheckpointError: The file is not JSON.
+    """
+    content = None
+    if (folder / PROCESSOR_NAME).is_file():
+        content = read_json(folder / PROCESSOR_NAME)
+    elif (folder / NESTED_PROCESSOR_NAME).is_file():
+        whole = read_json(folder / NESTED_PROCESSOR_NAME)
+        content = whole.get("feature_extractor") if isinstance(whole, dict) else None
+    return content if isinstance(content, dict) else None
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
     with open(path, "rb") as file:
@@ -164,6 +185,13 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def encoder_digest(folder: Path) -> str:
-    """Return one SHA-256 over configuration and weights of an encoder folder."""
-    parts = [file_digest(path) for path in (folder / CONFIG_NAME, *weight_files(folder))]
+    """Return one SHA-256 over weights and, where it is there, configuration of an encoder folder.
+
+    A single file of weights without a configuration has the digest of that file.
+    """
+    parts = [file_digest(path) for path in weight_files(folder)]
+    if (folder / CONFIG_NAME).is_file():
+        parts.insert(0, file_digest(folder / CONFIG_NAME))
+    elif len(parts) == 1:
+        return parts[0]
     return hashlib.sha256("".join(parts).encode()).hexdigest()

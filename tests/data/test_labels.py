@@ -23,6 +23,15 @@ def test_encode_and_decode_are_inverse() -> None:
     assert vocabulary.encode([], "cut") == []
 
 
+def test_symbols_are_numbered_once() -> None:
+    vocabulary = Vocabulary.from_symbols("ab")
+    vocabulary.encode("ab", "first")
+    index = vocabulary._index
+    vocabulary.encode("ba", "second")
+    assert vocabulary._index is index
+    assert vocabulary == Vocabulary(("a", "b"))
+
+
 def test_unseen_label_names_cut_and_label() -> None:
     with pytest.raises(DataError, match=r"test-003: label 'x' does not occur in the training"):
         Vocabulary.from_symbols("ab").encode("ax", "test-003")

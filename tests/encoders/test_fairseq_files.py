@@ -128,6 +128,44 @@ def test_fine_tuned_with_ctc_gives_its_encoder(tmp_path: Path) -> None:
     assert torch.equal(states(tmp_path / "hf"), states(FOLDER / "wav2vec2_base.safetensors"))
 
 
+HEADS = ("quantizer.", "project_q.", "final_proj.")
+
+
+@pytest.mark.parametrize("settings_as", ["cfg", "namespace"])
+def test_ctc_without_quantizer_becomes_an_upstream(settings_as: str, tmp_path: Path) -> None:
+    """Heads of pre-training are dropped by fairseq; s3prl's strict loading insists on some."""
+    known, weights = oracle("wav2vec2")
+    bare = {key: tensor for key, tensor in weights.items() if not key.startswith(HEADS)}
+    state: dict[str, Any] = {f"w2v_encoder.w2v_model.{key}": t for key, t in bare.items()}
+    state["w2v_encoder.proj.weight"] = torch.zeros(8, 32)
+    model = {key: value for key, value in known["model_cfg"].items() if key != "_name"}
+    if settings_as == "cfg":
+        inner = {"model": model | {"_name": "wav2vec2"}, "task": known["task_cfg"]}
+        settings = {"cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": inner}}}
+    else:
+        task = {key: value for key, value in known["task_cfg"].items() if key != "_name"}
+        inner = argparse.Namespace(**task, **model, arch="wav2vec2")
+        settings = {"args": argparse.Namespace(arch="wav2vec_ctc", w2v_args=inner)}
+    torch.save({**settings, "model": state}, tmp_path / "ctc.pt")
+    convert(tmp_path / "ctc.pt", tmp_path / "hf")
+    for number, source in enumerate((tmp_path / "ctc.pt", tmp_path / "hf")):
+        out = tmp_path / f"{number}.pt"
+        assert convert(source, out).parity == 0.0
+        assert torch.equal(states(out), states(FOLDER / "wav2vec2_base.safetensors"))
+        written = torch.load(out, weights_only=True)
+        assert written["model_cfg"]["quantize_targets"] is False
+        found = written["model_weight"]
+        assert found.keys() == {
+            *bare,
+            "project_q.weight",
+            "project_q.bias",
+            "final_proj.weight",
+            "final_proj.bias",
+        }
+        assert found["project_q.weight"].shape == (256, len(bare["layer_norm.weight"]))
+        assert all(torch.equal(found[key], tensor) for key, tensor in bare.items())
+
+
 class Armed:
     """Makes a folder when an ordinary loader reads it."""
 

@@ -81,3 +81,18 @@ def test_damaged_files_are_errors(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "y.pt")
     with pytest.raises(CheckpointError, match="holds list, expected a checkpoint"):
         inspect_encoder(tmp_path / "y.pt")
+
+
+def test_a_folder_without_configuration_is_described(tmp_path: Path) -> None:
+    speech_encoder("hubert").save(tmp_path)
+    (tmp_path / "config.json").unlink()
+    found = inspect_encoder(tmp_path)
+    assert (found.layers, found.dim) == (2, 24)
+    assert found.digest == digest_of(tmp_path)
+    assert "--config" in str(found.problem)
+
+
+def test_features_without_weights_are_no_choice() -> None:
+    with pytest.raises(CheckpointError, match=r"mfcc has no weights") as caught:
+        inspect_encoder("mfcc")
+    assert "mfcc" not in str(caught.value.hint)

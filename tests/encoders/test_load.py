@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import HubertForCTC
 
 from helpers import noise, speech_encoder
+from speechft.checkpoint import encoder_digest, file_digest
 from speechft.encoders import load
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import (
@@ -138,14 +140,17 @@ def test_hub_id_is_downloaded_without_pickles(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def download(name: str, allow_patterns: list[str]) -> str:
-        asked.update(name=name, patterns=allow_patterns)
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.update(name=name, revision=revision, patterns=allow_patterns)
         return str(folder)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     assert resolve_encoder("somebody/some-encoder") == folder
-    assert asked["name"] == "somebody/some-encoder"
+    assert (asked["name"], asked["revision"]) == ("somebody/some-encoder", None)
+    resolve_encoder("somebody/some-encoder@refs/pr/3")
+    assert (asked["name"], asked["revision"]) == ("somebody/some-encoder", "refs/pr/3")
     assert not any(pattern.endswith((".bin", ".pt")) for pattern in asked["patterns"])
+    assert {"preprocessor_config.json", "processor_config.json"} <= set(asked["patterns"])
 
 
 def test_other_model_types_are_refused(folder: Path) -> None:
@@ -254,6 +259,38 @@ def test_digest_sees_weights_and_configuration(folder: Path, tmp_path: Path) -> 
     assert digest_of(tmp_path / "copy") != before
 
 
+def test_digest_sees_normalisation_only_where_the_configuration_does_not_imply_it(
+    folder: Path,
+) -> None:
+    processor = folder / "preprocessor_config.json"
+    assert digest_of(folder) == encoder_digest(folder)
+    processor.write_text('{"do_normalize": true}')
+    changed = digest_of(folder)
+    assert changed != encoder_digest(folder)
+    change_config(folder, do_normalize=True)
+    assert digest_of(folder) == encoder_digest(folder) != changed
+    processor.unlink()
+    assert digest_of(folder) == encoder_digest(folder)
+
+
+def test_digest_of_a_file_sees_the_configuration_beside_it(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    shutil.copy(folder / "model.safetensors", path)
+    alone = digest_of(path)
+    assert alone == file_digest(path)
+    shutil.copy(folder / "config.json", tmp_path / "x.config.json")
+    beside = digest_of(path)
+    change_config(folder, hidden_dropout=0.3)
+    shutil.copy(folder / "config.json", tmp_path / "x.config.json")
+    assert len({alone, beside, digest_of(path)}) == 3
+
+
+def test_a_folder_without_configuration_has_a_digest(folder: Path, tmp_path: Path) -> None:
+    config = (folder / "config.json").rename(tmp_path / "elsewhere.json")
+    assert load_encoder(folder, config=config).num_layers == 2
+    assert digest_of(folder) == file_digest(folder / "model.safetensors")
+
+
 def test_loading_leaves_the_libraries_verbosity_alone(folder: Path) -> None:
     from transformers.utils import logging
 
@@ -273,10 +310,11 @@ def test_hub_id_with_pickles_only_is_downloaded_and_read_safely(
     torch.save(load_file(folder / "model.safetensors"), tmp_path / "pytorch_model.bin")
     asked: list[str] = []
 
-    def download(name: str, allow_patterns: list[str]) -> str:
+    def download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
         asked.extend(allow_patterns)
         target = tmp_path / "snapshot"
         target.mkdir(exist_ok=True)
+        (target / "adapter.deu.safetensors").touch()  # MMS: beside the weights, none of them
         shutil.copy(folder / "config.json", target)
         if "pytorch_model*.bin" in allow_patterns:
             shutil.copy(tmp_path / "pytorch_model.bin", target)
@@ -285,7 +323,8 @@ def test_hub_id_with_pickles_only_is_downloaded_and_read_safely(
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with torch.inference_mode():
         assert torch.equal(load_encoder("somebody/old")(*batch).hidden_states, expected)
-    assert asked.index("*.safetensors") < asked.index("pytorch_model*.bin")
+    assert asked.index("model.safetensors") < asked.index("pytorch_model*.bin")
+    assert not any(fnmatch("adapter.deu.safetensors", pattern) for pattern in asked)
     assert len(digest_of("somebody/old")) == 64
 
 
@@ -300,6 +339,20 @@ def test_normalisation_is_as_published_where_the_folder_does_not_say(
     assert loaded.normalize == large
 
 
+@pytest.mark.parametrize("from_json", [False, True])
+def test_normalisation_is_read_from_what_transformers_5_writes(
+    from_json: bool, folder: Path
+) -> None:
+    """Its ``Wav2Vec2Processor`` writes no ``preprocessor_config.json``."""
+    (folder / "preprocessor_config.json").unlink()
+    inside = {"feature_extractor": {"do_normalize": True}, "processor_class": "Wav2Vec2Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(inside))
+    given: Any = {"config": folder / "config.json"} if from_json else {}
+    loaded = load_encoder(folder, **given)
+    assert isinstance(loaded, HuggingFaceEncoder)
+    assert loaded.normalize is True
+
+
 def test_task_vector_is_no_encoder(folder: Path, tmp_path: Path) -> None:
     from speechft.merging import make_delta
 
@@ -308,8 +361,19 @@ def test_task_vector_is_no_encoder(folder: Path, tmp_path: Path) -> None:
         load_encoder(tmp_path / "delta.safetensors")
 
 
-def test_adapter_is_no_encoder(folder: Path) -> None:
+@pytest.mark.parametrize("name", [None, "somebody/adapter"])
+def test_adapter_is_no_encoder(
+    name: str | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "adapter_config.json").write_text("{}")
+
+    def download(*_: Any, allow_patterns: list[str], **__: Any) -> str:
+        for path in folder.iterdir():
+            if not any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                path.unlink()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(CheckpointError, match="holds an adapter") as caught:
-        load_encoder(folder)
+        load_encoder(name or folder)
     assert "merge_and_unload" in str(caught.value.hint)

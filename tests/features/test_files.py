@@ -148,6 +148,20 @@ def test_a_second_run_does_what_is_left(folder: Path, audio: Path, tmp_path: Pat
             extract(folder, audio, out, **options)
 
 
+def test_another_configuration_is_another_folder(folder: Path, audio: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "x.safetensors"
+    weights.write_bytes((folder / "model.safetensors").read_bytes())
+    settings = json.loads((folder / "config.json").read_text())
+    for name, normalize in (("a", False), ("b", True)):
+        content = json.dumps(settings | {"do_normalize": normalize})
+        (tmp_path / f"{name}.json").write_text(content)
+    extract(weights, audio / "a.wav", tmp_path / "out", config=tmp_path / "a.json")
+    report = extract(weights, audio / "a.wav", tmp_path / "out", config=tmp_path / "a.json")
+    assert report.skipped == 1
+    with pytest.raises(RunError, match="made otherwise: settings_digest"):
+        extract(weights, audio / "a.wav", tmp_path / "out", config=tmp_path / "b.json")
+
+
 def test_foreign_files_are_not_overwritten(folder: Path, audio: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.safetensors").write_text("mine")

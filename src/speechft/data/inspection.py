@@ -86,7 +86,8 @@ def inspect(
         last = min(wanted, header.samples)
         if first >= header.samples or wanted - header.samples > _ROUNDING * header.sample_rate:
             length = header.samples / header.sample_rate
-            problem = f"seconds {start:g} to {end:g} of a recording of {length:.2f} s"
+            last_second = length if end is None else end
+            problem = f"seconds {start or 0:g} to {last_second:g} of a recording of {length:.2f} s"
             return Found(header, problems=(("segment-outside", problem),))
     count = last - first
     problems = _lengths(count, header)

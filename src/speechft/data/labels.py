@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from speechft.errors import DataError
@@ -27,6 +28,10 @@ class Vocabulary:
         """Build a vocabulary of sorted symbols, after those that come first."""
         return cls((*first, *sorted(set(symbols) - set(first))))
 
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {symbol: number for number, symbol in enumerate(self.symbols)}
+
     def __len__(self) -> int:
         """Return the number of symbols."""
         return len(self.symbols)
@@ -41,7 +46,7 @@ class Vocabulary:
         Raises:
             DataError: A symbol was not seen in training, and the vocabulary has no `UNKNOWN`.
         """
-        index = {symbol: number for number, symbol in enumerate(self.symbols)}
+        index = self._index
         if UNKNOWN in index:
             return [index.get(symbol, index[UNKNOWN]) for symbol in symbols]
         try:

@@ -11,15 +11,19 @@ import torch
 from speechft.checkpoint import (
     CONFIG_NAME,
     INDEX_NAME,
+    NESTED_PROCESSOR_NAME,
     PROCESSOR_NAME,
     WEIGHTS_NAME,
     encoder_digest,
     file_digest,
     json_digest,
+    read_json,
+    read_processor,
 )
 from speechft.encoders.base import MODES, Encoder, Mode
 from speechft.encoders.build import build_encoder, random_like
 from speechft.encoders.conversion.checkpoints import open_checkpoint
+from speechft.encoders.conversion.settings import implied_normalisation, sidecar
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import CheckpointError, unknown_choice
 
@@ -40,7 +44,7 @@ def resolve_encoder(name: str | Path) -> Path:
 
     Args:
         name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
-            ``facebook/hubert-base-ls960``.
+            ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``.
 
     Raises:
         CheckpointError: There is no such encoder.
@@ -51,7 +55,13 @@ def resolve_encoder(name: str | Path) -> Path:
         return path
     if str(name) in packaged:
         return packaged[str(name)]
-    if str(name).count("/") != 1 or str(name).startswith((".", "/", "~")):
+    if str(name) in FEATURES:
+        raise CheckpointError(
+            f"{name} has no weights: it can be evaluated and extracted, not inspected, converted, "
+            "tuned or merged",
+            hint=f"encoders with weights are files, folders, hub ids and: {', '.join(packaged)}",
+        )
+    if str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/", "~")):
         raise CheckpointError(
             f"no encoder at {name}",
             hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
@@ -60,19 +70,23 @@ def resolve_encoder(name: str | Path) -> Path:
     return _download(str(name))
 
 
-def _download(hub_id: str) -> Path:
+def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    settings = [CONFIG_NAME, PROCESSOR_NAME]
-    try:
-        patterns = [*settings, "*.safetensors", "*.safetensors.index.json"]
-        folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
-        if not any(folder.glob("*.safetensors")):  # the first HuBERT and WavLM come as pickles only
-            patterns = [*settings, "pytorch_model*.bin", "pytorch_model.bin.index.json"]
-            folder = Path(snapshot_download(hub_id, allow_patterns=patterns))
+    hub_id, _, revision = name.partition("@")
+
+    def fetch(*weights: str) -> Path:
+        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME]
+        patterns = [*settings, *weights]
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+
+    try:  # not *.safetensors: MMS has an adapter for every language beside its weights
+        folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)
+        if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
+            folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
     except Exception as error:  # the hub client raises many kinds, most of them network errors
         raise CheckpointError(
-            f"encoder {hub_id} is neither a folder nor could it be downloaded: "
+            f"encoder {name} is neither a folder nor could it be downloaded: "
             f"{type(error).__name__}",
             hint="check the name and the network, or download it elsewhere and give its folder",
         ) from None
@@ -132,15 +146,52 @@ def random_encoder(like: str | Path, seed: int, mode: Mode = "exact") -> Encoder
 
 
 def digest_of(name: str | Path) -> str:
-    """Return the digest of an encoder by the same names that `load_encoder` takes."""
+    """Return the digest of an encoder by the same names that `load_encoder` takes.
+
+    It covers the weights, the configuration in their folder or beside their file, and whether
+    waveforms are normalised, where ``preprocessor_config.json`` says other than the configuration.
+    """
     if str(name) in FEATURES:
         return json_digest(["features", str(name)])
     path = resolve_encoder(name)
     if path.is_file():
-        return file_digest(path)
+        digest, beside = file_digest(path), sidecar(path)
+        if beside is None or open_checkpoint(path).config is not None:
+            return digest
+        return _with_normalisation(_joined([digest, file_digest(beside)]), beside)
     if any((path / weights).is_file() for weights in (WEIGHTS_NAME, INDEX_NAME)):
-        return encoder_digest(path)
+        return _with_normalisation(encoder_digest(path), path / CONFIG_NAME)
     parts = [file_digest(file) for file in open_checkpoint(path).files]
     if (path / CONFIG_NAME).is_file():
         parts.insert(0, file_digest(path / CONFIG_NAME))
+    return _with_normalisation(_joined(parts), path / CONFIG_NAME)
+
+
+def settings_digest(encoder: Encoder) -> str:
+    """Return the digest of how an encoder computes, wherever its configuration came from."""
+    config = getattr(getattr(encoder, "model", None), "config", None)
+    settings = {} if config is None else config.to_dict()
+    for name in ("transformers_version", "_name_or_path"):
+        settings.pop(name, None)
+    return json_digest([settings, getattr(encoder, "normalize", None)])
+
+
+def _joined(parts: list[str]) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _with_normalisation(digest: str, config: Path) -> str:
+    """Add what the file beside a configuration says about waveforms, where it changes something.
+
+    Where it does not, the digest stays that of configuration and weights.
+    """
+    processor = read_processor(config.parent)
+    settings = read_json(config) if config.is_file() else None
+    if processor is None or not isinstance(settings, dict):
+        return digest
+    if settings.get("model_type") in (None, "decoar2"):
+        return digest
+    implied = implied_normalisation(settings)
+    told = [s.get("do_normalize") for s in (settings, processor)]
+    before, after = (implied if value is None else bool(value) for value in told)
+    return digest if before == after else _joined([digest, f"do_normalize={after}"])

@@ -20,7 +20,7 @@ from speechft.data.batching import pad
 from speechft.data.manifest import load_waveform
 from speechft.devices import Precision, Resolved, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder, Mode
-from speechft.encoders.load import digest_of, load_encoder
+from speechft.encoders.load import digest_of, load_encoder, settings_digest
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
 from speechft.features.extract import batch_limits, group_by_length
 from speechft.features.sources import Sources, find_sources
@@ -126,6 +126,7 @@ def extract_files(
     )
     settings = {
         "encoder_digest": report.digest,
+        "settings_digest": settings_digest(model),
         "layers": layers,
         "mode": mode,
         "dtype": dtype,

@@ -63,6 +63,19 @@ def test_metadata_names_files_and_columns(tmp_path: Path) -> None:
     assert ["no-label", "train/c.wav"] in [[line[0], line[4]] for line in issues(root)]
 
 
+def test_metadata_may_name_files_elsewhere(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for place in (root / "test" / "a.wav", root / "dev" / "b.wav", tmp_path / "train" / "c.wav"):
+        record(place)
+    rows = [
+        {"file_name": str(root / "dev" / "b.wav")},
+        {"file_name": str(tmp_path / "train" / "c.wav")},
+        {"file_name": "a.wav"},
+    ]
+    (root / "test" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    assert sizes(prepared("generic", root)) == {"dev": 1, "test": 2}
+
+
 def test_a_folder_without_splits_is_all_training(tmp_path: Path) -> None:
     for number in range(2):
         record(tmp_path / "plain" / f"{number}.flac", number)
@@ -127,6 +140,29 @@ def test_parquet_with_audio_bytes(tmp_path: Path) -> None:
     )
 
 
+def test_parquet_files_of_one_name_keep_their_audio(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for seed, split in enumerate(("train", "test")):
+        row = {"audio": {"bytes": encoded(seed, "WAV"), "path": None}}
+        write_parquet(root / split / "0000.parquet", [row], {})
+    corpus = prepared("generic", root)
+    for seed, split in enumerate(("train", "test")):
+        (cut,) = corpus.split(split)
+        expected, _ = soundfile.read(io.BytesIO(encoded(seed, "WAV")), dtype="float32")
+        np.testing.assert_array_equal(load_waveform(cut), expected)
+
+
+def test_rows_of_parquet_in_another_order_keep_their_audio(tmp_path: Path) -> None:
+    rows = [{"audio": {"bytes": encoded(n, "WAV"), "path": None}, "text": str(n)} for n in (0, 1)]
+    for order in (rows, rows[::-1]):
+        write_parquet(tmp_path / "data" / "train.parquet", order, {})
+        corpus = prepared("generic", tmp_path / "data")
+    for cut in corpus.split("train"):
+        audio = encoded(int(label_of(cut, "text") or ""), "WAV")
+        expected, _ = soundfile.read(io.BytesIO(audio), dtype="float32")
+        np.testing.assert_array_equal(load_waveform(cut), expected)
+
+
 def test_parquet_damage_is_named(tmp_path: Path) -> None:
     root = tmp_path / "data"
     rows: list[dict[str, Any]] = [
@@ -146,7 +182,7 @@ def test_parquet_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_a_parquet_file_is_a_corpus_for_every_verb(tmp_path: Path) -> None:
-    row = {"audio": {"bytes": encoded(0), "path": "a.flac"}, "label": "x"}
+    row = {"audio": {"bytes": encoded(0), "path": "a.flac"}, "label": "x", "split": "validation"}
     write_parquet(tmp_path / "train.parquet", [row], {})
     corpus = find_corpus(str(tmp_path / "train.parquet"), tmp_path / "work")
-    assert labels(corpus, "train", "label") == ["x"]
+    assert labels(corpus, "dev", "label") == ["x"]

@@ -67,6 +67,18 @@ def test_a_csv_is_prepared_in_the_work_folder(tmp_path: Path) -> None:
     assert [cut.duration for cut in corpus.split("train")] == [1.0]
 
 
+def test_an_audiofolder_is_prepared_in_the_work_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "test" / "cat").mkdir(parents=True)
+    soundfile.write(tmp_path / "mine" / "test" / "cat" / "a.wav", np.full(16_000, 0.1), 16_000)
+    corpus = find_corpus(str(tmp_path / "mine"), tmp_path / "work")
+    assert corpus.folder == tmp_path / "work"
+    assert [cut.duration for cut in corpus.split("test")] == [1.0]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no recordings"):
+        find_corpus(str(tmp_path / "empty"), tmp_path / "other")
+    assert not (tmp_path / "other").exists(), "nothing half-written"
+
+
 @pytest.mark.parametrize(
     ("name", "hint"),
     [("syntetic", "did you mean 'synthetic'?"), ("/nowhere/at/all", "speechft prepare")],

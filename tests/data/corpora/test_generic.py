@@ -140,6 +140,46 @@ def test_unusable_recordings_are_left_out_counted_and_named(
     assert sorted(item.name for item in tmp_path.parent.iterdir() if "escape" in item.name) == []
 
 
+def test_splits_have_the_names_that_hugging_face_knows(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        record(tmp_path / f"{name}.wav")
+    corpus = prepare(tmp_path, "path,split\na.wav,validation\nb.wav,eval\nc.wav,test-clean\n")
+    assert set(corpus.statistics) == {"dev", "test", "test-clean"}
+
+
+def test_segments_of_a_recording(tmp_path: Path) -> None:
+    record(tmp_path / "long.wav", 2.0)
+    corpus = prepare(
+        tmp_path,
+        "path,split,start,end,text\n"
+        "long.wav,train,0.25,0.75,one\n"
+        "long.wav,train,0.75,,two\n"
+        "long.wav,train,,0.5,three\n"
+        "long.wav,train,0.750,,again\n"
+        "long.wav,train,soon,1,four\n"
+        "long.wav,train,nan,1,five\n"
+        "long.wav,train,-1,1,six\n"
+        "long.wav,train,1,1,seven\n"
+        "long.wav,train,1,3,eight\n"
+        "long.wav,train,5,,nine\n"
+        "long.wav,train,,5,ten\n",
+    )
+    found = {label_of(cut, "text"): (cut.start, cut.end) for cut in corpus.split("train")}
+    assert found == {"one": (0.25, 0.75), "two": (0.75, 2.0), "three": (0.0, 0.5)}
+    assert {len(load_waveform(cut)) for cut in corpus.split("train")} == {8_000, 20_000}
+    assert set(corpus.statistics["train"]["labels"]) == {"text"}
+    assert sorted((line[0], line[5]) for line in issues(tmp_path)) == [
+        ("bad-label", "the end, 1 s, is not after the start, 1 s"),
+        ("bad-label", "the start '-1' is not a number of seconds"),
+        ("bad-label", "the start 'nan' is not a number of seconds"),
+        ("bad-label", "the start 'soon' is not a number of seconds"),
+        ("listed-twice", "listed twice"),
+        ("segment-outside", "seconds 0 to 5 of a recording of 2.00 s"),
+        ("segment-outside", "seconds 1 to 3 of a recording of 2.00 s"),
+        ("segment-outside", "seconds 5 to 2 of a recording of 2.00 s"),
+    ]
+
+
 def test_the_rest_goes_on(tmp_path: Path) -> None:
     for number in range(6):
         record(tmp_path / f"{number}.wav", 0.2 + 0.1 * number)

@@ -116,6 +116,14 @@ def test_deleted_renamed_and_reordered(root: Path) -> None:
     ]
 
 
+def test_a_bad_line_of_utt2spk_is_named(root: Path) -> None:
+    table = root / "data" / "dev" / "utt2spk"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(["alone", " ", *lines]) + "\n")
+    assert sizes(prepared("libri2mix", root))["dev"] == 6
+    assert [line[5] for line in issues(root)] == ["line 1 is not 'utterance speaker'"]
+
+
 def test_a_command_in_wav_scp_is_named(root: Path) -> None:
     scp = root / "data" / "dev" / "wav.scp"
     lines = scp.read_text().splitlines()

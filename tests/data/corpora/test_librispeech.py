@@ -12,7 +12,7 @@ from speechft.data.labels import label_of, phones_of
 from speechft.errors import DataError
 from speechft.tasks import find_task
 
-LEXICON = "GO  G OW1\nGO  G AO1\nON\tAA1 N\nYES Y EH1 S\n"
+LEXICON = "GO  G OW1\n\nGO  G AO1\nON\tAA1 N\nYES Y EH1 S\n"
 
 
 @pytest.fixture

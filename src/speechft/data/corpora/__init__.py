@@ -52,9 +52,9 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     """Open a corpus, preparing it first where that is needed.
 
     Args:
-        name: Name of an embedded corpus, a CSV or parquet file, the folder or address of a
-            prepared corpus.
-        work_folder: Where the manifests of a CSV go.
+        name: Name of an embedded corpus; the folder or address of a prepared corpus; a CSV, a
+            parquet file, an audiofolder or a folder of parquet files.
+        work_folder: Where the manifests of one's own recordings go.
 
     Raises:
         DataError: There is no such corpus.
@@ -76,9 +76,11 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
             f"corpus {name} has to be prepared first",
             hint=f"speechft prepare {name} ROOT --out DIR, then give DIR",
         )
+    if name and path.is_dir():
+        return generic.prepare(path, work_folder)
     near = nearest(name, synthetic.SPECS)
     raise DataError(
-        f"no corpus {name!r}: neither embedded ({', '.join(synthetic.SPECS)}), nor a CSV, nor a "
-        f"folder with {CORPUS_FILE}",
+        f"no corpus {name!r}: neither embedded ({', '.join(synthetic.SPECS)}), nor a file, nor a "
+        "folder",
         hint=f"did you mean {near!r}?" if near else "make a folder with: speechft prepare",
     )

@@ -115,17 +115,20 @@ def need(root: Path, *names: str, what: str) -> Path:
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a label file, without line ends; a byte order mark is dropped.
 
+    Only line ends end a line: transcripts may hold U+2028 and other separators.
+
     Raises:
         DataError: The file is missing or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError:
         raise DataError(
             f"label file {path} does not exist", hint="unpack the whole archive again"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"label file {path} cannot be read: {error}") from None
+    return lines if lines[-1] else lines[:-1]
 
 
 def audio_below(folder: Path, *patterns: str) -> list[Path]:

@@ -90,7 +90,7 @@ def build(
                 first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
                 raise DataError(f"none of the {total} recordings in {root} can be used{first}")
             kept = {split: items for split, items in splits.items() if items}
-            info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan, kept)}
+            info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
             for file, text in _pair_texts(scan, kept).items():
                 write_text(work.scratch / file, text)
             info["seconds"] = {split: _durations(items) for split, items in kept.items()}
@@ -335,7 +335,7 @@ def _report(issues: list[Issue], total: int) -> None:
         warn(f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE}): {summary(kept)}")
 
 
-def _pairs(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, Any]:
+def _pairs(scan: Scan) -> dict[str, Any]:
     """Return what ``corpus.json`` says about the files beside the manifests."""
     return {"files": sorted(scan.pairs)} if scan.pairs else {}
 

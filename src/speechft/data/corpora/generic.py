@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +21,8 @@ from speechft.errors import DataError
 
 CARD = Card(
     name="generic",
-    title="your own: a CSV with path, split and any of text, phones, speaker, label; a Hugging "
-    "Face audiofolder; or parquet with audio bytes",
+    title="your own: a CSV with path, split and any of start, end, text, phones, speaker, label; a "
+    "Hugging Face audiofolder; or parquet with audio bytes",
     root="a CSV, an audiofolder, or parquet",
     licence="yours",
     hours="any",
@@ -52,7 +54,7 @@ _SPLITS = {
 }
 """Names of splits in files and folders, as Hugging Face reads them."""
 _METADATA = ("metadata.csv", "metadata.jsonl")
-_KNOWN = ("path", "split", "text", "phones", "speaker")
+_KNOWN = ("path", "split", "start", "end", "text", "phones", "speaker")
 _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -78,11 +80,12 @@ def prepare(
     """Turn one's own recordings into a corpus.
 
     A CSV has the columns ``path`` (relative to the CSV or absolute, any format and rate that
-    libsndfile reads), ``split`` (train, dev, test), and any of ``text``, ``phones`` (separated by
-    spaces), ``speaker``, ``label``; further columns become labels of their own name. A folder is
-    read as Hugging Face's ``audiofolder`` (``metadata.csv`` or ``.jsonl`` with ``file_name``, or
-    ``split/label/*.wav``) or holds parquet files. Recordings that cannot be used are left out,
-    counted, and named in ``issues.tsv``.
+    libsndfile reads), ``split`` (train, dev, test), and any of ``start`` and ``end`` (seconds, for
+    a segment of a longer recording), ``text``, ``phones`` (separated by spaces), ``speaker``,
+    ``label``; further columns become labels of their own name. A folder is read as Hugging Face's
+    ``audiofolder`` (``metadata.csv`` or ``.jsonl`` with ``file_name``, or ``split/label/*.wav``)
+    or holds parquet files. Recordings that cannot be used are left out, counted, and named in
+    ``issues.tsv``.
 
     Args:
         place: The CSV, parquet file or folder.
@@ -140,7 +143,7 @@ def _require(
         raise DataError(
             f"corpus table {path} lacks the column {', '.join(missing)}; "
             f"it has: {', '.join(given)}",
-            hint="columns are path, split and any of text, phones, speaker, label",
+            hint="columns are path, split and any of start, end, text, phones, speaker, label",
         )
 
 
@@ -163,8 +166,7 @@ def _audiofolder(root: Path) -> Table:
     table = Table([], [], metadata, root)
     for path in metadata:
         for row in _metadata_rows(path):
-            place = (path.parent / row["path"]).relative_to(root)
-            split = _SPLITS.get(row.get("split", ""), row.get("split")) or _split_of(place)
+            split = row.get("split") or _split_by_folder(path, row["path"], root)
             table.rows.append({**row, "split": split or "train"})
             table.audio.append(_resolve(path.parent, row["path"]))
     if metadata:
@@ -189,6 +191,13 @@ def _audiofolder(root: Path) -> Table:
             "and no parquet"
         )
     return table
+
+
+def _split_by_folder(metadata: Path, text: str, root: Path) -> str | None:
+    """Return the split that the folder of a recording names, or that of its metadata."""
+    top, place = (Path(os.path.abspath(path)) for path in (root, metadata.parent / text))
+    inside = place.is_relative_to(top) and _split_of(place.relative_to(top))
+    return inside or _split_of(metadata.relative_to(root))
 
 
 def _split_of(place: Path) -> str | None:
@@ -225,7 +234,7 @@ def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
     table = Table([], [], paths, root)
     for path in paths:
         split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
-        place = folder / "audio" / path.stem
+        place = folder / "audio" / path.relative_to(root).with_suffix("")
         for row, audio in read_parquet(path, place, root):
             table.rows.append({"split": split, **as_cells(row), "path": str(audio)})
             table.audio.append(audio)
@@ -241,15 +250,19 @@ def _scan(table: Table) -> Scan:
 
 
 def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
-    seen: set[Path] = set()
+    seen: set[tuple[Path, float | None, float | None]] = set()
     for number, (row, path) in enumerate(zip(table.rows, table.audio, strict=True)):
-        problem = _row_problem(row)
-        if problem is None and path in seen:
+        try:
+            start, end = _seconds(row, "start"), _seconds(row, "end")
+            problem = _row_problem(row, start, end)
+        except ValueError as error:
+            start, end, problem = None, None, str(error)
+        if problem is None and (path, start, end) in seen:
             issues.append(Issue("listed-twice", "listed twice", row["path"]))
         elif problem is not None:
             issues.append(Issue("bad-label", problem, row["path"]))
         else:
-            seen.add(path)
+            seen.add((path, start, end))
             yield (
                 Draft(
                     id=f"{number:07d}-{path.stem}",
@@ -258,16 +271,33 @@ def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
                     speaker=row.get("speaker") or None,
                     phones=[(phone, 0.0, 0.0) for phone in row.get("phones", "").split()],
                     labels={k: v for k, v in row.items() if v and k not in _KNOWN},
+                    start=start,
+                    end=end,
                 ),
-                row["split"],
+                _SPLITS.get(row["split"], row["split"]),
             )
 
 
-def _row_problem(row: Mapping[str, str]) -> str | None:
+def _seconds(row: Mapping[str, str], column: str) -> float | None:
+    text = row.get(column, "")
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ValueError(f"the {column} {text!r} is not a number of seconds")
+    return value
+
+
+def _row_problem(row: Mapping[str, str], start: float | None, end: float | None) -> str | None:
     if not row["path"]:
         return "the path is empty"
     if not row.get("split"):
         return "the split is empty"
     if not _SPLIT_NAME.fullmatch(row["split"]):
         return f"the split {row['split']!r} is not a plain name such as train, dev, test"
+    if end is not None and end <= (start or 0.0):
+        return f"the end, {end:g} s, is not after the start, {start or 0.0:g} s"
     return None

@@ -89,11 +89,11 @@ def _turns(folder: Path, result: Scan) -> dict[str, list[tuple[str, float, float
     segments, rttm = folder / "segments", folder / "rttm"
     if segments.is_file():
         result.sources += [segments, folder / "utt2spk"]
-        speakers = dict(line.split(maxsplit=1) for line in read_lines(folder / "utt2spk") if line)
+        speakers = _speakers(folder, result)
         for number, line in enumerate(read_lines(segments), 1):
             try:
                 utterance, recording, start, end = line.split()
-                turn = (speakers[utterance].strip(), float(start), float(end))
+                turn = (speakers[utterance], float(start), float(end))
             except (ValueError, KeyError):
                 _bad(segments, number, "utterance recording start end", folder, result)
             else:
@@ -110,6 +110,18 @@ def _turns(folder: Path, result: Scan) -> dict[str, list[tuple[str, float, float
             except (ValueError, IndexError):
                 _bad(rttm, number, "SPEAKER recording 1 start length ... speaker", folder, result)
     return turns
+
+
+def _speakers(folder: Path, result: Scan) -> dict[str, str]:
+    """Return the speaker of each utterance."""
+    speakers = {}
+    for number, line in enumerate(read_lines(folder / "utt2spk"), 1):
+        cells = line.strip().split(maxsplit=1)
+        if len(cells) == 2:
+            speakers[cells[0]] = cells[1]
+        elif cells:
+            _bad(folder / "utt2spk", number, "utterance speaker", folder, result)
+    return speakers
 
 
 def _bad(path: Path, number: int, wanted: str, folder: Path, result: Scan) -> None:

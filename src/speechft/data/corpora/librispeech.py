@@ -107,9 +107,9 @@ def _add_phones(result: Scan, places: list[Path]) -> None:
     for place in places:
         result.sources.append(place)
         for line in read_lines(place):
-            word, *phones = line.split()
-            if phones:
-                pronunciations.setdefault(word.upper(), phones)
+            cells = line.split()
+            if len(cells) > 1:
+                pronunciations.setdefault(cells[0].upper(), cells[1:])
     unknown: dict[str, int] = {}
     for drafts in result.splits.values():
         for draft in drafts:

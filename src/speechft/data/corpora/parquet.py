@@ -79,7 +79,7 @@ def _audio(value: Any, number: int, folder: Path, root: Path) -> Path:
         return (root / name).resolve() if name else folder / f"{number:07d}-without-audio"
     suffix = _MAGIC.get(content[:4]) or Path(name).suffix or ".audio"
     path = folder / f"{number:07d}{suffix}"
-    if not (path.is_file() and path.stat().st_size == len(content)):
+    if not (path.is_file() and path.read_bytes() == content):
         with atomic_write(path) as file:
             file.write(content)
     return path.resolve()

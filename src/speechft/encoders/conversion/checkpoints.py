@@ -22,10 +22,10 @@ from typing import Any
 from speechft.checkpoint import (
     CONFIG_NAME,
     INDEX_NAME,
-    PROCESSOR_NAME,
     WEIGHTS_NAME,
     read_header,
     read_json,
+    read_processor,
     weight_files,
 )
 from speechft.encoders.conversion import configs
@@ -79,7 +79,7 @@ class Checkpoint:
     folder: Path | None = None
     """The Hugging Face folder, where it is one."""
     processor: dict[str, Any] | None = None
-    """What the folder says about the audio it takes (``preprocessor_config.json``)."""
+    """What the folder says about the audio it takes, see `read_processor`."""
     content: dict[str, Any] = field(default_factory=dict)
     """What else an s3prl file holds, by key, without tensors."""
     weights_key: str | None = None
@@ -163,8 +163,6 @@ def _open_folder(folder: Path) -> Checkpoint:
             f"{folder} holds no weights: neither {WEIGHTS_NAME} nor {BIN_NAME}",
             hint=_similar_files(folder),
         )
-    has_processor = (folder / PROCESSOR_NAME).is_file()
-    processor = read_json(folder / PROCESSOR_NAME) if has_processor else None
     return _identify(
         str(folder),
         "hf",
@@ -173,7 +171,7 @@ def _open_folder(folder: Path) -> Checkpoint:
         config,
         files=files,
         folder=folder,
-        processor=processor if isinstance(processor, dict) else None,
+        processor=read_processor(folder),
     )
 
 

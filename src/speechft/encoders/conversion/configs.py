@@ -72,7 +72,8 @@ def to_hugging_face(
         CheckpointError: A needed field is missing or has a value that has no counterpart.
     """
     model, task = sections(content)
-    family = family or family_by_name(str(model.get("_name", task.get("_name", ""))))
+    name = model.get("_name") or model.get("arch") or task.get("_name", "")  # arch: before hydra
+    family = family or family_by_name(str(name))
     if family not in ARCHITECTURES:
         raise unsupported_family(family)
     config: dict[str, Any] = {"model_type": family, "architectures": [ARCHITECTURES[family]]}

@@ -70,8 +70,9 @@ def s3prl_checkpoint(
     """Return the content of an s3prl ``.pt`` file.
 
     A base that is such a file, or was converted from one, gives all but the weights. For other
-    bases the configuration is translated, and pre-training heads that s3prl insists on and that
-    ``weights`` lack are filled with zeros: they take no part in features.
+    bases, and for a wav2vec 2.0 of fairseq that lost its quantizer in fine-tuning, the
+    configuration is translated, and pre-training heads that s3prl insists on and that ``weights``
+    lack are filled with zeros: they take no part in features.
 
     Args:
         base: The model that the weights belong to.
@@ -82,8 +83,10 @@ def s3prl_checkpoint(
         CheckpointError: The base does not tell its configuration, or s3prl has no such family.
     """
     rest = rest_of(base)
+    lacks_heads = base.family == "wav2vec2" and "quantizer.vars" not in weights
     if rest is not None and rest.weights_key is not None:
-        if "cfg" in rest.content or "args" in rest.content:
+        is_fairseq = "cfg" in rest.content or "args" in rest.content
+        if is_fairseq and not lacks_heads:
             return _from_fairseq(base.family, rest.content, weights)
         if "model_cfg" in rest.content or base.family == "decoar2":
             return {**rest.content, rest.weights_key: dict(weights)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, read_json
+from speechft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
 from speechft.console import log
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint, open_checkpoint
@@ -63,23 +63,33 @@ def complete_settings(
         )
     settings = dict(settings)
     if settings.get("do_normalize") is None and family != "decoar2":
-        # as published: models with a layer norm after every convolution want normalised waveforms
-        settings["do_normalize"] = settings.get("feat_extract_norm", "layer") == "layer"
+        settings["do_normalize"] = implied_normalisation(settings)
     return settings
+
+
+def implied_normalisation(settings: Mapping[str, Any]) -> bool:
+    """Return whether an encoder takes normalised waveforms when nothing says so.
+
+    As published: models with a layer norm after every convolution do.
+    """
+    return bool(settings.get("feat_extract_norm", "layer") == "layer")
+
+
+def sidecar(file: Path) -> Path | None:
+    """Return the configuration that lies beside a file of weights; None where there is none."""
+    candidates = [file.with_suffix(".config.json")]
+    if file.name in (WEIGHTS_NAME, BIN_NAME):
+        candidates.append(file.with_name(CONFIG_NAME))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def _beside(checkpoint: Checkpoint) -> Path | None:
     """Return the file that holds the configuration of a checkpoint without one."""
-    candidates = []
-    if checkpoint.folder is None and len(checkpoint.files) == 1:
-        file = checkpoint.files[0]
-        candidates.append(file.with_suffix(".config.json"))
-        if file.name in (WEIGHTS_NAME, BIN_NAME):
-            candidates.append(file.with_name(CONFIG_NAME))
+    is_file = checkpoint.folder is None and len(checkpoint.files) == 1
+    if is_file and (beside := sidecar(checkpoint.files[0])) is not None:
+        return beside
     upstream = (checkpoint.content.get("Args") or {}).get("upstream_ckpt")
-    if isinstance(upstream, str):
-        candidates.append(Path(upstream))
-    return next((path for path in candidates if path.is_file()), None)
+    return Path(upstream) if isinstance(upstream, str) and Path(upstream).is_file() else None
 
 
 def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -93,9 +103,9 @@ def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected a configuration")
     if "model_type" in content:
-        processor = path.with_name(PROCESSOR_NAME)
-        if "do_normalize" not in content and processor.is_file():
-            content["do_normalize"] = read_json(processor).get("do_normalize", False)
+        processor = read_processor(path.parent)
+        if "do_normalize" not in content and processor is not None:
+            content["do_normalize"] = processor.get("do_normalize")
         return content
     if "encoder_embed_dim" in content:
         content = {"cfg": content}

@@ -190,7 +190,7 @@ def test_trim_keeps_phones_within_the_audio() -> None:
     quiet, loud = np.zeros(8_000, np.float32), np.full(16_000, 0.5, np.float32)
     waveform = np.concatenate([quiet, loud, quiet])
     given = [(SILENCE, 0.0, 0.5), ("AA", 0.5, 1.5), ("T", 1.6, 1.7), (SILENCE, 1.7, 2.0)]
-    trimmed, phones = worker._trim(waveform, given)
+    trimmed, phones = worker.trim(waveform, given)
     assert len(trimmed) == 16_000 + 2 * 960
     assert phones[0] == (SILENCE, 0.0, 0.06)
     assert phones[1] == ("AA", 0.06, 1.06)
@@ -201,12 +201,12 @@ def test_trim_keeps_phones_within_the_audio() -> None:
 
 def test_align_splits_double_phones_and_follows_the_warp() -> None:
     speech = Speech(np.zeros(22_050, np.float32), 22_050, (("@L", 0.0), ("_:", 0.6)))
-    assert worker._align(speech, 1.0) == [
+    assert worker.align(speech, 1.0) == [
         ("AH", 0.0, 0.3),
         ("L", 0.3, 0.6),
         (SILENCE, 0.6, 1.0),
     ]
-    warped = worker._align(speech, 1.1)
+    warped = worker.align(speech, 1.1)
     assert [end for _, _, end in warped] == pytest.approx([0.33, 0.66, 1.1])
 
 

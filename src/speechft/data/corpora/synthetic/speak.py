@@ -17,7 +17,7 @@ import soundfile
 from speechft.checkpoint import write_text
 from speechft.data.acoustics import SAMPLE_RATE, distort, resample, set_level
 from speechft.data.corpora.synthetic.espeak import Espeak, Prosody
-from speechft.data.corpora.synthetic.worker import _align, _trim
+from speechft.data.corpora.synthetic.worker import align, trim
 from speechft.errors import SpeechftError
 
 
@@ -39,8 +39,8 @@ def _say(espeak: Espeak, line: dict[str, Any], folder: Path) -> dict[str, Any]:
     espeak.seed(line["seed"] % 2**31)
     speech = espeak.say(line["text"], line["voice"], Prosody(**line["prosody"]))
     waveform = resample(speech.waveform, line["warp"] * SAMPLE_RATE / speech.sample_rate)
-    phones = _align(speech, line["warp"]) if line["aligned"] else []
-    waveform, phones = _trim(waveform, phones)
+    phones = align(speech, line["warp"]) if line["aligned"] else []
+    waveform, phones = trim(waveform, phones)
     rng = np.random.default_rng(line["seed"])
     if line["noise"]:
         waveform = distort(waveform, rng)

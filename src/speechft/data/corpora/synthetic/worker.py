@@ -70,8 +70,8 @@ def _utterance(
     speech = espeak.say(text.words, f"{accent}+{speaker.variant}", prosody(speaker, style, rng))
     ratio = speaker.warp * SAMPLE_RATE / speech.sample_rate
     waveform = resample(speech.waveform, ratio)
-    phones = [] if foreign else _align(speech, speaker.warp)
-    waveform, phones = _trim(waveform, phones)
+    phones = [] if foreign else align(speech, speaker.warp)
+    waveform, phones = trim(waveform, phones)
     if partition["noise"]:
         waveform = distort(waveform, rng)
     waveform = set_level(waveform, rng.uniform(-32.0, -20.0))
@@ -91,7 +91,7 @@ def _utterance(
     }
 
 
-def _align(speech: Speech, warp: float) -> list[tuple[str, float, float]]:
+def align(speech: Speech, warp: float) -> list[tuple[str, float, float]]:
     """Return (phone, start, end) in seconds of the warped signal."""
     duration = len(speech.waveform) / speech.sample_rate
     starts = [start for _, start in speech.phonemes[1:]] + [duration]
@@ -104,7 +104,7 @@ def _align(speech: Speech, warp: float) -> list[tuple[str, float, float]]:
     return [(phone, start * warp, end * warp) for phone, start, end in aligned]
 
 
-def _trim(
+def trim(
     waveform: np.ndarray[Any, np.dtype[np.float32]], phones: list[tuple[str, float, float]]
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[tuple[str, float, float]]]:
     """Cut pauses at both ends down to ``_EDGE`` and shift the alignment."""
