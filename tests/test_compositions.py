@@ -152,3 +152,53 @@ def test_compositions_that_contradict_themselves(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         check_composition(_recipe(tiny_hubert, tones, composition=composition))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"composition": {"kind": "average", "tasks": ["pr", "sdi"]}}, "unknown task 'sdi'"),
+        (
+            {
+                "composition": {
+                    "kind": "sequential",
+                    "tasks": ["pr", "sid"],
+                    "overrides": {"sid": {"stepz": 3}},
+                }
+            },
+            "composition.overrides of sid: unknown key 'stepz'",
+        ),
+        (
+            {"data": {"corpus": "x", "corpora": {"sdi": "y"}}},
+            r"data\.corpora: task 'sdi' is not tuned on; tasks are: pr, sid",
+        ),
+        (
+            {
+                "composition": {"kind": "single"},
+                "finetuning": {"task": "hubert", "steps": 4, "learning_rate": 1e-3},
+                "baselines": ["l2sp"],
+            },
+            "strategy l2sp is for tasks with labels",
+        ),
+    ],
+)
+def test_recipes_that_cannot_be_run_are_refused_before_anything_is(
+    tiny_hubert: Path, tones: Corpus, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_composition(_recipe(tiny_hubert, tones, **changes))
+
+
+def test_settings_without_effect_go_on_where_it_was(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    recipe = _recipe(tiny_hubert, tones)
+
+    def tune(**changes: object) -> int:
+        config = recipe.finetuning.model_copy(update={"task": "sid", **changes})
+        folder = Composer(recipe, {"*": tones}, tmp_path).tune(config, recipe.encoder, tmp_path)
+        return (folder / "model.safetensors").stat().st_ino
+
+    first = tune()
+    assert tune(checkpoint_every=2, keep=5, trackers=("tensorboard",)) == first
+    assert tune(learning_rate=1e-3) != first

@@ -14,10 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers import tone_corpus
 from speechft import pipeline
 from speechft.checkpoint import file_digest, read_json
 from speechft.data.manifest import Corpus
-from speechft.errors import DataError
+from speechft.errors import ConfigError, DataError
 from speechft.evaluation.suite import EvaluationConfig, slug
 from speechft.recipe import Recipe
 from speechft.results import read_rows
@@ -124,6 +125,29 @@ def test_evaluate_names_encoders_and_writes_rows(
     rows = pipeline.evaluate([str(tiny_hubert), "mfcc"], str(tones.folder), config, tmp_path)
     assert [row.encoder for row in rows] == [tiny_hubert.name, "mfcc"]
     assert read_rows(tmp_path / "results.jsonl") == rows
+
+
+def test_a_run_may_evaluate_on_other_corpora(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = tone_corpus(tmp_path / "other", speakers=4, per_speaker=3, seed=9)
+    data = {"corpus": str(tones.folder), "evaluation": [str(other.folder)]}
+    recipe = _recipe(tiny_hubert, tones, data=data)
+    quick = recipe.finetuning.model_copy(update={"steps": 4})
+    recipe = recipe.model_copy(update={"finetuning": quick, "baselines": ()})
+    summary = pipeline.run(recipe, tmp_path / "run")
+    assert {row.n for row in summary.rows} == {12}, "of the other corpus"
+    assert other.digest[:12] in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_wrong_floors_are_refused_before_anything_is_done(
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+) -> None:
+    recipe = _recipe(tiny_hubert, tones, evaluation={"tasks": ["sid"], "floors": ["mffc"]})
+    with pytest.raises(ConfigError, match="unknown floor 'mffc'"):
+        pipeline.run(recipe, tmp_path)
+    assert not (tmp_path / "finetuning").exists()
 
 
 def test_a_second_evaluation_adds_to_the_first(

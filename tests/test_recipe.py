@@ -70,6 +70,23 @@ def test_overrides_are_typed_and_checked() -> None:
     assert caught.value.hint == "did you mean 'alpha'?"
 
 
+def test_values_from_python_are_taken_as_they_are() -> None:
+    changes = {
+        "encoder": Path("/data/run #3/encoder"),
+        "title": "a: b",
+        "baselines": (),
+        "finetuning.hidden": None,
+        "merging.curve": (0.5,),
+        "evaluation.tasks": ("sid",),
+    }
+    recipe = load_recipe(Recipe, "demo", changes=changes)
+    assert (recipe.encoder, recipe.title) == ("/data/run #3/encoder", "a: b")
+    assert (recipe.baselines, recipe.finetuning.hidden) == ((), None)
+    assert (recipe.merging.curve, recipe.evaluation.tasks) == ((0.5,), ("sid",))
+    with pytest.raises(ConfigError, match=r"merging\.curve\.0: Input should be less than"):
+        load_recipe(Recipe, "demo", changes={"merging.curve": (1.5,)})
+
+
 @pytest.mark.parametrize("alpha", ["-0.1", "1.5", "half"])
 def test_alpha_outside_its_range(alpha: str) -> None:
     with pytest.raises(ConfigError, match=r"merging\.alpha") as caught:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import SafetensorError
 
 from speechft.errors import RunError
 from speechft.runs import STAGE_FILE, lock, stage
@@ -114,12 +115,28 @@ def test_an_exception_keeps_the_scratch_for_the_next_run(tmp_path: Path) -> None
     assert visible(tmp_path) == {"half.txt", STAGE_FILE}
 
 
-def test_scratch_of_another_key_is_not_taken_up(tmp_path: Path) -> None:
+def test_scratch_of_another_key_is_not_taken_up_but_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ZeroDivisionError):
         leave_half(tmp_path, "one")
-    with stage(tmp_path, name="make", config={"text": "two"}) as work:
-        assert list(work.scratch.iterdir()) == []
-        assert len(list(work.scratch.parent.iterdir())) == 1
+    with pytest.raises(ZeroDivisionError):
+        leave_half(tmp_path, "two")
+    assert len(list((tmp_path / ".partial").iterdir())) == 2
+    assert "was begun with other settings" in " ".join(capsys.readouterr().err.split())
+    with stage(tmp_path, name="make", config={"text": "one"}) as work:
+        assert list(work.scratch.iterdir()), "what the first had done is still there"
+    assert not capsys.readouterr().err
+    assert not work.scratch.parent.exists()
+
+
+def test_a_full_disk_under_safetensors_is_one_message(tmp_path: Path) -> None:
+    text = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(RunError, match="no space left to write"),
+        stage(tmp_path, name="make", config={}),
+    ):
+        raise SafetensorError(text)
 
 
 @pytest.mark.parametrize(

@@ -31,10 +31,11 @@ def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
     Raises:
         SpeechftError: Something is wrong with recipe, data or encoder.
     """
-    overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
     with leading() as first:
         if first:
-            pipeline.finetune_recipe(load_recipe(Recipe, recipe, overrides), Path(out))
+            loaded = load_recipe(Recipe, recipe, changes=changes)
+            pipeline.finetune_recipe(loaded, Path(out))
     return Path(out) / "encoder"
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from speechft.checkpoint import read_json
+from speechft.config import build
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of, resolve_encoder
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
-from speechft.finetuning.config import FinetuningConfig, Strategy
-from speechft.finetuning.distributed import share_job
-from speechft.finetuning.finetune import finetune
+from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
+from speechft.finetuning.distributed import shared_job
+from speechft.finetuning.finetune import check_config, finetune
 from speechft.merging import merge
 from speechft.recipe import Recipe
 from speechft.runs import stage
@@ -102,7 +103,14 @@ class Composer:
         """Return the fine-tuning of one of several tasks."""
         changes = self.recipe.composition.overrides.get(task, {})
         content = {**config.as_dict(), "task": task, "tasks": {}, **changes}
-        return FinetuningConfig.model_validate(content)
+        return build(FinetuningConfig, content, f"composition.overrides of {task}")
+
+    def plans(self, strategy: Strategy) -> list[FinetuningConfig]:
+        """Return every fine-tuning that a strategy takes."""
+        config = self.recipe.finetuning.model_copy(update={"strategy": strategy})
+        if self.recipe.composition.kind == "single":
+            return [config]
+        return [self._for(config, task) for task in self.recipe.composition.tasks]
 
     def _tune(self, config: FinetuningConfig, base: str, place: str) -> Path:
         return self.tune(config, base, self.folder / "finetuning" / place)
@@ -114,8 +122,10 @@ class Composer:
         digests = {name: corpus.digest for name, corpus in corpora.items()}
         same = len(set(digests.values())) == 1
         corpus: Any = next(iter(corpora.values())) if same else corpora
-        settings = {"finetuning": config.as_dict(), "seed": self.recipe.seed}
+        settings = {"finetuning": config.with_effect(), "seed": self.recipe.seed}
         inputs = {"encoder": digest_of(base)}
+        if config.task == PRETRAINING and config.targets.source != "self":
+            inputs["targets"] = digest_of(config.targets.source)
         inputs |= (
             {"corpus": corpus.digest} if same else {f"corpus {n}": d for n, d in digests.items()}
         )
@@ -123,8 +133,8 @@ class Composer:
             if not work.done:
                 job = {"config": config, "base": base, "corpus": corpus, "folder": work.scratch}
                 job["seed"] = self.recipe.seed
-                share_job({**job, "corpus": _light(corpus)})
-                finetune(**job, cache=self.cache)
+                with shared_job({**job, "corpus": _light(corpus)}):
+                    finetune(**job, cache=self.cache)
         return folder / "encoder"
 
     def _merge(self, base: str, tuned: Sequence[Path], alpha: float, place: str) -> Path:
@@ -144,11 +154,29 @@ class Composer:
 
 
 def check_composition(recipe: Recipe) -> None:
-    """Refuse a composition that contradicts itself.
+    """Refuse a recipe whose fine-tunings cannot be run, before anything is.
 
     Raises:
-        ConfigError: Too few tasks, or a key for a task that is not among them.
+        ConfigError: Too few tasks, a key for a task that is not among them, or a fine-tuning that
+            contradicts itself.
     """
+    _check_tasks(recipe)
+    composer = Composer(recipe, {}, Path())
+    for strategy in dict.fromkeys((recipe.finetuning.strategy, *recipe.baselines)):
+        plans = composer.plans(strategy)
+        for config in plans:
+            check_config(config)
+        known = {task for config in plans for task in config.task_weights()}
+        for task in recipe.data.corpora:
+            if task not in known:
+                raise ConfigError(
+                    f"data.corpora: task {task!r} is not tuned on; tasks are: "
+                    f"{', '.join(sorted(known))}"
+                )
+
+
+def _check_tasks(recipe: Recipe) -> None:
+    """Refuse a composition with too few tasks, or with keys for others."""
     composition = recipe.composition
     if composition.kind == "single":
         if composition.tasks or composition.overrides:

@@ -53,7 +53,7 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
     Raises:
         ConfigError: An override has no ``=`` or goes through a key that is not a mapping.
     """
-    result = _copy(content)
+    changes = []
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
@@ -61,14 +61,26 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
                 f"override {override!r} is not of the form key=value",
                 hint="write for example --set finetuning.learning_rate=1e-4",
             )
+        changes.append((key.strip(), _scalar(text)))
+    return apply_changes(content, changes)
+
+
+def apply_changes(content: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return ``content`` with values put in under keys such as ``finetuning.steps``, one by one.
+
+    Raises:
+        ConfigError: A key goes through another that is not a mapping.
+    """
+    result = _copy(content)
+    for key, value in changes:
         node = result
-        *parents, leaf = key.strip().split(".")
+        *parents, leaf = key.split(".")
         for parent in parents:
             child = node.setdefault(parent, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"override {override!r}: {parent!r} holds a value, not a section")
+                raise ConfigError(f"override of {key!r}: {parent!r} holds a value, not a section")
             node = child
-        node[leaf] = _scalar(text)
+        node[leaf] = str(value) if isinstance(value, Path) else value
     return result
 
 

@@ -24,7 +24,6 @@ from speechft.evaluation.suite import (
     Candidate,
     EvaluationConfig,
     assign_tasks,
-    choose_tasks,
     evaluate_encoder,
     slug,
 )
@@ -47,6 +46,8 @@ class Run:
     corpus: Corpus
     corpora: dict[str, Corpus]
     tasks: list[Task]
+    evaluated: dict[str, Corpus]
+    """The corpus that each task is evaluated on."""
     cache: DownsamplerCache = field(default_factory=DownsamplerCache)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -171,10 +172,18 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     """Check what can be checked before any work, and open the corpus."""
     log(f"encoder: {recipe.encoder} (sha256 {digest_of(recipe.encoder)[:12]})")
     check_composition(recipe)
+    for name in recipe.evaluation.floors:
+        _floor(name, recipe)
     corpora = _corpora(recipe, folder)
     corpus = corpora["*"]
-    log(f"corpus: {corpus.name} (digest {corpus.digest[:12]}) in {corpus.place}")
-    state = Run(recipe, folder, corpus, corpora, choose_tasks(recipe.evaluation, corpus))
+    further = [
+        find_corpus(name, folder / f"corpus-evaluation-{number}")
+        for number, name in enumerate(recipe.data.evaluation, 1)
+    ]
+    for one in (corpus, *further):
+        log(f"corpus: {one.name} (digest {one.digest[:12]}) in {one.place}")
+    tasks, evaluated = assign_tasks(recipe.evaluation, further or [corpus])
+    state = Run(recipe, folder, corpus, corpora, tasks, evaluated)
     state.seconds["corpus"] = time.monotonic() - started
     write_text(folder / "recipe.yaml", recipe.as_yaml())
     return state
@@ -243,7 +252,7 @@ def _evaluate_one(
     return evaluate_encoder(
         candidate,
         tasks,
-        state.corpus,
+        state.evaluated,
         config,
         place,
         seed=state.recipe.seed,
@@ -272,7 +281,7 @@ def _curve(state: Run, rows: Sequence[ResultRow], merged: Mapping[float, Path]) 
     wanted = {task.name for task in tasks}
     ends = {PRE_TRAINED: 0.0, names.tuned: 1.0, names.merged: recipe.merging.alpha}
     curve = [
-        _as_dev(row, ends[row.encoder], state.corpus)
+        _as_dev(row, ends[row.encoder], state.evaluated[row.task])
         for row in rows
         if row.encoder in ends and row.task in wanted
     ]
@@ -295,14 +304,19 @@ def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:
     return row.model_copy(update=changes)
 
 
-def scores(rows: Sequence[ResultRow], corpus: Corpus) -> dict[str, float | None]:
-    """Return the miniature SUPERB score by encoder; None where the anchors do not apply."""
+def scores(rows: Sequence[ResultRow], evaluated: Mapping[str, Corpus]) -> dict[str, float | None]:
+    """Return the miniature SUPERB score by encoder; None where the anchors do not apply.
+
+    Args:
+        rows: Figures.
+        evaluated: The corpus of each task.
+    """
     anchors = load_anchors()
     figures: dict[str, dict[str, float]] = {}
     for row in mean_over_seeds(rows):
         if row.metric == TASKS[row.task].measures[0].name:
             figures.setdefault(row.encoder, {})[row.task] = row.value
-    fits = corpus.info.get("spec") == anchors.corpus
+    fits = all(corpus.info.get("spec") == anchors.corpus for corpus in evaluated.values())
     fits = fits and all(row.protocol == anchors.protocol for row in rows)
     return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
 
@@ -321,7 +335,7 @@ def _report(
     said = verdict(rows, folder / "evaluation", recipe.tuned_on, names, recipe.verdict)
     between = [row for row in curve if row.encoder not in {r.encoder for r in rows}]
     write_rows(folder / "results.jsonl", [*rows, *between])
-    by_encoder, shown = scores(rows, state.corpus), mean_over_seeds(rows)
+    by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)
     histories = {name: h for made in models.values() for name, h in made.histories.items()}
     report = Report(
         title=recipe.title,
@@ -352,9 +366,12 @@ def _facts(state: Run, command: str) -> dict[str, str]:
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
     versions = f"speechft {speechft.__version__}, torch {torch.__version__}"
+    others = {c.name: c.digest[:12] for c in state.evaluated.values() if c is not corpus}
+    evaluated = ", ".join(f"{name}, digest {digest}" for name, digest in others.items())
     return {
         "command": command,
         "corpus": f"{corpus.name}, digest {corpus.digest[:12]}; utterances: {sizes}",
+        **({"corpora of the evaluation": evaluated} if evaluated else {}),
         "licence of the data": str(corpus.info.get("licence", "not known")),
         "encoder": f"{state.recipe.encoder}, sha256 {digest_of(state.recipe.encoder)[:12]}",
         "time of this run": times,

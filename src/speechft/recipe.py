@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from speechft.config import Config, apply_overrides, build, read_yaml
+from speechft.config import Config, apply_changes, apply_overrides, build, read_yaml
 from speechft.errors import unknown_choice
 from speechft.evaluation.suite import EvaluationConfig
 from speechft.finetuning.config import FinetuningConfig, Strategy
@@ -26,6 +26,9 @@ class DataConfig(Config):
     """Embedded corpus, a CSV of your own recordings, or the folder of a prepared corpus."""
     corpora: dict[str, str] = Field(default_factory=dict)
     """Corpora to fine-tune on by task, where that is not the one above."""
+    evaluation: tuple[str, ...] = ()
+    """Corpora of the evaluation, where that is not ``corpus``: a task takes the first that has
+    lists of its own for it, else the first that supports it."""
 
 
 class MergingConfig(Config):
@@ -33,7 +36,7 @@ class MergingConfig(Config):
 
     alpha: float = Field(default=0.25, ge=0.0, le=1.0)
     """Coefficient: theta = (1 - alpha) theta_0 + alpha theta'."""
-    curve: tuple[float, ...] = ()
+    curve: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = ()
     """Further coefficients that are merged and looked at on dev only."""
     curve_tasks: tuple[str, ...] = ()
     """Tasks of the curve; all tasks of the evaluation where it has none of these."""
@@ -116,11 +119,22 @@ def find_recipe(name: str) -> Path:
     raise unknown_choice("recipe", name, packaged)
 
 
-def load_recipe(kind: type[Kind], name: str, overrides: Sequence[str] = ()) -> Kind:
-    """Load a recipe with ``key=value`` overrides.
+def load_recipe(
+    kind: type[Kind],
+    name: str,
+    overrides: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> Kind:
+    """Load a recipe.
+
+    Args:
+        kind: What it describes.
+        name: Packaged name or YAML file.
+        overrides: ``key=value`` as text, from the command line.
+        changes: Values by key, from Python.
 
     Raises:
         ConfigError: The recipe does not exist or holds something that is not allowed.
     """
-    path = find_recipe(name)
-    return build(kind, apply_overrides(read_yaml(path), overrides), f"recipe {name}")
+    content = apply_overrides(read_yaml(find_recipe(name)), overrides)
+    return build(kind, apply_changes(content, (changes or {}).items()), f"recipe {name}")

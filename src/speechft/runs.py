@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from speechft.checkpoint import json_digest, read_json, sync_folder, write_error, write_json
+from speechft.console import warn
 from speechft.errors import CheckpointError, RunError
 
 STAGE_FILE = "stage.json"
@@ -61,7 +64,7 @@ def stage(
         done = _is_complete(folder, key)
         scratch = folder / ".partial" / key[:16]
         if not done:
-            _discard_others(scratch)
+            _mention_others(scratch)
             _make(scratch)
         try:
             yield Stage(folder, scratch, key, done)
@@ -69,6 +72,10 @@ def stage(
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise write_error(folder, error) from error
             raise
+        except SafetensorError as error:  # it wraps errors of the file system in text
+            if f"os error {errno.ENOSPC}" not in str(error):
+                raise
+            raise write_error(folder, OSError(errno.ENOSPC, str(error))) from error
         if not done:
             _publish(folder, scratch, {"key": key, **content})
 
@@ -135,11 +142,17 @@ def _make(folder: Path) -> None:
         raise write_error(folder, error) from None
 
 
-def _discard_others(scratch: Path) -> None:
-    if scratch.parent.is_dir():
-        for other in scratch.parent.iterdir():
-            if other != scratch:
-                shutil.rmtree(other, ignore_errors=True)
+def _mention_others(scratch: Path) -> None:
+    """Say that work of other settings lies there: it is kept until this stage is complete."""
+    if scratch.is_dir() or not scratch.parent.is_dir():
+        return
+    for other in scratch.parent.iterdir():
+        if other.name != "replaced" and any(other.iterdir()):
+            warn(
+                f"{scratch.parent.parent} was begun with other settings; with them it would go on, "
+                "with these it starts anew"
+            )
+            return
 
 
 def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ def train(folder: Path, corpus: Corpus, accumulation: int) -> None:
     finetune_encoder(tiny_encoder(), config, corpus, folder, seed=1, splits=("train", "dev"))
 
 
-def _launch(arguments: list[str]) -> str:
+def _launch(arguments: list[str], code: int = 0) -> str:
     """Start two processes on a free port; return what they said."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -72,8 +72,10 @@ def _launch(arguments: list[str]) -> str:
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env=settings, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=settings, check=False, timeout=280
+    )
+    assert done.returncode == code, done.stderr[-3000:]
     return done.stderr
 
 
@@ -165,6 +167,24 @@ def test_followers_take_part_in_fine_tuning_and_in_nothing_else(
     assert (tmp_path / "run" / "merged" / "model.safetensors").is_file()
     history = json.loads((tmp_path / "run" / "finetuning" / "stable" / "history.json").read_text())
     assert len(history["losses"]) == 6
+
+
+_FAIL = """
+import torch
+from speechft.errors import RunError
+from speechft.finetuning import finetune
+from speechft.finetuning.distributed import leading, shared_job
+finetune.finetune = lambda **job: torch.distributed.barrier()
+with leading() as first:
+    if first:
+        with shared_job({}):
+            raise RunError("the disk of the first process is full")
+"""
+
+
+def test_an_error_on_the_first_process_ends_them_all(tmp_path: Path) -> None:
+    (tmp_path / "fail.py").write_text(_FAIL)
+    assert "the disk of the first process is full" in _launch([str(tmp_path / "fail.py")], code=1)
 
 
 def test_sharding_that_was_asked_for_and_not_obtained_is_refused(

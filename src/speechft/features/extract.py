@@ -129,8 +129,10 @@ def downsample_all(
     with torch.inference_mode(), progress_bar("frozen downsampler", len(missing)) as bar:
         for group in group_by_length(missing, 64.0):
             for cut, row, samples in _downsample(encoder, group, device):
+                row = row.cpu()  # readers of batches may be other processes
                 cache.put(key, cut, row, samples)
-                result[cut.id] = row.clone(), samples
+                kept = cache.get(key, cut)
+                result[cut.id] = (row.clone(), samples) if kept is None else kept
             bar.advance(len(group))
     for cut in cuts:
         if cut.id not in result:

@@ -38,6 +38,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
         path.unlink(missing_ok=True)
 
 
+def forget_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps below a folder: who goes back does them again."""
+    for path in folder.rglob("step-*.pt"):
+        if int(path.stem.split("-")[1]) > step:
+            path.unlink(missing_ok=True)
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Return the newest intact state, or None; a damaged file is passed over with a word."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):

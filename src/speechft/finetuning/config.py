@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -135,6 +135,11 @@ class FinetuningConfig(Optimization):
         if PRETRAINING in self.tasks:
             raise ValueError(f"finetuning.tasks cannot hold {PRETRAINING!r}; give it as task")
         return self
+
+    def with_effect(self) -> dict[str, Any]:
+        """Return the settings that decide the result: a change of others goes on where it was."""
+        without = {"workers", "trackers", "checkpoint_every", "keep"}
+        return {key: value for key, value in self.as_dict().items() if key not in without}
 
     def task_weights(self) -> dict[str, float]:
         """Return the tasks with their weights, one for a single task."""

@@ -178,16 +178,25 @@ def leading() -> Iterator[bool]:
     try:
         yield True
     finally:
-        _shared(None)
+        if not _jobs:  # else they wait within the job, and the launcher ends them
+            _shared(None)
 
 
-def share_job(job: dict[str, Any]) -> None:
-    """Tell the processes that follow (see `leading`) what the first is about to fine-tune."""
+@contextmanager
+def shared_job(job: dict[str, Any]) -> Iterator[None]:
+    """Have the processes that follow (see `leading`) take part in what the first fine-tunes."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         _shared(job)
+        _jobs.append(job)
+        yield
+        _jobs.clear()  # not where an error came out of it
+    else:
+        yield
 
 
 _groups: list[Any] = []
+_jobs: list[dict[str, Any]] = []
+"""The job that all processes are at."""
 
 
 def _shared(job: dict[str, Any] | None) -> dict[str, Any] | None:

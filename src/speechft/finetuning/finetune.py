@@ -14,7 +14,7 @@ from speechft.checkpoint import write_json
 from speechft.console import log, warn
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import ConfigError, TrainingError
+from speechft.errors import ConfigError, TrainingError, unknown_choice
 from speechft.features.extract import DownsamplerCache
 from speechft.finetuning.baselines import add_adapters, merge_adapters
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
@@ -24,7 +24,9 @@ from speechft.finetuning.dropout import set_dropout
 from speechft.finetuning.loop import History, train
 from speechft.finetuning.memory import Limits, fit_batches
 from speechft.finetuning.phases import head_only_updates
+from speechft.finetuning.trackers import check_trackers
 from speechft.finetuning.work import Corpora, Supervised, Work
+from speechft.tasks import TASKS
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]
 
@@ -91,7 +93,13 @@ def finetune_encoder(
     if not any(True for _ in encoder.parameters()):
         raise TrainingError("these features have no weights to fine-tune")
     config = config.resolved()
-    _check(config)
+    check_config(config)
+    check_trackers(config.trackers)
+    if head_only_updates(config.phases()) >= config.stop_after():
+        warn(
+            "the encoder never learns and will be exported as it was: finetuning.head_only "
+            f"{config.head_only:g} leaves none of the {config.stop_after()} updates to it"
+        )
     rates = set_dropout(encoder, config.dropout)
     kind: type[Work] = Continued if _is_continued(config) else Supervised
     work = kind(encoder, config, corpus, folder, seed, cache, splits)
@@ -126,7 +134,12 @@ def finetune_encoder(
     if config.strategy in ("lora", "dora"):
         merge_adapters(encoder)
     if accelerator.is_main_process:
-        facts = {"batch": asdict(limits), "dropout": rates, "strategy": config.strategy}
+        facts: dict[str, Any] = {
+            "batch": asdict(limits),
+            "dropout": rates,
+            "strategy": config.strategy,
+        }
+        facts["head_only"] = config.head_only
         work.write(folder)
         write_json(folder / "history.json", {**_readable(history), **facts})
     accelerator.wait_for_everyone()
@@ -143,13 +156,15 @@ def _dev_value(work: Work, history: History, config: FinetuningConfig) -> float:
     return history.final(work.metric)
 
 
-def _check(config: FinetuningConfig) -> None:
-    """Refuse what contradicts itself before anything is read; warn of what has no effect."""
-    if head_only_updates(config.phases()) >= config.stop_after():
-        warn(
-            "the encoder never learns and will be exported as it was: finetuning.head_only "
-            f"{config.head_only:g} leaves none of the {config.stop_after()} updates to it"
-        )
+def check_config(config: FinetuningConfig) -> None:
+    """Refuse what contradicts itself before anything is read.
+
+    Raises:
+        ConfigError: An unknown task, or a strategy that does not go with the task or with FSDP.
+    """
+    for task in config.task_weights():
+        if task != PRETRAINING and task not in TASKS:
+            raise unknown_choice("task", task, [*TASKS, PRETRAINING])
     if sharding_asked() and config.strategy not in _SHARDABLE:
         raise ConfigError(
             f"strategy {config.strategy} does not work with FSDP",

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from speechft.console import log, progress_bar
+from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.errors import TrainingError
-from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
+from speechft.finetuning.checkpointing import forget_after, load_checkpoint, save_checkpoint
 from speechft.finetuning.distributed import (
     load_model_state,
     load_optimizer_state,
@@ -156,6 +156,7 @@ class _Training:
         names = settings.trackers if main else ()
         trackers = Trackers(names, logs or self.folder, self.step, settings.as_dict())
         started, heard = time.monotonic(), self.history.seconds_of_audio
+        before = self.history.seconds
         with progress_bar(description, stop_after, self.step) as bar:
             while self.step < stop_after:
                 self._enter_phase()
@@ -166,6 +167,7 @@ class _Training:
                 self._average(ema_decay)
                 self._record(group, loss)
                 elapsed = max(1e-9, time.monotonic() - started)
+                self.history.seconds = before + elapsed
                 speed = (self.history.seconds_of_audio - heard) / elapsed
                 bar.advance()
                 bar.note(f"loss {loss:.3f}  lr {rate:.1e}  {speed:.0f} x real time")
@@ -176,7 +178,6 @@ class _Training:
                 if self.step % settings.checkpoint_every == 0 or last:
                     self._save()
         trackers.close()
-        self.history.seconds += time.monotonic() - started
         self._select()
         return self.history
 
@@ -325,7 +326,7 @@ class _Training:
         better = self.step > hooks.select_from and figures["score"] > self.best_score
         if hooks.keep_best and better:
             self.best_score = figures["score"]
-            self._write("best", self._weights, keep=1)
+            self._write("best", self._weights, keep=2)  # a run that goes back needs the one before
         return figures
 
     def _weights(self) -> dict[str, Any]:
@@ -340,6 +341,7 @@ class _Training:
             "average": self._whole_average(),
             "history": vars(self.history),
             "best_score": self.best_score,
+            "processes": self.accelerator.num_processes,
         }
 
     def _whole_average(self) -> dict[str, Tensor]:
@@ -361,6 +363,9 @@ class _Training:
         if state is None:
             return
         self.step = state["step"]
+        forget_after(self.folder, self.step)
+        if (now := self.accelerator.num_processes) != (then := state["processes"]):
+            warn(f"{now} processes go on with what {then} began: batches and their order change")
         load_model_state(self.objective, state["weights"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         if self.accelerator.scaler is not None and state["scaler"]:

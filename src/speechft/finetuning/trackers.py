@@ -11,7 +11,6 @@ from typing import Any
 from speechft.console import log
 from speechft.errors import ConfigError, unknown_choice
 
-_PACKAGES = {"comet_ml": "comet_ml", "aim": "aim"}
 DEFAULT = "tensorboard"
 
 
@@ -64,13 +63,23 @@ class Trackers:
             tracker.finish()
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that cannot be used, on every process and before any work.
+
+    Raises:
+        ConfigError: An unknown tracker, or one that is not installed.
+    """
+    for name in names:
+        _kind(name)
+
+
 def _kind(name: str) -> Any:
     """Return Accelerate's class; None for a TensorBoard that is not installed."""
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
     if name not in LOGGER_TYPE_TO_CLASS:
         raise unknown_choice("tracker", name, LOGGER_TYPE_TO_CLASS)
-    if importlib.util.find_spec(_PACKAGES.get(name, name)) is None:
+    if importlib.util.find_spec(name) is None:
         if name == DEFAULT:
             return None
         raise ConfigError(f"tracker {name} is not installed", hint=f"pip install {name}")

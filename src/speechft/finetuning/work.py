@@ -5,8 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -172,7 +173,7 @@ class Supervised(Work):
             name: Examples(
                 cuts[name],
                 encoder,
-                _targets(task, vocabularies[name]),
+                partial(_target, task, vocabularies[name]),
                 seed=self.seed,
                 max_duration=config.max_duration if task.level == "utterance" else None,
                 downsampled=kept[name],
@@ -280,8 +281,8 @@ def _tie(encoder: Encoder, config: FinetuningConfig) -> Tie | None:
     return None
 
 
-def _targets(task: Task, vocabulary: Vocabulary) -> Any:
-    return lambda cut, frames: task.target(cut, vocabulary, frames)
+def _target(task: Task, vocabulary: Vocabulary, cut: Cut, frames: int) -> Tensor:
+    return task.target(cut, vocabulary, frames)
 
 
 def _for_task(batch: Batch, name: str) -> Batch:
