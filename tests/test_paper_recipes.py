@@ -15,8 +15,10 @@ from corpora import miniature, prepared
 from helpers import speech_encoder
 from speechft import pipeline
 from speechft.checkpoint import read_json
+from speechft.compositions import check_composition
 from speechft.data.manifest import Corpus
 from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
+from speechft.evaluation.suite import EvaluationConfig, choose_tasks
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
 from speechft.tasks import TASKS
 from speechft.tasks.label import LabelClassification
@@ -135,6 +137,21 @@ def test_a_recipe_trains_from_the_archive_on(
         assert len(history["losses"]) == 10
         assert history["skipped"] == 0
         assert history["dropout"]["hidden_dropout"] == 0.1
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_recipe_contradicts_nothing(name: str) -> None:
+    check_composition(load_recipe(Recipe, name))
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", ["tedlium3", "librispeech", "timit"])
+def test_speakers_are_no_task_where_those_of_test_are_new(
+    name: str, archives: Callable[[str], Corpus]
+) -> None:
+    chosen = choose_tasks(EvaluationConfig(tasks="available"), archives(name))
+    assert "asr" in {task.name for task in chosen}
+    assert "sid" not in {task.name for task in chosen}
 
 
 @pytest.mark.parametrize("name", PAPER)
