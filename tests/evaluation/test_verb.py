@@ -113,7 +113,7 @@ def test_speakers_that_training_lacks_are_no_task(tmp_path: Path) -> None:
     with pytest.raises(
         DataError,
         match=r"books cannot be used for task sid: speaker 't0' of its split test does not occur "
-        r"in train, nor do 2 others",
+        r"in train, nor do 2 more",
     ):
         choose_tasks(EvaluationConfig(tasks=("sid",)), corpus)
     assert [t.name for t in choose_tasks(EvaluationConfig(tasks="available"), corpus)] == ["asv"]

@@ -198,7 +198,7 @@ def test_model_stock_is_the_formula_per_tensor(count: int) -> None:
 def test_lines_grows_with_depth() -> None:
     base, tuned = models(2, seed=12)
     taus = vectors(base, tuned)
-    scale = dict(zip(SHAPES, [0.1, 0.1, 0.1, 0.45, 0.8, 0.8], strict=True))
+    scale = dict(zip(SHAPES, [0.1, 0.1, 0.1, 0.45, 0.8, 0.1], strict=True))
     expected = {n: scale[n] * np.mean([t[n] for t in taus], axis=0) for n in base}
     check(merge(base, tuned, alpha=0.8, method="lines", first=0.1), base, expected, 1.0)
 

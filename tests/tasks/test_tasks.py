@@ -19,7 +19,10 @@ def corpus_with(labels: dict[str, dict[str, int]], info: dict[str, Any] | None =
         split: {"utterances": 10, "hours": 0.1, "speakers": 2, "labels": counts}
         for split, counts in labels.items()
     }
-    return Corpus(Path("nowhere"), "mine", "digest", statistics, info or {})
+    corpus = Corpus(Path("nowhere"), "mine", "digest", statistics, info or {})
+    for split, counts in labels.items():
+        corpus._values.update({(split, kind): frozenset("ab") for kind in counts})
+    return corpus
 
 
 EVERYWHERE = ("train", "dev", "test")
@@ -53,6 +56,15 @@ def test_tasks_may_have_their_own_splits() -> None:
     named = {"task_splits": {"sid": ["a", "b", "c"]}}
     corpus = corpus_with(splits, named)
     assert find_task("sid").supported_by(corpus)
+
+
+def test_every_class_has_to_occur_in_training() -> None:
+    corpus = corpus_with({s: {"speaker": 10} for s in EVERYWHERE})
+    corpus._values["test", "speaker"] = frozenset("abcd")
+    assert find_task("sid").lacks(corpus) == (
+        "speaker 'c' of its split test does not occur in train, nor do 1 more"
+    )
+    assert find_task("asv").supported_by(corpus), "verification wants other speakers"
 
 
 def test_tone_corpus_supports_what_its_labels_serve(tones: Corpus) -> None:

@@ -79,7 +79,7 @@ class LabelClassification(Task):
                 if new:
                     return (
                         f"{self.label} {min(new)!r} of its split {split} does not occur in "
-                        f"{train}{f', nor do {len(new) - 1} others' if len(new) > 1 else ''}"
+                        f"{train}{f', nor do {len(new) - 1} more' if len(new) > 1 else ''}"
                     )
         return ""
 
