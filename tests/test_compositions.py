@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import speechft
 from helpers import tone_corpus
 from speechft import pipeline
-from speechft.compositions import Composer, check_composition
+from speechft.compositions import Composer, check_recipe
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
 from speechft.recipe import Recipe
@@ -151,7 +151,7 @@ def test_compositions_that_contradict_themselves(
     tiny_hubert: Path, tones: Corpus, composition: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_composition(_recipe(tiny_hubert, tones, composition=composition))
+        check_recipe(_recipe(tiny_hubert, tones, composition=composition))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_recipes_that_cannot_be_run_are_refused_before_anything_is(
     tiny_hubert: Path, tones: Corpus, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_composition(_recipe(tiny_hubert, tones, **changes))
+        check_recipe(_recipe(tiny_hubert, tones, **changes))
 
 
 def test_settings_without_effect_go_on_where_it_was(

@@ -15,7 +15,7 @@ from corpora import miniature, prepared
 from helpers import speech_encoder
 from speechft import pipeline
 from speechft.checkpoint import read_json
-from speechft.compositions import check_composition
+from speechft.compositions import check_recipe
 from speechft.data.manifest import Corpus
 from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
 from speechft.evaluation.suite import EvaluationConfig, choose_tasks
@@ -141,7 +141,7 @@ def test_a_recipe_trains_from_the_archive_on(
 
 @pytest.mark.parametrize("name", PAPER)
 def test_a_recipe_contradicts_nothing(name: str) -> None:
-    check_composition(load_recipe(Recipe, name))
+    check_recipe(load_recipe(Recipe, name))
 
 
 @pytest.mark.integration

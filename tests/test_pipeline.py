@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from helpers import tone_corpus
 from speechft import pipeline
@@ -160,6 +161,13 @@ def test_a_second_evaluation_adds_to_the_first(
     again = pipeline.evaluate([str(tiny_hubert)] * 2, str(tones.folder), one, tmp_path, seed=1)
     assert [row.seed for row in again] == [1]
     assert read_rows(tmp_path / "results.jsonl") == [*first, *again]
+    other = tmp_path / tiny_hubert.name.upper()  # another encoder, whose folder is the same
+    shutil.copytree(tiny_hubert, other)
+    weights = load_file(other / "model.safetensors")
+    weights["encoder.layer_norm.bias"] += 0.1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    last = pipeline.evaluate([str(other)], str(tones.folder), one, tmp_path)
+    assert read_rows(tmp_path / "results.jsonl") == [*first, *last]
 
 
 def test_tables_of_own_recordings_do_not_share_a_folder(

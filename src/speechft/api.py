@@ -56,7 +56,7 @@ def evaluate(
         out: Folder for results and predictions.
         tasks: Keys of tasks; None takes all that the corpus supports.
         corpus: Embedded corpus, CSV, or folder of a prepared corpus; one or several, a task takes
-            the first that supports it.
+            the first that has lists of its own for it, else the first that supports it.
         protocol: ``default``, ``s3prl`` or ``mini``.
         seed: Seed of the probes.
         language_model: Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second figure of ``asr``.

@@ -153,7 +153,7 @@ class Composer:
         return folder / "encoder"
 
 
-def check_composition(recipe: Recipe) -> None:
+def check_recipe(recipe: Recipe) -> None:
     """Refuse a recipe whose fine-tunings cannot be run, before anything is.
 
     Raises:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechft.checkpoint import write_text
-from speechft.compositions import Composer, Models, check_composition
+from speechft.compositions import Composer, Models, check_recipe
 from speechft.console import log, print_table
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
@@ -112,7 +112,7 @@ def evaluate(
 
     Args:
         encoders: As `load_encoder` takes them.
-        corpus: As `find_corpus` takes it, one or several; a task takes the first that supports it.
+        corpus: As `find_corpus` takes it, one or several; see `assign_tasks`.
         config: Tasks and protocol.
         folder: Where results go.
         seed: Seed of the probes.
@@ -120,7 +120,7 @@ def evaluate(
     with lock(folder):
         encoders = list(dict.fromkeys(encoders))
         names = _distinct_names(encoders)
-        digests = {name: digest_of(encoder) for name, encoder in zip(names, encoders, strict=True)}
+        digests = {slug(n): digest_of(encoder) for n, encoder in zip(names, encoders, strict=True)}
         file = folder / "results.jsonl"
         earlier = read_rows(file) if file.exists() else []
         given = [corpus] if isinstance(corpus, str) else corpus
@@ -136,12 +136,12 @@ def evaluate(
             rows += evaluate_encoder(
                 candidate, tasks, by_task, config, place, seed=seed, cache=cache
             )
-        measured = {(row.encoder, row.task, row.protocol) for row in rows}
-        kept = [
+        measured = {(slug(row.encoder), row.task, row.protocol) for row in rows}
+        kept = [  # what lies in the same folder as before, and is of the same encoder
             row
             for row in earlier
-            if (row.encoder, row.task, row.protocol) not in measured
-            and digests.get(row.encoder, row.encoder_digest) == row.encoder_digest
+            if (slug(row.encoder), row.task, row.protocol) not in measured
+            and digests.get(slug(row.encoder), row.encoder_digest) == row.encoder_digest
         ]
         write_rows(file, [*kept, *rows])
     return rows
@@ -149,7 +149,7 @@ def evaluate(
 
 def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
     """Run the fine-tuning of a recipe alone; returns the folder of the tuned encoder."""
-    check_composition(recipe)
+    check_recipe(recipe)
     config = recipe.finetuning
     with lock(folder):
         digest_of(recipe.encoder)
@@ -171,7 +171,7 @@ def _corpora(recipe: Recipe, folder: Path) -> dict[str, Corpus]:
 def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     """Check what can be checked before any work, and open the corpus."""
     log(f"encoder: {recipe.encoder} (sha256 {digest_of(recipe.encoder)[:12]})")
-    check_composition(recipe)
+    check_recipe(recipe)
     for name in recipe.evaluation.floors:
         _floor(name, recipe)
     corpora = _corpora(recipe, folder)

@@ -223,15 +223,14 @@ class TaskJob:
         self, measure: Measure, results: Sequence[ProbeResult], items: list[Item], dev: float
     ) -> dict[str, Any]:
         first = results[0]
+        fixed = self.settings.steps is not None and self.task.trained  # no end to converge to
         details: dict[str, Any] = {
             "dev": round(dev, 4),
             "dev_n": sum(len(result.dev_items) for result in results),
             "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},
             "layer_weights": [round(weight, 4) for weight in first.layer_weights],
             "best_epoch": first.epochs,
-            "converged": None  # a fixed number of steps has no such end
-            if self.settings.steps is not None and self.task.trained
-            else all(result.converged for result in results),
+            "converged": None if fixed else all(result.converged for result in results),
             **_rates(items),
         }
         if len({item.group for item in items}) > 1:

@@ -94,7 +94,6 @@ def finetune_encoder(
         raise TrainingError("these features have no weights to fine-tune")
     config = config.resolved()
     check_config(config)
-    check_trackers(config.trackers)
     if head_only_updates(config.phases()) >= config.stop_after():
         warn(
             "the encoder never learns and will be exported as it was: finetuning.head_only "
@@ -160,8 +159,10 @@ def check_config(config: FinetuningConfig) -> None:
     """Refuse what contradicts itself before anything is read.
 
     Raises:
-        ConfigError: An unknown task, or a strategy that does not go with the task or with FSDP.
+        ConfigError: An unknown task, a tracker that is unknown or not installed, or a strategy
+            that does not go with the task or with FSDP.
     """
+    check_trackers(config.trackers)
     for task in config.task_weights():
         if task != PRETRAINING and task not in TASKS:
             raise unknown_choice("task", task, [*TASKS, PRETRAINING])

@@ -198,22 +198,22 @@ def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[s
     if change.tensors and len(change.equal) == len(change.tensors):
         return [f"{model.source} equals the base {base.source} in every tensor that is merged"]
     broken = [name for name, tensor in change.tensors.items() if not tensor.finite]
-    found = [
-        f"{model.source} or {base.source} holds NaN or infinite values in {len(broken)} tensors, "
-        f"such as {broken[0]}"
-        for _ in broken[:1]
-    ]
+    found = []
+    if broken:
+        found.append(
+            f"{model.source} or {base.source} holds NaN or infinite values in {len(broken)} "
+            f"tensors, such as {broken[0]}"
+        )
     layers = layer_cosines(change)
     if base.naming == "unknown" or not layers:
         return found
     worst = min(layers, key=lambda name: layers[name])
-    if layers[worst] >= MIN_SCORE:
-        return found
-    return [
-        *found,
-        f"{model.source} does not look tuned from {base.source}: in {worst} the weights point "
-        f"elsewhere (median cosine {layers[worst]:.2f}, fine-tuning keeps it above {MIN_SCORE})",
-    ]
+    if layers[worst] < MIN_SCORE:
+        found.append(
+            f"{model.source} does not look tuned from {base.source}: in {worst} the weights point "
+            f"elsewhere (median cosine {layers[worst]:.2f}, fine-tuning keeps it above {MIN_SCORE})"
+        )
+    return found
 
 
 def refuse(problems: Sequence[str], hint: str) -> None:
