@@ -24,9 +24,10 @@ from speechft.data.acoustics import SAMPLE_RATE, add_noise, set_level
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, Utterance, load_waveform, open_corpus, write_corpus
+from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.score import paired_difference
-from speechft.evaluation.suite import Candidate, EvaluationConfig, evaluate_encoder, read_items
+from speechft.evaluation.suite import Candidate, evaluate_encoder, read_items
 from speechft.tasks import find_task
 
 CLIPS = {"train": 4, "dev": 2, "test": 6}

@@ -25,20 +25,15 @@ from typing import Any
 import torch
 from pretraining import rounds
 
-from speechft.checkpoint import atomic_write, json_digest, write_json
 from speechft.compositions import Composer
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
+from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.evaluation.suite import (
-    Candidate,
-    EvaluationConfig,
-    choose_tasks,
-    evaluate_encoder,
-    read_items,
-)
+from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder, read_items
 from speechft.features.extract import DownsamplerCache
+from speechft.files import atomic_write, json_digest, write_json
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow
 

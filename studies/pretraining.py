@@ -26,15 +26,16 @@ import torch
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
-from speechft.checkpoint import write_text
 from speechft.data.batching import pad
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import random_encoder
-from speechft.evaluation.suite import Candidate, EvaluationConfig, choose_tasks, evaluate_encoder
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
+from speechft.files import write_text
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.pretrain import pretrain_recipe
 

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from corpora import miniature, prepared
 from helpers import speech_encoder
 from speechft import pipeline
-from speechft.checkpoint import read_json
 from speechft.compositions import check_recipe
 from speechft.data.manifest import Corpus
 from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
-from speechft.evaluation.suite import EvaluationConfig, choose_tasks
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.suite import choose_tasks
+from speechft.files import read_json
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
 from speechft.tasks import TASKS
 from speechft.tasks.label import LabelClassification

@@ -17,10 +17,11 @@ from safetensors.torch import load_file, save_file
 
 from helpers import tone_corpus
 from speechft import pipeline
-from speechft.checkpoint import file_digest, read_json
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
-from speechft.evaluation.suite import EvaluationConfig, slug
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.suite import slug
+from speechft.files import file_digest, read_json
 from speechft.recipe import Recipe
 from speechft.results import read_rows
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from speechft import pipeline
-from speechft.evaluation.suite import EvaluationConfig
-from speechft.finetuning.distributed import leading
+from speechft.evaluation.config import EvaluationConfig
+from speechft.finetuning.distributed import main_process_scope
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow
 
@@ -32,7 +32,7 @@ def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
         SpeechftError: Something is wrong with recipe, data or encoder.
     """
     changes = {key.replace("__", "."): value for key, value in settings.items()}
-    with leading() as first:
+    with main_process_scope() as first:
         if first:
             loaded = load_recipe(Recipe, recipe, changes=changes)
             pipeline.finetune_recipe(loaded, Path(out))

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import read_json
 from speechft.config import build
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of, resolve_encoder
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
+from speechft.files import read_json
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.distributed import shared_job
 from speechft.finetuning.finetune import check_config, finetune

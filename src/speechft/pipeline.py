@@ -10,24 +10,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from speechft.checkpoint import write_text
 from speechft.compositions import Composer, Models, check_recipe
 from speechft.console import log, print_table
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
+from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
-from speechft.evaluation.suite import (
-    RANDOM,
-    Candidate,
-    EvaluationConfig,
-    assign_tasks,
-    evaluate_encoder,
-    slug,
-)
+from speechft.evaluation.suite import Candidate, assign_tasks, evaluate_encoder, slug
 from speechft.features.extract import DownsamplerCache
+from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, mean_over_seeds, read_rows, write_rows

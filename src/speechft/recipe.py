@@ -11,7 +11,7 @@ from pydantic import Field
 
 from speechft.config import Config, apply_changes, apply_overrides, build, read_yaml
 from speechft.errors import unknown_choice
-from speechft.evaluation.suite import EvaluationConfig
+from speechft.evaluation.config import EvaluationConfig
 from speechft.finetuning.config import FinetuningConfig, Strategy
 
 Kind = TypeVar("Kind", bound=Config)

@@ -10,9 +10,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from speechft.checkpoint import atomic_write
 from speechft.config import Config
 from speechft.errors import DataError
+from speechft.files import atomic_write
 
 
 class ResultRow(Config):

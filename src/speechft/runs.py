@@ -19,9 +19,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from speechft.checkpoint import json_digest, read_json, sync_folder, write_error, write_json
 from speechft.console import warn
 from speechft.errors import CheckpointError, RunError
+from speechft.files import json_digest, read_json, sync_folder, write_error, write_json
 
 STAGE_FILE = "stage.json"
 _MOVING_FILE = ".moving.json"

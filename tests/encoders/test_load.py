@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from transformers import HubertForCTC
 
 from helpers import noise, speech_encoder
-from speechft.checkpoint import encoder_digest, file_digest
 from speechft.encoders import load
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import (
@@ -27,6 +26,7 @@ from speechft.encoders.load import (
 )
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import CheckpointError, ConfigError
+from speechft.files import encoder_digest, file_digest
 
 
 @pytest.fixture

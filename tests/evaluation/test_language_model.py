@@ -12,10 +12,10 @@ import speechft
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
-from speechft.evaluation import jobs
-from speechft.evaluation.probe import ProbeConfig
+from speechft.evaluation import task_evaluation
+from speechft.evaluation.config import BeamSearchConfig, EvaluationConfig, ProbeConfig
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.evaluation.suite import BeamSearchConfig, EvaluationConfig, read_items
+from speechft.evaluation.suite import read_items
 from speechft.pipeline import evaluate
 from speechft.results import read_rows
 from speechft.tasks import LanguageModel, find_task
@@ -111,7 +111,7 @@ def test_another_model_is_another_evaluation(
     def trained(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was trained again")
 
-    monkeypatch.setattr(jobs, "probe_seeds", trained)
+    monkeypatch.setattr(task_evaluation, "probe_seeds", trained)
     evaluate([str(tiny_hubert)], str(miniature.folder), settings, evaluated)
     other = tmp_path / "other.arpa"
     other.write_text(model.read_text().replace("-1.0", "-0.9"))

@@ -11,7 +11,8 @@ from lhotse.cut import Cut
 
 from helpers import cut_of
 from speechft.errors import DataError, TrainingError
-from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe
+from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.probe import ProbeResult, probe
 from speechft.features.extract import Features
 from speechft.tasks import find_task
 from speechft.tasks.base import figure

@@ -12,8 +12,9 @@ from lhotse.cut import Cut
 
 from helpers import cut_of
 from speechft.errors import TrainingError
-from speechft.evaluation.detect import detect
-from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe, probe_seeds
+from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.probe import ProbeResult, probe, probe_seeds
+from speechft.evaluation.query_by_example import detect
 from speechft.features.extract import Features
 from speechft.tasks import find_task
 from speechft.tasks.verification import drawn_trials

@@ -11,16 +11,9 @@ import pytest
 
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
-from speechft.evaluation import jobs, suite
-from speechft.evaluation.probe import ProbeConfig
-from speechft.evaluation.suite import (
-    RANDOM,
-    Candidate,
-    EvaluationConfig,
-    choose_tasks,
-    evaluate_encoder,
-    read_items,
-)
+from speechft.evaluation import suite, task_evaluation
+from speechft.evaluation.config import RANDOM, EvaluationConfig, ProbeConfig
+from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder, read_items
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import figure
@@ -116,13 +109,13 @@ def test_unchanged_evaluation_is_skipped(
     folder = tmp_path / "pre-trained"
     first = evaluate(tiny_hubert, tones, folder, tasks=("style",))
     ran: list[str] = []
-    original = jobs.probe_seeds
+    original = task_evaluation.probe_seeds
 
     def counted(task: Any, *args: Any) -> Any:
         ran.append(task.name)
         return original(task, *args)
 
-    monkeypatch.setattr(jobs, "probe_seeds", counted)
+    monkeypatch.setattr(task_evaluation, "probe_seeds", counted)
     assert evaluate(tiny_hubert, tones, folder, tasks=("style",)) == first
     assert ran == []
 
@@ -145,8 +138,10 @@ def test_changed_evaluation_is_not_taken_for_the_old_one(
         quicker = QUICK["utterance"].model_copy(update={"epochs": 2})
         monkeypatch.setitem(suite.PROTOCOLS, "quick", {**QUICK, "utterance": quicker})
     ran: list[int] = []
-    original = jobs.probe_seeds
-    monkeypatch.setattr(jobs, "probe_seeds", lambda *args: (ran.append(1), original(*args))[1])
+    original = task_evaluation.probe_seeds
+    monkeypatch.setattr(
+        task_evaluation, "probe_seeds", lambda *args: (ran.append(1), original(*args))[1]
+    )
     evaluate(tiny_hubert, corpus, tmp_path / "one", **options)
     assert ran == [1]
 

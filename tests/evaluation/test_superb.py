@@ -12,12 +12,12 @@ import pytest
 import speechft
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, DataError
-from speechft.evaluation import jobs
+from speechft.evaluation import task_evaluation
 from speechft.evaluation.compare import compare, difference_table
+from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.pipelines import load_pipeline
-from speechft.evaluation.probe import ProbeConfig
 from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
-from speechft.evaluation.suite import Candidate, EvaluationConfig, evaluate_encoder, read_items
+from speechft.evaluation.suite import Candidate, evaluate_encoder, read_items
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import SUPERB, TASKS, LetterText, find_task
@@ -121,7 +121,7 @@ def test_probes_predict_on_files(
     pipeline = speechft.load_pipeline(folder / "tasks" / task)
     assert pipeline.task.name == task
     items = {item.id: item for item in read_items(folder, task) if item.fold < 2}
-    cuts = [c for c in miniature.split(find_task(task).rounds(miniature)[0][2]) if c.id in items]
+    cuts = [c for c in miniature.split(find_task(task).folds(miniature)[0][2]) if c.id in items]
     hits = 0
     for cut in cuts[:5]:
         said = pipeline.predict(cut.recording.sources[0].source)
@@ -177,13 +177,13 @@ def test_finished_tasks_are_kept_when_others_are_added(
 ) -> None:
     monkeypatch.setitem(PROTOCOLS, "quick-ten", QUICK)
     ran: list[str] = []
-    original = jobs.probe_seeds
+    original = task_evaluation.probe_seeds
 
     def counted(task: Any, *args: Any) -> Any:
         ran.append(task.name)
         return original(task, *args)
 
-    monkeypatch.setattr(jobs, "probe_seeds", counted)
+    monkeypatch.setattr(task_evaluation, "probe_seeds", counted)
     for names in (("ic",), ("ic", "sid")):
         config = EvaluationConfig(tasks=names, protocol="quick-ten", precision="fp32", floors=())
         rows = evaluate([str(tiny_hubert)], str(miniature.folder), config, tmp_path)

@@ -11,8 +11,9 @@ import pytest
 from helpers import cut_of
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import ConfigError, DataError
-from speechft.evaluation.jobs import cropped
-from speechft.evaluation.suite import EvaluationConfig, assign_tasks, choose_tasks, read_items
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.suite import assign_tasks, choose_tasks, read_items
+from speechft.evaluation.task_evaluation import cropped
 from speechft.evaluation.verb import compare_verb, evaluation_config, result_lines
 from speechft.results import ResultRow, write_rows
 from speechft.tasks import SUPERB, find_task

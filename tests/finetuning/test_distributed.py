@@ -173,9 +173,9 @@ _FAIL = """
 import torch
 from speechft.errors import RunError
 from speechft.finetuning import finetune
-from speechft.finetuning.distributed import leading, shared_job
+from speechft.finetuning.distributed import main_process_scope, shared_job
 finetune.finetune = lambda **job: torch.distributed.barrier()
-with leading() as first:
+with main_process_scope() as first:
     if first:
         with shared_job({}):
             raise RunError("the disk of the first process is full")

@@ -24,7 +24,7 @@ from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import Tuned, finetune, finetune_encoder
 from speechft.finetuning.loop import train
 from speechft.finetuning.objective import TaskObjective
-from speechft.finetuning.order import batch_order
+from speechft.finetuning.task_schedule import task_schedule
 
 _SETTINGS = {
     "task": "sid",
@@ -267,14 +267,14 @@ def test_the_weights_of_tasks_are_those_of_their_losses(tmp_path: Path, tones: C
 
 
 def test_order_of_batches() -> None:
-    order, accumulation = batch_order({"pr": 1, "sid": 1}, "weighted", 3, 2, 0)
+    order, accumulation = task_schedule({"pr": 1, "sid": 1}, "weighted", 3, 2, 0)
     assert accumulation == 4
     assert order == ["pr", "sid"] * 6
-    order, accumulation = batch_order({"pr": 3, "sid": 1}, "alternating", 2000, 2, 0)
+    order, accumulation = task_schedule({"pr": 3, "sid": 1}, "alternating", 2000, 2, 0)
     assert accumulation == 2
     assert all(order[n] == order[n + 1] for n in range(0, 4000, 2))
     assert order.count("pr") / 4000 == pytest.approx(0.75, abs=0.04)
-    assert order == batch_order({"pr": 3, "sid": 1}, "alternating", 2000, 2, 0)[0]
+    assert order == task_schedule({"pr": 3, "sid": 1}, "alternating", 2000, 2, 0)[0]
 
 
 def test_tasks_with_corpora_of_their_own_take_turns(tmp_path: Path, tones: Corpus) -> None:

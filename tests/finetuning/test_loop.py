@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 
 from helpers import tiny_encoder
-from speechft.checkpoint import file_digest
 from speechft.data.batching import Batch, BatchPlan, pad
 from speechft.data.labels import label_of
 from speechft.data.manifest import (
@@ -28,6 +27,7 @@ from speechft.data.manifest import (
     write_corpus,
 )
 from speechft.errors import DataError, RunError, TrainingError
+from speechft.files import file_digest
 from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.loop import _Training, make_accelerator

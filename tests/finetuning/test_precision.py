@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from helpers import tiny_encoder
-from speechft.checkpoint import file_digest
 from speechft.data.manifest import Corpus
+from speechft.files import file_digest
 from speechft.finetuning import loop
 from speechft.finetuning.checkpointing import load_checkpoint
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from helpers import tiny_encoder
-from speechft.checkpoint import file_digest
 from speechft.data.manifest import Corpus
+from speechft.files import file_digest
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.loop import _Training
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from speechft.checkpoint import encoder_digest
 from speechft.errors import RunError
+from speechft.files import encoder_digest
 from speechft.merging import merge, output
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from speechft.checkpoint import encoder_digest, file_digest
 from speechft.errors import CheckpointError, ConfigError, LineageError
+from speechft.files import encoder_digest, file_digest
 from speechft.merging import load_delta, make_delta, merge
 
 

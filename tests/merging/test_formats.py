@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModel, HubertForCTC
 
-from speechft.checkpoint import encoder_digest, file_digest
 from speechft.encoders.conversion.tensors import encode
 from speechft.errors import CheckpointError, ConfigError, RunError
+from speechft.files import encoder_digest, file_digest
 from speechft.merging import merge
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from speechft.checkpoint import file_digest
 from speechft.errors import ConfigError
+from speechft.files import file_digest
 from speechft.merging import make_delta, merge
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
-from speechft.checkpoint import file_digest
 from speechft.errors import CheckpointError, ConfigError, LineageError, RunError
+from speechft.files import file_digest
 from speechft.merging import make_delta, merge
 from speechft.merging.digests import InputDigests
 

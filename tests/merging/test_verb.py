@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from speechft import cli
-from speechft.checkpoint import encoder_digest, file_digest
+from speechft.files import encoder_digest, file_digest
 from speechft.merging import merge
 
 

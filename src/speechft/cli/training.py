@@ -26,10 +26,10 @@ def run(recipe: str, out: Out, set_: Set = None) -> None:
     Example: speechft run demo --out runs/mine --set data.corpus=my.csv
     """
     from speechft import pipeline
-    from speechft.finetuning.distributed import leading
+    from speechft.finetuning.distributed import main_process_scope
     from speechft.recipe import Recipe, load_recipe
 
-    with leading() as first:
+    with main_process_scope() as first:
         if first:
             pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=command_line())
 
@@ -48,11 +48,11 @@ def finetune(
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
     from speechft import pipeline
-    from speechft.finetuning.distributed import leading
+    from speechft.finetuning.distributed import main_process_scope
     from speechft.recipe import Recipe, load_recipe
 
     chosen = [f"finetuning.strategy={strategy}"] if strategy else []
-    with leading() as first:
+    with main_process_scope() as first:
         if not first:
             return
         loaded = load_recipe(Recipe, recipe, [*(set_ or ()), *chosen])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speechft.checkpoint import write_text
+from speechft.files import write_text
 
 ISSUES_FILE = "issues.tsv"
 COLUMNS = ("kind", "outcome", "split", "id", "path", "problem")

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechft.checkpoint import json_digest, read_json, write_json
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.errors import CheckpointError, DataError
+from speechft.files import json_digest, read_json, write_json
 
 if TYPE_CHECKING:
     from lhotse import CutSet

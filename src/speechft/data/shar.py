@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from speechft.checkpoint import json_digest, write_json, write_text
 from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.places import read_bytes
 from speechft.data.waveform import load_waveform, member_address
 from speechft.errors import DataError
+from speechft.files import json_digest, write_json, write_text
 from speechft.runs import stage
 
 if TYPE_CHECKING:

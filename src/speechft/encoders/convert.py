@@ -11,7 +11,15 @@ from typing import Any, Literal
 
 import torch
 
-from speechft.checkpoint import (
+from speechft.encoders.build import build_encoder, check_family, model_class, torch_tensors
+from speechft.encoders.conversion import configs
+from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
+from speechft.encoders.conversion.s3prl import REST_NAME, s3prl_checkpoint, s3prl_extras
+from speechft.encoders.conversion.settings import complete_settings
+from speechft.encoders.load import digest_of, resolve_encoder
+from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
+from speechft.files import (
     CONFIG_NAME,
     PROCESSOR_NAME,
     WEIGHTS_NAME,
@@ -20,14 +28,6 @@ from speechft.checkpoint import (
     write_error,
     write_json,
 )
-from speechft.encoders.build import build_encoder, check_family, model_class, torch_tensors
-from speechft.encoders.conversion import configs
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
-from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
-from speechft.encoders.conversion.s3prl import REST_NAME, rest_of, s3prl_checkpoint
-from speechft.encoders.conversion.settings import complete_settings
-from speechft.encoders.load import digest_of, resolve_encoder
-from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")
@@ -207,7 +207,7 @@ def _write_folder(
     write_json(folder / CONFIG_NAME, config)
     if settings["model_type"] != "decoar2":
         write_json(folder / PROCESSOR_NAME, checkpoint.processor or configs.processor(settings))
-    rest = rest_of(checkpoint)
+    rest = s3prl_extras(checkpoint)
     if rest is None:
         return {}
     if checkpoint.folder is not None:
@@ -220,7 +220,7 @@ def _write_file(
     path: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Write an s3prl upstream checkpoint; return the pre-training heads that it keeps."""
-    rest = rest_of(checkpoint)
+    rest = s3prl_extras(checkpoint)
     known = checkpoint.by_name()
     own = {name: tensor for name, tensor in known.items() if is_pretraining_head(name)}
     heads = own if rest is None else rest.heads

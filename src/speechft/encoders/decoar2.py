@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
 
-from speechft.checkpoint import PROCESSOR_NAME
 from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.files import PROCESSOR_NAME
 
 _FRAME, _SHIFT = 400, 160
 _HOP = 2 * _SHIFT

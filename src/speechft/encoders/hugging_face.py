@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechft.checkpoint import PROCESSOR_NAME
 from speechft.encoders.base import Encoder, EncoderOutput, Mode
 from speechft.encoders.conversion import configs
 from speechft.encoders.group_norm import MaskedGroupNorm
 from speechft.errors import ConfigError, DataError, unknown_choice
+from speechft.files import PROCESSOR_NAME
 
 SIBLINGS = ("data2vec-audio", "unispeech", "unispeech-sat", "wav2vec2-conformer")
 """Values of ``model_type`` that are served in exact mode only: s3prl's experts for them differ."""

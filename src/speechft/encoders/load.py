@@ -8,7 +8,13 @@ from pathlib import Path
 
 import torch
 
-from speechft.checkpoint import (
+from speechft.encoders.base import MODES, Encoder, Mode
+from speechft.encoders.build import build_encoder, random_like
+from speechft.encoders.conversion.checkpoints import open_checkpoint
+from speechft.encoders.conversion.settings import implied_normalisation, sidecar
+from speechft.encoders.mfcc import MfccEncoder
+from speechft.errors import CheckpointError, unknown_choice
+from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
     NESTED_PROCESSOR_NAME,
@@ -20,12 +26,6 @@ from speechft.checkpoint import (
     read_json,
     read_processor,
 )
-from speechft.encoders.base import MODES, Encoder, Mode
-from speechft.encoders.build import build_encoder, random_like
-from speechft.encoders.conversion.checkpoints import open_checkpoint
-from speechft.encoders.conversion.settings import implied_normalisation, sidecar
-from speechft.encoders.mfcc import MfccEncoder
-from speechft.errors import CheckpointError, unknown_choice
 
 ADAPTER_NAME = "adapter_config.json"
 

@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save
 
-from speechft.checkpoint import atomic_write, read_json, write_json
 from speechft.data.labels import Vocabulary
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.grid import Probe
+from speechft.files import atomic_write, read_json, write_json
 from speechft.tasks import find_task
 from speechft.tasks.characters import CharacterRecognition
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
-    from speechft.evaluation.probe import ProbeConfig, ProbeResult
+    from speechft.evaluation.config import ProbeConfig
+    from speechft.evaluation.probe import ProbeResult
     from speechft.tasks.base import Task
 
 PIPELINE_FILE, WEIGHTS_FILE = "pipeline.json", "probe.safetensors"

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechft.config import Config
 from speechft.console import progress_bar
 from speechft.data.augment import SpecAugment, SpecAugmentConfig
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
+from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.grid import Grid, Probe, make_grid
 from speechft.evaluation.split_data import (
     SplitData,
@@ -32,47 +32,6 @@ if TYPE_CHECKING:
 
 Key = tuple[int, float]
 """(seed, learning rate) of a probe."""
-
-
-class ProbeConfig(Config):
-    """How a probe is trained."""
-
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    """The grid; the best on dev is taken."""
-    extend: int = 2
-    """How often a best value at the edge of the grid may extend it by a factor of about 3."""
-    hidden: int | None = None
-    """Size of the projection before the last layers (SUPERB: 256); null leaves it out."""
-    units: tuple[int, ...] = ()
-    """Sizes of further layers: LSTMs of ASR, SF and SD, pooled size of ASV."""
-    batch: int = 64
-    """Utterances in a batch; s3prl's gradient accumulation is part of it."""
-    epochs: int = 60
-    """Most passes over the training split."""
-    steps: int | None = None
-    """Most updates; null: as many as the epochs have."""
-    halve_at: tuple[int, ...] = (4, 8)
-    """Epochs after which the worse half of the grid on dev is given up (successive halving)."""
-    patience: int = 8
-    """Evaluations without improvement on dev after which a probe has converged."""
-    evaluate_every: int = 1
-    """Epochs between evaluations on dev."""
-    evaluate_steps: int | None = None
-    """Updates between evaluations on dev; null: go by epochs."""
-    clip: float = 1.0
-    """Largest gradient norm."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay (AdamW)."""
-    frames: int | None = None
-    """Training utterances are cut to a random window of so many frames; null takes them whole."""
-    crop_seconds: float | None = None
-    """Training audio is cut to a recorded random crop of this length before it is encoded."""
-    crops: int = 1
-    """Recorded crops of every utterance that is longer; epochs take them in turn."""
-    crop_dev: bool = False
-    """Whether dev and test audio is cut to one recorded crop as well."""
-    spec_augment: bool = False
-    """Whether features are warped and masked in training (SpecAugment, SUPERB ASR and SF)."""
 
 
 @dataclass
@@ -121,7 +80,7 @@ class _Trial:
     config: ProbeConfig
     order_seed: int
     device: torch.device | None
-    rounds: Mapping[str, list[int]] = field(default_factory=dict)
+    variants: Mapping[str, list[int]] = field(default_factory=dict)
     """Variants of training cuts by the id of the whole cut, where they are cropped."""
 
     def grid(self, data: SplitData, keys: Sequence[Key]) -> Grid:
@@ -273,8 +232,8 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
     """Yield batches of similar length in random order."""
     rng = np.random.default_rng([trial.order_seed, epoch])
     numbers = np.arange(len(data.cuts))
-    if trial.rounds:
-        numbers = np.array([group[epoch % len(group)] for group in trial.rounds.values()])
+    if trial.variants:
+        numbers = np.array([group[epoch % len(group)] for group in trial.variants.values()])
     if trial.task.balanced:
         classes = np.array([int(data.targets[n][0]) for n in numbers])
         weights = 1.0 / np.bincount(classes)[classes]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from speechft.evaluation.probe import ProbeConfig
+from speechft.evaluation.config import ProbeConfig
 from speechft.tasks.base import Task
 
 Protocol = dict[str, ProbeConfig]

@@ -7,67 +7,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from speechft.checkpoint import atomic_write
-from speechft.config import Config
 from speechft.data.manifest import Corpus
-from speechft.devices import Precision, pick_device, resolve_precision
+from speechft.devices import pick_device, resolve_precision
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import digest_of, load_encoder, random_encoder
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.evaluation.jobs import TaskJob
+from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.features.cache import Codec, FrameCache, PooledCache
+from speechft.evaluation.task_evaluation import TaskEvaluation
+from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.files import atomic_write
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Item, Task
-
-RANDOM = "random"
-
-
-class BeamSearchConfig(Config):
-    """How words are searched with a language model; the defaults are s3prl's."""
-
-    weight: float = 2.0
-    """Of the language model's log10 probability."""
-    word_score: float = -1.0
-    """Added for every word."""
-    beam: int = Field(default=5, ge=1)
-    """Hypotheses that are kept."""
-    beam_threshold: float = Field(default=25.0, gt=0.0)
-    """Hypotheses that are so much worse than the best one are given up."""
-
-
-class EvaluationConfig(Config):
-    """Which tasks, how."""
-
-    tasks: tuple[str, ...] | Literal["available"] = ("pr", "sid", "ic", "style")
-    """Keys of tasks, or ``available`` for all that the corpus supports."""
-    protocol: str = "mini"
-    """Name of the protocol."""
-    seeds: int = Field(default=1, ge=1)
-    """Probe seeds, trained side by side; of several the mean is shown, with an interval over seeds
-    and items."""
-    cache: str | None = None
-    """Folder of features that evaluations share; null keeps none on disk."""
-    frame_cache_gb: float = Field(default=0.0, ge=0.0)
-    """Quota of the frames in it, in gigabytes; pooled statistics are always kept there."""
-    frame_codec: Codec = "bfloat16"
-    """How frames are kept there; ``int8`` takes half the room."""
-    frame_memory_gb: float = Field(default=8.0, gt=0.0)
-    """Frames kept in memory, in gigabytes; the others are read or computed for every batch."""
-    floors: tuple[str, ...] = ("mfcc", RANDOM)
-    """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
-    precision: Precision = "auto"
-    """Precision of the encoder's forward pass."""
-    language_model: str | None = None
-    """Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second word error rate of ASR."""
-    beam_search: BeamSearchConfig = BeamSearchConfig()
-    """The search with it."""
 
 
 @dataclass(frozen=True)
@@ -205,7 +159,7 @@ def evaluate_encoder(
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     digest = candidate.digest()
     jobs = [
-        TaskJob(candidate, digest, task, corpora[task.name], config, folder, seed, test)
+        TaskEvaluation(candidate, digest, task, corpora[task.name], config, folder, seed, test)
         for task in tasks
     ]
     pending = [job for job in jobs if not job.done()]
@@ -254,7 +208,7 @@ def read_items(folder: Path, task: str, number: int = 0) -> list[Item]:
 def _extract(
     candidate: Candidate,
     digest: str,
-    jobs: Sequence[TaskJob],
+    jobs: Sequence[TaskEvaluation],
     config: EvaluationConfig,
     cache: DownsamplerCache | None,
 ) -> Features:

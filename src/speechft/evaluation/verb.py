@@ -12,7 +12,7 @@ from speechft.config import build
 from speechft.console import print_table
 from speechft.errors import ConfigError
 from speechft.evaluation.compare import compare, difference_table
-from speechft.evaluation.suite import EvaluationConfig
+from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.superb_score import superb_score
 from speechft.results import ResultRow, mean_over_seeds
 from speechft.tasks import SUPERB

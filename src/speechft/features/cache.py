@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from speechft.checkpoint import atomic_write
+from speechft.files import atomic_write
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

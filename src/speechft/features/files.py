@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from speechft.checkpoint import atomic_write, read_json, write_json
 from speechft.console import log, progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.batching import pad
@@ -24,6 +23,7 @@ from speechft.encoders.load import digest_of, load_encoder, settings_digest
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
 from speechft.features.extract import batch_limits, group_by_length
 from speechft.features.sources import Sources, find_sources
+from speechft.files import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

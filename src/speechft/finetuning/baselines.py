@@ -15,7 +15,7 @@ from speechft.errors import ConfigError
 from speechft.finetuning.encoding import encode
 
 
-class Tie(Protocol):
+class Regularizer(Protocol):
     """What ties an encoder in training to its base: a term of the loss."""
 
     def __call__(

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from speechft.checkpoint import atomic_write, file_digest
 from speechft.console import warn
+from speechft.files import atomic_write, file_digest
 
 KEEP = 2
 """Checkpoints kept: the newest, and one to go back to when that is damaged."""

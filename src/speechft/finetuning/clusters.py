@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 
-from speechft.checkpoint import atomic_write
 from speechft.config import Config
 from speechft.console import log, progress_bar
 from speechft.data.batching import PAD_TO, pad
@@ -19,6 +18,7 @@ from speechft.data.manifest import load_waveform
 from speechft.devices import autocast, pick_device, resolve_precision
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
+from speechft.files import atomic_write
 
 
 class Targets(Config):

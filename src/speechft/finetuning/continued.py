@@ -21,7 +21,7 @@ from speechft.finetuning.examples import Examples, whole_batch
 from speechft.finetuning.memory import Limits
 from speechft.finetuning.pretraining import HubertObjective, pad_clusters
 from speechft.finetuning.splits import unlabelled_splits
-from speechft.finetuning.work import Corpora, Work, contiguous
+from speechft.finetuning.training_setup import Corpora, TrainingSetup, contiguous
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -30,7 +30,7 @@ Clusters = Mapping[str, npt.NDArray[np.int16]]
 """From a cut's id to the cluster of each of its frames."""
 
 
-class Continued(Work):
+class Continued(TrainingSetup):
     """Masked prediction of clusters (HuBERT, arXiv 2106.07447) on speech without labels.
 
     The clusters are fitted on train and dev together; dev counts under a fixed mask.

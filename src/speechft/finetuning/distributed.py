@@ -91,7 +91,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 def model_state(module: nn.Module) -> dict[str, Tensor]:
     """Return the whole state on the CPU, on every process; sharded parameters are gathered."""
-    return {name: whole(value).cpu().clone() for name, value in module.state_dict().items()}
+    return {name: full_tensor(value).cpu().clone() for name, value in module.state_dict().items()}
 
 
 def load_model_state(module: nn.Module, state: dict[str, Tensor]) -> None:
@@ -102,7 +102,7 @@ def load_model_state(module: nn.Module, state: dict[str, Tensor]) -> None:
     with torch.no_grad():
         own = module.state_dict()
         for name, value in state.items():
-            own[name].copy_(spread(value, own[name]))
+            own[name].copy_(distribute_like(value, own[name]))
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     content = optimizer.state_dict()
     content["state"] = {
         number: {
-            key: whole(value).cpu().clone() if isinstance(value, Tensor) else value
+            key: full_tensor(value).cpu().clone() if isinstance(value, Tensor) else value
             for key, value in entry.items()
         }
         for number, entry in content["state"].items()
@@ -123,7 +123,7 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, content: dict[str, An
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = {
         number: {
-            key: spread(value, parameters[number])
+            key: distribute_like(value, parameters[number])
             if isinstance(value, Tensor) and value.shape == parameters[number].shape
             else value
             for key, value in entry.items()
@@ -133,14 +133,14 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, content: dict[str, An
     optimizer.load_state_dict({**content, "state": state})
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """Return a tensor as it is, or gathered from all processes where it is sharded."""
     from torch.distributed.tensor import DTensor
 
     return value.full_tensor().detach() if isinstance(value, DTensor) else value.detach()
 
 
-def spread(value: Tensor, like: Tensor) -> Tensor:
+def distribute_like(value: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor on the device of another, sharded in the same way."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -158,7 +158,7 @@ def agree(accelerator: Any, flag: bool) -> bool:
 
 
 @contextmanager
-def leading() -> Iterator[bool]:
+def main_process_scope() -> Iterator[bool]:
     """Give the run to the first process; the others take part in its fine-tuning only.
 
     Yields:
@@ -184,7 +184,7 @@ def leading() -> Iterator[bool]:
 
 @contextmanager
 def shared_job(job: dict[str, Any]) -> Iterator[None]:
-    """Have the processes that follow (see `leading`) take part in what the first fine-tunes."""
+    """Have the other processes take part in what the first fine-tunes."""
     if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         _shared(job)
         _jobs.append(job)

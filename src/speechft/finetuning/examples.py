@@ -22,7 +22,7 @@ from speechft.finetuning.memory import Limits
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-Kept = Mapping[str, tuple[Tensor, int]]
+CachedFeatures = Mapping[str, tuple[Tensor, int]]
 """From a cut's id to (T, C) features and the number of its samples."""
 
 CACHE_BYTES = 4 << 30
@@ -49,7 +49,7 @@ class Examples:
         *,
         seed: int,
         max_duration: float | None = None,
-        downsampled: Kept | None = None,
+        downsampled: CachedFeatures | None = None,
     ) -> None:
         self.cuts, self.seed, self.downsampled = list(cuts), seed, downsampled
         self.max_duration = max_duration
@@ -57,10 +57,14 @@ class Examples:
         self.hop = round(SAMPLE_RATE / encoder.frame_rate)
         self.frame_lengths = encoder.frame_lengths
         self._target = target
-        self._hidden: Kept = {}
+        self._hidden: CachedFeatures = {}
 
     def dataset(
-        self, limits: Limits, accelerator: Any, hidden: Kept | None = None, hidden_until: int = 0
+        self,
+        limits: Limits,
+        accelerator: Any,
+        hidden: CachedFeatures | None = None,
+        hidden_until: int = 0,
     ) -> StepDataset:
         """Return the map from step to batch for this process.
 
@@ -125,7 +129,7 @@ class Examples:
         return int(rng.integers((samples - self.longest) // self.hop + 1)), self.longest
 
 
-def whole_batch(cuts: Sequence[Cut], downsampled: Kept | None) -> Batch:
+def whole_batch(cuts: Sequence[Cut], downsampled: CachedFeatures | None) -> Batch:
     """Return a batch of whole cuts without targets."""
     ids = tuple(cut.id for cut in cuts)
     if downsampled is not None:
@@ -138,7 +142,7 @@ def whole_batch(cuts: Sequence[Cut], downsampled: Kept | None) -> Batch:
 
 def keep_downsampled(
     encoder: Encoder, cuts: Sequence[Cut], device: torch.device, cache: DownsamplerCache | None
-) -> Kept | None:
+) -> CachedFeatures | None:
     """Run the frozen downsampler once over everything, if there is one and its outputs fit."""
     names = encoder.downsampler_names()
     if not names or _bytes(cuts, encoder, _channels(encoder, names)) > CACHE_BYTES:
@@ -154,7 +158,7 @@ def keep_hidden(
     batches: int,
     accelerator: Any,
     seconds: float,
-) -> Kept | None:
+) -> CachedFeatures | None:
     """Return the last hidden state of every cut that the first batches hold, if they fit.
 
     The encoder is frozen and in evaluation mode meanwhile. The cuts are grouped by length, not by

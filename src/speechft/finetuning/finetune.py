@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from speechft.checkpoint import write_json
 from speechft.console import log, warn
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError, unknown_choice
 from speechft.features.extract import DownsamplerCache
+from speechft.files import write_json
 from speechft.finetuning.baselines import add_adapters, merge_adapters
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
@@ -25,7 +25,7 @@ from speechft.finetuning.loop import History, train
 from speechft.finetuning.memory import Limits, fit_batches
 from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.trackers import check_trackers
-from speechft.finetuning.work import Corpora, Supervised, Work
+from speechft.finetuning.training_setup import Corpora, SupervisedSetup, TrainingSetup
 from speechft.tasks import TASKS
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]
@@ -100,7 +100,7 @@ def finetune_encoder(
             f"{config.head_only:g} leaves none of the {config.stop_after()} updates to it"
         )
     rates = set_dropout(encoder, config.dropout)
-    kind: type[Work] = Continued if _is_continued(config) else Supervised
+    kind: type[TrainingSetup] = Continued if _is_continued(config) else SupervisedSetup
     work = kind(encoder, config, corpus, folder, seed, cache, splits)
     accelerator, phases = work.accelerator, config.phases()
     if config.strategy in ("lora", "dora"):
@@ -146,7 +146,7 @@ def finetune_encoder(
     return Tuned(folder / "encoder", history, value)
 
 
-def _dev_value(work: Work, history: History, config: FinetuningConfig) -> float:
+def _dev_value(work: TrainingSetup, history: History, config: FinetuningConfig) -> float:
     """Return the metric on dev of the weights that are exported; NaN where there is no dev."""
     if not work.has_dev():
         return float("nan")

@@ -19,6 +19,8 @@ from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.errors import TrainingError
 from speechft.finetuning.checkpointing import forget_after, load_checkpoint, save_checkpoint
 from speechft.finetuning.distributed import (
+    distribute_like,
+    full_tensor,
     load_model_state,
     load_optimizer_state,
     make_accelerator,
@@ -26,9 +28,7 @@ from speechft.finetuning.distributed import (
     optimizer_state,
     shard,
     sharding_asked,
-    spread,
     transformer_layers,
-    whole,
 )
 from speechft.finetuning.objective import Objective
 from speechft.finetuning.optimization import Optimization
@@ -217,7 +217,7 @@ class _Training:
             self.optimizer = self._optimizer()
             load_optimizer_state(self.optimizer, state)
             own = dict(self.objective.named_parameters())
-            self.average = {n: spread(v, own[n]).clone() for n, v in self.average.items()}
+            self.average = {n: distribute_like(v, own[n]).clone() for n, v in self.average.items()}
             self.wrapped, self.sharded = self.objective, True
 
     def _set_learning_rate(self) -> float:
@@ -248,7 +248,7 @@ class _Training:
         if accelerator.scaler is not None:
             accelerator.scaler.unscale_(self.optimizer)
         trained = [p for p in self.objective.parameters() if p.grad is not None]
-        norm = whole(nn.utils.clip_grad_norm_(trained, self.settings.clip))
+        norm = full_tensor(nn.utils.clip_grad_norm_(trained, self.settings.clip))
         healthy = torch.isfinite(total) & torch.isfinite(norm)
         if accelerator.num_processes > 1:
             healthy = accelerator.reduce(healthy.float(), "mean") == 1.0
@@ -345,7 +345,7 @@ class _Training:
         }
 
     def _whole_average(self) -> dict[str, Tensor]:
-        return {name: whole(value).cpu() for name, value in self.average.items()}
+        return {name: full_tensor(value).cpu() for name, value in self.average.items()}
 
     def _save(self) -> None:
         self._write("", self._state, keep=self.settings.keep)
@@ -372,7 +372,7 @@ class _Training:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         own = dict(self.objective.named_parameters())
         for name, value in state["average"].items():
-            self.average[name] = spread(value, own[name]).clone()
+            self.average[name] = distribute_like(value, own[name]).clone()
         self.history = History(**state["history"])
         self.best_score = state["best_score"]
         log(f"resumed after {self.step} of {self.settings.steps} updates")

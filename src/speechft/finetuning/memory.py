@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from speechft.checkpoint import read_json, write_json
 from speechft.console import warn
 from speechft.data.batching import Batch
 from speechft.errors import TrainingError
+from speechft.files import read_json, write_json
 from speechft.finetuning.distributed import agree
 from speechft.finetuning.objective import Objective
 from speechft.finetuning.optimization import Optimization

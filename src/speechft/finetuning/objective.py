@@ -11,7 +11,7 @@ from speechft.data.augment import SpecAugment
 from speechft.data.batching import Batch
 from speechft.data.labels import Vocabulary
 from speechft.encoders.base import Encoder, EncoderOutput
-from speechft.finetuning.baselines import Tie
+from speechft.finetuning.baselines import Regularizer
 from speechft.finetuning.encoding import encode
 from speechft.tasks.base import Task
 
@@ -28,7 +28,7 @@ class Objective(nn.Module):
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightedTask:
     """One task of a fine-tuning."""
 
     task: Task
@@ -53,10 +53,10 @@ class TaskObjective(Objective):
     def __init__(
         self,
         encoder: Encoder,
-        parts: Sequence[Part],
+        parts: Sequence[WeightedTask],
         heads: Mapping[str, nn.Module],
         augment: SpecAugment | None = None,
-        tie: Tie | None = None,
+        tie: Regularizer | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -84,7 +84,7 @@ class TaskObjective(Objective):
             loss = loss + self.tie(self.encoder, self.head, batch, output)
         return loss
 
-    def part(self, batch: Batch) -> Part:
+    def part(self, batch: Batch) -> WeightedTask:
         """Return the task that a batch is for."""
         return self.parts[batch.task] if batch.task else next(iter(self.parts.values()))
 

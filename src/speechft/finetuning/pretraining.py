@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from speechft.checkpoint import write_json, write_text
 from speechft.config import Config
 from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
@@ -25,6 +24,7 @@ from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
+from speechft.files import write_json, write_text
 from speechft.finetuning.clusters import Targets, make_targets
 from speechft.finetuning.loop import History, Objective, Optimization, train
 from speechft.finetuning.phases import Phase

@@ -11,8 +11,8 @@ import torch
 from speechft.console import warn
 from speechft.features.extract import group_by_length
 from speechft.finetuning.distributed import is_sharded
-from speechft.finetuning.examples import Kept, whole_batch
-from speechft.finetuning.objective import Part, TaskObjective
+from speechft.finetuning.examples import CachedFeatures, whole_batch
+from speechft.finetuning.objective import TaskObjective, WeightedTask
 from speechft.tasks.base import Item
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BLANK_CHECK = 16
 
 
-class Dev:
+class DevEvaluator:
     """Evaluates a task objective on cuts; several processes share the work.
 
     Args:
@@ -36,7 +36,7 @@ class Dev:
         self,
         objective: TaskObjective,
         cuts: Mapping[str, Sequence[Cut]],
-        downsampled: Mapping[str, Kept | None],
+        downsampled: Mapping[str, CachedFeatures | None],
         accelerator: Any,
         batch_seconds: float,
     ) -> None:
@@ -71,7 +71,7 @@ class Dev:
             items = gather_object(items)
         return sorted(items, key=lambda item: item.id)
 
-    def _score(self, group: list[Cut], part: Part) -> list[Item]:
+    def _score(self, group: list[Cut], part: WeightedTask) -> list[Item]:
         objective, task, vocabulary = self.objective, part.task, part.vocabulary
         batch = whole_batch(group, self.downsampled[task.name]).to(self.accelerator.device)
         batch = replace(batch, task=task.name)
@@ -85,7 +85,7 @@ class Dev:
         ]
 
 
-def warn_if_all_blank(dev: Dev) -> None:
+def warn_if_all_blank(dev: DevEvaluator) -> None:
     """Warn where CTC gives nothing but blanks when the encoder is about to learn.
 
     The gradients that reach the encoder then come from a head that has learned nothing yet, which
@@ -93,7 +93,9 @@ def warn_if_all_blank(dev: Dev) -> None:
     """
     for name in dev.cuts:
         few = {task: cuts[:_BLANK_CHECK] if task == name else [] for task, cuts in dev.cuts.items()}
-        sample = Dev(dev.objective, few, dev.downsampled, dev.accelerator, dev.batch_seconds)
+        sample = DevEvaluator(
+            dev.objective, few, dev.downsampled, dev.accelerator, dev.batch_seconds
+        )
         blanks = [item.counts.get("blank_ratio") for item in sample.items(name)]
         if blanks and all(share == 1.0 for share in blanks):
             warn(

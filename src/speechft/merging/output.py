@@ -14,7 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from speechft.checkpoint import (
+from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
+from speechft.errors import RunError
+from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
     PROCESSOR_NAME,
@@ -22,8 +24,6 @@ from speechft.checkpoint import (
     sync_folder,
     write_error,
 )
-from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
-from speechft.errors import RunError
 from speechft.merging.plan import Item
 from speechft.runs import lock
 

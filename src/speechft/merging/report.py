@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import encoder_digest, file_digest
+from speechft.files import encoder_digest, file_digest
 from speechft.merging.lineage import Evidence
 
 
@@ -27,7 +27,7 @@ class MergeReport:
     formats: tuple[str, ...]
     """Format and family of the base and of every tuned model, such as ``s3prl hubert``."""
     base_digest: str | None
-    """Of an encoder folder, `speechft.checkpoint.encoder_digest`; None for results in memory."""
+    """Of an encoder folder, `speechft.files.encoder_digest`; None for results in memory."""
     tuned_digests: tuple[str | None, ...]
     merged: int
     """Number of tensors that were merged."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.checkpoint import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.errors import CheckpointError
+from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.merging.card import model_card
 from speechft.merging.memory import as_torch
 from speechft.merging.output import (

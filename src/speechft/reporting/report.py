@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import write_text
 from speechft.errors import RunError
+from speechft.files import write_text
 from speechft.reporting.cells import detail_table, has_scores, main_lines
 from speechft.reporting.figures import Column, Figures, Role, table
 from speechft.results import ResultRow

@@ -133,12 +133,14 @@ class Task(ABC):
         """Return whether crops stand for a cut where the protocol takes some."""
         return True
 
-    def rounds(self, corpus: Corpus) -> list[tuple[str, str, str]]:
+    def folds(self, corpus: Corpus) -> list[tuple[str, str, str]]:
         """Return the train, dev and test splits of every round: one, or one for each fold."""
         folds = corpus.info.get("folds", {}).get(self.name)
         return [(a, b, c) for a, b, c in folds] if folds else [corpus.task_splits(self.name)]
 
-    def apart(self, train: Split, dev: Split, names: tuple[str, str, str]) -> tuple[Split, Split]:
+    def split_off_dev(
+        self, train: Split, dev: Split, names: tuple[str, str, str]
+    ) -> tuple[Split, Split]:
         """Return training and dev cuts, where the corpus has no dev split of its own."""
         return train, dev
 
@@ -200,7 +202,7 @@ class Task(ABC):
 
     def lacks(self, corpus: Corpus) -> str:
         """Say what a corpus lacks for this task; empty where it lacks nothing."""
-        for split in dict.fromkeys(name for names in self.rounds(corpus) for name in names):
+        for split in dict.fromkeys(name for names in self.folds(corpus) for name in names):
             known = corpus.statistics.get(split, {"utterances": 0})
             count = known["utterances"]
             if count == 0:

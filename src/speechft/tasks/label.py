@@ -73,7 +73,7 @@ class LabelClassification(Task):
         """Say what a corpus lacks: labels, or one of dev or test in training."""
         if reason := super().lacks(corpus):
             return reason
-        for train, *others in self.rounds(corpus):
+        for train, *others in self.folds(corpus):
             for split in others:
                 new = corpus.values(split, self.label) - corpus.values(train, self.label)
                 if new:

@@ -125,7 +125,9 @@ class SpeakerVerification(Task):
         """Refuse: verification scores trials, see `items`."""
         raise NotImplementedError("speaker verification scores trials, not utterances")
 
-    def apart(self, train: Split, dev: Split, names: tuple[str, str, str]) -> tuple[Split, Split]:
+    def split_off_dev(
+        self, train: Split, dev: Split, names: tuple[str, str, str]
+    ) -> tuple[Split, Split]:
         """Hold out every twentieth training speaker where dev is the test split."""
         if names[1] != names[2]:
             return train, dev
@@ -154,7 +156,7 @@ class SpeakerVerification(Task):
         return read_trials(corpus, str(file), {cut.id for cut in cuts})
 
     def _tested(self, corpus: Corpus) -> str:
-        return self.rounds(corpus)[0][2]
+        return self.folds(corpus)[0][2]
 
     def items(
         self,

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from speechft.checkpoint import file_digest, json_digest, write_text
 from speechft.console import progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.corpora.base import Card, Draft, Scan
@@ -21,6 +20,7 @@ from speechft.data.inspection import Found, Header, inspect
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import DataError
+from speechft.files import file_digest, json_digest, write_text
 from speechft.runs import STAGE_FILE, stage
 
 _CHUNK = 32

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import read_json
 from speechft.data.corpora.base import Card, Draft, Scan, need, read_lines
 from speechft.data.issues import Issue
 from speechft.errors import CheckpointError, DataError
+from speechft.files import read_json
 
 CARD = Card(
     name="iemocap",

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import atomic_write
 from speechft.errors import DataError
+from speechft.files import atomic_write
 
 _ROWS = 256
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph", b"FORM": ".aiff"}

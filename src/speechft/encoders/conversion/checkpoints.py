@@ -19,15 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import (
-    CONFIG_NAME,
-    INDEX_NAME,
-    WEIGHTS_NAME,
-    read_header,
-    read_json,
-    read_processor,
-    weight_files,
-)
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, delta_tensors, read_details
 from speechft.encoders.conversion.keys import (
@@ -41,6 +32,15 @@ from speechft.encoders.conversion.keys import (
 from speechft.encoders.conversion.safe_pickle import load_pickle, plain
 from speechft.encoders.conversion.tensors import Tensor, memory_tensor, safetensors_tensors
 from speechft.errors import CheckpointError
+from speechft.files import (
+    CONFIG_NAME,
+    INDEX_NAME,
+    WEIGHTS_NAME,
+    read_header,
+    read_json,
+    read_processor,
+    weight_files,
+)
 
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import read_header
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.tensors import Tensor, safetensors_tensors
 from speechft.errors import CheckpointError
+from speechft.files import read_header
 
 REST_NAME = "s3prl.safetensors"
 """File of a converted folder with what an s3prl or fairseq file holds beside the encoder."""
@@ -24,7 +24,7 @@ _FINAL_DIM = 256
 
 
 @dataclass(frozen=True)
-class Rest:
+class S3prlExtras:
     """What an s3prl or fairseq file holds beside the encoder: enough to write it again."""
 
     content: dict[str, Any]
@@ -42,7 +42,7 @@ class Rest:
         return {_REST_KEY: json.dumps(facts, ensure_ascii=False)}
 
 
-def rest_of(checkpoint: Checkpoint) -> Rest | None:
+def s3prl_extras(checkpoint: Checkpoint) -> S3prlExtras | None:
     """Return what a checkpoint holds beside the encoder in s3prl's terms; None if it is no such.
 
     Raises:
@@ -50,7 +50,7 @@ def rest_of(checkpoint: Checkpoint) -> Rest | None:
     """
     if checkpoint.folder is not None:
         path = checkpoint.folder / REST_NAME
-        return _read_rest(path) if path.is_file() else None
+        return _read_extras(path) if path.is_file() else None
     if checkpoint.naming != "s3prl":
         return None
     names = {}
@@ -59,7 +59,7 @@ def rest_of(checkpoint: Checkpoint) -> Rest | None:
     heads = {n: t for n, t in checkpoint.by_name().items() if is_pretraining_head(n)}
     is_upstream = checkpoint.format in ("s3prl", "wavlm", "fairseq", "decoar2")
     key = checkpoint.weights_key if is_upstream else None
-    return Rest(dict(checkpoint.content) if is_upstream else {}, key, names, heads)
+    return S3prlExtras(dict(checkpoint.content) if is_upstream else {}, key, names, heads)
 
 
 def s3prl_checkpoint(
@@ -82,7 +82,7 @@ def s3prl_checkpoint(
     Raises:
         CheckpointError: The base does not tell its configuration, or s3prl has no such family.
     """
-    rest = rest_of(base)
+    rest = s3prl_extras(base)
     lacks_heads = base.family == "wav2vec2" and "quantizer.vars" not in weights
     if rest is not None and rest.weights_key is not None:
         is_fairseq = "cfg" in rest.content or "args" in rest.content
@@ -197,7 +197,7 @@ def _unprefixed(original: str, checkpoint: Checkpoint) -> str:
     return original.removeprefix(prefix)
 
 
-def _read_rest(path: Path) -> Rest:
+def _read_extras(path: Path) -> S3prlExtras:
     _, metadata = read_header(path)
     try:
         facts = json.loads(metadata[_REST_KEY])
@@ -206,4 +206,4 @@ def _read_rest(path: Path) -> Rest:
         raise CheckpointError(
             f"{path} is damaged: {error}", hint="remove it: only s3prl's pre-training heads go"
         ) from None
-    return Rest(dict(content), key, dict(names), safetensors_tensors([path]))
+    return S3prlExtras(dict(content), key, dict(names), safetensors_tensors([path]))

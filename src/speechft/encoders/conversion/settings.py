@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechft.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
 from speechft.console import log
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint, open_checkpoint
 from speechft.encoders.conversion.keys import CONV, WEIGHT_V
 from speechft.encoders.conversion.tensors import Tensor
 from speechft.errors import CheckpointError
+from speechft.files import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
 
 PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
 """Attention heads by hidden size in all published HuBERT, wav2vec 2.0 and WavLM models."""

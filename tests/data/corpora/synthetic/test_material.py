@@ -19,8 +19,7 @@ from speechft.data.manifest import Corpus
 from speechft.data.waveform import load_waveform
 from speechft.errors import ConfigError
 from speechft.evaluation import protocols
-from speechft.evaluation.probe import ProbeConfig
-from speechft.evaluation.suite import EvaluationConfig
+from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.pipeline import evaluate
 from speechft.tasks import SUPERB, find_task
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from pydantic import Field
 
-from speechft.checkpoint import json_digest
 from speechft.config import Config
 from speechft.console import log, progress_bar
 from speechft.data.corpora.synthetic import material
@@ -25,6 +24,7 @@ from speechft.data.corpora.synthetic.texts import TextSet
 from speechft.data.corpora.synthetic.voices import VoicePool
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import DataError
+from speechft.files import json_digest
 from speechft.runs import stage
 
 GENERATOR_VERSION = 7

@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from speechft.checkpoint import json_digest, write_text
 from speechft.config import Config
 from speechft.data.acoustics import SAMPLE_RATE, add_noise, set_level
 from speechft.data.corpora.synthetic import material_texts as texts
 from speechft.data.corpora.synthetic.espeak import variants
 from speechft.data.corpora.synthetic.voices import Speaker, VoicePool, make_speakers, prosody
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.files import json_digest, write_text
 from speechft.runs import stage
 
 VERSION = 2

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from speechft.checkpoint import write_text
 from speechft.data.acoustics import SAMPLE_RATE, distort, resample, set_level
 from speechft.data.corpora.synthetic.espeak import Espeak, Speech, variants
 from speechft.data.corpora.synthetic.phones import SILENCE, to_arpabet
@@ -29,6 +28,7 @@ from speechft.data.corpora.synthetic.voices import (
     prosody,
 )
 from speechft.errors import SpeechftError
+from speechft.files import write_text
 
 _EDGE = 0.06
 """Seconds of pause kept before and after the speech."""

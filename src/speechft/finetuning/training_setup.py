@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from speechft.checkpoint import write_json
 from speechft.data.augment import SpecAugment
 from speechft.data.batching import Batch, JointDataset
 from speechft.data.labels import Vocabulary
@@ -22,17 +21,18 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
-from speechft.finetuning.baselines import Distillation, L2sp, Tie
+from speechft.files import write_json
+from speechft.finetuning.baselines import Distillation, L2sp, Regularizer
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.distributed import make_accelerator
-from speechft.finetuning.examples import Examples, Kept, keep_downsampled, keep_hidden
+from speechft.finetuning.examples import CachedFeatures, Examples, keep_downsampled, keep_hidden
 from speechft.finetuning.loop import Hooks
 from speechft.finetuning.memory import Limits
-from speechft.finetuning.objective import Objective, Part, TaskObjective
-from speechft.finetuning.order import batch_order
+from speechft.finetuning.objective import Objective, TaskObjective, WeightedTask
 from speechft.finetuning.phases import head_only_updates
-from speechft.finetuning.selection import Dev, warn_if_all_blank
+from speechft.finetuning.selection import DevEvaluator, warn_if_all_blank
 from speechft.finetuning.splits import labelled_splits
+from speechft.finetuning.task_schedule import task_schedule
 from speechft.tasks import find_task
 from speechft.tasks.base import Task
 from speechft.tasks.recurrent import RecurrentHead
@@ -45,7 +45,7 @@ Corpora = Corpus | Mapping[str, Corpus]
 """One corpus for all tasks, or one for each by the task's key."""
 
 
-class Work(ABC):
+class TrainingSetup(ABC):
     """What is trained on what; supervised and self-supervised fine-tuning differ in it.
 
     Args:
@@ -129,7 +129,7 @@ class Work(ABC):
         self.encoder.cpu().save(folder / "encoder")
 
 
-class Supervised(Work):
+class SupervisedSetup(TrainingSetup):
     """The heads of one or several tasks on labelled speech."""
 
     objective: TaskObjective
@@ -163,7 +163,7 @@ class Supervised(Work):
         heads = {n: _head(task, encoder, vocabularies[n], config) for n, task in tasks.items()}
         share = len(weights) / sum(weights.values()) if config.mixing == "weighted" else 0.0
         parts = [
-            Part(task, vocabularies[n], weights[n] * share if share else 1.0)
+            WeightedTask(task, vocabularies[n], weights[n] * share if share else 1.0)
             for n, task in tasks.items()
         ]
         augment = SpecAugment(config.specaugment) if config.specaugment else None
@@ -181,10 +181,10 @@ class Supervised(Work):
             for name, task in tasks.items()
         }
         seconds = config.batch_seconds
-        self.dev = Dev(self.objective, dev_cuts, kept, self.accelerator, seconds)
-        self.trained = Dev(self.objective, cuts, kept, self.accelerator, seconds)
+        self.dev = DevEvaluator(self.objective, dev_cuts, kept, self.accelerator, seconds)
+        self.trained = DevEvaluator(self.objective, cuts, kept, self.accelerator, seconds)
 
-    def _kept(self, cuts: Sequence[Cut], cache: DownsamplerCache | None) -> Kept | None:
+    def _kept(self, cuts: Sequence[Cut], cache: DownsamplerCache | None) -> CachedFeatures | None:
         """Return the outputs of the downsampler where it is frozen throughout."""
         if self.config.strategy == "plain":
             return None
@@ -202,7 +202,7 @@ class Supervised(Work):
     def dataset(self, limits: Limits) -> tuple[JointDataset, int]:
         """Return the map from step to batch, and the batches of an update."""
         config = self.config
-        order, accumulation = batch_order(
+        order, accumulation = task_schedule(
             config.task_weights(), config.mixing, config.steps, limits.accumulation, self.seed
         )
         boundary = head_only_updates(config.phases()) * accumulation
@@ -273,7 +273,7 @@ def _head(
     )
 
 
-def _tie(encoder: Encoder, config: FinetuningConfig) -> Tie | None:
+def _tie(encoder: Encoder, config: FinetuningConfig) -> Regularizer | None:
     if config.strategy == "l2sp":
         return L2sp(encoder, config.l2sp.weight, config.l2sp.head_weight)
     if config.strategy == "distill":

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from speechft.checkpoint import (
+from speechft.errors import CheckpointError, RunError
+from speechft.files import (
     atomic_write,
     encoder_digest,
     file_digest,
@@ -21,7 +22,6 @@ from speechft.checkpoint import (
     weight_files,
     write_json,
 )
-from speechft.errors import CheckpointError, RunError
 
 
 def test_header_places_every_tensor(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from speechft.data.batching import seed_of
 
 
-def batch_order(
+def task_schedule(
     weights: Mapping[str, float], mixing: str, steps: int, accumulation: int, seed: int
 ) -> tuple[list[str], int]:
     """Return the task of every batch, and how many batches an update has.

@@ -10,18 +10,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from speechft.checkpoint import atomic_write, file_digest
 from speechft.console import log
 from speechft.data.batching import seed_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
-from speechft.evaluation.detect import detect
+from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.pipelines import save_pipeline
-from speechft.evaluation.probe import ProbeConfig, ProbeResult, probe_seeds
+from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
+from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval
 from speechft.features.extract import Features
+from speechft.files import atomic_write, file_digest
 from speechft.results import ResultRow, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
@@ -32,11 +33,12 @@ from speechft.tasks.word_search import LanguageModel
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-    from speechft.evaluation.suite import Candidate, EvaluationConfig
+    from speechft.evaluation.config import EvaluationConfig
+    from speechft.evaluation.suite import Candidate
 
 
 @dataclass(frozen=True)
-class Round:
+class Fold:
     """The splits that one probe is trained, chosen and tested on."""
 
     names: tuple[str, str, str]
@@ -47,7 +49,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class TaskJob:
+class TaskEvaluation:
     """The evaluation of one encoder on one task, in ``folder/tasks/<task>``."""
 
     candidate: Candidate
@@ -84,17 +86,17 @@ class TaskJob:
         return [self.seed + number for number in range(self.config.seeds)]
 
     @cached_property
-    def rounds(self) -> list[Round]:
-        """Return the splits, one round for each fold.
+    def folds(self) -> list[Fold]:
+        """Return the splits, one for each fold.
 
         Raises:
             DataError: A split has no usable labels, or a trial no audio.
         """
-        return [self._round(names) for names in self.task.rounds(self.corpus)]
+        return [self._fold(names) for names in self.task.folds(self.corpus)]
 
     def cuts(self) -> list[Cut]:
         """Return every cut that is needed, some of them more than once."""
-        return [cut for r in self.rounds for part in (r.train, r.dev, r.test) for cut in part]
+        return [cut for r in self.folds for part in (r.train, r.dev, r.test) for cut in part]
 
     def done(self) -> bool:
         """Return whether the folder holds exactly this evaluation."""
@@ -105,15 +107,15 @@ class TaskJob:
         with stage(self.folder, **self._stage()) as work:
             if work.done:
                 return
-            by_round = [self._probe(features, number) for number in range(len(self.rounds))]
-            by_seed = list(zip(*by_round, strict=True))
+            by_fold = [self._probe(features, number) for number in range(len(self.folds))]
+            by_seed = list(zip(*by_fold, strict=True))
             items = [_merged([result.items for result in results]) for results in by_seed]
             rows = []
             for place, results in enumerate(by_seed):
                 rows += [self._row(m, results, items, place) for m in self.task.measures]
                 suffix = f".{place}" if place else ""
                 _write_items(work.scratch / f"predictions{suffix}.jsonl", items[place])
-            self._save(work.scratch, by_round)
+            self._save(work.scratch, by_fold)
             write_rows(work.scratch / "results.jsonl", rows)
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
@@ -132,7 +134,7 @@ class TaskJob:
             "config": {
                 "candidate": candidate,
                 "task": self.task.name,
-                "splits": [list(names) for names in self.task.rounds(self.corpus)],
+                "splits": [list(names) for names in self.task.folds(self.corpus)],
                 "protocol": self.config.protocol,
                 "precision": self.config.precision,
                 "probe": self.settings.as_dict(),
@@ -149,12 +151,12 @@ class TaskJob:
         kept = self.config.cache is not None and self.config.frame_cache_gb > 0
         return self.config.frame_codec if kept and self.task.level == "frame" else None
 
-    def _round(self, names: tuple[str, str, str]) -> Round:
+    def _fold(self, names: tuple[str, str, str]) -> Fold:
         task, config = self.task, self.settings
         train, dev, test = (list(self.corpus.split(name)) for name in names)
         if not self.test:
             test = []
-        train, dev = task.apart(train, dev, names)
+        train, dev = task.split_off_dev(train, dev, names)
         contexts = (
             task.context(self.corpus, names[1] if names[1] != names[2] else "", dev),
             task.context(self.corpus, names[2], test) if test else None,
@@ -162,10 +164,10 @@ class TaskJob:
         train = cropped(task, task.expand(train), config.crop_seconds, config.crops, self.seed)
         if config.crop_dev:
             dev, test = (cropped(task, c, config.crop_seconds, 1, self.seed) for c in (dev, test))
-        return Round(names, train, dev, test, contexts)
+        return Fold(names, train, dev, test, contexts)
 
     def _probe(self, features: Features, number: int) -> list[ProbeResult]:
-        task, r = self.task, self.rounds[number]
+        task, r = self.task, self.folds[number]
         if not task.trained:
             return [detect(task, features, r.train, r.dev, r.test, r.contexts)]
         device = pick_device()
@@ -182,7 +184,7 @@ class TaskJob:
                 None if device.type == "cpu" else device,
             )
         except DataError as error:
-            if len(self.rounds) == 1:
+            if len(self.folds) == 1:
                 raise
             where = f"fold {number + 1} ({', '.join(r.names)})"
             raise DataError(f"{where}: {error.message}", hint=error.hint) from None
@@ -194,7 +196,7 @@ class TaskJob:
         items_by_seed: Sequence[list[Item]],
         place: int,
     ) -> ResultRow:
-        first, names, items = results[0], self.rounds[0].names, items_by_seed[place]
+        first, names, items = results[0], self.folds[0].names, items_by_seed[place]
         dev_items = _merged([result.dev_items for result in results])
         dev = measure.value(dev_items)
         details = self._details(measure, results, items, dev)
@@ -249,19 +251,19 @@ class TaskJob:
         notes = differences(self.config.protocol, self.task)
         return {**details, **({"protocol_notes": notes} if notes else {})}
 
-    def _save(self, scratch: Path, by_round: Sequence[Sequence[ProbeResult]]) -> None:
+    def _save(self, scratch: Path, by_fold: Sequence[Sequence[ProbeResult]]) -> None:
         """Keep the probes of the first seed; those of further folds beside that of the first."""
         crops = [cut.id for cut in self.cuts() if "#crop" in cut.id]
         if crops:
             with atomic_write(scratch / "crops.jsonl") as file:
-                for r in self.rounds:
+                for r in self.folds:
                     for cut in (*r.train, *r.dev, *r.test):
                         if "#crop" in cut.id:
                             line = {"id": cut.id, "start": cut.start, "duration": cut.duration}
                             file.write((json.dumps(line) + "\n").encode())
         if not self.task.trained:
             return
-        for number, results in enumerate(by_round):
+        for number, results in enumerate(by_fold):
             save_pipeline(
                 scratch / (f"probe-fold{number + 1}" if number else "probe"),
                 results[0],

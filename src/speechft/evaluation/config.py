@@ -1,0 +1,97 @@
+"""What an evaluation may be configured to do; light, so that recipes are read without torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from speechft.config import Config
+from speechft.devices import Precision
+
+Codec = Literal["float16", "bfloat16", "int8"]
+"""How frames are kept on disk."""
+RANDOM = "random"
+"""Floor with the weights of an untrained encoder."""
+
+
+class BeamSearchConfig(Config):
+    """How words are searched with a language model; the defaults are s3prl's."""
+
+    weight: float = 2.0
+    """Of the language model's log10 probability."""
+    word_score: float = -1.0
+    """Added for every word."""
+    beam: int = Field(default=5, ge=1)
+    """Hypotheses that are kept."""
+    beam_threshold: float = Field(default=25.0, gt=0.0)
+    """Hypotheses that are so much worse than the best one are given up."""
+
+
+class EvaluationConfig(Config):
+    """Which tasks, how."""
+
+    tasks: tuple[str, ...] | Literal["available"] = ("pr", "sid", "ic", "style")
+    """Keys of tasks, or ``available`` for all that the corpus supports."""
+    protocol: str = "mini"
+    """Name of the protocol."""
+    seeds: int = Field(default=1, ge=1)
+    """Probe seeds, trained side by side; of several the mean is shown, with an interval over seeds
+    and items."""
+    cache: str | None = None
+    """Folder of features that evaluations share; null keeps none on disk."""
+    frame_cache_gb: float = Field(default=0.0, ge=0.0)
+    """Quota of the frames in it, in gigabytes; pooled statistics are always kept there."""
+    frame_codec: Codec = "bfloat16"
+    """How frames are kept there; ``int8`` takes half the room."""
+    frame_memory_gb: float = Field(default=8.0, gt=0.0)
+    """Frames kept in memory, in gigabytes; the others are read or computed for every batch."""
+    floors: tuple[str, ...] = ("mfcc", RANDOM)
+    """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
+    precision: Precision = "auto"
+    """Precision of the encoder's forward pass."""
+    language_model: str | None = None
+    """Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second word error rate of ASR."""
+    beam_search: BeamSearchConfig = BeamSearchConfig()
+    """The search with it."""
+
+
+class ProbeConfig(Config):
+    """How a probe is trained."""
+
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """The grid; the best on dev is taken."""
+    extend: int = 2
+    """How often a best value at the edge of the grid may extend it by a factor of about 3."""
+    hidden: int | None = None
+    """Size of the projection before the last layers (SUPERB: 256); null leaves it out."""
+    units: tuple[int, ...] = ()
+    """Sizes of further layers: LSTMs of ASR, SF and SD, pooled size of ASV."""
+    batch: int = 64
+    """Utterances in a batch; s3prl's gradient accumulation is part of it."""
+    epochs: int = 60
+    """Most passes over the training split."""
+    steps: int | None = None
+    """Most updates; null: as many as the epochs have."""
+    halve_at: tuple[int, ...] = (4, 8)
+    """Epochs after which the worse half of the grid on dev is given up (successive halving)."""
+    patience: int = 8
+    """Evaluations without improvement on dev after which a probe has converged."""
+    evaluate_every: int = 1
+    """Epochs between evaluations on dev."""
+    evaluate_steps: int | None = None
+    """Updates between evaluations on dev; null: go by epochs."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    frames: int | None = None
+    """Training utterances are cut to a random window of so many frames; null takes them whole."""
+    crop_seconds: float | None = None
+    """Training audio is cut to a recorded random crop of this length before it is encoded."""
+    crops: int = 1
+    """Recorded crops of every utterance that is longer; epochs take them in turn."""
+    crop_dev: bool = False
+    """Whether dev and test audio is cut to one recorded crop as well."""
+    spec_augment: bool = False
+    """Whether features are warped and masked in training (SpecAugment, SUPERB ASR and SF)."""
