@@ -13,8 +13,9 @@ from lhotse.cut import Cut
 from helpers import ORACLE, cut_of
 from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
-from speechft.tasks.characters import CharacterRecognition
-from speechft.tasks.ctc import BLANK, PhoneRecognition
+from speechft.tasks.asr import CharacterRecognition
+from speechft.tasks.ctc import BLANK
+from speechft.tasks.pr import PhoneRecognition
 
 GREEDY = json.loads((ORACLE / "superb" / "02_ctc" / "greedy_decode" / "greedy.json").read_text())
 

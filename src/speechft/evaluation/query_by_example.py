@@ -9,7 +9,7 @@ from speechft.console import progress_bar
 from speechft.evaluation.probe import ProbeResult
 from speechft.features.extract import Features
 from speechft.tasks.base import Item, Task
-from speechft.tasks.query import QueryByExample
+from speechft.tasks.qbe import QueryByExample
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

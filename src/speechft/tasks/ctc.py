@@ -1,4 +1,4 @@
-"""Recognition by CTC with greedy decoding, and phone recognition (SUPERB PR)."""
+"""Recognition by CTC with greedy decoding: what PR, ASR and SF share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
+from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
 from speechft.tasks.base import Item, Level, Task
 from speechft.tasks.heads import FrameHead
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BLANK = "<blank>"
 END = "<eos>"
 _END_NUMBER = 1
-_SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
 
 
 class CtcTask(Task):
@@ -125,23 +124,6 @@ class CtcTask(Task):
             total=len(reference),
             counts={**counted.as_dict(), "blank_ratio": blanks},
         )
-
-
-class PhoneRecognition(CtcTask):
-    """Phone recognition (SUPERB PR); silences are left out."""
-
-    name = "pr"
-    title = "phone recognition"
-    label = "phones"
-    metric: ClassVar[str] = "per"
-
-    def symbols(self, cut: Cut) -> list[str]:
-        """Return the phones without silence."""
-        return [phone for phone, _, _ in phones_of(cut) if phone not in _SILENCES]
-
-    def units(self, symbols: Sequence[str]) -> list[str]:
-        """Return the phones."""
-        return list(symbols)
 
 
 def recurrent_head(
