@@ -36,6 +36,10 @@ class Vocabulary:
         """Return the number of symbols."""
         return len(self.symbols)
 
+    def __contains__(self, symbol: object) -> bool:
+        """Return whether the training split holds a symbol."""
+        return symbol in self._index
+
     def encode(self, symbols: Iterable[str], where: str) -> list[int]:
         """Turn symbols into numbers; unseen ones become `UNKNOWN` where the vocabulary has it.
 

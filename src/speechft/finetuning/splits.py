@@ -49,7 +49,9 @@ def labelled_splits(
                 hint=f"set finetuning.task to one that it supports: {_tunable(corpus, names)}",
             )
     cuts = list(corpus.split(names[0]))
-    kept = [cut for cut in cuts if task.usable(cut, _frames(cut, encoder))]
+    kept = [
+        cut for cut in cuts if not task.problem(cut, None, _frames(cut, encoder), training=True)
+    ]
     if len(kept) < len(cuts):
         dropped = sorted({cut.id for cut in cuts} - {cut.id for cut in kept})
         warn(f"{len(dropped)} utterances are too short for their target, left out: {dropped[:5]}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from speechft.data.labels import Vocabulary, label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.tasks.base import Level, Predictions, Split, Task
+from speechft.tasks.base import TOO_SHORT, Level, Predictions, Split, Task
 from speechft.tasks.measures import Item, Measure, weighted_eer
 from speechft.tasks.speaker import LOST_FRAMES, XVectorHead
 
@@ -27,6 +27,8 @@ Trial = tuple[bool, str, str]
 _SCALE, _MARGIN = 30.0, 0.4
 _DEV_TRIALS = 4000
 _UNSEEN = -1
+_LEAST_FRAMES = LOST_FRAMES + 2
+"""Statistics pooling takes two frames."""
 
 
 class SpeakerHead(nn.Module):
@@ -93,18 +95,27 @@ class SpeakerVerification(Task):
         speaker = label_of(cut, self.label)
         if speaker is None:
             raise DataError(f"cut {cut.id} has no speaker, which task asv needs")
-        if not self.usable(cut, frames):
+        if frames < _LEAST_FRAMES:
             raise DataError(
                 f"cut {cut.id} has {frames} frames; the x-vector of task asv needs at least "
-                f"{LOST_FRAMES + 2}, about {0.02 * (LOST_FRAMES + 3):.2f} s",
+                f"{_LEAST_FRAMES}, about {0.02 * (LOST_FRAMES + 3):.2f} s",
                 hint="leave such recordings out of dev and test, and out of the trials",
             )
-        known = speaker in vocabulary.symbols
+        known = speaker in vocabulary
         return torch.tensor([vocabulary.symbols.index(speaker) if known else _UNSEEN])
 
-    def usable(self, cut: Cut, frames: int) -> bool:
-        """Return whether the x-vector's contexts leave enough frames."""
-        return frames > LOST_FRAMES + 1
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut has no speaker, or fewer frames than the x-vector's contexts need."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        return None if frames >= _LEAST_FRAMES else TOO_SHORT
+
+    @property
+    def per_frame(self) -> bool:
+        """Return False: the x-vector gives one vector an utterance."""
+        return False
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from speechft.data.labels import Vocabulary
+from speechft.data.labels import Vocabulary, label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 from speechft.tasks.measures import Item, Measure, figure, ratio
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 Level = Literal["utterance", "frame"]
 
+NO_LABEL = "no label"
+NO_SYMBOL = "text without a known symbol"
+UNSEEN = "class unseen in training"
+TOO_SHORT = "too short for the head"
+TOO_LONG = "target longer than the frames"
+NO_FRAME = "shorter than one frame"
 
 Split = list["Cut"]
 Predictions = Sequence[Any]
@@ -50,6 +56,11 @@ class Task(ABC):
     """Whether training draws every class equally often."""
     grouped: bool = True
     """Whether the items of one speaker are drawn together when items are resampled."""
+
+    @property
+    def per_frame(self) -> bool:
+        """Return whether the head gives logits for every frame, as a recurrent one would."""
+        return self.level == "frame"
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -192,9 +203,29 @@ class Task(ABC):
         """Return a prediction as text."""
         raise NotImplementedError
 
-    def usable(self, cut: Cut, frames: int) -> bool:
-        """Return whether a cut can be trained on (a CTC target must fit into the frames)."""
-        return True
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say why a cut cannot be used, in a short phrase to count by; None where it can.
+
+        Args:
+            cut: To train on, to choose on or to test on.
+            vocabulary: Of the training split; None while that is not known yet.
+            frames: T, as the encoder counts them.
+            training: Whether it is to be trained on, which asks for more: a CTC target must fit
+                into the frames.
+        """
+        if frames < 1:
+            return NO_FRAME
+        return None if self.labelled(cut) else NO_LABEL
+
+    def labelled(self, cut: Cut) -> bool:
+        """Return whether a cut has this task's label."""
+        return label_of(cut, self.label) is not None
+
+    def outliers(self, cuts: Sequence[Cut]) -> dict[str, str]:
+        """Return why some labelled cuts do not go with the rest of their training split, by id."""
+        return {}
 
     def supported_by(self, corpus: Corpus) -> bool:
         """Return whether every split that the task needs has its labels."""

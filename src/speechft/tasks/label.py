@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.base import UNSEEN, Item, Level, Task
 from speechft.tasks.heads import UtteranceHead
 
 if TYPE_CHECKING:
@@ -64,6 +64,16 @@ class LabelClassification(Task):
                 f"split, found {len(found)}"
             )
         return Vocabulary.from_symbols(found)
+
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut has no label, or one that training does not hold."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        if vocabulary is None or label_of(cut, self.label) in vocabulary:
+            return None
+        return UNSEEN
 
     def croppable(self, cut: Cut) -> bool:
         """Return whether a cut is noise, in a task that knows some; a word is taken whole."""

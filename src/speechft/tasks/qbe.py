@@ -49,6 +49,10 @@ class QueryByExample(Task):
                 return f"its split {split} is missing or empty"
         return ""
 
+    def labelled(self, cut: Cut) -> bool:
+        """Return True: pairs of recordings have the labels."""
+        return True
+
     def context(self, corpus: Corpus, split: str, cuts: Split) -> dict[str, dict[str, bool]]:
         """Return, by query of the split and document, whether the one occurs in the other.
 
