@@ -44,6 +44,8 @@ class ResultRow(Config):
     """Learning rate chosen on the development split."""
     alpha: float | None = None
     """Interpolation coefficient of a merged encoder."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """How many items of the task's splits could not be used, by reason."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Anything else worth keeping, such as the weights of the layers."""
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 UNKNOWN = "<unk>"
 """Symbol of sequence tasks for what the training split does not hold; it always counts as wrong."""
 
+MAX_LEFT_OUT = 0.05
+"""Largest share of a split that is left out for its labels or audio, where no other is set."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from speechft.data.labels import Vocabulary, label_of
+from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 from speechft.tasks.measures import Item, Measure, figure, ratio
@@ -19,6 +19,8 @@ __all__ = ["Item", "Level", "Task", "figure"]
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.tasks.left_out import LeftOut
+
 Level = Literal["utterance", "frame"]
 
 NO_LABEL = "no label"
@@ -27,6 +29,8 @@ UNSEEN = "class unseen in training"
 TOO_SHORT = "too short for the head"
 TOO_LONG = "target longer than the frames"
 NO_FRAME = "shorter than one frame"
+NO_AUDIO = "pair without audio"
+OF_LEFT_OUT = "pair of a recording that is left out"
 
 Split = list["Cut"]
 Predictions = Sequence[Any]
@@ -155,8 +159,17 @@ class Task(ABC):
         """Return training and dev cuts, where the corpus has no dev split of its own."""
         return train, dev
 
-    def context(self, corpus: Corpus, split: str, cuts: Split) -> Any:
+    def context(
+        self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
+    ) -> Any:
         """Return what scoring a split needs beside its cuts, such as trials.
+
+        Args:
+            corpus: Where they come from.
+            split: Its name; empty for cuts that were held out of another.
+            cuts: Those that the task can use.
+            left_out: Those that it cannot, and is told what falls with them; None leaves out
+                nothing.
 
         Raises:
             DataError: It cannot be used.
@@ -227,34 +240,41 @@ class Task(ABC):
         """Return why some labelled cuts do not go with the rest of their training split, by id."""
         return {}
 
-    def supported_by(self, corpus: Corpus) -> bool:
-        """Return whether every split that the task needs has its labels."""
-        return not self.lacks(corpus)
+    def supported_by(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> bool:
+        """Return whether every split that the task needs has its labels, but for a few items."""
+        return not self.lacks(corpus, limit)
 
-    def lacks(self, corpus: Corpus) -> str:
-        """Say what a corpus lacks for this task; empty where it lacks nothing."""
+    def lacks(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
+        """Say what a corpus lacks for this task; empty where it lacks nothing.
+
+        Args:
+            corpus: What is asked about.
+            limit: Share of a split that may do without.
+        """
         for split in dict.fromkeys(name for names in self.folds(corpus) for name in names):
             known = corpus.statistics.get(split, {"utterances": 0})
             count = known["utterances"]
             if count == 0:
                 return f"its split {split} is missing or empty"
             labelled = known["labels"].get(self.label, 0)
-            if labelled != count:
+            if labelled == 0 or count - labelled > limit * count:
                 return (
                     f"every utterance needs label {self.label!r}, in its split {split} "
                     f"{labelled} of {count} have it"
                 )
         return ""
 
-    def require(self, corpus: Corpus, supported: Sequence[str]) -> None:
-        """Refuse a corpus that lacks this task's labels or splits.
+    def require(
+        self, corpus: Corpus, supported: Sequence[str], limit: float = MAX_LEFT_OUT
+    ) -> None:
+        """Refuse a corpus that lacks this task's labels or splits, but for a share of items.
 
         Raises:
             DataError: Names what is missing and which tasks the corpus does support.
         """
-        if self.supported_by(corpus):
+        if not (lacking := self.lacks(corpus, limit)):
             return
         raise DataError(
-            f"corpus {corpus.name} cannot be used for task {self.name}: {self.lacks(corpus)}",
+            f"corpus {corpus.name} cannot be used for task {self.name}: {lacking}",
             hint=f"tasks that this corpus supports: {', '.join(supported) or 'none'}",
         )
