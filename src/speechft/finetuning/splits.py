@@ -12,8 +12,9 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError, DataError
 from speechft.features.extract import count_frames
+from speechft.finetuning.config import PRETRAINING
 from speechft.tasks import TASKS
-from speechft.tasks.base import Split, Task
+from speechft.tasks.base import NO_FRAME, Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
 
 if TYPE_CHECKING:
@@ -73,6 +74,24 @@ class SplitReader:
                 error.hint = f"set finetuning.task to one that it supports: {', '.join(others)}"
             raise
 
+    def read_unlabelled(self) -> tuple[list[Cut], list[Cut], LeftOut]:
+        """Return the cuts to train on and to select on where no labels are needed.
+
+        Raises:
+            DataError: A split is missing, or too much of it is shorter than a frame.
+        """
+        names = _names(self.corpus, self.splits, self.need_dev)
+        left_out, kept = LeftOut(PRETRAINING, self.limit, _SETTING), []
+        for name in names:
+            cuts = list(self.corpus.split(name))
+            counts = count_frames(self.encoder, cuts)
+            kept.append([cut for cut, count in zip(cuts, counts, strict=True) if count])
+            for cut, count in zip(cuts, counts, strict=True):
+                if not count:
+                    left_out.add(name, cut.id, NO_FRAME)
+            left_out.require(name, len(kept[-1]))
+        return kept[0], [cut for cuts in kept[1:] for cut in cuts], left_out
+
     def _read(self, task: Task, vocabulary: Callable[[Split], Vocabulary]) -> TuningSplits:
         if not task.trained:
             raise ConfigError(f"{task.title} trains nothing, so {task.name} cannot be tuned on")
@@ -108,14 +127,6 @@ class SplitReader:
         except (ConfigError, DataError):
             return False
         return True
-
-
-def unlabelled_splits(
-    corpus: Corpus, splits: tuple[str, str] | None = None, *, need_dev: bool = True
-) -> tuple[list[Cut], list[Cut]]:
-    """Return the cuts to train on and to select on where no labels are needed."""
-    names = _names(corpus, splits, need_dev)
-    return list(corpus.split(names[0])), [c for name in names[1:] for c in corpus.split(name)]
 
 
 def _names(corpus: Corpus, splits: tuple[str, str] | None, need_dev: bool) -> list[str]:
