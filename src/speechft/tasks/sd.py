@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
@@ -98,6 +99,7 @@ class SpeakerDiarization(Task):
     ) -> Tensor:
         """Return losses whose mean is the batch's best permutations over its valid frames, (B,)."""
         labels = nn.utils.rnn.pad_sequence(list(targets), batch_first=True)
+        labels = F.pad(labels, (0, 0, 0, logits.shape[1] - labels.shape[1]))
         best = pit_losses(logits, labels, lengths)[0].min(1).values
         return best * len(best) / lengths.sum()
 
