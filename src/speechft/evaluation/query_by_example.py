@@ -68,8 +68,9 @@ def _matched(
     truth: Any,
 ) -> list[Item]:
     """Return the items of one layer, the only one in memory at a time."""
+    paired = [cut for cut in queries if cut.id in truth]
     return task.detect(
-        _of_layer(features, queries, layer), _of_layer(features, documents, layer), truth
+        _of_layer(features, paired, layer), _of_layer(features, documents, layer), truth
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
-from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.base import NO_SYMBOL, TOO_LONG, Item, Level, Task
 from speechft.tasks.heads import FrameHead
 from speechft.tasks.losses import ctc_losses
 from speechft.tasks.metrics import edits
@@ -81,11 +81,22 @@ class CtcTask(Task):
             raise DataError(f"cut {cut.id} has no {self.label}, which task {self.name} needs")
         return torch.tensor(vocabulary.encode([*symbols, *self.closing], f"cut {cut.id}"))
 
-    def usable(self, cut: Cut, frames: int) -> bool:
-        """Return whether CTC can align the target: symbols plus repeats fit into the frames."""
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut has no symbol, or in training more than CTC can align.
+
+        Symbols plus repeats must fit into the frames; where they do not in dev and test, the cut
+        counts all the same.
+        """
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
         symbols = self.symbols(cut)
+        if not symbols:
+            return NO_SYMBOL
         repeats = sum(a == b for a, b in itertools.pairwise(symbols))
-        return bool(symbols) and len(symbols) + repeats + len(self.closing) <= frames
+        fits = len(symbols) + repeats + len(self.closing) <= frames
+        return None if fits or not training else TOO_LONG
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary

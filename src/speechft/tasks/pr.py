@@ -26,6 +26,10 @@ class PhoneRecognition(CtcTask):
         """Return the phones without silence."""
         return [phone for phone, _, _ in phones_of(cut) if phone not in _SILENCES]
 
+    def labelled(self, cut: Cut) -> bool:
+        """Return whether a cut has phones, be it silence."""
+        return bool(phones_of(cut))
+
     def units(self, symbols: Sequence[str]) -> list[str]:
         """Return the phones."""
         return list(symbols)
