@@ -8,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from speechft.evaluation.predictions import items_of
-from speechft.evaluation.score import RATIO, difference_over_seeds, paired_difference
+from speechft.evaluation.score import difference_over_seeds, paired_difference
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role, mean_over_seeds
-from speechft.tasks import TASKS
-from speechft.tasks.measures import Measure
+from speechft.tasks import measure_of
 
 Figure = tuple[str, str, str]
 """(encoder, task, metric)."""
@@ -43,7 +42,7 @@ class Judgement:
 def judge(
     rows: Sequence[ResultRow], folder: Path, config: VerdictConfig
 ) -> dict[Figure, Judgement]:
-    """Judge every figure of every tuned and merged encoder against the pre-trained one.
+    """Judge every shown figure of every tuned and merged encoder against the pre-trained one.
 
     "Keeps" is an equivalence: the 90 % interval of the paired difference lies within the margin.
     Otherwise an interval on one side of zero gains or loses, and any other is left open. Where the
@@ -57,7 +56,8 @@ def judge(
     """
     figures: dict[Figure, list[ResultRow]] = {}
     for row in rows:
-        figures.setdefault((row.encoder, row.task, row.metric), []).append(row)
+        if measure_of(row.task, row.metric).shown:
+            figures.setdefault((row.encoder, row.task, row.metric), []).append(row)
     base = {f[1:]: found for f, found in figures.items() if found[0].role is Role.PRE_TRAINED}
     return {
         figure: _judgement(found, base[figure[1:]], folder, config)
@@ -83,7 +83,9 @@ def verdict(
     base = next(row.encoder for row in shown if row.role is Role.PRE_TRAINED)
     merged = next(row for row in shown if row.role is Role.MERGED)
     tuned = next(r for r in shown if r.role is Role.TUNED and r.strategy == merged.strategy)
-    keys = dict.fromkeys((row.task, row.metric) for row in rows)
+    keys = dict.fromkeys(
+        (row.task, row.metric) for row in rows if measure_of(row.task, row.metric).shown
+    )
     order = sorted(keys, key=lambda key: key[0] != tuned_on)
     first, second = (
         _sentence(name, base, order, figures, judgements)
@@ -107,7 +109,7 @@ def _sentence(
     said: dict[Finding, list[str]] = {finding: [] for finding in Finding}
     for task, metric in keys:
         row, before = figures[encoder, task, metric], figures[base, task, metric]
-        judgement, digits = judgements[encoder, task, metric], _digits(_measure(row))
+        judgement, digits = judgements[encoder, task, metric], measure_of(task, metric).decimals
         addition = ""
         if judgement.finding is Finding.OPEN and judgement.interval is not None:
             low, high = judgement.interval
@@ -130,7 +132,7 @@ def _judgement(
         return Judgement(Finding.FEW, change)
     if before.details.get("converged", False) is False:
         return Judgement(Finding.UNCONVERGED, change)
-    measure = _measure(row)
+    measure = measure_of(row.task, row.metric)
     items, base_items = ([items_of(r, folder) for r in part] for part in (rows, base))
     interval = difference_over_seeds(items, base_items, level=0.90, measure=measure)
     low, high = interval or paired_difference(items[0], base_items[0], measure=measure)[1:]
@@ -146,12 +148,3 @@ def _judgement(
     elif best < 0:
         finding = Finding.LOSES
     return Judgement(finding, change, (low, high))
-
-
-def _measure(row: ResultRow) -> Measure:
-    return TASKS[row.task].measure(row.metric) or RATIO
-
-
-def _digits(measure: Measure) -> int:
-    """Return decimals of a figure in a sentence."""
-    return 1 if measure.percent else 3
