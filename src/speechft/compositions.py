@@ -20,12 +20,16 @@ from speechft.finetuning.finetune import check_config, finetune
 from speechft.merging import merge
 from speechft.recipe import Recipe
 from speechft.runs import stage
+from speechft.tasks.base import file_name
 
 
 @dataclass(frozen=True)
 class Models:
     """What a composition makes."""
 
+    base: str | Path
+    """What the merges start from, theta_0: the recipe's encoder, or in a sequence the merged one of
+    the task before the last."""
     tuned: Path
     """The tuned encoder, theta'; of several that are merged together, their merge at alpha 1."""
     merged: Mapping[float, Path]
@@ -69,12 +73,13 @@ class Composer:
         tuned = self._tune(config, self.recipe.encoder, strategy)
         history = {str(strategy): read_json(tuned.parent / "history.json")}
         base = self.recipe.encoder
-        return Models(tuned, {a: self._merge(base, [tuned], a, "") for a in alphas}, history)
+        merged = {a: self._merge(base, [tuned], a, "") for a in alphas}
+        return Models(base, tuned, merged, history)
 
     def _together(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
         base, strategy = self.recipe.encoder, config.strategy
         tuned = {
-            task: self._tune(self._for(config, task), base, f"{strategy}/{task}")
+            task: self._tune(self._for(config, task), base, f"{strategy}/{file_name(task)}")
             for task in self.recipe.composition.tasks
         }
         merged = {
@@ -85,19 +90,19 @@ class Composer:
             f"{strategy} on {task}": read_json(path.parent / "history.json")
             for task, path in tuned.items()
         }
-        return Models(merged[1.0], {alpha: merged[alpha] for alpha in alphas}, histories)
+        return Models(base, merged[1.0], {alpha: merged[alpha] for alpha in alphas}, histories)
 
     def _sequential(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
         base, strategy = str(self.recipe.encoder), config.strategy
         tasks, histories = self.recipe.composition.tasks, {}
         for number, task in enumerate(tasks, 1):
-            place = f"{strategy}/{number}-{task}"
+            place = f"{strategy}/{number}-{file_name(task)}"
             tuned = self._tune(self._for(config, task), base, place)
             histories[f"{strategy} on {task}"] = read_json(tuned.parent / "history.json")
             if number < len(tasks):
                 base = str(self._merge(base, [tuned], self.recipe.merging.alpha, place))
         merged = {alpha: self._merge(base, [tuned], alpha, place) for alpha in alphas}
-        return Models(tuned, merged, histories)
+        return Models(base, tuned, merged, histories)
 
     def _for(self, config: FinetuningConfig, task: str) -> FinetuningConfig:
         """Return the fine-tuning of one of several tasks."""

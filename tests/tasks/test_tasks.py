@@ -12,7 +12,7 @@ from helpers import cut_of
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.tasks import SUPERB, TASKS, find_task
-from speechft.tasks.base import Item, figure
+from speechft.tasks.measures import Item, Measure, ratio
 
 
 def corpus_with(labels: dict[str, dict[str, int]], info: dict[str, Any] | None = None) -> Corpus:
@@ -103,6 +103,7 @@ def test_require_names_what_is_missing_and_what_there_is() -> None:
 
 
 def test_figure_is_the_ratio_of_sums() -> None:
+    figure = Measure("rate", True, ratio).value
     items = [Item("a", "", "", 1, 4), Item("b", "", "", 3, 4), Item("c", "", "", 1, 2)]
     assert figure(items) == pytest.approx(50.0)
     assert figure([*items, Item("d", "", "", 5, 10)]) == pytest.approx(50.0)

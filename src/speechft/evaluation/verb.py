@@ -15,7 +15,7 @@ from speechft.evaluation.compare import compare, difference_table
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.superb_score import superb_score
 from speechft.results import ResultRow, mean_over_seeds
-from speechft.tasks import SUPERB
+from speechft.tasks import SUPERB, measure_of
 
 
 def evaluation_config(tasks: str, options: dict[str, Any]) -> EvaluationConfig:
@@ -42,7 +42,7 @@ def result_lines(rows: Sequence[ResultRow], protocol: str) -> None:
     encoders = list(dict.fromkeys(row.encoder for row in rows))
     header = ["task", "metric", *encoders, "n"]
     table: dict[tuple[str, str], dict[str, ResultRow]] = {}
-    shown = mean_over_seeds(rows)
+    shown = [r for r in mean_over_seeds(rows) if measure_of(r.task, r.metric).shown]
     for row in shown:
         table.setdefault((row.task, row.metric), {}).setdefault(row.encoder, row)
     cells = []
@@ -75,7 +75,7 @@ def compare_verb(paths: Sequence[Path], baseline: str | None, *, as_json: bool) 
 def _figure(row: ResultRow | None) -> str:
     if row is None:
         return "-"
-    digits = 4 if row.metric == "mtwv" else 2
+    digits = measure_of(row.task, row.metric).decimals + 1
     text = f"{row.value:.{digits}f}"
     if row.interval is not None:
         low, high = row.interval
