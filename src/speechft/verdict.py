@@ -42,7 +42,7 @@ class Judgement:
 def judge(
     rows: Sequence[ResultRow], folder: Path, config: VerdictConfig
 ) -> dict[Figure, Judgement]:
-    """Judge every shown figure of every tuned and merged encoder against the pre-trained one.
+    """Judge every figure of every tuned and merged encoder against the pre-trained one.
 
     "Keeps" is an equivalence: the 90 % interval of the paired difference lies within the margin.
     Otherwise an interval on one side of zero gains or loses, and any other is left open. Where the
@@ -56,8 +56,7 @@ def judge(
     """
     figures: dict[Figure, list[ResultRow]] = {}
     for row in rows:
-        if measure_of(row.task, row.metric).shown:
-            figures.setdefault((row.encoder, row.task, row.metric), []).append(row)
+        figures.setdefault((row.encoder, row.task, row.metric), []).append(row)
     base = {f[1:]: found for f, found in figures.items() if found[0].role is Role.PRE_TRAINED}
     return {
         figure: _judgement(found, base[figure[1:]], folder, config)
@@ -83,9 +82,7 @@ def verdict(
     base = next(row.encoder for row in shown if row.role is Role.PRE_TRAINED)
     merged = next(row for row in shown if row.role is Role.MERGED)
     tuned = next(r for r in shown if r.role is Role.TUNED and r.strategy == merged.strategy)
-    keys = dict.fromkeys(
-        (row.task, row.metric) for row in rows if measure_of(row.task, row.metric).shown
-    )
+    keys = dict.fromkeys((row.task, row.metric) for row in rows)
     order = sorted(keys, key=lambda key: key[0] != tuned_on)
     first, second = (
         _sentence(name, base, order, figures, judgements)

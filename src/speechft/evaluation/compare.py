@@ -283,15 +283,12 @@ def _judged(interval: tuple[float, float] | None, higher_is_better: bool) -> boo
 
 
 def difference_table(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells of differences for a terminal, of the measures that tables show."""
+    """Return header and cells of differences for a terminal."""
     header = ["task", "metric", "encoder", "value", "baseline", "difference", "95 %", "p", ""]
     words = {True: "better", False: "worse", None: "open"}
     cells = []
     for d in found:
-        measure = measure_of(d.task, d.metric)
-        if not measure.shown:
-            continue
-        digits = 2 if d.task == SCORE else measure.decimals + 1
+        digits = 2 if d.task == SCORE else measure_of(d.task, d.metric).decimals + 1
         low, high = d.interval or (float("nan"), float("nan"))
         cells.append(
             [

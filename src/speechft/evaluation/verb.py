@@ -42,7 +42,7 @@ def result_lines(rows: Sequence[ResultRow], protocol: str) -> None:
     encoders = list(dict.fromkeys(row.encoder for row in rows))
     header = ["task", "metric", *encoders, "n"]
     table: dict[tuple[str, str], dict[str, ResultRow]] = {}
-    shown = [r for r in mean_over_seeds(rows) if measure_of(r.task, r.metric).shown]
+    shown = mean_over_seeds(rows)
     for row in shown:
         table.setdefault((row.task, row.metric), {}).setdefault(row.encoder, row)
     cells = []

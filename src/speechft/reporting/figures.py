@@ -127,13 +127,9 @@ class Figures:
 
 
 def _columns(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
-    """Return the figures that tables and plots show; the table of details has all."""
     directions = {(row.task, row.metric): row.higher_is_better for row in rows}
-    measures = {(task, metric): measure_of(task, metric) for task, metric in directions}
     return tuple(
-        Column(*key, directions[key], measure.decimals)
-        for key, measure in measures.items()
-        if measure.shown
+        Column(*key, better, measure_of(*key).decimals) for key, better in directions.items()
     )
 
 

@@ -138,9 +138,10 @@ class Task:
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """Return what is reported; the first one selects."""
+        """Return what has a row in the results; the first one selects."""
         searched = self.language_model is not None
-        return tuple(m for m in self.scorer.measures if searched or not m.searched)
+        known = self.scorer.measures
+        return tuple(m for m in known if m.reported and (searched or not m.searched))
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure by its name, also one that is not reported by default."""

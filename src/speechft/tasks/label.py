@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
@@ -19,17 +19,35 @@ if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
 
 ACCURACY = Measure("accuracy", True, ratio)
-UAR = Measure("uar", True, unweighted_recall, written="UAR", shown=False)
+UAR = Measure("uar", True, unweighted_recall, written="UAR")
 """Unweighted average recall: the mean over the classes of the references."""
-MACRO_F1 = Measure("macro_f1", True, macro_f1, written="macro F1", shown=False)
+MACRO_F1 = Measure("macro_f1", True, macro_f1, written="macro F1")
 """The mean over the classes of the references of their F1."""
 
+
+def class_figures(items: Sequence[Item]) -> dict[str, float]:
+    """Return the figures that weigh classes alike, for tasks whose rows are of accuracy only."""
+    return {m.name: round(m.value(items), 4) for m in (UAR, MACRO_F1)} if items else {}
+
+
+ACCURACY_ONLY = (
+    replace(ACCURACY, details=class_figures),
+    replace(UAR, reported=False),
+    replace(MACRO_F1, reported=False),
+)
+"""SUPERB's figure has the only row, and the details of that row have the others."""
 COLUMN = "label:"
 """Begins the key of a task that is made for a column of labels."""
 
 
 def classification(
-    name: str, title: str, *, label: str, balanced: bool = False, noise: str | None = None
+    name: str,
+    title: str,
+    *,
+    label: str,
+    balanced: bool = False,
+    noise: str | None = None,
+    measures: tuple[Measure, ...] = ACCURACY_ONLY,
 ) -> Task:
     """Return a task of one label an utterance: cross entropy and accuracy (SUPERB SID, ER, KS).
 
@@ -39,13 +57,14 @@ def classification(
         label: Kind of label.
         balanced: Draw every class equally often in training.
         noise: The class of recordings that have no beginning and end; protocols crop only them.
+        measures: What is measured; the first one selects.
     """
     return Task(
         name,
         title,
         labels=ClassLabels(name, label),
         model=ClassModel(),
-        scorer=ClassScorer((ACCURACY, UAR, MACRO_F1), grouped=label != "speaker"),
+        scorer=ClassScorer(measures, grouped=label != "speaker"),
         needs=ClassNeeds(kind=label, noise=noise, balanced=balanced),
     )
 
@@ -62,7 +81,12 @@ def column_task(name: str) -> Task:
             f"task {name!r} names no column of labels",
             hint=f"write {COLUMN}COLUMN, such as {COLUMN}language",
         )
-    return classification(name, f"classification by the column {column!r}", label=column)
+    return classification(
+        name,
+        f"classification by the column {column!r}",
+        label=column,
+        measures=(ACCURACY, UAR, MACRO_F1),
+    )
 
 
 @dataclass(frozen=True)

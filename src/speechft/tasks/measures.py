@@ -56,8 +56,8 @@ class Measure:
     """In tables; comparisons give one more."""
     whole_groups: bool = False
     """Whether it is defined over whole groups of items, such as queries, and so resampled."""
-    shown: bool = True
-    """Whether it has a place in tables, plots and verdicts; rows and details have all."""
+    reported: bool = True
+    """Whether it has a row of its own in the results."""
     searched: bool = False
     """Whether it is about predictions with a language model."""
     details: Details | None = None
