@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from helpers import ORACLE, speech_encoder
+from processes import VERB, Child
 from speechft import cli
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
@@ -357,18 +357,18 @@ def test_two_processes_share_the_work(folder: Path, audio: Path, tmp_path: Path)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "speechft", *given, "--device", "cpu", "--json"],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    children = [
+        Child(
+            VERB,
+            [*given, "--device", "cpu", "--json"],
+            tmp_path,
+            name=f"rank-{rank}",
+            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    (first, said), (_, other_said) = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
+    (code, first, said), (other_code, _, other_said) = [child.wait() for child in children]
+    assert (code, other_code) == (1, 1)
     report = json.loads(first)
     assert (report["written"], len(report["failed"])) == (5, 1)
     assert "error: 1 of 6 files" in said
