@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -50,23 +50,18 @@ class Room:
         held: Bytes of what is there already, by key.
     """
 
-    def __init__(self, limit: int, held: Mapping[Hashable, int] | None = None) -> None:
+    def __init__(self, limit: int, held: Mapping[str, int] | None = None) -> None:
         self._limit = limit
-        self._held: dict[Hashable, int] = dict(held or {})
-        self._used = sum(self._held.values())
-
-    @property
-    def used(self) -> int:
-        """Return the bytes that are held."""
-        return self._used
+        self._held: dict[Any, int] = dict(held or {})
+        self.used = sum(self._held.values())
 
     def fits(self, key: Hashable, size: int) -> bool:
         """Return whether a key may hold so many bytes, in place of what it holds now."""
-        return self._used - self._held.get(key, 0) + size <= self._limit
+        return self.used - self._held.get(key, 0) + size <= self._limit
 
     def hold(self, key: Hashable, size: int) -> None:
         """Note that a key now holds so many bytes, in place of what it held."""
-        self._used += size - self._held.get(key, 0)
+        self.used += size - self._held.get(key, 0)
         self._held[key] = size
 
 
