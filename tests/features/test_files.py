@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from helpers import ORACLE, speech_encoder
+from helpers import speech_encoder
+from oracle_data import oracle
 from processes import VERB, Child
 from speechft import cli
 from speechft.encoders.load import digest_of, load_encoder
@@ -76,13 +77,15 @@ def test_files_hold_the_states_of_each_utterance_alone(
 
 def test_s3prl_mode_gives_the_states_of_s3prl(tmp_path: Path) -> None:
     """Whatever else is in the run: s3prl's features depend on the batch, so each goes alone."""
-    waveforms = load_file(ORACLE / "encoders" / "waveforms.safetensors")
+    waveforms = load_file(oracle("merge/waveforms.safetensors"))
     for name, waveform in waveforms.items():
         soundfile.write(tmp_path / f"{name}.wav", waveform.numpy(), 16_000, subtype="FLOAT")
-    extract(ORACLE / "merge" / "hubert_base.pt", tmp_path, tmp_path / "out", mode="s3prl")
-    expected = load_file(ORACLE / "encoders" / "hubert_s3prl_hidden.safetensors")
+    extract(oracle("merge/hubert_base.pt"), tmp_path, tmp_path / "out", mode="s3prl")
+    expected = load_file(oracle("merge/hubert_s3prl_hidden.safetensors"))
     for name, states in written(tmp_path / "out").items():
-        reference = [expected[f"single{name[-1]}_hidden_{n}"] for n in range(4)]
+        prefix = f"single{name.removeprefix('wav_')}_hidden_"
+        numbers = range(sum(key.startswith(prefix) for key in expected))
+        reference = [expected[f"{prefix}{number}"] for number in numbers]
         torch.testing.assert_close(states, torch.stack(reference), atol=1e-5, rtol=0)
 
 
