@@ -13,6 +13,7 @@ from torch import Tensor
 from speechft.console import progress_bar
 from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
+from speechft.data.waveform import count_samples
 from speechft.devices import Precision, Resolved, autocast, resolve_precision
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
 from speechft.features.cache import FrameCache, PooledCache, Room, audio_key
@@ -285,6 +286,13 @@ def batch_limits(
     if device.type != "cpu":
         return 160.0, PAD_TO
     return (0.0, 1) if is_large(encoder) else (48.0, PAD_TO)
+
+
+def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> list[int]:
+    """Return the frames that an encoder makes of each cut, without reading any audio."""
+    samples = torch.tensor([count_samples(cut) for cut in cuts], dtype=torch.int64)
+    counts: list[int] = encoder.frame_lengths(samples).clamp(min=0).tolist()
+    return counts
 
 
 def is_large(encoder: Encoder) -> bool:

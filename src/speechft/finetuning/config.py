@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from speechft.config import Config
 from speechft.data.augment import SpecAugmentConfig
+from speechft.data.labels import MAX_LEFT_OUT
 from speechft.finetuning.clusters import Targets
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import EncoderMode, Phase, stable_phases
@@ -112,6 +113,9 @@ class FinetuningConfig(Optimization):
     """Largest norm of the gradient (official code: 1)."""
     max_duration: float | None = Field(default=None, gt=0.0)
     """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
+    max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
+    """Largest share of a split that is left out because a task cannot use it, such as transcripts
+    that are too long for CTC; 1 never refuses."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where curves go beside the progress bar: tensorboard, wandb, mlflow and others by the names
     that Accelerate gives them."""
@@ -138,7 +142,7 @@ class FinetuningConfig(Optimization):
 
     def with_effect(self) -> dict[str, Any]:
         """Return the settings that decide the result: a change of others goes on where it was."""
-        without = {"workers", "trackers", "checkpoint_every", "keep"}
+        without = {"workers", "trackers", "checkpoint_every", "keep", "max_left_out"}
         return {key: value for key, value in self.as_dict().items() if key not in without}
 
     def task_weights(self) -> dict[str, float]:
