@@ -72,7 +72,7 @@ def test_ctrl_c_is_one_line(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("speechft.recipe.packaged_recipes", interrupt)
+    monkeypatch.setattr("speechft.recipe_files.packaged_recipes", interrupt)
     code, _, err = _run(["recipes"], monkeypatch, capsys)
     assert code == 130
     assert err.strip() == "interrupted; give the same command again to go on"

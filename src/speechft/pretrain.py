@@ -7,7 +7,8 @@ from pathlib import Path
 
 from speechft.data.corpora import find_corpus
 from speechft.encoders.load import digest_of
-from speechft.finetuning.pretraining import PretrainingConfig, pretrain
+from speechft.finetuning.config import PretrainingConfig
+from speechft.finetuning.pretraining import pretrain
 from speechft.recipe import load_recipe
 from speechft.runs import lock, stage
 

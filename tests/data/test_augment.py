@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import ORACLE
-from speechft.data.augment import SpecAugment, SpecAugmentConfig, warp_time
+from speechft.data.augment import SpecAugment, warp_time
+from speechft.data.config import SpecAugmentConfig
 
 _FOLDER = ORACLE / "superb" / "08_specaug"
 _META = json.loads((_FOLDER / "specaug.json").read_text())

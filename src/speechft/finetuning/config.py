@@ -1,4 +1,7 @@
-"""What a fine-tuning may be configured to do; every strategy shares one set of keys."""
+"""What fine-tuning and pre-training may be configured to do; light: recipes need no torch.
+
+Every strategy of fine-tuning shares one set of keys.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from speechft.config import Config
-from speechft.data.augment import SpecAugmentConfig
-from speechft.finetuning.clusters import Targets
+from speechft.data.config import SpecAugmentConfig
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import EncoderMode, Phase, stable_phases
-from speechft.finetuning.pretraining import Masking
 
 Strategy = Literal[
     "stable", "plain", "l2sp", "lora", "dora", "early-checkpoint", "early-decayed", "distill"
@@ -69,6 +70,30 @@ class RecurrentConfig(Config):
     """Units in each direction (official TED-LIUM recipe: 256)."""
     dropout: float = Field(default=0.2, ge=0.0, lt=1.0)
     """Dropout after each layer (official TED-LIUM recipe: 0.2)."""
+
+
+class Targets(Config):
+    """Where the cluster targets come from."""
+
+    source: str = "mfcc-cmvn"
+    """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
+    layer: int = Field(default=0, ge=0)
+    """Hidden state of that encoder, 0 being the input of its first layer."""
+    clusters: int = Field(default=100, ge=2)
+    """k of k-means."""
+    fit_frames: int = Field(default=200_000, ge=2)
+    """Frames that k-means is fitted on."""
+
+
+class Masking(Config):
+    """Which frames are hidden from the transformer."""
+
+    probability: float = Field(default=0.075, gt=0.0, le=1.0)
+    """Probability of a frame to start a masked span."""
+    span: int = Field(default=7, ge=1)
+    """Frames of a span; HuBERT masks 10, our utterances are short."""
+    unmasked_weight: float = Field(default=0.3, ge=0.0)
+    """Weight of the loss over frames that are not masked."""
 
 
 class FinetuningConfig(Optimization):
@@ -169,3 +194,38 @@ class FinetuningConfig(Optimization):
             else "head and layers",
             head_only_mode=self.head_only_mode,
         )
+
+
+class PretrainingConfig(Config):
+    """A round of pre-training."""
+
+    title: str = "pre-training"
+    """One line that says what it does."""
+    corpus: str = "synthetic-pretrain"
+    """Embedded corpus or folder of a prepared one."""
+    split: str = "train"
+    """Split of the corpus to train on."""
+    utterances: int | None = None
+    """Train on the first so many utterances only; None takes all."""
+    start_from: str | None = None
+    """Encoder to go on from; None draws fresh weights."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the Hugging Face HubertConfig, for fresh weights."""
+    targets: Targets = Targets()
+    """What is predicted."""
+    masking: Masking = Masking()
+    """What is hidden."""
+    distort: bool = True
+    """Put the input (never the targets' signal) into random rooms and noise."""
+    mix: float = 0.2
+    """Probability that another utterance talks into the input, for at most half of its length."""
+    max_duration: float = 4.0
+    """Longer utterances are cropped at random, in seconds."""
+    dropout: dict[str, float] = Field(default_factory=dict)
+    """Dropout rates by Hugging Face name; those left out are 0."""
+    optimization: Optimization = Optimization(
+        steps=10_000, learning_rate=1e-3, weight_decay=0.01, clip=5.0, checkpoint_every=200
+    )
+    """Steps, learning rate, batches."""
+    seed: int = 1
+    """Seed of weights, order, crops, rooms, noise and masks."""
