@@ -35,6 +35,7 @@ Config = Annotated[
     Path | None, typer.Option(help="Configuration, where the checkpoint does not tell it.")
 ]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
