@@ -33,8 +33,9 @@ from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import random_encoder
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder
+from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder

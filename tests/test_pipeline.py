@@ -19,11 +19,13 @@ from helpers import tone_corpus
 from speechft import pipeline
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
+from speechft.evaluation.candidates import distinct_names
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.suite import slug
+from speechft.evaluation.predictions import items_of
 from speechft.files import file_digest, read_json
 from speechft.recipe import Recipe
 from speechft.results import read_rows
+from speechft.tasks import TASKS
 
 
 def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
@@ -95,7 +97,7 @@ def test_merged_is_the_interpolation_of_base_and_tuned(
 def test_predictions_are_sorted_and_add_up(finished: tuple[Path, pipeline.Summary]) -> None:
     folder, summary = finished
     row = next(r for r in summary.rows if r.encoder == "pre-trained" and r.task == "sid")
-    path = folder / "evaluation" / "pre-trained" / "predictions" / "sid.jsonl"
+    path = folder / str(row.predictions)
     items = [json.loads(line) for line in path.read_text().splitlines()]
     assert [item["id"] for item in items] == sorted(item["id"] for item in items)
     hits = sum(item["prediction"] == item["reference"] for item in items)
@@ -153,7 +155,7 @@ def test_wrong_floors_are_refused_before_anything_is_done(
 
 
 def test_a_second_evaluation_adds_to_the_first(
-    tmp_path: Path, tiny_hubert: Path, tones: Corpus
+    tmp_path: Path, tiny_hubert: Path, tones: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = EvaluationConfig(tasks=("style",), floors=())
     first = pipeline.evaluate(["mfcc"], str(tones.folder), one, tmp_path)
@@ -161,14 +163,21 @@ def test_a_second_evaluation_adds_to_the_first(
     assert read_rows(tmp_path / "results.jsonl") == [*first, *second]
     again = pipeline.evaluate([str(tiny_hubert)] * 2, str(tones.folder), one, tmp_path, seed=1)
     assert [row.seed for row in again] == [1]
-    assert read_rows(tmp_path / "results.jsonl") == [*first, *again]
-    other = tmp_path / tiny_hubert.name.upper()  # another encoder, whose folder is the same
+    assert read_rows(tmp_path / "results.jsonl") == [*first, *second, *again]
+    other = tmp_path / tiny_hubert.name.upper()  # another encoder, whose name differs by case
     shutil.copytree(tiny_hubert, other)
     weights = load_file(other / "model.safetensors")
     weights["encoder.layer_norm.bias"] += 0.1
     save_file(weights, other / "model.safetensors", {"format": "pt"})
     last = pipeline.evaluate([str(other)], str(tones.folder), one, tmp_path)
-    assert read_rows(tmp_path / "results.jsonl") == [*first, *last]
+    assert read_rows(tmp_path / "results.jsonl") == [*first, *second, *again, *last]
+    for row in (*first, *second, *again, *last):  # every figure has its own items still
+        assert row.value == TASKS[row.task].figure(items_of(row, tmp_path))
+    mine = tmp_path / "mine" / tiny_hubert.name  # another encoder, whose name is the same
+    shutil.copytree(other, mine)
+    replaced = pipeline.evaluate([str(mine)], str(tones.folder), one, tmp_path)
+    assert read_rows(tmp_path / "results.jsonl") == [*first, *last, *replaced]
+    assert "is another encoder than before" in capsys.readouterr().err
 
 
 def test_tables_of_own_recordings_do_not_share_a_folder(
@@ -197,11 +206,11 @@ def test_tables_of_own_recordings_do_not_share_a_folder(
         assert {value[-2:] for value in corpus.values("train", "label")} == {f"-{number}"}
 
 
-def test_encoders_get_folders_of_their_own() -> None:
+def test_encoders_get_names_of_their_own() -> None:
     given = ["runs/a/merged_0.25", "runs/b/merged-0.25", "x/A", "y/b", "q.r/s", "q r/s", "q-r/s"]
-    names = pipeline._distinct_names(given)
-    assert names[2:4] == ["A", "b"]
-    assert len({slug(name) for name in names}) == len(given)
+    names = distinct_names(given)
+    assert names[:4] == ["merged_0.25", "merged-0.25", "A", "b"]
+    assert len({name.casefold() for name in names}) == len(given)
 
 
 _CHILD = """
@@ -222,7 +231,10 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(_recipe(tiny_hubert, tones).as_yaml())
     command = [sys.executable, "-c", _CHILD, str(recipe), str(folder)]
-    marks = ["finetuning/*/.partial/*/.checkpoints/step-*", "evaluation/pre-trained/results.jsonl"]
+    marks = [
+        "finetuning/*/.partial/*/.checkpoints/step-*",
+        "evaluation/pre-trained-*/*/results.jsonl",
+    ]
     for mark in marks:
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True

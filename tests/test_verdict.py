@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechft.evaluation.identity import slug
 from speechft.recipe import VerdictConfig
-from speechft.results import ResultRow
+from speechft.results import ResultRow, Role
 from speechft.tasks.base import Item, figure
-from speechft.verdict import PRE_TRAINED, Names, slug, verdict
+from speechft.verdict import Finding, colours, judge, verdict
 
-NAMES = Names.of("stable", 0.25)
+PRE_TRAINED, TUNED, MERGED = "pre-trained", "stable fine-tuning", "Speech-FT (0.25)"
+ROLES = {PRE_TRAINED: Role.PRE_TRAINED, TUNED: Role.TUNED, MERGED: Role.MERGED}
 CONFIG = VerdictConfig(margins={"*": 3.0})
 
 
@@ -32,7 +33,7 @@ class Run:
     ) -> None:
         items = [Item(f"item-{n:04d}", "", "", hit, 1.0) for n, hit in enumerate(hits)]
         name = f"{task}.{place}.jsonl" if place else f"{task}.jsonl"
-        path = self.folder / slug(encoder) / "predictions" / name
+        path = self.folder / slug(encoder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
         settings: dict[str, object] = {
@@ -49,6 +50,9 @@ class Run:
             "protocol": "mini",
             "learning_rate": None,
             "details": {"converged": True},
+            "role": ROLES[encoder],
+            "strategy": None if encoder == PRE_TRAINED else "stable",
+            "predictions": str(path.relative_to(self.folder)),
         }
         self.rows.append(ResultRow.model_validate({**settings, **fields}))
 
@@ -62,11 +66,11 @@ class Run:
         **fields: object,
     ) -> None:
         self.add(PRE_TRAINED, task, base, **{"details": {"converged": converged}, **fields})
-        for name in (NAMES.tuned, NAMES.merged):
+        for name in (TUNED, MERGED):
             self.add(name, task, other, **fields)
 
     def say(self, config: VerdictConfig = CONFIG, tuned_on: str = "sid") -> tuple[str, ...]:
-        return verdict(self.rows, self.folder, tuned_on, NAMES, config)
+        return verdict(self.rows, judge(self.rows, self.folder, config), tuned_on)
 
 
 @pytest.fixture
@@ -161,14 +165,14 @@ def test_probe_seeds_are_judged_together(run: Run) -> None:
 
 
 def test_margins_of_a_figure_between_0_and_1_are_hundredths(run: Run) -> None:
-    for encoder, hit in ((PRE_TRAINED, 0.9), (NAMES.tuned, 0.1), (NAMES.merged, 0.9)):
+    for encoder, hit in ((PRE_TRAINED, 0.9), (TUNED, 0.1), (MERGED, 0.9)):
         items = [
             Item(f"{query} {n}", "", "", score, float(n < 2), group=query)
             for query in "abcdefghijkl"
             for n, score in enumerate((hit, hit, 0.5, 0.5))
         ]
         run.add(encoder, "qbe", [0.0] * 48, metric="mtwv", value=float(hit > 0.5))
-        path = run.folder / slug(encoder) / "predictions" / "qbe.jsonl"
+        path = run.folder / slug(encoder) / "qbe.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
     first, second = run.say(tuned_on="qbe")
     assert first == "Stable fine-tuning loses on qbe (mtwv 1.000 to 0.000)."
@@ -185,6 +189,33 @@ def test_task_tuned_on_comes_first(run: Run) -> None:
         run.compare(hits(0.7), hits(0.7), task=task)
     assert "keeps pr (accuracy 70.0 to 70.0) and sid" in run.say(tuned_on="pr")[0]
     assert "keeps sid (accuracy 70.0 to 70.0) and pr" in run.say(tuned_on="sid")[0]
+
+
+def test_colours_follow_the_verdict_not_the_interval_of_one_encoder(run: Run) -> None:
+    """The unpaired interval of the pre-trained figure, 65 to 75, would call both of these near."""
+    run.compare(hits(0.70), hits(0.74), interval=(65.0, 75.0))
+    strict = VerdictConfig(margins={"*": 1.0})
+    found = judge(run.rows, run.folder, strict)
+    assert {key[0] for key in found} == {TUNED, MERGED}
+    assert {j.finding for j in found.values()} == {Finding.GAINS}
+    assert set(colours(found).values()) == {"better"}
+    assert set(colours(judge(run.rows, run.folder, CONFIG)).values()) <= {"better", "near"}
+
+
+def test_every_further_encoder_is_judged_and_floors_are_not(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.7))
+    for name, role, share in (("lora", Role.TUNED, 0.4), ("other", Role.FURTHER, 0.9)):
+        ROLES[name] = role
+        run.add(name, "sid", hits(share), strategy=name)
+    ROLES["MFCC"] = Role.FLOOR
+    run.add("MFCC", "sid", hits(0.1), strategy=None)
+    found = colours(judge(run.rows, run.folder, CONFIG))
+    assert {encoder: word for (encoder, _, _), word in found.items()} == {
+        TUNED: "near",
+        MERGED: "near",
+        "lora": "worse",
+        "other": "better",
+    }
 
 
 @pytest.mark.parametrize("other", [0.0, 0.5, 0.7, 0.9, 1.0])
@@ -217,7 +248,7 @@ def test_equal_figures_on_few_items_are_not_called_kept(run: Run) -> None:
 
 
 def test_every_figure_of_a_task_gets_its_own_judgement(run: Run) -> None:
-    for encoder, f1, edits in ((PRE_TRAINED, 0.7, 4.0), (NAMES.tuned, 0.9, 6.0)):
+    for encoder, f1, edits in ((PRE_TRAINED, 0.7, 4.0), (TUNED, 0.9, 6.0)):
         counts = {"value_edits": edits, "value_length": 10.0}
         items = [Item(f"item-{n}", "", "", f1, 1.0, counts) for n in range(40)]
         for metric, value, higher in (
@@ -225,10 +256,10 @@ def test_every_figure_of_a_task_gets_its_own_judgement(run: Run) -> None:
             ("slot_value_cer", 10 * edits, False),
         ):
             run.add(encoder, "sf", [f1] * 40, metric=metric, value=value, higher_is_better=higher)
-        path = run.folder / slug(encoder) / "predictions" / "sf.jsonl"
+        path = run.folder / slug(encoder) / "sf.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
-    run.rows += [row.model_copy(update={"encoder": NAMES.merged}) for row in run.rows[2:]]
-    shutil.copytree(run.folder / slug(NAMES.tuned), run.folder / slug(NAMES.merged))
+    merged = {"encoder": MERGED, "role": Role.MERGED}
+    run.rows += [row.model_copy(update=merged) for row in run.rows[2:]]
     assert run.say(tuned_on="sf")[0] == (
         "Stable fine-tuning gains on sf (slot_type_f1 70.0 to 90.0); "
         "loses on sf (slot_value_cer 40.0 to 60.0)."
@@ -239,10 +270,10 @@ def test_trials_are_judged_by_their_error_rate(run: Run) -> None:
     """The sum of scores says nothing about trials; their order decides."""
     rng = np.random.default_rng(0)
     truth = np.arange(400) % 2
-    for encoder, noise in ((PRE_TRAINED, 2.0), (NAMES.tuned, 0.1), (NAMES.merged, 0.1)):
+    for encoder, noise in ((PRE_TRAINED, 2.0), (TUNED, 0.1), (MERGED, 0.1)):
         scores = truth + noise * rng.standard_normal(400)
         run.add(encoder, "asv", [0.0], metric="eer", value=1.0, higher_is_better=False, n=400)
         items = [Item(f"{n:03d}", "", "", float(scores[n]), float(truth[n])) for n in range(400)]
-        path = run.folder / slug(encoder) / "predictions" / "asv.jsonl"
+        path = run.folder / slug(encoder) / "asv.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
     assert "gains on asv" in run.say(tuned_on="asv")[0]

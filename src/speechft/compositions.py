@@ -26,6 +26,9 @@ from speechft.runs import stage
 class Models:
     """What a composition makes."""
 
+    base: str | Path
+    """What the merges start from, theta_0: the recipe's encoder, or in a sequence the merged one of
+    the task before the last."""
     tuned: Path
     """The tuned encoder, theta'; of several that are merged together, their merge at alpha 1."""
     merged: Mapping[float, Path]
@@ -69,7 +72,8 @@ class Composer:
         tuned = self._tune(config, self.recipe.encoder, strategy)
         history = {str(strategy): read_json(tuned.parent / "history.json")}
         base = self.recipe.encoder
-        return Models(tuned, {a: self._merge(base, [tuned], a, "") for a in alphas}, history)
+        merged = {a: self._merge(base, [tuned], a, "") for a in alphas}
+        return Models(base, tuned, merged, history)
 
     def _together(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
         base, strategy = self.recipe.encoder, config.strategy
@@ -85,7 +89,7 @@ class Composer:
             f"{strategy} on {task}": read_json(path.parent / "history.json")
             for task, path in tuned.items()
         }
-        return Models(merged[1.0], {alpha: merged[alpha] for alpha in alphas}, histories)
+        return Models(base, merged[1.0], {alpha: merged[alpha] for alpha in alphas}, histories)
 
     def _sequential(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
         base, strategy = str(self.recipe.encoder), config.strategy
@@ -97,7 +101,7 @@ class Composer:
             if number < len(tasks):
                 base = str(self._merge(base, [tuned], self.recipe.merging.alpha, place))
         merged = {alpha: self._merge(base, [tuned], alpha, place) for alpha in alphas}
-        return Models(tuned, merged, histories)
+        return Models(base, tuned, merged, histories)
 
     def _for(self, config: FinetuningConfig, task: str) -> FinetuningConfig:
         """Return the fine-tuning of one of several tasks."""

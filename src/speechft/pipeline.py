@@ -7,28 +7,29 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.console import log, print_table
+from speechft.console import log, print_table, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
+from speechft.evaluation.candidates import Candidate, distinct_names
 from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
-from speechft.evaluation.suite import Candidate, assign_tasks, evaluate_encoder, slug
+from speechft.evaluation.suite import assign_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
-from speechft.results import ResultRow, mean_over_seeds, read_rows, write_rows
+from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
 from speechft.runs import lock
 from speechft.tasks import TASKS
 from speechft.tasks.base import Task
-from speechft.verdict import PRE_TRAINED, Names, verdict
+from speechft.verdict import colours, judge, verdict
 
 
 @dataclass
@@ -87,7 +88,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         _export(main.tuned, folder / "tuned")
         _export(main.merged[recipe.merging.alpha], folder / "merged")
         rows = _evaluate(state, models, main.merged[recipe.merging.alpha])
-        curve = _curve(state, rows, main.merged)
+        curve = _curve(state, rows, main)
         with state.timed("report"):
             return _report(state, rows, curve, models, command)
 
@@ -113,8 +114,11 @@ def evaluate(
     """
     with lock(folder):
         encoders = list(dict.fromkeys(encoders))
-        names = _distinct_names(encoders)
-        digests = {slug(n): digest_of(encoder) for n, encoder in zip(names, encoders, strict=True)}
+        candidates = [
+            Candidate(name, encoder, role=Role.FLOOR if encoder in FEATURES else Role.FURTHER)
+            for name, encoder in zip(distinct_names(encoders), encoders, strict=True)
+        ]
+        digests = {candidate.name: candidate.digest() for candidate in candidates}
         file = folder / "results.jsonl"
         earlier = read_rows(file) if file.exists() else []
         given = [corpus] if isinstance(corpus, str) else corpus
@@ -124,21 +128,38 @@ def evaluate(
         for note, about in protocol_notes(config.protocol, tasks).items():
             log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
         cache, rows = DownsamplerCache(), []
-        for name, encoder in zip(names, encoders, strict=True):
-            candidate = Candidate(name, encoder)
-            place = folder / "evaluation" / slug(name)
+        for candidate in candidates:
             rows += evaluate_encoder(
-                candidate, tasks, by_task, config, place, seed=seed, cache=cache
+                candidate, tasks, by_task, config, folder, seed=seed, cache=cache
             )
-        measured = {(slug(row.encoder), row.task, row.protocol) for row in rows}
-        kept = [  # what lies in the same folder as before, and is of the same encoder
-            row
-            for row in earlier
-            if (slug(row.encoder), row.task, row.protocol) not in measured
-            and digests.get(slug(row.encoder), row.encoder_digest) == row.encoder_digest
-        ]
+        kept = _kept(earlier, rows, digests)
         write_rows(file, [*kept, *rows])
     return rows
+
+
+def _kept(
+    earlier: Sequence[ResultRow], rows: Sequence[ResultRow], digests: Mapping[str, str]
+) -> list[ResultRow]:
+    """Return the earlier rows that stay: nothing new replaces them, and names mean what they meant.
+
+    Args:
+        earlier: Rows that the folder held.
+        rows: New rows.
+        digests: Of the encoders that were evaluated now, by name.
+    """
+    measured: set[tuple[object, ...]] = {(r.encoder, r.task, r.evaluation, r.seed) for r in rows}
+    measured |= {(r.encoder, r.task, None, r.protocol) for r in rows}
+    kept, others = [], set()
+    for row in earlier:
+        older = row.evaluation is None
+        key = (row.encoder, row.task, row.evaluation, row.protocol if older else row.seed)
+        if digests.get(row.encoder, row.encoder_digest) != row.encoder_digest:
+            others.add(row.encoder)
+        elif key not in measured:
+            kept.append(row)
+    for name in sorted(others):
+        warn(f"{name} is another encoder than before: earlier figures of that name are left out")
+    return kept
 
 
 def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
@@ -225,12 +246,17 @@ def _link(source: str, target: str) -> None:
 def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> list[ResultRow]:
     """Evaluate floors, pre-trained, every strategy and the merged encoder on test."""
     recipe, strategy = state.recipe, state.recipe.finetuning.strategy
-    names = Names.of(strategy, recipe.merging.alpha)
+    alpha = recipe.merging.alpha
     candidates = [_floor(name, recipe) for name in recipe.evaluation.floors]
-    candidates.append(Candidate(PRE_TRAINED, recipe.encoder))
-    candidates += [Candidate(f"{s} fine-tuning", str(models[s].tuned)) for s in _baselines(recipe)]
-    candidates.append(Candidate(names.tuned, str(models[strategy].tuned)))
-    candidates.append(Candidate(names.merged, str(merged), alpha=recipe.merging.alpha))
+    candidates.append(Candidate("pre-trained", recipe.encoder, role=Role.PRE_TRAINED))
+    candidates += [
+        Candidate(f"{s} fine-tuning", str(models[s].tuned), role=Role.TUNED, strategy=s)
+        for s in (*_baselines(recipe), strategy)
+    ]
+    name = f"Speech-FT ({alpha:g})"
+    candidates.append(
+        Candidate(name, str(merged), alpha=alpha, role=Role.MERGED, strategy=strategy)
+    )
     rows: list[ResultRow] = []
     for candidate in candidates:
         with state.timed("evaluation"):
@@ -241,14 +267,12 @@ def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> li
 def _evaluate_one(
     state: Run, candidate: Candidate, tasks: Sequence[Task], *, test: bool
 ) -> list[ResultRow]:
-    config = state.recipe.evaluation
-    place = state.folder / ("evaluation" if test else "curve") / slug(candidate.name)
     return evaluate_encoder(
         candidate,
         tasks,
         state.evaluated,
-        config,
-        place,
+        state.recipe.evaluation,
+        state.folder,
         seed=state.recipe.seed,
         test=test,
         cache=state.cache,
@@ -257,30 +281,45 @@ def _evaluate_one(
 
 def _floor(name: str, recipe: Recipe) -> Candidate:
     if name == RANDOM:
-        return Candidate("random weights", RANDOM, like=recipe.encoder, seed=recipe.seed)
+        drawn = Candidate("random weights", RANDOM, like=recipe.encoder, seed=recipe.seed)
+        return replace(drawn, role=Role.FLOOR)
     if name not in FEATURES:
         choices = ", ".join([RANDOM, *FEATURES])
         raise ConfigError(f"unknown floor {name!r}; choices are: {choices}")
-    return Candidate(name.upper(), name)
+    return Candidate(name.upper(), name, role=Role.FLOOR)
 
 
-def _curve(state: Run, rows: Sequence[ResultRow], merged: Mapping[float, Path]) -> list[ResultRow]:
-    """Return dev figures over alpha; both ends and the recipe's alpha come from the test rows."""
+def _curve(state: Run, rows: Sequence[ResultRow], models: Models) -> list[ResultRow]:
+    """Return dev figures over alpha, from the base of the merge to the tuned encoder.
+
+    Test rows of encoders that were evaluated already lend their figures on dev; the base of the
+    last task of a sequence is no pre-trained encoder and is evaluated here.
+    """
     recipe = state.recipe
     if not recipe.merging.curve:
         return []
-    names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
     chosen = [task for task in state.tasks if task.name in recipe.merging.curve_tasks]
     tasks = chosen or state.tasks
     wanted = {task.name for task in tasks}
-    ends = {PRE_TRAINED: 0.0, names.tuned: 1.0, names.merged: recipe.merging.alpha}
-    curve = [
-        _as_dev(row, ends[row.encoder], state.evaluated[row.task])
-        for row in rows
-        if row.encoder in ends and row.task in wanted
-    ]
-    for alpha in sorted(set(recipe.merging.curve) - set(ends.values())):
-        candidate = Candidate(f"alpha {alpha:g}", str(merged[alpha]), alpha=alpha)
+    strategy, base = recipe.finetuning.strategy, str(models.base)
+    curve, known = [], set()
+    for row in rows:
+        alpha = row.alpha
+        if row.role is Role.TUNED and row.strategy == strategy:
+            alpha = 1.0
+        elif row.role is Role.PRE_TRAINED and base == recipe.encoder:
+            alpha = 0.0
+        if alpha is not None:
+            known.add(alpha)
+            if row.task in wanted:
+                curve.append(_as_dev(row, alpha, state.evaluated[row.task]))
+    between = {a: str(models.merged[a]) for a in recipe.merging.curve if a not in known}
+    if 0.0 not in known:
+        between[0.0] = base
+    for alpha, source in sorted(between.items()):
+        candidate = Candidate(
+            f"alpha {alpha:g}", source, alpha=alpha, role=Role.MERGED, strategy=strategy
+        )
         with state.timed("alpha curve"):
             curve += _evaluate_one(state, candidate, tasks, test=False)
     return sorted(curve, key=lambda row: (row.task, row.alpha))
@@ -294,6 +333,7 @@ def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:
         "n": row.details["dev_n"],
         "interval": None,
         "alpha": alpha,
+        "predictions": None,
     }
     return row.model_copy(update=changes)
 
@@ -325,12 +365,16 @@ def _report(
     from speechft.reporting.report import Report, table, write_report
 
     recipe, folder = state.recipe, state.folder
-    names = Names.of(recipe.finetuning.strategy, recipe.merging.alpha)
-    said = verdict(rows, folder / "evaluation", recipe.tuned_on, names, recipe.verdict)
+    judgements = judge(rows, folder, recipe.verdict)
+    said = verdict(rows, judgements, recipe.tuned_on)
     between = [row for row in curve if row.encoder not in {r.encoder for r in rows}]
     write_rows(folder / "results.jsonl", [*rows, *between])
     by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)
-    histories = {name: h for made in models.values() for name, h in made.histories.items()}
+    histories = {
+        name: {"strategy": strategy, **history}
+        for strategy, made in models.items()
+        for name, history in made.histories.items()
+    }
     report = Report(
         title=recipe.title,
         tuned_on=recipe.tuned_on,
@@ -341,6 +385,7 @@ def _report(
         histories=histories,
         recipe=recipe.as_yaml(),
         facts=_facts(state, command),
+        colours=colours(judgements),
     )
     write_report(report, folder / "report.html")
     header, cells = table(shown, by_encoder)
@@ -373,15 +418,3 @@ def _facts(state: Run, command: str) -> dict[str, str]:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
         f"{'GPU' if torch.cuda.is_available() else 'CPU'}",
     }
-
-
-def _distinct_names(encoders: Sequence[str]) -> list[str]:
-    """Return names with folders of their own: the last part of a path where that is enough."""
-    short = [Path(text).name or text for text in encoders]
-    slugs = [slug(name) for name in short]
-    names: list[str] = []
-    for name, place, text in zip(short, slugs, encoders, strict=True):
-        chosen = name if slugs.count(place) == 1 else text
-        taken = sum(slug(text) == slug(other) for other in encoders[: len(names)])
-        names.append(f"{chosen}-{taken + 1}" if taken and chosen is text else chosen)
-    return names

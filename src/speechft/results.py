@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,6 +14,21 @@ from pydantic import Field, ValidationError
 from speechft.config import Config
 from speechft.errors import DataError
 from speechft.files import atomic_write
+
+
+class Role(StrEnum):
+    """What an encoder stands for in a comparison."""
+
+    FLOOR = "floor"
+    """Not a pre-trained encoder: MFCC, or random weights."""
+    PRE_TRAINED = "pre-trained"
+    """The encoder that the others started from."""
+    TUNED = "tuned"
+    """Fine-tuned, by the strategy that the row names."""
+    MERGED = "merged"
+    """Interpolated between the pre-trained and a tuned one."""
+    FURTHER = "further"
+    """Any other encoder."""
 
 
 class ResultRow(Config):
@@ -44,6 +60,15 @@ class ResultRow(Config):
     """Learning rate chosen on the development split."""
     alpha: float | None = None
     """Interpolation coefficient of a merged encoder."""
+    role: Role = Role.FURTHER
+    """What the encoder stands for; reports go by it, not by names."""
+    strategy: str | None = None
+    """How a tuned encoder, or the tuned end of a merged one, was fine-tuned."""
+    evaluation: str | None = None
+    """Digest of what was measured beside encoder and seed: task, manifests, resolved configuration.
+    Only figures that share it can be compared item by item; None in rows of older versions."""
+    predictions: str | None = None
+    """File with the scored items, relative to the folder of the file that holds this row."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Anything else worth keeping, such as the weights of the layers."""
 
@@ -58,12 +83,15 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return one row for each encoder and figure: the mean over its probe seeds.
 
-    Its interval is the one over seeds and items, its ``details["seeds"]`` their number; a figure
-    with a single seed stays as it is.
+    Its interval is the one over seeds and items where all seeds were probed together, its
+    ``details["seeds"]`` their number; a figure with a single seed stays as it is.
     """
     groups: dict[tuple[object, ...], list[ResultRow]] = {}
     for row in rows:
-        key = (row.encoder, row.task, row.metric, row.split, row.protocol, row.alpha)
+        key = (
+            *(row.encoder, row.encoder_digest, row.task, row.metric, row.split, row.protocol),
+            *(row.alpha, row.evaluation),
+        )
         groups.setdefault(key, []).append(row)
     return [part[0] if len(part) == 1 else _mean(part) for part in groups.values()]
 
@@ -76,11 +104,13 @@ def _mean(rows: list[ResultRow]) -> ResultRow:
     if "converged" in details:
         states = [row.details["converged"] for row in rows]
         details["converged"] = None if None in states else all(states)
-    interval = details.get("interval_over_seeds")
+    together = [row.details.get("interval_over_seeds") for row in rows]
+    interval = together[0] if all(found == together[0] for found in together) else None
     changes = {
         "value": fmean(row.value for row in rows),
         "interval": None if interval is None else tuple(interval),
         "details": details,
+        "predictions": None,
     }
     return first.model_copy(update=changes)
 

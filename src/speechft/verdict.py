@@ -4,60 +4,90 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
+from speechft.evaluation.predictions import items_of
 from speechft.evaluation.score import RATIO, difference_over_seeds, paired_difference
-from speechft.evaluation.suite import read_items, slug
 from speechft.recipe import VerdictConfig
-from speechft.results import ResultRow, mean_over_seeds
+from speechft.results import ResultRow, Role, mean_over_seeds
 from speechft.tasks import TASKS
 from speechft.tasks.measures import Measure
 
-PRE_TRAINED = "pre-trained"
+Figure = tuple[str, str, str]
+"""(encoder, task, metric)."""
 
-_GAINS, _KEEPS, _LOSES = "gains on {}", "keeps {}", "loses on {}"
-_OPEN = "leaves open {}"
-_NO_VERDICT = "gets no verdict on {}, where the pre-trained probe had not converged"
-_FEW = "gets no verdict on {}, which has too few test items"
-_PHRASES = (_GAINS, _KEEPS, _LOSES, _OPEN, _NO_VERDICT, _FEW)
+
+class Finding(StrEnum):
+    """What is said of one figure beside that of the pre-trained encoder."""
+
+    GAINS = "gains on {}"
+    KEEPS = "keeps {}"
+    LOSES = "loses on {}"
+    OPEN = "leaves open {}"
+    UNCONVERGED = "gets no verdict on {}, where the pre-trained probe had not converged"
+    FEW = "gets no verdict on {}, which has too few test items"
 
 
 @dataclass(frozen=True)
-class Names:
-    """Names of the encoders that a verdict compares."""
+class Judgement:
+    """A figure beside that of the pre-trained encoder."""
 
-    tuned: str
-    merged: str
+    finding: Finding
+    change: float = 0.0
+    """Difference in points of the metric."""
+    interval: tuple[float, float] | None = None
+    """90 % interval of the paired difference; None where there is no verdict."""
 
-    @classmethod
-    def of(cls, strategy: str, alpha: float) -> Names:
-        """Return the names for a strategy and a coefficient."""
-        return cls(f"{strategy} fine-tuning", f"Speech-FT ({alpha:g})")
+
+def judge(
+    rows: Sequence[ResultRow], folder: Path, config: VerdictConfig
+) -> dict[Figure, Judgement]:
+    """Judge every figure of every tuned and merged encoder against the pre-trained one.
+
+    "Keeps" is an equivalence: the 90 % interval of the paired difference lies within the margin.
+    Otherwise an interval on one side of zero gains or loses, and any other is left open. Where the
+    probe of the pre-trained encoder has not converged, or the test split is small, there is no
+    verdict.
+
+    Args:
+        rows: Test figures, a row for each probe seed.
+        folder: Of the file that holds the rows; their predictions are relative to it.
+        config: Margins.
+    """
+    figures: dict[Figure, list[ResultRow]] = {}
+    for row in rows:
+        figures.setdefault((row.encoder, row.task, row.metric), []).append(row)
+    base = {f[1:]: found for f, found in figures.items() if found[0].role is Role.PRE_TRAINED}
+    return {
+        figure: _judgement(found, base[figure[1:]], folder, config)
+        for figure, found in figures.items()
+        if found[0].role not in (Role.FLOOR, Role.PRE_TRAINED) and figure[1:] in base
+    }
 
 
 def verdict(
-    rows: Sequence[ResultRow], folder: Path, tuned_on: str, names: Names, config: VerdictConfig
+    rows: Sequence[ResultRow],
+    judgements: Mapping[Figure, Judgement],
+    tuned_on: str,
 ) -> tuple[str, ...]:
-    """Say in two sentences what fine-tuning and merging did.
-
-    "Keeps" is an equivalence: the 90 % interval of the paired difference to the pre-trained
-    encoder lies within the margin. Otherwise an interval on one side of zero gains or loses, and
-    any other is left open. One seed never says "wins". Where the probe of the pre-trained encoder
-    has not converged, or the test split is small, there is no verdict.
+    """Say in two sentences what fine-tuning and merging did; one seed never says "wins".
 
     Args:
         rows: Test figures.
-        folder: Holds the predictions of each encoder.
+        judgements: From `judge`.
         tuned_on: Task that was fine-tuned on.
-        names: Of the tuned and the merged encoder.
-        config: Margins.
     """
-    keys = dict.fromkeys((row.task, row.metric) for row in rows)
     shown = mean_over_seeds(rows)
     figures = {(row.encoder, row.task, row.metric): row for row in shown}
+    base = next(row.encoder for row in shown if row.role is Role.PRE_TRAINED)
+    merged = next(row for row in shown if row.role is Role.MERGED)
+    tuned = next(r for r in shown if r.role is Role.TUNED and r.strategy == merged.strategy)
+    keys = dict.fromkeys((row.task, row.metric) for row in rows)
     order = sorted(keys, key=lambda key: key[0] != tuned_on)
     first, second = (
-        _sentence(name, order, figures, folder, config) for name in (names.tuned, names.merged)
+        _sentence(name, base, order, figures, judgements)
+        for name in (tuned.encoder, merged.encoder)
     )
     covered = "test items"
     if any("seeds" in row.details for row in shown):
@@ -66,55 +96,62 @@ def verdict(
     return first, f"{second} {note}"
 
 
+def colours(judgements: Mapping[Figure, Judgement]) -> dict[Figure, str]:
+    """Return how a table shows each judgement: ``better``, ``worse``, or ``near`` for all else."""
+    words = {Finding.GAINS: "better", Finding.LOSES: "worse"}
+    return {figure: words.get(j.finding, "near") for figure, j in judgements.items()}
+
+
 def _sentence(
     encoder: str,
+    base: str,
     keys: Sequence[tuple[str, str]],
-    figures: Mapping[tuple[str, str, str], ResultRow],
-    folder: Path,
-    config: VerdictConfig,
+    figures: Mapping[Figure, ResultRow],
+    judgements: Mapping[Figure, Judgement],
 ) -> str:
-    """Say what one encoder does to every task, tasks of the same judgement together."""
-    judged: dict[str, list[str]] = {phrase: [] for phrase in _PHRASES}
+    """Say what one encoder does to every task, tasks of the same finding together."""
+    said: dict[Finding, list[str]] = {finding: [] for finding in Finding}
     for task, metric in keys:
-        row, base = figures[encoder, task, metric], figures[PRE_TRAINED, task, metric]
-        phrase, addition = _judge(row, base, folder, config)
-        digits = _digits(_measure(row))
-        judged[phrase].append(
-            f"{task} ({metric} {base.value:.{digits}f} to {row.value:.{digits}f}{addition})"
+        row, before = figures[encoder, task, metric], figures[base, task, metric]
+        judgement, digits = judgements[encoder, task, metric], _digits(_measure(row))
+        addition = ""
+        if judgement.finding is Finding.OPEN and judgement.interval is not None:
+            low, high = judgement.interval
+            between = f"{low:+.{digits}f} to {high:+.{digits}f}"
+            addition = f", {judgement.change:+.{digits}f} with 90 % interval {between}"
+        said[judgement.finding].append(
+            f"{task} ({metric} {before.value:.{digits}f} to {row.value:.{digits}f}{addition})"
         )
-    parts = [phrase.format(" and ".join(labels)) for phrase, labels in judged.items() if labels]
+    parts = [finding.format(" and ".join(labels)) for finding, labels in said.items() if labels]
     return f"{encoder[0].upper()}{encoder[1:]} {'; '.join(parts)}."
 
 
-def _judge(row: ResultRow, base: ResultRow, folder: Path, config: VerdictConfig) -> tuple[str, str]:
-    """Return the phrase for one task, and what to add to its figures."""
+def _judgement(
+    rows: Sequence[ResultRow], base: Sequence[ResultRow], folder: Path, config: VerdictConfig
+) -> Judgement:
+    """Judge one figure: rows of all probe seeds of an encoder and of the pre-trained one."""
+    row, before = mean_over_seeds(rows)[0], mean_over_seeds(base)[0]
+    change = row.value - before.value
     if row.n < config.min_items:
-        return _FEW, ""
-    if base.details.get("converged", False) is False:
-        return _NO_VERDICT, ""
-    measure, change = _measure(row), row.value - base.value
-    items, base_items = (
-        [
-            read_items(folder / slug(r.encoder), row.task, n)
-            for n in range(r.details.get("seeds", 1))
-        ]
-        for r in (row, base)
-    )
+        return Judgement(Finding.FEW, change)
+    if before.details.get("converged", False) is False:
+        return Judgement(Finding.UNCONVERGED, change)
+    measure = _measure(row)
+    items, base_items = ([items_of(r, folder) for r in part] for part in (rows, base))
     interval = difference_over_seeds(items, base_items, level=0.90, measure=measure)
     low, high = interval or paired_difference(items[0], base_items[0], measure=measure)[1:]
     margin = config.margins.get(row.task, config.margins.get("*", 0.0))
     margin *= 1.0 if measure.percent else 0.01
     sign = 1 if row.higher_is_better else -1
     worst, best = sorted((sign * low, sign * high))
+    finding = Finding.OPEN
     if -margin <= worst and best <= margin:
-        return _KEEPS, ""
-    if worst > 0:
-        return _GAINS, ""
-    if best < 0:
-        return _LOSES, ""
-    digits = _digits(measure)
-    between = f"{low:+.{digits}f} to {high:+.{digits}f}"
-    return _OPEN, f", {change:+.{digits}f} with 90 % interval {between}"
+        finding = Finding.KEEPS
+    elif worst > 0:
+        finding = Finding.GAINS
+    elif best < 0:
+        finding = Finding.LOSES
+    return Judgement(finding, change, (low, high))
 
 
 def _measure(row: ResultRow) -> Measure:

@@ -14,8 +14,8 @@ from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
 from speechft.evaluation import task_evaluation
 from speechft.evaluation.config import BeamSearchConfig, EvaluationConfig, ProbeConfig
+from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.evaluation.suite import read_items
 from speechft.pipeline import evaluate
 from speechft.results import read_rows
 from speechft.tasks import LanguageModel, find_task
@@ -68,8 +68,7 @@ def evaluated(
 def test_a_second_rate_is_that_of_the_searched_words(evaluated: Path) -> None:
     rows = {(row.task, row.metric): row for row in read_rows(evaluated / "results.jsonl")}
     assert set(rows) == {("asr", "wer"), ("asr", "wer_with_lm"), ("sid", "accuracy")}
-    [folder] = (evaluated / "evaluation").iterdir()
-    items = read_items(folder, "asr")
+    items = items_of(rows["asr", "wer"], evaluated)
     references = [item.reference for item in items]
     for metric, texts in (
         ("wer", [item.prediction for item in items]),
@@ -82,21 +81,22 @@ def test_a_second_rate_is_that_of_the_searched_words(evaluated: Path) -> None:
     assert rows["asr", "wer"].value != rows["asr", "wer_with_lm"].value
     assert all(
         "searched" not in line
-        for line in (folder / "predictions/sid.jsonl").read_text().splitlines()
+        for line in (evaluated / str(rows["sid", "accuracy"].predictions)).read_text().splitlines()
     )
     assert find_task("asr").measure("wer_with_lm") is not None  # `compare` knows it
     assert [m.name for m in find_task("asr").measures] == ["wer"]
 
 
 def test_the_probe_predicts_with_the_model(evaluated: Path, miniature: Corpus, model: Path) -> None:
-    [folder] = (evaluated / "evaluation").iterdir()
-    items = {item.id: item for item in read_items(folder, "asr")}
+    rows = {row.task: row for row in read_rows(evaluated / "results.jsonl")}
+    places = {task: (evaluated / str(row.predictions)).parent for task, row in rows.items()}
+    items = {item.id: item for item in items_of(rows["asr"], evaluated)}
     search = LanguageModel(model, weight=0.5, beam=20)
-    pipeline = speechft.load_pipeline(folder / "tasks" / "asr", language_model=search)
+    pipeline = speechft.load_pipeline(places["asr"], language_model=search)
     for cut in list(miniature.split("test"))[:4]:
         assert pipeline.predict(cut.recording.sources[0].source) == items[cut.id].searched
     with pytest.raises(ConfigError, match="this is a probe of sid"):
-        speechft.load_pipeline(folder / "tasks" / "sid", language_model=model)
+        speechft.load_pipeline(places["sid"], language_model=model)
 
 
 def test_another_model_is_another_evaluation(

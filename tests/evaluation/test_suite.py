@@ -12,8 +12,10 @@ import pytest
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation import suite, task_evaluation
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import RANDOM, EvaluationConfig, ProbeConfig
-from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder, read_items
+from speechft.evaluation.predictions import items_of, read_items
+from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import figure
@@ -84,11 +86,16 @@ def test_evaluation_writes_rows_and_predictions(
 ) -> None:
     folder = tmp_path / "pre-trained"
     rows = evaluate(tiny_hubert, tones, folder)
-    assert rows == read_rows(folder / "results.jsonl")
+    found = {p: read_rows(p) for p in folder.glob("evaluation/pre-trained-*/*/results.jsonl")}
+    assert len(found) == len(NAMES)
+    for path, [row] in found.items():
+        place = path.parent.relative_to(folder)
+        assert path.parent.name.startswith(f"{row.task}-")
+        assert row.model_copy(update={"predictions": f"{place}/{row.predictions}"}) in rows
     assert [row.task for row in rows] == list(NAMES)
     test_ids = sorted(cut.id for cut in tones.split("test"))
     for row in rows:
-        items = read_items(folder, row.task)
+        items = items_of(row, folder)
         assert [item.id for item in items] == test_ids
         assert row.value == pytest.approx(figure(items))
         assert row.n == len(items)
@@ -130,7 +137,8 @@ def test_changed_evaluation_is_not_taken_for_the_old_one(
     if change == "seed":
         options["seed"] = 1
     elif change == "corpus":
-        corpus = dataclasses.replace(tones, digest="other")
+        digests = dict.fromkeys(tones.digests, "other")
+        corpus = dataclasses.replace(tones, digest="other", digests=digests)
     elif change == "splits":
         info = {**tones.info, "task_splits": {"*": ["train", "test", "dev"]}}
         corpus = dataclasses.replace(tones, info=info)
@@ -152,7 +160,8 @@ def test_without_test_the_dev_split_is_reported(
     [row] = evaluate(tiny_hubert, tones, tmp_path / "a", tasks=("style",), test=False)
     assert (row.split, row.n, row.interval) == ("dev", 18, None)
     assert row.value == pytest.approx(row.details["dev"], abs=1e-3)
-    assert read_items(tmp_path / "a", "style") == []
+    dev_ids = sorted(cut.id for cut in tones.split("dev"))
+    assert [item.id for item in items_of(row, tmp_path / "a")] == dev_ids
 
 
 def test_floors_have_their_rows(tiny_hubert: Path, tones: Corpus, tmp_path: Path) -> None:
@@ -170,13 +179,13 @@ def test_floors_have_their_rows(tiny_hubert: Path, tones: Corpus, tmp_path: Path
 
 def test_missing_predictions_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"predictions .*sid\.jsonl cannot be read"):
-        read_items(tmp_path, "sid")
+        read_items(tmp_path / "sid.jsonl")
 
 
 def test_items_survive_the_file(tiny_hubert: Path, tones: Corpus, tmp_path: Path) -> None:
-    evaluate(tiny_hubert, tones, tmp_path / "a", tasks=("pr",))
-    items = read_items(tmp_path / "a", "pr")
-    lines = (tmp_path / "a" / "predictions" / "pr.jsonl").read_text().splitlines()
+    [row] = evaluate(tiny_hubert, tones, tmp_path / "a", tasks=("pr",))
+    items = items_of(row, tmp_path / "a")
+    lines = (tmp_path / "a" / str(row.predictions)).read_text().splitlines()
     written = [json.loads(line) for line in lines]
     for item, line in zip(items, written, strict=True):
         assert line == {k: v for k, v in dataclasses.asdict(item).items() if k != "searched"}

@@ -13,11 +13,13 @@ import speechft
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, DataError
 from speechft.evaluation import task_evaluation
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.compare import compare, difference_table
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.pipelines import load_pipeline
+from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
-from speechft.evaluation.suite import Candidate, evaluate_encoder, read_items
+from speechft.evaluation.suite import evaluate_encoder
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import SUPERB, TASKS, LetterText, find_task
@@ -72,8 +74,8 @@ def evaluated(
     return out, evaluate([str(tiny_hubert)], str(miniature.folder), config, out)
 
 
-def folder_of(out: Path) -> Path:
-    [folder] = (out / "evaluation").iterdir()
+def folder_of(out: Path, task: str) -> Path:
+    [folder] = (out / "evaluation").glob(f"*/{task}-*")
     return folder
 
 
@@ -85,7 +87,7 @@ def test_every_task_reports_its_figures(evaluated: tuple[Path, list[ResultRow]])
     assert found == FIGURES
     assert rows == read_rows(out / "results.jsonl")
     for row in rows:
-        items = read_items(folder_of(out), row.task)
+        items = items_of(row, out)
         measure = next(m for m in find_task(row.task).measures if m.name == row.metric)
         assert row.value == pytest.approx(measure.value(items))
         assert row.n == len(items) > 0
@@ -106,7 +108,7 @@ def test_details_of_tasks(evaluated: tuple[Path, list[ResultRow]]) -> None:
 
 
 def test_crops_are_recorded(evaluated: tuple[Path, list[ResultRow]]) -> None:
-    lines = (folder_of(evaluated[0]) / "tasks" / "ks" / "crops.jsonl").read_text().splitlines()
+    lines = (folder_of(evaluated[0], "ks") / "crops.jsonl").read_text().splitlines()
     crops = [json.loads(line) for line in lines]
     assert len(crops) > 10
     assert {round(crop["duration"], 6) for crop in crops} == {0.5}
@@ -117,10 +119,10 @@ def test_crops_are_recorded(evaluated: tuple[Path, list[ResultRow]]) -> None:
 def test_probes_predict_on_files(
     task: str, evaluated: tuple[Path, list[ResultRow]], miniature: Corpus
 ) -> None:
-    folder = folder_of(evaluated[0])
-    pipeline = speechft.load_pipeline(folder / "tasks" / task)
+    pipeline = speechft.load_pipeline(folder_of(evaluated[0], task))
     assert pipeline.task.name == task
-    items = {item.id: item for item in read_items(folder, task) if item.fold < 2}
+    row = next(row for row in evaluated[1] if row.task == task)
+    items = {item.id: item for item in items_of(row, evaluated[0]) if item.fold < 2}
     cuts = [c for c in miniature.split(find_task(task).folds(miniature)[0][2]) if c.id in items]
     hits = 0
     for cut in cuts[:5]:
@@ -136,10 +138,9 @@ def test_probe_folders_are_checked(
 ) -> None:
     with pytest.raises(CheckpointError, match="holds no trained probe"):
         load_pipeline(tmp_path)
-    folder = folder_of(evaluated[0]) / "tasks"
     with pytest.raises(DataError, match="asv does not predict on a file: it compares two files"):
-        load_pipeline(folder / "asv")
-    pipeline = load_pipeline(folder / "sid")
+        load_pipeline(folder_of(evaluated[0], "asv"))
+    pipeline = load_pipeline(folder_of(evaluated[0], "sid"))
     (tmp_path / "no.wav").write_text("no audio")
     with pytest.raises(DataError, match=r"no\.wav cannot be read"):
         pipeline.predict(tmp_path / "no.wav")
@@ -168,8 +169,11 @@ def test_a_second_encoder_is_compared(
         compare([tmp_path / "results.jsonl"])
     twin = tmp_path / "twin" / "results.jsonl"
     write_rows(twin, read_rows(tmp_path / "results.jsonl"))
+    everything = [out / "results.jsonl", tmp_path / "results.jsonl", twin]
+    assert compare(everything) == found, "the same measured thing in two files is one figure"
+    write_rows(twin, [r.model_copy(update={"encoder_digest": "x"}) for r in read_rows(twin)])
     with pytest.raises(DataError, match="'mfcc' was evaluated on pr in two places"):
-        compare([out / "results.jsonl", tmp_path / "results.jsonl", twin])
+        compare(everything)
 
 
 def test_finished_tasks_are_kept_when_others_are_added(
@@ -199,8 +203,9 @@ def test_several_seeds_have_a_row_each(
     candidate = Candidate("tiny", str(tiny_hubert))
     rows = evaluate_encoder(candidate, [find_task("sid")], miniature, config, tmp_path, seed=3)
     assert [row.seed for row in rows] == [3, 4]
-    for number, row in enumerate(rows):
-        assert row.value == pytest.approx(TASKS["sid"].figure(read_items(tmp_path, "sid", number)))
+    assert len({row.predictions for row in rows}) == 2
+    for row in rows:
+        assert row.value == pytest.approx(TASKS["sid"].figure(items_of(row, tmp_path)))
 
 
 def changed(corpus: Corpus, **info: Any) -> Corpus:

@@ -13,7 +13,8 @@ from speechft.api import compare
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.suite import assign_tasks, choose_tasks, read_items
+from speechft.evaluation.predictions import read_items
+from speechft.evaluation.suite import assign_tasks, choose_tasks
 from speechft.evaluation.task_evaluation import cropped
 from speechft.results import ResultRow, write_rows
 from speechft.tasks import SUPERB, find_task
@@ -98,10 +99,9 @@ def test_compare_needs_something_in_common(tmp_path: Path) -> None:
 
 def test_items_may_hold_line_separators(tmp_path: Path) -> None:
     item = Item("a\u2028b\x85c", "x", "y", 1.0, 1.0)
-    (tmp_path / "predictions").mkdir()
     text = json.dumps(asdict(item), ensure_ascii=False)
-    (tmp_path / "predictions" / "sid.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
-    assert read_items(tmp_path, "sid") == [item, item]
+    (tmp_path / "sid.jsonl").write_text(f"{text}\n{text}\n", encoding="utf-8")
+    assert read_items(tmp_path / "sid.jsonl") == [item, item]
 
 
 def test_only_noise_is_cropped_where_words_are_spotted() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from speechft.reporting.report import Report
-from speechft.results import ResultRow
+from speechft.results import ResultRow, Role
 
 ENCODERS = {
     "MFCC": (70.0, 20.0, 60.0),
@@ -18,13 +18,25 @@ ENCODERS = {
     "stable fine-tuning": (30.0, 86.0, 79.0),
     "Speech-FT (alpha 0.25)": (24.4, 74.0, 82.0),
 }
+ROLES = {
+    "MFCC": (Role.FLOOR, None),
+    "random init": (Role.FLOOR, None),
+    "pre-trained": (Role.PRE_TRAINED, None),
+    "plain fine-tuning": (Role.TUNED, "plain"),
+    "stable fine-tuning": (Role.TUNED, "stable"),
+    "Speech-FT (alpha 0.25)": (Role.MERGED, "stable"),
+    "Speech-FT": (Role.MERGED, "stable"),
+}
 TASKS = {"pr": ("per", False), "sid": ("accuracy", True), "style": ("accuracy", True)}
 
 
 def _row(encoder: str, task: str, value: float, **changes: Any) -> ResultRow:
     metric, higher = TASKS.get(task, ("accuracy", True))
+    role, strategy = ROLES.get(encoder, (Role.FURTHER, None))
     fields: dict[str, Any] = {
         "encoder": encoder,
+        "role": role,
+        "strategy": strategy,
         "encoder_digest": "ab" * 32,
         "task": task,
         "metric": metric,
@@ -64,7 +76,7 @@ def rows() -> tuple[ResultRow, ...]:
 @pytest.fixture
 def curve() -> tuple[ResultRow, ...]:
     return tuple(
-        _row(f"alpha {alpha:g}", task, 60 + 20 * alpha, alpha=alpha, split="dev", interval=None)
+        _row(f"alpha {alpha:g}", task, 60 + 20 * alpha, alpha=alpha, split="dev", role="merged")
         for alpha in (1.0, 0.0, 0.25, 0.5)
         for task in ("pr", "sid")
     )
@@ -89,7 +101,7 @@ def report(rows: tuple[ResultRow, ...], curve: tuple[ResultRow, ...]) -> Report:
         rows=rows,
         curve=curve,
         scores={"pre-trained": 700.0, "Speech-FT (alpha 0.25)": 748.6, "MFCC": 0.0},
-        histories={"plain": history, "stable": history},
+        histories={name: {"strategy": name, **history} for name in ("plain", "stable")},
         recipe="seed: 0\nmerging:\n  alpha: 0.25\n",
         facts={"command": "speechft demo"},
     )

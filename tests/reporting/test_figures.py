@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from speechft.reporting.cells import detail_table, main_lines
-from speechft.reporting.figures import Figures, Role, number, role_of
+from speechft.reporting.figures import Figures, Look, number
 from speechft.reporting.report import table
-from speechft.reporting.sections import alpha_points, trades_of
-from speechft.results import ResultRow, read_rows, write_rows
+from speechft.reporting.sections import alpha_points, layer_section, trades_of
+from speechft.results import ResultRow, Role, read_rows, write_rows
 
 MakeRow = Callable[..., ResultRow]
 
@@ -65,47 +65,58 @@ def test_numbers(value: float | None, signed: bool, expected: str) -> None:
     assert number(value, signed=signed) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "alpha", "role"),
-    [
-        ("mfcc", None, Role.FLOOR),
-        ("random init", None, Role.FLOOR),
-        ("Pre-trained", None, Role.REFERENCE),
-        ("plain", None, Role.PLAIN),
-        ("stable fine-tuning", 1.0, Role.TUNED),
-        ("Speech-FT", None, Role.MERGED),
-        ("alpha 0.5", 0.5, Role.MERGED),
-        ("alpha 0", 0.0, Role.REFERENCE),
-        ("my encoder", None, Role.OTHER),
-    ],
-)
-def test_roles(name: str, alpha: float | None, role: Role) -> None:
-    assert role_of(name, alpha) is role
+@pytest.mark.parametrize("strategy", ["stable", "lora", "dora", "l2sp", "distill", "early-decayed"])
+def test_looks_go_by_role_and_strategy_whatever_the_names(make_row: MakeRow, strategy: str) -> None:
+    rows = [
+        make_row("plain old MFCC", "sid", 1.0, role=Role.PRE_TRAINED),
+        make_row("pre-trained", "sid", 1.0, role=Role.TUNED, strategy="plain"),
+        make_row("mine", "sid", 1.0, role=Role.TUNED, strategy=strategy),
+        make_row("another", "sid", 1.0, role=Role.TUNED, strategy="early-checkpoint"),
+        make_row("stable", "sid", 1.0, role=Role.MERGED, strategy=strategy, alpha=0.5),
+        make_row("Speech-FT", "sid", 1.0, role=Role.FURTHER),
+        make_row("random", "sid", 1.0, role=Role.FLOOR),
+    ]
+    assert list(Figures(rows).looks.values()) == [
+        *(Look.REFERENCE, Look.PLAIN, Look.TUNED, Look.OTHER, Look.MERGED, Look.OTHER, Look.FLOOR)
+    ]
+    assert Figures(rows[:2]).looks["pre-trained"] is Look.TUNED, "alone, plain is what was tuned"
+
+
+@pytest.mark.parametrize("strategy", ["stable", "lora", "dora", "l2sp", "distill", "early-decayed"])
+def test_layers_are_shown_for_the_tuned_encoder_of_every_strategy(
+    make_row: MakeRow, strategy: str
+) -> None:
+    rows = [
+        make_row("pre-trained", "sid", 1.0),
+        make_row(f"{strategy} fine-tuning", "sid", 1.0, role=Role.TUNED, strategy=strategy),
+        make_row("Speech-FT", "sid", 1.0, strategy=strategy),
+    ]
+    section = layer_section(Figures(rows), "sid")
+    assert section is not None
+    assert [name for _, name in section.legend] == [row.encoder for row in rows]
 
 
 def test_best_leaves_floors_out_and_follows_the_direction(
     rows: tuple[ResultRow, ...], make_row: MakeRow
 ) -> None:
     floor = make_row("MFCC", "sid", 99.0)
-    lines = {line.encoder: line for line in main_lines(Figures([*rows, floor]), {})}
+    lines = {line.encoder: line for line in main_lines(Figures([*rows, floor]), {}, {})}
     best = {name: [cell.best for cell in line.cells] for name, line in lines.items()}
     assert best["pre-trained"] == [True, False, True]
     assert best["plain fine-tuning"] == [False, True, False]
     assert best["MFCC"] == [False, False, False]
 
 
-def test_differences_have_a_sign_and_a_word(rows: tuple[ResultRow, ...]) -> None:
-    lines = {line.encoder: line for line in main_lines(Figures(rows), {})}
-    plain = [(cell.delta, cell.verdict) for cell in lines["plain fine-tuning"].cells]
-    assert plain == [("+15.0", "worse"), ("+28.0", "better"), ("−13.0", "worse")]
+def test_differences_have_a_sign_and_the_word_of_the_paired_comparison(
+    rows: tuple[ResultRow, ...],
+) -> None:
+    plain = "plain fine-tuning"
+    colours = {(plain, "pr", "per"): "worse", (plain, "sid", "accuracy"): "better"}
+    lines = {line.encoder: line for line in main_lines(Figures(rows), {}, colours)}
+    found = [(cell.delta, cell.verdict) for cell in lines[plain].cells]
+    assert found == [("+15.0", "worse"), ("+28.0", "better"), ("−13.0", "near")]
     assert lines["Speech-FT (alpha 0.25)"].cells[0].verdict == "near"
     assert not any(c.delta for name in ("MFCC", "pre-trained") for c in lines[name].cells)
-
-
-def test_without_an_interval_nothing_is_judged(make_row: MakeRow) -> None:
-    rows = [make_row("pre-trained", "sid", 60.0, interval=None), make_row("x", "sid", 90.0)]
-    cell = main_lines(Figures(rows), {})[1].cells[0]
-    assert (cell.delta, cell.verdict) == ("+30.0", "near")
 
 
 def test_trade_counts_better_as_positive(rows: tuple[ResultRow, ...]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from speechft.errors import RunError
-from speechft.reporting.figures import Column, Role
+from speechft.reporting.figures import Column, Look
 from speechft.reporting.plots import alpha_curve
 from speechft.reporting.report import Report, render, write_report
 from speechft.reporting.svg import DARK, LIGHT, styles_of
@@ -109,7 +109,7 @@ def test_untrusted_names_are_escaped(report: Report, make_row: MakeRow) -> None:
         rows=rows,
         curve=curve,
         scores={HOSTILE: 1.0},
-        histories={HOSTILE: {"losses": [2.0, 1.0]}},
+        histories={HOSTILE: {"strategy": HOSTILE, "losses": [2.0, 1.0]}},
         recipe=HOSTILE,
         facts={HOSTILE: HOSTILE},
     )
@@ -170,8 +170,8 @@ def test_up_is_better_in_the_alpha_curve(higher_is_better: bool) -> None:
 
 
 def test_styles_differ_by_more_than_colour() -> None:
-    roles = {str(role): role for role in Role} | {"another": Role.OTHER, "pre": Role.REFERENCE}
-    styles = styles_of({name: role for name, role in roles.items() if role is not Role.FLOOR})
+    looks = {str(look): look for look in Look} | {"another": Look.OTHER, "pre": Look.REFERENCE}
+    styles = styles_of({name: look for name, look in looks.items() if look is not Look.FLOOR})
     assert len({style.marker for style in styles.values()}) == len(styles)
     assert len({style.dash for style in styles.values()}) == len(styles)
     assert set(LIGHT) == set(DARK)

@@ -102,6 +102,8 @@ class Corpus:
     info: dict[str, Any]
     url: str | None = None
     """Where it lies, if not in a folder."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """By split, what `split_digest` returns; corpora that were prepared earlier have none."""
 
     @property
     def place(self) -> str:
@@ -120,6 +122,14 @@ class Corpus:
             return read_bytes(f"{self.place}/{name}").decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.place}/{name} cannot be read: {error}") from None
+
+    def split_digest(self, name: str) -> str:
+        """Return the digest of one split: of its manifest and, where known, of its audio.
+
+        It stays when another split of the corpus changes, unless the corpus was prepared by an
+        older version, which kept one digest for all.
+        """
+        return self.digests.get(name) or json_digest({"corpus": self.digest, "split": name})
 
     @cached_property
     def _splits(self) -> dict[str, CutSet]:
@@ -252,15 +262,18 @@ def write_corpus(
     """
     from lhotse import CutSet
 
-    statistics, digests = {}, {}
+    statistics, digests, own = {}, {}, {}
     for split, utterances in splits.items():
         items = sorted(utterances, key=lambda item: item.id)
         path = folder / f"{split}.jsonl.gz"
         CutSet.from_cuts(to_cut(item) for item in items).to_file(path)
         statistics[split] = _statistics(items)
         digests[split] = _digest(items)
+        known = all(item.sha256 for item in items)  # else the source tells whether audio changed
+        own[split] = json_digest([digests[split], "" if known else source_digest])
     digest = json_digest({"source": source_digest, "splits": digests})
     content = {"name": name, "digest": digest, "statistics": statistics, "info": dict(info)}
+    content["digests"] = own
     write_json(folder / CORPUS_FILE, content)
 
 
@@ -283,14 +296,15 @@ def open_corpus(folder: Path | str) -> Corpus:
         else:
             content = read_json(Path(folder) / CORPUS_FILE)
         known = (content["name"], content["digest"], content["statistics"], content["info"])
+        digests = dict(content.get("digests", {}))
     except (CheckpointError, DataError) as error:
         message = f"{folder} is not a prepared corpus: {error.message}"
         raise DataError(message, hint=error.hint or hint) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder} is not a prepared corpus: {error!r}", hint=hint) from None
     if address is not None:
-        return Corpus(Path(content["name"]), *known, address)
-    return Corpus(Path(folder).resolve(), *known)
+        return Corpus(Path(content["name"]), *known, address, digests)
+    return Corpus(Path(folder).resolve(), *known, None, digests)
 
 
 def _digest(items: Iterable[Utterance]) -> str:

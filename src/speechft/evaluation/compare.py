@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from speechft.errors import DataError, unknown_choice
+from speechft.evaluation.predictions import items_of
 from speechft.evaluation.score import (
+    RATIO,
     difference_over_seeds,
     interval_of,
     paired_difference,
     paired_p_value,
 )
-from speechft.evaluation.suite import folder_of, read_items
 from speechft.evaluation.superb_score import constants_named, superb_score, superb_score_values
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import TASKS
@@ -30,9 +31,7 @@ class Evaluated:
 
     row: ResultRow
     folder: Path
-    """Of the encoder, with ``predictions/``."""
-    number: int
-    """Of the probe seed, counted from the first of its encoder."""
+    """Of the file that holds the row; predictions are relative to it."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,14 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
     """Compare every encoder with a baseline.
 
     Args:
-        files: Files ``results.jsonl`` of evaluations; predictions lie beside them.
+        files: Files ``results.jsonl`` of evaluations; their rows name the predictions.
         baseline: Name of the encoder that the others are compared with; None takes the first.
 
     Raises:
         DataError: A file cannot be read, or there is only one encoder.
         ConfigError: There is no such encoder.
     """
-    evaluated = [e for file in dict.fromkeys(files) for e in _evaluated(file)]
-    _refuse_twins(evaluated)
+    evaluated = _without_twins([e for file in dict.fromkeys(files) for e in _evaluated(file)])
     names = list(dict.fromkeys(e.row.encoder for e in evaluated))
     if baseline is not None and baseline not in names:
         raise unknown_choice("encoder", baseline, names)
@@ -79,11 +77,10 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
             hint="evaluate two encoders, or give two files of results",
         )
     found: list[Difference] = []
-    keys = dict.fromkeys(_key(e.row) for e in evaluated)
-    for key in keys:
+    for key in dict.fromkeys(_key(e.row) for e in evaluated):
         for name in names:
             if name != base:
-                found += _compared(*(_chosen(evaluated, n, key) for n in (name, base)))
+                found += _pairs(*(_chosen(evaluated, n, key) for n in (name, base)))
     found += _scores(evaluated, names, base)
     if not found:
         raise DataError(
@@ -100,27 +97,30 @@ def _key(row: ResultRow) -> tuple[str, str, str, str]:
 
 
 def _evaluated(file: Path) -> list[Evaluated]:
-    seeds: dict[str, list[int]] = {}
-    result = []
-    for row in read_rows(file):
-        known = seeds.setdefault(row.encoder, [])
-        if row.seed not in known:
-            known.append(row.seed)
-        result.append(Evaluated(row, folder_of(file.parent, row.encoder), known.index(row.seed)))
-    return result
+    return [Evaluated(row, file.parent) for row in read_rows(file)]
 
 
-def _refuse_twins(evaluated: Sequence[Evaluated]) -> None:
-    """Refuse figures that two files give for the same encoder, by name, task and seed."""
-    places: dict[tuple[object, ...], Path] = {}
+def _without_twins(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
+    """Return every figure once; the same measured thing may stand in several files.
+
+    Raises:
+        DataError: One name stands for two encoders, or an older version wrote the same figure
+            twice, which cannot be told from two.
+    """
+    encoders: dict[str, Evaluated] = {}
+    figures: dict[tuple[object, ...], Evaluated] = {}
     for e in evaluated:
-        key = (e.row.encoder, *_key(e.row), e.row.seed)
-        if places.setdefault(key, e.folder) != e.folder:
+        row = e.row
+        first = encoders.setdefault(row.encoder, e)
+        again = figures.setdefault((row.encoder, *_key(row), row.evaluation, row.seed), e)
+        twins = row.evaluation is None and again.folder != e.folder
+        if first.row.encoder_digest != row.encoder_digest or twins:
             raise DataError(
-                f"encoder {e.row.encoder!r} was evaluated on {e.row.task} in two places: "
-                f"{places[key]} and {e.folder}",
+                f"encoder {row.encoder!r} was evaluated on {row.task} in two places: "
+                f"{(again if twins else first).folder} and {e.folder}",
                 hint="give one of them, or evaluate them in one command: its names are distinct",
             )
+    return list(figures.values())
 
 
 def _chosen(
@@ -129,55 +129,92 @@ def _chosen(
     return [e for e in evaluated if e.row.encoder == encoder and _key(e.row) == key]
 
 
-def _compared(first: list[Evaluated], second: list[Evaluated]) -> list[Difference]:
+def _pairs(first: list[Evaluated], second: list[Evaluated]) -> list[Difference]:
+    """Compare the evaluations that two encoders have in common.
+
+    Where they have none, their first figures are compared as far as the items are the same, and the
+    note says that data or settings were others.
+
+    Args:
+        first: Figures of one encoder on one metric.
+        second: Of the baseline.
+    """
     if not first or not second:
         return []
-    row, other = first[0].row, second[0].row
-    values = [float(np.mean([e.row.value for e in part])) for part in (first, second)]
-    measure = TASKS[row.task].measure(row.metric) if row.task in TASKS else None
+    known = [{e.row.evaluation for e in part} - {None} for part in (first, second)]
+    common = [e.row.evaluation for e in first if e.row.evaluation in known[0] & known[1]]
+    if common:
+        return [
+            _compared(*([e for e in part if e.row.evaluation == one] for part in (first, second)))
+            for one in dict.fromkeys(common)
+        ]
+    if not all(known):
+        note = "an older version kept no predictions: no interval"
+        return [_difference(first[:1], second[:1], None, None, note)]
+    parts = ([e for e in p if e.row.evaluation == p[0].row.evaluation] for p in (first, second))
+    found = _compared(*parts)
+    return [replace(found, note=f"other data or settings; {found.note}")]
+
+
+def _compared(first: list[Evaluated], second: list[Evaluated]) -> Difference:
+    """Compare two encoders by the items of the same evaluation."""
+    shared = {e.row.seed for e in first} & {e.row.seed for e in second}
+    if shared:
+        first, second = ([e for e in part if e.row.seed in shared] for part in (first, second))
+    row = first[0].row
+    measure = (TASKS[row.task].measure(row.metric) if row.task in TASKS else None) or RATIO
     items = [[_items(e) for e in part] for part in (first, second)]
     same = {tuple(item.id for item in part) for parts in items for part in parts}
-    interval: tuple[float, float] | None = None
-    p_value: float | None = None
-    note = "items differ: no interval" if len(same) != 1 else ""
-    if len(same) == 1 and measure is not None and items[0][0]:
-        one, two = items[0][0], items[1][0]
-        _, low, high = paired_difference(one, two, level=0.95, measure=measure)
-        interval, p_value = (low, high), paired_p_value(one, two, measure=measure)
-        note = "item uncertainty only"
-        over_seeds = difference_over_seeds(*items, level=0.95, measure=measure)
-        if over_seeds is not None:
-            interval, p_value = over_seeds, None
-            note = f"{len(items[0])} probe seeds and items"
-        elif len(items[0]) != len(items[1]):
-            values, note = [row.value, other.value], f"{note}; first seed of each"
-    return [
-        Difference(
-            task=row.task,
-            metric=row.metric,
-            encoder=row.encoder,
-            baseline=other.encoder,
-            value=values[0],
-            baseline_value=values[1],
-            difference=values[0] - values[1],
-            interval=interval,
-            p_value=p_value,
-            n=row.n,
-            better=_judged(interval, row.higher_is_better),
-            note=note,
+    if len(same) != 1 or not items[0][0]:
+        return _difference(first, second, None, None, "items differ: no interval")
+    over_seeds = difference_over_seeds(*items, level=0.95, measure=measure)
+    if over_seeds is not None:
+        return _difference(
+            first, second, over_seeds, None, f"{len(items[0])} probe seeds and items"
         )
-    ]
+    one, two = items[0][0], items[1][0]
+    _, low, high = paired_difference(one, two, level=0.95, measure=measure)
+    note = "item uncertainty only"
+    if len(first) != len(second):
+        first, second, note = first[:1], second[:1], f"{note}; first seed of each"
+    return _difference(first, second, (low, high), paired_p_value(one, two, measure=measure), note)
+
+
+def _difference(
+    first: list[Evaluated],
+    second: list[Evaluated],
+    interval: tuple[float, float] | None,
+    p_value: float | None,
+    note: str,
+) -> Difference:
+    """Return the difference of the means over the given figures."""
+    row, other = first[0].row, second[0].row
+    value, reference = (float(np.mean([e.row.value for e in part])) for part in (first, second))
+    return Difference(
+        task=row.task,
+        metric=row.metric,
+        encoder=row.encoder,
+        baseline=other.encoder,
+        value=value,
+        baseline_value=reference,
+        difference=value - reference,
+        interval=interval,
+        p_value=p_value,
+        n=row.n,
+        better=_judged(interval, row.higher_is_better),
+        note=note,
+    )
 
 
 def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> list[Difference]:
-    """Compare SUPERB_S where all its tasks were evaluated under the same protocol."""
-    items = {name: _score_items(evaluated, name) for name in names}
-    if items[base] is None:
-        return []
+    """Compare SUPERB_S where all its tasks were evaluated in the same way."""
     found = []
     for name in names:
-        own, reference = items[name], items[base]
-        if name == base or own is None or reference is None:
+        pairs = None if name == base else _score_pairs(evaluated, name, base)
+        if not pairs:
+            continue
+        own, reference = ({task: _items(pair[n]) for task, pair in pairs.items()} for n in (0, 1))
+        if not (all(own.values()) and all(reference.values())):
             continue
         figures = [
             superb_score({t: {m.name: m.value(part[t]) for m in TASKS[t].measures} for t in part})
@@ -206,20 +243,36 @@ def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> 
     return found
 
 
-def _score_items(evaluated: Sequence[Evaluated], name: str) -> dict[str, list[Item]] | None:
-    """Return the items of an encoder's first seed on the tasks of SUPERB_S."""
+def _score_pairs(
+    evaluated: Sequence[Evaluated], name: str, base: str
+) -> dict[str, tuple[Evaluated, Evaluated]]:
+    """Return a figure of both encoders for each task of SUPERB_S: same evaluation, same protocol.
+
+    Empty where a task is missing.
+    """
     needed = constants_named("speech-ft").tasks
-    first = {e.row.task: e for e in reversed(evaluated) if e.row.encoder == name}
-    protocols = {e.row.protocol for e in evaluated if e.row.task in needed}
-    if not needed.keys() <= first.keys() or len(protocols) > 1:
-        return None
-    items = {task: _items(first[task]) for task in needed}
-    return items if all(items.values()) else None
+    for protocol in dict.fromkeys(e.row.protocol for e in evaluated):
+        found: dict[str, tuple[Evaluated, Evaluated]] = {}
+        for task in needed:
+            one, two = (
+                {
+                    e.row.evaluation: e
+                    for e in reversed(evaluated)
+                    if (e.row.encoder, e.row.task, e.row.protocol) == (n, task, protocol)
+                }
+                for n in (name, base)
+            )
+            common = next((key for key in one if key is not None and key in two), None)
+            if common is not None:
+                found[task] = (one[common], two[common])
+        if needed.keys() <= found.keys():
+            return found
+    return {}
 
 
 def _items(e: Evaluated) -> list[Item]:
     try:
-        return read_items(e.folder, e.row.task, e.number)
+        return items_of(e.row, e.folder)
     except DataError:
         return []
 

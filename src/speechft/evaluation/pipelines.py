@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from safetensors.torch import load_file, save
 from speechft.data.labels import Vocabulary
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
-from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
+from speechft.evaluation.candidates import find_candidate
 from speechft.evaluation.grid import Probe
 from speechft.files import atomic_write, read_json, write_json
 from speechft.tasks import find_task
@@ -20,6 +21,7 @@ from speechft.tasks.characters import CharacterRecognition
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
+    from speechft.evaluation.candidates import Candidate
     from speechft.evaluation.config import ProbeConfig
     from speechft.evaluation.probe import ProbeResult
     from speechft.tasks.base import Task
@@ -77,12 +79,16 @@ class Pipeline:
 
 
 def load_pipeline(
-    folder: str | Path, *, language_model: str | Path | LanguageModel | None = None
+    folder: str | Path,
+    *,
+    encoder: str | Path | None = None,
+    language_model: str | Path | LanguageModel | None = None,
 ) -> Pipeline:
     """Load a probe that `evaluate` trained, with its encoder.
 
     Args:
-        folder: ``OUT/evaluation/<encoder>/tasks/<task>`` of an evaluation, or its ``probe``.
+        folder: ``OUT/evaluation/<encoder>/<task>`` of an evaluation, or its ``probe``.
+        encoder: Where the encoder lies now, if not where the evaluation saw it.
         language_model: For ASR: a word n-gram model, ``.arpa`` or ``.arpa.gz``, or one with the
             settings of its search; None decodes greedily.
 
@@ -96,7 +102,7 @@ def load_pipeline(
     if not (place / PIPELINE_FILE).is_file():
         raise CheckpointError(
             f"{folder} holds no trained probe",
-            hint="give OUT/evaluation/ENCODER/tasks/TASK of: speechft evaluate ... --out OUT",
+            hint="give OUT/evaluation/ENCODER/TASK of: speechft evaluate ... --out OUT",
         )
     content = read_json(place / PIPELINE_FILE)
     if content["task"] in _NOT_FOR_FILES:
@@ -116,10 +122,11 @@ def load_pipeline(
     )
     probe = Probe(content["states"], head)
     probe.load_state_dict(load_file(place / WEIGHTS_FILE))
-    encoder = _encoder(content)
+    given = None if encoder is None else str(encoder)
+    found = find_candidate(place, content["encoder"], content["encoder_digest"], given)
     device = pick_device()
     return Pipeline(
-        encoder.to(device),
+        found.load().to(device),
         probe.to(device),
         task,
         vocabulary,
@@ -135,7 +142,7 @@ def save_pipeline(
     config: ProbeConfig,
     *,
     protocol: str,
-    encoder: str,
+    candidate: Candidate,
     digest: str,
     precision: Precision,
 ) -> None:
@@ -147,14 +154,13 @@ def save_pipeline(
         task: Its task.
         config: Sizes of its head.
         protocol: Name of the protocol.
-        encoder: Where the encoder comes from.
+        candidate: The encoder.
         digest: Of the encoder.
         precision: Of the encoder's forward pass.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS_FILE) as file:
         file.write(save({n: tensor.contiguous() for n, tensor in result.weights.items()}))
-    source = Path(encoder).expanduser()
     content: dict[str, Any] = {
         "task": task.name,
         "protocol": protocol,
@@ -163,7 +169,7 @@ def save_pipeline(
         "dim": result.dim,
         "hidden": config.hidden,
         "units": list(config.units),
-        "encoder": str(source.resolve()) if source.exists() else encoder,
+        "encoder": asdict(candidate),
         "encoder_digest": digest,
         "precision": precision,
         "learning_rate": result.learning_rate,
@@ -198,17 +204,3 @@ def read_audio(path: Path) -> torch.Tensor:
         )
     )
     return torch.from_numpy(load_waveform(cut))
-
-
-def _encoder(content: dict[str, Any]) -> Encoder:
-    from speechft.encoders.load import digest_of
-
-    source = content["encoder"]
-    digest = digest_of(source)
-    if digest != content["encoder_digest"]:
-        raise CheckpointError(
-            f"encoder {source} has changed since the probe was trained "
-            f"(sha256 {digest[:12]}, then {content['encoder_digest'][:12]})",
-            hint="evaluate it again",
-        )
-    return load_encoder(source)

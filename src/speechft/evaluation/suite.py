@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
-from speechft.encoders.base import Encoder
-from speechft.encoders.load import digest_of, load_encoder, random_encoder
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.evaluation.config import RANDOM, EvaluationConfig
+from speechft.evaluation.candidates import Candidate, save_candidate
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.identity import encoder_folder
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.extract import DownsamplerCache, Features, Storage, extract
-from speechft.files import atomic_write
-from speechft.results import ResultRow, read_rows, write_rows
+from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
-from speechft.tasks.base import Item, Task
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An encoder to evaluate."""
-
-    name: str
-    """Name in tables."""
-    source: str
-    """As `load_encoder` takes it, or ``random``."""
-    like: str | None = None
-    """For ``random``: the encoder whose configuration it has."""
-    alpha: float | None = None
-    """Interpolation coefficient, for merged encoders."""
-    seed: int = 0
-    """For ``random``: seed of the weights."""
-
-    def load(self) -> Encoder:
-        """Load it."""
-        if self.source == RANDOM:
-            return random_encoder(self.like or "", self.seed)
-        return load_encoder(self.source)
-
-    def digest(self) -> str:
-        """Return the digest of its weights and configuration."""
-        if self.source == RANDOM:
-            return f"random:{self.seed}:{digest_of(self.like or '')}"
-        return digest_of(self.source)
+from speechft.tasks.base import Task
 
 
 def assign_tasks(
@@ -135,31 +104,34 @@ def evaluate_encoder(
     tasks: Sequence[Task],
     corpus: Corpus | Mapping[str, Corpus],
     config: EvaluationConfig,
-    folder: Path,
+    out: Path,
     *,
     seed: int,
     test: bool = True,
     cache: DownsamplerCache | None = None,
 ) -> list[ResultRow]:
-    """Evaluate one frozen encoder; tasks that the folder holds already are skipped.
+    """Evaluate one frozen encoder; what ``out`` holds already is skipped.
 
-    Writes ``results.jsonl``, ``predictions/<task>.jsonl`` sorted by id, and for each task
-    ``tasks/<task>/`` with the trained probe.
+    Each task has a folder of its own, see `Identity.folder`, with ``results.jsonl``, the scored
+    items ``predictions-seed<seed>.jsonl`` sorted by id, and the trained ``probe/``.
 
     Args:
         candidate: What to evaluate.
         tasks: On what.
         corpus: Where; one for all, or by task.
         config: How.
-        folder: Where results go.
+        out: Folder of the results.
         seed: First seed of the probes.
         test: Report the test split; otherwise the dev split that the probe was chosen on.
         cache: Downsampler outputs shared between encoders.
+
+    Returns:
+        A row for each task, figure and seed, as they stand in ``out/results.jsonl``.
     """
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     digest = candidate.digest()
     jobs = [
-        TaskEvaluation(candidate, digest, task, corpora[task.name], config, folder, seed, test)
+        TaskEvaluation(candidate, digest, task, corpora[task.name], config, out, seed, test)
         for task in tasks
     ]
     pending = [job for job in jobs if not job.done()]
@@ -168,41 +140,9 @@ def evaluate_encoder(
         features = _extract(candidate, digest, group, config, cache)
         for job in group:
             job.run(features)
-    rows = [row for job in jobs for row in read_rows(job.folder / "results.jsonl")]
-    for job in jobs:
-        for source in sorted(job.folder.glob("predictions*.jsonl")):
-            suffix = source.name.removeprefix("predictions")
-            target = folder / "predictions" / f"{job.task.name}{suffix}"
-            with atomic_write(target) as file:
-                file.write(source.read_bytes())
-    write_rows(folder / "results.jsonl", rows)
-    return rows
-
-
-def folder_of(results: Path, encoder: str) -> Path:
-    """Return where the evaluation of an encoder lies below the folder of its results."""
-    return results / "evaluation" / slug(encoder)
-
-
-def slug(name: str) -> str:
-    """Return the folder name of an encoder."""
-    return "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-").lower()
-
-
-def read_items(folder: Path, task: str, number: int = 0) -> list[Item]:
-    """Return the scored items of an evaluated encoder on a task, sorted by id.
-
-    Args:
-        folder: Of the encoder.
-        task: Key of the task.
-        number: Of the probe seed, counted from the first.
-    """
-    path = folder / "predictions" / (f"{task}.{number}.jsonl" if number else f"{task}.jsonl")
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise DataError(f"predictions {path} cannot be read: {error}") from None
-    return [Item(**json.loads(line)) for line in lines if line]
+    if jobs:
+        save_candidate(encoder_folder(out, candidate.name, digest), candidate, digest)
+    return [row for job in jobs for row in job.rows()]
 
 
 def _extract(

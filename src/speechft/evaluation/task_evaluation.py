@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
@@ -16,14 +16,16 @@ from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
 from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.identity import Identity
 from speechft.evaluation.pipelines import save_pipeline
+from speechft.evaluation.predictions import write_items
 from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval
 from speechft.features.extract import Features
-from speechft.files import atomic_write, file_digest
-from speechft.results import ResultRow, write_rows
+from speechft.files import atomic_write, file_digest, json_digest
+from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
 from speechft.tasks.characters import CharacterRecognition
@@ -33,8 +35,16 @@ from speechft.tasks.word_search import LanguageModel
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.evaluation.candidates import Candidate
     from speechft.evaluation.config import EvaluationConfig
-    from speechft.evaluation.suite import Candidate
+
+
+_APART = frozenset(
+    "tasks floors seeds protocol precision cache frame_cache_gb frame_codec frame_memory_gb device "
+    "max_left_out language_model beam_search".split()
+)
+"""Keys of the configuration that decide no figure, or that the identity resolves by itself; any
+other key that differs from its default is part of the identity."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +60,45 @@ class Fold:
 
 @dataclass(frozen=True)
 class TaskEvaluation:
-    """The evaluation of one encoder on one task, in ``folder/tasks/<task>``."""
+    """The evaluation of one encoder on one task, in the folder of its identity below ``out``."""
 
     candidate: Candidate
     digest: str
     named_task: Task
     corpus: Corpus
     config: EvaluationConfig
-    parent: Path
+    out: Path
     seed: int
     test: bool
 
-    @property
+    @cached_property
+    def identity(self) -> Identity:
+        """Return what is measured, of which encoder, how."""
+        task, config = self.task, self.config
+        splits = [list(names if self.test else names[:2]) for names in task.folds(self.corpus)]
+        manifests = {split: self.corpus.split_digest(split) for names in splits for split in names}
+        manifests |= {
+            f"{key} {name}": value for key in task.lists for name, value in self._list(key)
+        }
+        resolved: dict[str, Any] = {
+            "protocol": config.protocol,
+            "probe": self.settings.as_dict(),
+            "splits": splits,
+            "precision": resolve_precision(config.precision, pick_device()),
+        }
+        changed = config.model_dump(mode="json", exclude_defaults=True)
+        resolved |= {key: value for key, value in changed.items() if key not in _APART}
+        if self._codec is not None:
+            resolved["frame_codec"] = self._codec
+        if isinstance(task, CharacterRecognition) and task.language_model is not None:
+            resolved["beam_search"] = config.beam_search.as_dict()
+            manifests["language model"] = file_digest(task.language_model.file)
+        return Identity(self.digest, task.name, manifests, resolved, tuple(self.seeds))
+
+    @cached_property
     def folder(self) -> Path:
         """Return where the results of this task go."""
-        return self.parent / "tasks" / self.named_task.name
+        return self.identity.folder(self.out, self.candidate.name)
 
     @cached_property
     def task(self) -> Task:
@@ -100,11 +134,11 @@ class TaskEvaluation:
 
     def done(self) -> bool:
         """Return whether the folder holds exactly this evaluation."""
-        return is_done(self.folder, **self._stage())
+        return is_done(self.folder, **self.identity.stage())
 
     def run(self, features: Features) -> None:
         """Train, choose and test the probes, and write what they do."""
-        with stage(self.folder, **self._stage()) as work:
+        with stage(self.folder, **self.identity.stage()) as work:
             if work.done:
                 return
             by_fold = [self._probe(features, number) for number in range(len(self.folds))]
@@ -113,37 +147,33 @@ class TaskEvaluation:
             rows = []
             for place, results in enumerate(by_seed):
                 rows += [self._row(m, results, items, place) for m in self.task.measures]
-                suffix = f".{place}" if place else ""
-                _write_items(work.scratch / f"predictions{suffix}.jsonl", items[place])
+                dev = _merged([result.dev_items for result in results])
+                reported = items[place] if self.test else dev
+                write_items(work.scratch / self._predictions(place), reported)
             self._save(work.scratch, by_fold)
             write_rows(work.scratch / "results.jsonl", rows)
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
 
-    def _stage(self) -> dict[str, Any]:
-        candidate = {**asdict(self.candidate), "source": self.candidate.name}
-        further: dict[str, Any] = {}
-        inputs = {"encoder": self.digest, "corpus": self.corpus.digest}
-        if isinstance(self.task, CharacterRecognition) and self.task.language_model is not None:
-            further["beam_search"] = self.config.beam_search.as_dict()
-            inputs["language_model"] = file_digest(self.task.language_model.file)
-        if self._codec is not None:
-            further["frame_codec"] = self._codec
-        return {
-            "name": "evaluate",
-            "config": {
-                "candidate": candidate,
-                "task": self.task.name,
-                "splits": [list(names) for names in self.task.folds(self.corpus)],
-                "protocol": self.config.protocol,
-                "precision": self.config.precision,
-                "probe": self.settings.as_dict(),
-                "seeds": self.seeds,
-                "test": self.test,
-                **further,
-            },
-            "inputs": inputs,
-        }
+    def rows(self) -> list[ResultRow]:
+        """Return the finished rows as they stand below ``out``, under the candidate's name.
+
+        Raises:
+            DataError: The evaluation has not been run.
+        """
+        place = self.folder.relative_to(self.out)
+        return [
+            row.model_copy(
+                update={**self.candidate.label(), "predictions": str(place / str(row.predictions))}
+            )
+            for row in read_rows(self.folder / "results.jsonl")
+        ]
+
+    def _list(self, key: str) -> list[tuple[str, str]]:
+        """Return name and digest of the files that the corpus names under a key, such as trials."""
+        named = self.corpus.info.get(key)
+        files = named.values() if isinstance(named, dict) else [] if named is None else [named]
+        return [(str(file), json_digest(self.corpus.read_text(str(file)))) for file in files]
 
     @property
     def _codec(self) -> str | None:
@@ -205,7 +235,6 @@ class TaskEvaluation:
             details["interval_over_seeds"] = over_seeds
         split = "all folds" if len(results) > 1 else names[2] if self.test else names[1]
         return ResultRow(
-            encoder=self.candidate.name,
             encoder_digest=self.digest,
             task=self.task.name,
             metric=measure.name,
@@ -217,9 +246,15 @@ class TaskEvaluation:
             seed=self.seeds[place],
             protocol=self.config.protocol,
             learning_rate=first.learning_rate,
-            alpha=self.candidate.alpha,
+            evaluation=self.identity.evaluation,
+            predictions=self._predictions(place),
             details=details,
+            **self.candidate.label(),
         )
+
+    def _predictions(self, place: int) -> str:
+        """Return the name of the file with the scored items of a seed."""
+        return f"predictions-seed{self.seeds[place]}.jsonl"
 
     def _details(
         self, measure: Measure, results: Sequence[ProbeResult], items: list[Item], dev: float
@@ -270,7 +305,7 @@ class TaskEvaluation:
                 self.task,
                 self.settings,
                 protocol=self.config.protocol,
-                encoder=self.candidate.source,
+                candidate=self.candidate,
                 digest=self.digest,
                 precision=self.config.precision,
             )
@@ -328,12 +363,3 @@ def _rates(items: Sequence[Item]) -> dict[str, float]:
         for name in ("substitutions", "insertions", "deletions")
     }
     return {**rates, "blank_ratio": round(fmean(item.counts["blank_ratio"] for item in items), 4)}
-
-
-def _write_items(path: Path, items: Sequence[Item]) -> None:
-    with atomic_write(path) as file:
-        for item in items:
-            line = asdict(item)
-            if not item.searched:
-                del line["searched"]
-            file.write((json.dumps(line, ensure_ascii=False) + "\n").encode())

@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from speechft.reporting.figures import MISSING, Column, Figures, Role, number
+from speechft.reporting.figures import MISSING, Column, Figures, Look, number
 from speechft.results import ResultRow
+
+Figure = tuple[str, str, str]
+"""(encoder, task, metric)."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Cell:
     delta: str = ""
     """Difference to the pre-trained encoder, with its sign."""
     verdict: str = ""
-    """``better``, ``worse``, or ``near``: not outside the pre-trained encoder's interval."""
+    """``better`` or ``worse`` where the paired comparison with the pre-trained encoder says so;
+    else ``near``."""
     best: bool = False
     unconverged: bool = False
     """The probe was still improving when its training ended."""
@@ -31,19 +35,27 @@ class Line:
     """One encoder of the main table."""
 
     encoder: str
-    role: Role
+    look: Look
     cells: tuple[Cell, ...]
 
 
-def main_lines(figures: Figures, scores: Mapping[str, float | None]) -> list[Line]:
-    """Return the lines of the main table; the score is the last cell where any encoder has one."""
+def main_lines(
+    figures: Figures, scores: Mapping[str, float | None], colours: Mapping[Figure, str]
+) -> list[Line]:
+    """Return the lines of the main table; the score is the last cell where any encoder has one.
+
+    Args:
+        figures: All figures.
+        scores: By encoder.
+        colours: ``better`` or ``worse`` by (encoder, task, metric), from paired comparisons.
+    """
     columns, scored = figures.columns, has_scores(figures, scores)
     lines = []
     for name in figures.encoders:
-        cells = [_cell(figures, name, column) for column in columns]
+        cells = [_cell(figures, name, column, colours) for column in columns]
         if scored:
             cells.append(_score(figures, scores, name))
-        lines.append(Line(name, figures.roles[name], tuple(cells)))
+        lines.append(Line(name, figures.looks[name], tuple(cells)))
     return lines
 
 
@@ -52,31 +64,29 @@ def has_scores(figures: Figures, scores: Mapping[str, float | None]) -> bool:
     return any(_finite(scores.get(name)) for name in figures.encoders)
 
 
-def _cell(figures: Figures, name: str, column: Column) -> Cell:
+def _cell(figures: Figures, name: str, column: Column, colours: Mapping[Figure, str]) -> Cell:
     row, value = figures.row(name, column), figures.value(name, column)
     if row is None or value is None:
         return Cell(MISSING)
-    role, text = figures.roles[name], number(value, column.decimals)
+    look, text = figures.looks[name], number(value, column.decimals)
     return Cell(
         text,
         interval=_interval(row, column.decimals),
-        best=role is not Role.FLOOR and text == figures.best(column),
+        best=look is not Look.FLOOR and text == figures.best(column),
         unconverged=row.details.get("converged") is False,
-        **_difference(figures, name, column, value),
+        **_difference(figures, name, column, value, colours),
     )
 
 
-def _difference(figures: Figures, name: str, column: Column, value: float) -> dict[str, str]:
+def _difference(
+    figures: Figures, name: str, column: Column, value: float, colours: Mapping[Figure, str]
+) -> dict[str, str]:
     """Return text and verdict of the difference to the pre-trained encoder."""
     reference = figures.reference
     base = figures.value(reference, column) if reference else None
-    if base is None or name == reference or figures.roles[name] is Role.FLOOR:
+    if base is None or name == reference or figures.looks[name] is Look.FLOOR:
         return {}
-    row = figures.row(reference or "", column)
-    low, high = (row.interval if row else None) or (-math.inf, math.inf)
-    verdict = "near"
-    if value < low or value > high:
-        verdict = "better" if column.gain(value, base) > 0 else "worse"
+    verdict = colours.get((name, column.task, column.metric), "near")
     return {"delta": number(value - base, column.decimals, signed=True), "verdict": verdict}
 
 
@@ -89,7 +99,7 @@ def _score(figures: Figures, scores: Mapping[str, float | None], name: str) -> C
         for other in figures.encoders
         if (score := scores.get(other)) is not None
         and math.isfinite(score)
-        and figures.roles[other] is not Role.FLOOR
+        and figures.looks[other] is not Look.FLOOR
     }
     best = name in rivals and len(rivals) > 1 and value == max(rivals.values())
     base = scores.get(figures.reference or "")

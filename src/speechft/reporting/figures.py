@@ -7,54 +7,56 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from speechft.results import ResultRow
+from speechft.results import ResultRow, Role
 
 MISSING = "–"
 MINUS = "−"
 
 _PERCENT = {"accuracy", "cer", "der", "eer", "f1", "frame_accuracy", "per", "wer"}
 _INITIALS = {"acc", "cer", "der", "eer", "f1", "mtwv", "per", "wer"}
-_FLOORS = ("mfcc", "fbank", "random")
 
 
-class Role(StrEnum):
-    """What an encoder stands for in a comparison."""
+class Look(StrEnum):
+    """How an encoder looks in tables and figures: its role, tuned ones told apart by strategy."""
 
     FLOOR = "floor"
-    """Not a pre-trained encoder: MFCC, or random weights."""
     REFERENCE = "reference"
-    """The pre-trained encoder that all others started from."""
+    """The pre-trained encoder."""
     PLAIN = "plain"
-    """Fine-tuned without precautions."""
+    """Fine-tuned without precautions, beside another strategy."""
     TUNED = "tuned"
-    """Stable fine-tuning, the other end of the interpolation."""
+    """Fine-tuned by the strategy that is merged: the other end of the interpolation."""
     MERGED = "merged"
-    """Interpolated between pre-trained and tuned."""
     OTHER = "other"
     """Anything else."""
 
 
-def role_of(name: str, alpha: float | None = None) -> Role:
-    """Tell an encoder's role by its name, and by alpha where the name says nothing.
+def look_of(role: Role, strategy: str | None, main: str | None) -> Look:
+    """Return how an encoder looks.
 
     Args:
-        name: As in the column ``encoder`` of result rows, or the name of a strategy.
-        alpha: Interpolation coefficient, where it has one.
+        role: What it stands for.
+        strategy: How it was fine-tuned.
+        main: The strategy whose result is merged.
     """
-    plain = name.casefold().strip()
-    if plain.startswith(_FLOORS):
-        return Role.FLOOR
-    if plain.startswith(("pre-trained", "pretrained")):
-        return Role.REFERENCE
-    if plain.startswith("speech-ft"):
-        return Role.MERGED
-    if plain.startswith("plain"):
-        return Role.PLAIN
-    if plain.startswith("stable"):
-        return Role.TUNED
-    if alpha is not None and 0 <= alpha <= 1:
-        return {0.0: Role.REFERENCE, 1.0: Role.TUNED}.get(alpha, Role.MERGED)
-    return Role.OTHER
+    if role is Role.TUNED:
+        if strategy == main:
+            return Look.TUNED
+        return Look.PLAIN if strategy == "plain" else Look.OTHER
+    fixed = {
+        Role.FLOOR: Look.FLOOR,
+        Role.PRE_TRAINED: Look.REFERENCE,
+        Role.MERGED: Look.MERGED,
+    }
+    return fixed.get(role, Look.OTHER)
+
+
+def main_strategy(rows: Iterable[ResultRow]) -> str | None:
+    """Return the strategy that is merged; without a merge, the last one that was tuned by."""
+    rows = list(rows)
+    merged = [row.strategy for row in rows if row.role is Role.MERGED]
+    tuned = [row.strategy for row in reversed(rows) if row.role is Role.TUNED]
+    return next(iter([*merged, *tuned]), None)
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,9 @@ class Figures:
         self.encoders = tuple(dict.fromkeys(row.encoder for row in self.rows))
         self.columns = _columns(self.rows)
         self._cells = {(row.encoder, row.task, row.metric): row for row in self.rows}
-        alphas = {row.encoder: row.alpha for row in self.rows}
-        self.roles = {name: role_of(name, alphas[name]) for name in self.encoders}
+        self.main = main_strategy(self.rows)
+        """The strategy whose result is merged."""
+        self.looks = {row.encoder: look_of(row.role, row.strategy, self.main) for row in self.rows}
 
     def row(self, encoder: str, column: Column) -> ResultRow | None:
         """Return the row of an encoder in a column."""
@@ -111,15 +114,15 @@ class Figures:
     @property
     def reference(self) -> str | None:
         """The pre-trained encoder, where there is one."""
-        return self.with_role(Role.REFERENCE)
+        return self.with_look(Look.REFERENCE)
 
-    def with_role(self, role: Role) -> str | None:
-        """Return the first encoder with a role."""
-        return next((name for name in self.encoders if self.roles[name] is role), None)
+    def with_look(self, look: Look) -> str | None:
+        """Return the first encoder with a look."""
+        return next((name for name in self.encoders if self.looks[name] is look), None)
 
     def best(self, column: Column) -> str | None:
         """Return the displayed value of the best encoder that is no floor; None for less than 2."""
-        rivals = [name for name in self.encoders if self.roles[name] is not Role.FLOOR]
+        rivals = [name for name in self.encoders if self.looks[name] is not Look.FLOOR]
         values = [value for name in rivals if (value := self.value(name, column)) is not None]
         if len(values) < 2:
             return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from speechft.errors import RunError
 from speechft.files import write_text
 from speechft.reporting.cells import detail_table, has_scores, main_lines
-from speechft.reporting.figures import Column, Figures, Role, table
+from speechft.reporting.figures import Column, Figures, Look, table
 from speechft.results import ResultRow
 
 __all__ = ["Report", "table", "write_report"]
@@ -33,11 +33,13 @@ class Report:
     scores: Mapping[str, float | None]
     """Miniature SUPERB score by encoder; None or absent where it has none."""
     histories: Mapping[str, Mapping[str, Any]]
-    """By strategy: losses, evaluations, hours_of_audio, seconds."""
+    """By name: strategy, losses, evaluations, hours_of_audio, seconds."""
     recipe: str
     """The resolved recipe as YAML."""
     facts: Mapping[str, str]
     """Corpus, digests, machine, versions, command, times: label and text."""
+    colours: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
+    """``better`` or ``worse`` by (encoder, task, metric), from the comparisons of the verdict."""
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -93,16 +95,16 @@ def _content(report: Report) -> dict[str, Any]:
     from speechft.reporting import sections, svg
 
     figures, curve = Figures(report.rows), Figures(report.curve)
-    merged = figures.with_role(Role.MERGED)
+    merged = figures.with_look(Look.MERGED)
     alpha = next((row.alpha for row in report.rows if row.encoder == merged), None)
     tuned = next((c for c in figures.columns if c.task == report.tuned_on), None)
     parts = (
         sections.trade_section(figures, report.tuned_on),
         sections.alpha_section(curve, report.tuned_on, alpha),
         sections.layer_section(figures, report.tuned_on),
-        sections.training_section(report.histories, tuned),
+        sections.training_section(report.histories, tuned, figures.main),
     )
-    lines = main_lines(figures, report.scores)
+    lines = main_lines(figures, report.scores, report.colours)
     return {
         "report": report,
         "lead": _lead(report, figures, alpha),

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechft.reporting import plots
-from speechft.reporting.figures import Column, Figures, Role, role_of
+from speechft.reporting.figures import Column, Figures, Look, look_of
 from speechft.reporting.plots import Trade
 from speechft.reporting.svg import Style, styles_of, swatch
+from speechft.results import Role
 
 HEAD_ONLY = 0.1
 """Share of the updates of stable fine-tuning in which only the head learns, if unrecorded."""
@@ -48,22 +49,25 @@ def alpha_section(curve: Figures, tuned_on: str, alpha: float | None) -> Section
     if not panels:
         return None
     at = f" The diamond marks alpha {alpha:g}, the merged encoder of the table." if alpha else ""
+    start = "pre-trained" if curve.reference else "base's"
     text = (
-        "Between the pre-trained weights (alpha 0) and the fine-tuned ones (alpha 1), measured on "
+        f"Between the {start} weights (alpha 0) and the fine-tuned ones (alpha 1), measured on "
         f"the development split. In every panel up is better.{at} The dashed line is the "
-        "pre-trained level."
+        f"{start} level."
     )
-    return Section("alpha", "From pre-trained to fine-tuned", text, tuple(panels))
+    if not curve.reference:
+        text += " The base is what the tasks before the last one made of the pre-trained encoder."
+    return Section("alpha", f"From {start.split(chr(39))[0]} to fine-tuned", text, tuple(panels))
 
 
 def alpha_points(curve: Figures, column: Column) -> list[tuple[float, float]]:
     """Return pairs of alpha and value in order of alpha."""
-    ends = {Role.REFERENCE: 0.0, Role.TUNED: 1.0}
+    ends = {Look.REFERENCE: 0.0, Look.TUNED: 1.0}
     points = {}
     for name in curve.encoders:
         row, value = curve.row(name, column), curve.value(name, column)
         if row is not None and value is not None:
-            alpha = row.alpha if row.alpha is not None else ends.get(curve.roles[name])
+            alpha = row.alpha if row.alpha is not None else ends.get(curve.looks[name])
             if alpha is not None:
                 points[alpha] = value
     return sorted(points.items())
@@ -74,7 +78,7 @@ def trade_section(figures: Figures, tuned_on: str) -> Section | None:
     trades = trades_of(figures, tuned_on)
     if len(trades) < 2:
         return None
-    styles = styles_of(figures.roles)
+    styles = styles_of(figures.looks)
     svg = plots.trade_off("trade", tuned_on, trades, styles)
     text = (
         f"Fine-tuning on {tuned_on} should move an encoder to the right, and not down. Points are "
@@ -96,7 +100,7 @@ def trades_of(figures: Figures, tuned_on: str) -> list[Trade]:
         gains = {column: _gain(figures, name, reference, column) for column in figures.columns}
         on_task = gains[main]
         others = [g for c, g in gains.items() if c.task != tuned_on and g is not None]
-        if figures.roles[name] is not Role.FLOOR and on_task is not None and others:
+        if figures.looks[name] is not Look.FLOOR and on_task is not None and others:
             trades.append(Trade(name, on_task, tuple(others)))
     return trades
 
@@ -108,11 +112,11 @@ def _gain(figures: Figures, name: str, reference: str, column: Column) -> float 
 
 def layer_section(figures: Figures, tuned_on: str) -> Section | None:
     """Return which layers the probes use, one panel a task."""
-    wanted = {Role.REFERENCE, Role.TUNED, Role.MERGED}
-    names = [name for name in figures.encoders if figures.roles[name] in wanted]
+    wanted = {Look.REFERENCE, Look.TUNED, Look.MERGED}
+    names = [name for name in figures.encoders if figures.looks[name] in wanted]
     if len(names) < 2:
-        names = [name for name in figures.encoders if figures.roles[name] is not Role.FLOOR][:4]
-    styles, shown = styles_of(figures.roles), set[str]()
+        names = [name for name in figures.encoders if figures.looks[name] is not Look.FLOOR][:4]
+    styles, shown = styles_of(figures.looks), set[str]()
     panels: list[Panel] = []
     for column in figures.columns:
         found = {name: _weights(figures, name, column) for name in names}
@@ -141,13 +145,14 @@ def _weights(figures: Figures, name: str, column: Column) -> list[float] | None:
 
 
 def training_section(
-    histories: Mapping[str, Mapping[str, Any]], column: Column | None
+    histories: Mapping[str, Mapping[str, Any]], column: Column | None, main: str | None
 ) -> Section | None:
     """Return training loss, and the metric on dev where it was measured more than once.
 
     Args:
-        histories: By strategy.
+        histories: By name; each says its ``strategy``.
         column: The metric of the task that was tuned on.
+        main: The strategy that is merged.
     """
     losses = {
         name: plots.finite(history.get("losses") or ()) for name, history in histories.items()
@@ -155,8 +160,9 @@ def training_section(
     losses = {name: v for name, v in losses.items() if sum(map(math.isfinite, v)) > 1}
     if not losses:
         return None
-    styles = styles_of({name: role_of(name) for name in histories})
-    boundary = _head_only(losses, histories)
+    strategies = {name: str(history.get("strategy")) for name, history in histories.items()}
+    styles = styles_of({n: look_of(Role.TUNED, s, main) for n, s in strategies.items()})
+    boundary = _head_only(losses, histories, main)
     svg = plots.training_loss("loss", losses, styles, boundary)
     panels = [Panel("Training loss", svg)]
     points = _evaluations(histories, column) if column else {}
@@ -170,10 +176,12 @@ def training_section(
 
 
 def _head_only(
-    losses: Mapping[str, Sequence[float]], histories: Mapping[str, Mapping[str, Any]]
+    losses: Mapping[str, Sequence[float]],
+    histories: Mapping[str, Mapping[str, Any]],
+    main: str | None,
 ) -> int | None:
-    name = next((name for name in losses if role_of(name) is Role.TUNED), None)
-    if name is None:
+    name = next((name for name in losses if histories[name].get("strategy") == main), None)
+    if name is None or main == "plain":
         return None
     share = histories[name].get("head_only", HEAD_ONLY)
     if not isinstance(share, int | float):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from speechft.reporting.figures import Role
+from speechft.reporting.figures import Look
 
 WIDTH, HEIGHT = 4.7, 3.3
 """Size of a panel in inches; at 72 units an inch, text of 11 is 11 px on a 340 px column."""
@@ -90,11 +90,11 @@ class Style:
 
 
 _STYLES = {
-    Role.REFERENCE: Style("reference", "o", (0, (4.0, 1.8))),
-    Role.PLAIN: Style("plain", "s", (0, (1.2, 1.4))),
-    Role.TUNED: Style("tuned", "^", (0, (6.0, 1.6, 1.2, 1.6))),
-    Role.MERGED: Style("merged", "D"),
-    Role.FLOOR: Style("floor", "X", (0, (1.0, 2.0))),
+    Look.REFERENCE: Style("reference", "o", (0, (4.0, 1.8))),
+    Look.PLAIN: Style("plain", "s", (0, (1.2, 1.4))),
+    Look.TUNED: Style("tuned", "^", (0, (6.0, 1.6, 1.2, 1.6))),
+    Look.MERGED: Style("merged", "D"),
+    Look.FLOOR: Style("floor", "X", (0, (1.0, 2.0))),
 }
 _OTHERS = (
     Style("other-1", "v", (0, (3.0, 1.2))),
@@ -103,14 +103,14 @@ _OTHERS = (
 )
 
 
-def styles_of(roles: Mapping[str, Role]) -> dict[str, Style]:
-    """Return a style for every encoder; those without a known role take turns."""
+def styles_of(looks: Mapping[str, Look]) -> dict[str, Style]:
+    """Return a style for every encoder; those without a look of their own take turns."""
     styles, others = {}, 0
-    taken: set[Role] = set()
-    for name, role in roles.items():
-        if role in _STYLES and (role is Role.FLOOR or role not in taken):
-            styles[name] = _STYLES[role]
-            taken.add(role)
+    taken: set[Look] = set()
+    for name, look in looks.items():
+        if look in _STYLES and (look is Look.FLOOR or look not in taken):
+            styles[name] = _STYLES[look]
+            taken.add(look)
         else:
             styles[name] = _OTHERS[others % len(_OTHERS)]
             others += 1

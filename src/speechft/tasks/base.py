@@ -48,6 +48,8 @@ class Task(ABC):
     """Whether a head is trained at all."""
     balanced: bool = False
     """Whether training draws every class equally often."""
+    lists: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``corpus.info`` that name further files which the task reads, such as trials."""
     grouped: bool = True
     """Whether the items of one speaker are drawn together when items are resampled."""
 

@@ -32,6 +32,7 @@ class QueryByExample(Task):
     label = "qbe"
     level: ClassVar[Level] = "frame"
     metric: ClassVar[str] = "mtwv"
+    lists: ClassVar[tuple[str, ...]] = ("qbe",)
     higher_is_better: ClassVar[bool] = True
     trained: ClassVar[bool] = False
 

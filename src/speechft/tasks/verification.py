@@ -62,6 +62,7 @@ class SpeakerVerification(Task):
     label = "speaker"
     level: ClassVar[Level] = "frame"
     metric: ClassVar[str] = "eer"
+    lists: ClassVar[tuple[str, ...]] = ("trials",)
     higher_is_better: ClassVar[bool] = False
 
     @property
