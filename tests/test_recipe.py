@@ -80,11 +80,14 @@ def test_values_from_python_are_taken_as_they_are() -> None:
         "finetuning.hidden": None,
         "merging.curve": (0.5,),
         "evaluation.tasks": ("sid",),
+        "data": {"corpus": Path("/data/a"), "evaluation": (Path("/data/b"), "c")},
     }
     recipe = load_recipe(Recipe, "demo", changes=changes)
     assert (recipe.encoder, recipe.title) == ("/data/run #3/encoder", "a: b")
     assert (recipe.baselines, recipe.finetuning.hidden) == ((), None)
     assert (recipe.merging.curve, recipe.evaluation.tasks) == ((0.5,), ("sid",))
+    assert recipe.data.corpus == "/data/a"
+    assert recipe.data.evaluation == ("/data/b", "c")
     with pytest.raises(ConfigError, match=r"merging\.curve\.0: Input should be less than"):
         load_recipe(Recipe, "demo", changes={"merging.curve": (1.5,)})
 

@@ -62,7 +62,7 @@ def apply_changes(content: Mapping[str, Any], changes: Iterable[tuple[str, Any]]
             if not isinstance(child, dict):
                 raise ConfigError(f"override of {key!r}: {parent!r} holds a value, not a section")
             node = child
-        node[leaf] = str(value) if isinstance(value, Path) else value
+        node[leaf] = _plain(value)
     return result
 
 
@@ -96,6 +96,15 @@ def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> Co
 
 def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with paths as text, also those within lists and mappings."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _scalar(text: str) -> Any:

@@ -133,8 +133,6 @@ class FinetuningConfig(Optimization):
     """Dropout rates by Hugging Face name; those left out are 0."""
     evaluate_every: int = Field(default=0, ge=0)
     """Updates between evaluations on dev; 0 evaluates at the end only."""
-    clip: float = Field(default=1.0, gt=0.0)
-    """Largest norm of the gradient (official code: 1)."""
     max_duration: float | None = Field(default=None, gt=0.0)
     """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
     trackers: tuple[str, ...] = ("tensorboard",)
@@ -162,7 +160,10 @@ class FinetuningConfig(Optimization):
         return self
 
     def with_effect(self) -> dict[str, Any]:
-        """Return the settings that decide the result: a change of others goes on where it was."""
+        """Return the settings that decide the result; they are what a fine-tuning is resumed by.
+
+        A stopped fine-tuning goes on after a change of any other setting.
+        """
         without = {"workers", "trackers", "checkpoint_every", "keep"}
         return {key: value for key, value in self.as_dict().items() if key not in without}
 
@@ -171,19 +172,26 @@ class FinetuningConfig(Optimization):
         return dict(self.tasks) or {self.task: 1.0}
 
     def resolved(self) -> FinetuningConfig:
-        """Return the configuration with the steps that the strategy really makes the plan for."""
+        """Return the configuration with the steps that the schedule is made for.
+
+        ``early-decayed`` is a whole stable run, decay of the learning rate included, of a share of
+        the steps.
+        """
         if self.strategy != "early-decayed":
             return self
         return self.model_copy(update={"steps": max(1, int(self.early.share * self.steps))})
 
     def stop_after(self) -> int:
-        """Return after how many updates training ends; the schedule may be longer."""
+        """Return after how many updates training ends.
+
+        ``early-checkpoint`` follows the schedule of all steps and ends at a share of them.
+        """
         if self.strategy == "early-checkpoint":
             return max(1, int(self.early.share * self.steps))
         return self.steps
 
     def phases(self) -> list[Phase]:
-        """Return what is trainable when."""
+        """Return the stretches of updates with what is trainable in each."""
         if self.strategy == "plain":
             return [Phase(self.steps, "everything")]
         return stable_phases(
