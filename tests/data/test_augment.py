@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from oracle_data import entries, oracle, oracle_json
-from speechft.data.augment import SpecAugment, SpecAugmentConfig, warp_time
+from speechft.data.augment import SpecAugment, warp_time
+from speechft.data.config import SpecAugmentConfig
 
 FOLDER = "superb/08_specaug"
 META = f"{FOLDER}/specaug.json"

@@ -23,7 +23,8 @@ from speechft import cli
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
 from speechft.features import files
-from speechft.features.files import ExtractionReport, extract_files, parse_layers
+from speechft.features.files import ExtractionReport, extract_files
+from speechft.features.layers import pick_layers, read_layers
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
 
@@ -102,7 +103,7 @@ def test_layers(layer: str, rows: list[int], folder: Path, audio: Path, tmp_path
 @pytest.mark.parametrize("layer", ["3", "-1", "", "first", "0,x", "2-1", "0-9"])
 def test_layers_that_do_not_exist_are_refused(layer: str) -> None:
     with pytest.raises(ConfigError, match="layer"):
-        parse_layers(layer, 2)
+        pick_layers(read_layers(layer), 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
