@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,15 @@ from speechft.errors import CheckpointError, ConfigError, LineageError
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
-def open_models(base: Any, tuned: Any) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Open base and tuned models; ``tuned`` is one or a list."""
-    single = isinstance(tuned, str | Path | Mapping) or hasattr(tuned, "state_dict")
-    models = [tuned] if single or not isinstance(tuned, Sequence) else list(tuned)
-    return open_base(base), [_open(m, "tuned") for m in models]
+def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Checkpoint]]:
+    """Open a base and the models tuned from it.
+
+    Raises:
+        CheckpointError: There is no tuned model, or one cannot be read.
+    """
+    if not tuned:
+        raise CheckpointError("no tuned model was given", hint="give at least one beside the base")
+    return open_base(base), [_open(model, "tuned") for model in tuned]
 
 
 def open_base(base: Any) -> Checkpoint:

@@ -22,7 +22,7 @@ from speechft.merging.output import (
     publish_file,
     publish_folder,
 )
-from speechft.merging.plan import Item, Plan
+from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
 
@@ -121,7 +121,7 @@ def write_tensors(out: Path, plan: Plan, stream: Stream) -> MergeReport:
 
 
 def write_tensors_file(
-    out: Path, items: Sequence[Item], content: Iterable[Buffer], metadata: Mapping[str, str]
+    out: Path, items: Sequence[TensorPlan], content: Iterable[Buffer], metadata: Mapping[str, str]
 ) -> None:
     """Write tensors that are given as pieces in the order of ``items``, atomically.
 
@@ -141,7 +141,7 @@ def write_tensors_file(
 
 @contextlib.contextmanager
 def _safetensors_file(
-    out: Path, items: Sequence[Item], metadata: Mapping[str, str]
+    out: Path, items: Sequence[TensorPlan], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
     with publish_file(out) as hidden:
         writer = SafetensorsWriter(
