@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -255,8 +256,10 @@ def test_dry_run_refuses_what_the_run_would(pair: Any, tmp_path: Path) -> None:
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
     with pytest.raises(RunError, match="already holds"):
         merge(base, tuned, out=tmp_path / "thesis", dry_run=True)
-    with pytest.raises(CheckpointError, match="has no configuration"):
-        merge(base / "model.safetensors", tuned, out=tmp_path / "out", dry_run=True)
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(base / "model.safetensors", alone)
+    with pytest.raises(CheckpointError, match=r"needs a configuration: .*holds no configuration"):
+        merge(alone, tuned, out=tmp_path / "out", dry_run=True)
 
 
 def test_dry_run_tells_the_types_of_a_folder(

@@ -195,7 +195,7 @@ def test_arguments_are_checked(pair: Any, tmp_path: Path) -> None:
     refused(ConfigError, "unknown dtype", out, base, tuned, dtype="fp8")
     refused(ConfigError, "matches no tensor", out, base, tuned, rules=["layers.7: 0.1"])
     refused(CheckpointError, "no tuned model", out, base, [])
-    refused(CheckpointError, "does not exist", out, base, tmp_path / "nowhere")
+    refused(CheckpointError, "no encoder at", out, base, tmp_path / "nowhere")
 
 
 def test_output_over_an_input_or_over_other_files(pair: Any, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from speechft.console import progress_bar
 from speechft.encoders.conversion.checkpoints import Checkpoint
+from speechft.encoders.opening import WEIGHT_SUFFIXES
 from speechft.errors import ConfigError, LineageError
 from speechft.merging import lineage, output
 from speechft.merging.config import MergeConfig
@@ -19,7 +20,6 @@ from speechft.merging.memory import in_memory
 from speechft.merging.plan import Plan, Target, build_plan
 from speechft.merging.report import MergeReport
 from speechft.merging.sources import (
-    WEIGHT_SUFFIXES,
     check_base_digest,
     check_not_input,
     open_models,
