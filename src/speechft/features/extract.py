@@ -290,7 +290,7 @@ def batch_limits(
 def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> list[int]:
     """Return the frames that an encoder makes of each cut, without reading any audio."""
     samples = torch.tensor([count_samples(cut) for cut in cuts], dtype=torch.int64)
-    counts: list[int] = encoder.frame_lengths(samples).tolist()
+    counts: list[int] = encoder.frame_lengths(samples).clamp(min=0).tolist()
     return counts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,16 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError, DataError
 from speechft.features.extract import count_frames
+from speechft.finetuning.config import PRETRAINING
 from speechft.tasks import TASKS
-from speechft.tasks.base import Split, Task
+from speechft.tasks.base import NO_FRAME, Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 _SETTING = "finetuning.max_left_out"
+_WITHOUT_DEV = "set finetuning.select=last to train without a dev split"
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,26 @@ class SplitReader:
         try:
             return self._read(task, vocabulary or task.vocabulary)
         except (ConfigError, DataError) as error:
-            if error.hint is None and (others := self._suited()):
-                error.hint = f"set finetuning.task to one that it supports: {', '.join(others)}"
+            error.hint = error.hint or self._advice(task)
             raise
+
+    def read_unlabelled(self) -> tuple[list[Cut], list[Cut], LeftOut]:
+        """Return the cuts to train on and to select on where no labels are needed.
+
+        Raises:
+            DataError: A split is missing, or too much of it is shorter than a frame.
+        """
+        names = self._existing(self.splits or self.corpus.tuning_splits(), _WITHOUT_DEV)
+        left_out, kept = LeftOut(PRETRAINING, self.limit, _SETTING), []
+        for name in names:
+            cuts = list(self.corpus.split(name))
+            counts = count_frames(self.encoder, cuts)
+            kept.append([cut for cut, count in zip(cuts, counts, strict=True) if count])
+            for cut, count in zip(cuts, counts, strict=True):
+                if not count:
+                    left_out.add(name, cut.id, NO_FRAME)
+            left_out.require(name, len(kept[-1]))
+        return kept[0], [cut for cuts in kept[1:] for cut in cuts], left_out
 
     def _read(self, task: Task, vocabulary: Callable[[Split], Vocabulary]) -> TuningSplits:
         if not task.can_finetune:
@@ -96,7 +115,33 @@ class SplitReader:
     def _names(self, task: Task) -> list[str]:
         """Return the names of the task's train and dev split."""
         own = None if self.corpus.info.get("tuning_splits") else self.corpus.task_splits(task.name)
-        return _names(self.corpus, self.splits or (own and own[:2]), self.need_dev)
+        return self._existing(self.splits or (own and own[:2]) or self.corpus.tuning_splits())
+
+    def _existing(self, names: tuple[str, str], advice: str | None = None) -> list[str]:
+        """Return the names of the train split and, unless it may be missing and is, of dev."""
+        known, found = self.corpus.statistics, []
+        for place, name in enumerate(names):
+            if known.get(name, {"utterances": 0})["utterances"]:
+                found.append(name)
+            elif place == 0 or self.need_dev:
+                raise DataError(
+                    f"corpus {self.corpus.name} has no split {name!r} to "
+                    f"{'select' if place else 'fine-tune'} with; it has: {', '.join(known)}",
+                    hint=advice if place else None,
+                )
+        return found
+
+    def _advice(self, task: Task) -> str | None:
+        """Return what would work instead, tried; None where nothing does."""
+        relaxed = replace(self, need_dev=False)
+        if self.need_dev and relaxed._suits(task):
+            return _WITHOUT_DEV
+        if others := self._suited():
+            return f"set finetuning.task to one that it supports: {', '.join(others)}"
+        if others := relaxed._suited():
+            listed = ", ".join(others)
+            return f"set finetuning.select=last and finetuning.task to one of these: {listed}"
+        return None
 
     def _suited(self) -> list[str]:
         """Return the tasks that could be tuned on."""
@@ -108,29 +153,3 @@ class SplitReader:
         except (ConfigError, DataError):
             return False
         return True
-
-
-def unlabelled_splits(
-    corpus: Corpus, splits: tuple[str, str] | None = None, *, need_dev: bool = True
-) -> tuple[list[Cut], list[Cut]]:
-    """Return the cuts to train on and to select on where no labels are needed."""
-    names = _names(corpus, splits, need_dev)
-    return list(corpus.split(names[0])), [c for name in names[1:] for c in corpus.split(name)]
-
-
-def _names(corpus: Corpus, splits: tuple[str, str] | None, need_dev: bool) -> list[str]:
-    """Return the names of the train split and, unless it may be missing and is, the dev split."""
-    names = list(splits or corpus.tuning_splits())
-    for name in list(names):
-        if corpus.statistics.get(name, {"utterances": 0})["utterances"]:
-            continue
-        dev = name == names[-1]
-        if dev and not need_dev:
-            names.remove(name)
-            continue
-        raise DataError(
-            f"corpus {corpus.name} has no split {name!r} to {'select' if dev else 'fine-tune'} "
-            f"with; it has: {', '.join(corpus.statistics)}",
-            hint="set finetuning.select=last to train without a dev split" if dev else None,
-        )
-    return names

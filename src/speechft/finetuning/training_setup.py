@@ -35,6 +35,7 @@ from speechft.finetuning.splits import SplitReader, TuningSplits
 from speechft.finetuning.task_schedule import task_schedule
 from speechft.tasks import find_task
 from speechft.tasks.base import Split, Task, file_name
+from speechft.tasks.left_out import LeftOut
 from speechft.tasks.recurrent import RecurrentHead
 from speechft.tasks.text import WAV2VEC2_SYMBOLS
 
@@ -119,6 +120,14 @@ class TrainingSetup(ABC):
             unfreeze=self.unfreeze,
         )
 
+    def note_left_out(self, folder: Path, found: Mapping[str, LeftOut]) -> None:
+        """Say what the tasks cannot use, and name it in a file beside the weights."""
+        for name, left_out in found.items():
+            left_out.report()
+            if self.accelerator.is_main_process:
+                mark = f"-{file_name(name)}" if len(found) > 1 else ""
+                left_out.write(folder / f"left_out{mark}.jsonl")
+
     def take(self, plain: Objective, state: dict[str, Tensor]) -> None:
         """Go on with an objective that is not sharded and a state gathered from one that was."""
         plain.load_state_dict(state)
@@ -155,7 +164,7 @@ class SupervisedSetup(TrainingSetup):
                 source, encoder, splits, config.select == "best", config.max_left_out
             )
             read[name] = reader.read(task, _vocabulary(config))
-        self._note_left_out(folder, read)
+        self.note_left_out(folder, {name: found.left_out for name, found in read.items()})
         cuts = {name: found.train for name, found in read.items()}
         dev_cuts = {name: found.dev for name, found in read.items()}
         vocabularies = {name: found.vocabulary for name, found in read.items()}
@@ -184,14 +193,6 @@ class SupervisedSetup(TrainingSetup):
         contexts = {name: found.context for name, found in read.items()}
         self.dev = DevEvaluator(self.objective, dev_cuts, kept, self.accelerator, seconds, contexts)
         self.trained = DevEvaluator(self.objective, cuts, kept, self.accelerator, seconds)
-
-    def _note_left_out(self, folder: Path, read: Mapping[str, TuningSplits]) -> None:
-        """Say what the tasks cannot use, and name it in a file beside the weights."""
-        for name, found in read.items():
-            found.left_out.report()
-            if self.accelerator.is_main_process:
-                mark = f"-{file_name(name)}" if len(read) > 1 else ""
-                found.left_out.write(folder / f"left_out{mark}.jsonl")
 
     def _kept(self, cuts: Sequence[Cut], cache: DownsamplerCache | None) -> CachedFeatures | None:
         """Return the outputs of the downsampler where it is frozen throughout."""

@@ -113,7 +113,15 @@ class Model(ABC):
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
-        """Return the loss of every utterance, (B,)."""
+        """Return the loss of every utterance, (B,).
+
+        Args:
+            logits: Of the head; where they are of frames, there may be more than the longest
+                utterance has, as a batch of waveforms is padded.
+            lengths: (B,) valid frames.
+            targets: B of them.
+            vocabulary: Of the training split.
+        """
 
     @abstractmethod
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
