@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from helpers import tone_corpus
 from speechft import pipeline
 from speechft.compositions import Composer, check_recipe
 from speechft.data.manifest import Corpus
+from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError
 from speechft.recipe import Recipe
+from speechft.results import Role
 
 Weights = dict[str, torch.Tensor]
 
@@ -118,8 +121,19 @@ def test_a_whole_run_of_several_tasks(
         changes = {"finetuning": finetuning, "composition": {"kind": "single"}}
     else:
         changes = {"composition": {"kind": "sequential", "tasks": ["sid", "pr"]}}
+    changes["merging"] = {"alpha": 0.25, "curve": [0.5], "curve_tasks": ["sid"]}
     recipe = Recipe.model_validate({**recipe.as_dict(), **changes})
     summary = pipeline.run(recipe, tmp_path / "run")
+    curve = {row.alpha: row for row in summary.curve}
+    assert list(curve) == [0.0, 0.25, 0.5, 1.0]
+    if kind == "joint":
+        assert curve[0.0].role is Role.PRE_TRAINED
+    else:  # the last merge starts from what the first task made
+        base = tmp_path / "run" / "merging" / "stable" / "1-sid" / "alpha-0.25" / "encoder"
+        assert curve[0.0].encoder_digest == digest_of(base)
+        assert curve[0.0].role is Role.MERGED
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert "Between the base's weights" in html.unescape(page)
     names = {row.encoder for row in summary.rows}
     assert {"pre-trained", "stable fine-tuning", "Speech-FT (0.25)"} <= names
     assert (tmp_path / "run" / "merged" / "model.safetensors").is_file()

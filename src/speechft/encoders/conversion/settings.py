@@ -47,7 +47,7 @@ def complete_settings(
     if isinstance(given, Mapping):
         settings = dict(given)
     elif given is not None:
-        settings = _read(Path(given), checkpoint)
+        settings = _read(Path(given).expanduser(), checkpoint)
     elif (own := checkpoint.settings()) is not None:
         settings = own
     elif (beside := _beside(checkpoint)) is not None:
