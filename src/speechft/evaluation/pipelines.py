@@ -18,7 +18,6 @@ from speechft.evaluation.grid import Probe
 from speechft.features.layers import Layers, pick_layers, read_layers
 from speechft.files import atomic_write, read_json, write_json
 from speechft.tasks import find_task
-from speechft.tasks.asr import CharacterRecognition
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from speechft.tasks.base import Task
 
 PIPELINE_FILE, WEIGHTS_FILE = "pipeline.json", "probe.safetensors"
-_NOT_FOR_FILES = {"qbe": "it has no probe", "asv": "it compares two files"}
 
 
 class Pipeline:
@@ -109,14 +107,12 @@ def load_pipeline(
             hint="give OUT/evaluation/ENCODER/TASK of: speechft evaluate ... --out OUT",
         )
     content = read_json(place / PIPELINE_FILE)
-    if content["task"] in _NOT_FOR_FILES:
-        raise DataError(
-            f"task {content['task']} does not predict on a file: {_NOT_FOR_FILES[content['task']]}"
-        )
     task = find_task(content["task"]).variant(content["protocol"])
+    if not task.predicts_files:
+        raise DataError(f"task {task.name} does not predict on a file: {task.no_files}")
     vocabulary = Vocabulary(tuple(content["vocabulary"]))
     if language_model is not None:
-        if not isinstance(task, CharacterRecognition):
+        if not task.takes_language_model:
             raise ConfigError(f"a language model is for task asr; this is a probe of {task.name}")
         if not isinstance(language_model, LanguageModel):
             language_model = LanguageModel(Path(language_model).expanduser())

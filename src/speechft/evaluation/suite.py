@@ -37,8 +37,9 @@ def assign_tasks(
     if config.protocol not in PROTOCOLS:
         raise unknown_choice("protocol", config.protocol, PROTOCOLS)
     chosen: dict[str, Corpus] = {}
+    named = [] if config.tasks == "available" else _named_tasks(config)
     for corpus in corpora:
-        for task in TASKS.values():
+        for task in {**TASKS, **{task.name: task for task in named}}.values():
             if not task.supported_by(corpus):
                 continue
             best = chosen.setdefault(task.name, corpus)
@@ -48,7 +49,7 @@ def assign_tasks(
         tasks = choose_tasks(config, corpora[0]) if len(corpora) == 1 else []
         tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
     else:
-        tasks = _named_tasks(config)
+        tasks = named
     for task in tasks:
         if task.name not in chosen:
             reasons = "; ".join(f"{corpus.name}: {task.lacks(corpus)}" for corpus in corpora)
@@ -91,7 +92,7 @@ def _named_tasks(config: EvaluationConfig) -> list[Task]:
     tasks = [find_task(name) for name in dict.fromkeys(config.tasks)]
     if not tasks:
         raise ConfigError("no task to evaluate", hint=f"choose from: {', '.join(TASKS)}")
-    if config.language_model is not None and find_task("asr") not in tasks:
+    if config.language_model is not None and not any(t.takes_language_model for t in tasks):
         raise ConfigError(
             f"language model {config.language_model} is for task asr, which is not among the "
             f"tasks: {', '.join(config.tasks)}",
