@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -12,30 +12,37 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from helpers import ORACLE
-from speechft.features.featurizer import WeightedSum, kept_frames
+from oracle_data import cases, oracle, oracle_json
+from speechft.features.featurizer import WeightedSum
 from speechft.tasks import AAMSoftmaxLoss, AMSoftmaxLoss, SoftmaxLoss, XVectorHead, from_s3prl
 from speechft.tasks.measures import Item, weighted_eer, weighted_mtwv
 from speechft.tasks.s3prl import to_s3prl
 from speechft.tasks.speaker import LOST_FRAMES
 
-FOLDER = ORACLE / "superb" / "04_asv"
-LOSSES: dict[str, Any] = {"amsoftmax": AMSoftmaxLoss, "aamsoftmax": AAMSoftmaxLoss}
-CASES = ("xvector_sp_amsoftmax", "xvector_sp_aamsoftmax", "xvector_mp_softmax")
+LOSSES: dict[str, Any] = {"AMSoftmaxLoss": AMSoftmaxLoss, "AAMSoftmaxLoss": AAMSoftmaxLoss}
+OPTIONS = {"s": "scale", "m": "margin", "easy_margin": "easy_margin"}
+CASES = cases("superb/04_asv/xvector_*")
 
 
 def build(name: str, extra_frame: bool) -> tuple[XVectorHead, nn.Module, dict[str, Tensor]]:
-    _, pooling, loss = name.split("_")
-    weights = load_file(FOLDER / name / "state.safetensors")
+    config = oracle_json(f"{name}/config.json")
+    model = config["downstream_expert"]["modelrc"]
+    weights = load_file(oracle(f"{name}/state.safetensors"))
     state = from_s3prl("asv", weights)
     head = XVectorHead(
-        24,
-        16,
-        20,
-        pooling="statistics" if pooling == "sp" else "mean",
+        config["upstream_dim"],
+        model["input_dim"],
+        model["module_config"]["XVector"]["agg_dim"],
+        pooling="statistics" if model["agg_module"] == "SP" else "mean",
         extra_frame=extra_frame,
     )
-    objective = LOSSES.get(loss, SoftmaxLoss)(16, 7)
+    loss = model["ObjectiveLoss"]
+    settings = model["LossConfig"][loss] if loss in LOSSES else {}
+    objective = LOSSES.get(loss, SoftmaxLoss)(
+        model["input_dim"],
+        config["speaker_num"],
+        **{OPTIONS[key]: value for key, value in settings.items()},
+    )
     head.load_state_dict({k: v for k, v in state.items() if not k.startswith("loss.")})
     objective.load_state_dict(
         {k.removeprefix("loss."): v for k, v in state.items() if k.startswith("loss.")}
@@ -46,14 +53,14 @@ def build(name: str, extra_frame: bool) -> tuple[XVectorHead, nn.Module, dict[st
 @pytest.mark.parametrize("name", CASES)
 def test_training_batch_is_that_of_s3prl(name: str) -> None:
     head, objective, _ = build(name, extra_frame=True)
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs.safetensors")
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs.safetensors"))
     states = inputs["hidden_states"].requires_grad_()
     featurizer = WeightedSum(len(states))
     featurizer.weights.data.copy_(inputs["weights"])
-    lengths = torch.tensor([kept_frames(n, 40) for n in inputs["wav_lens"].tolist()])
+    lengths = torch.tensor([len(expected[f"feature_{n}"]) for n in range(states.shape[1])])
     # s3prl pads what the featurizer cut with zeros; the extra frame sees them
-    mask = (torch.arange(40) < lengths[:, None])[..., None]
+    mask = (torch.arange(states.shape[2]) < lengths[:, None])[..., None]
     features = featurizer(states) * mask
     pooled = head.pool(features, lengths)
     torch.testing.assert_close(pooled, expected["pooled"], atol=1e-5, rtol=1e-5)
@@ -78,9 +85,9 @@ def test_training_batch_is_that_of_s3prl(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_single_utterances_and_our_batches_are_s3prls_evaluation(name: str) -> None:
     head, objective, _ = build(name, extra_frame=False)
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs.safetensors")
-    rows = [expected[f"feature_{n}"] for n in range(4)]
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs.safetensors"))
+    rows = [expected[f"feature_{n}"] for n in range(len(inputs["labels"]))]
     lengths = torch.tensor([len(row) for row in rows])
     batch = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=7.0)
     torch.testing.assert_close(
@@ -132,17 +139,20 @@ def test_scores_that_are_not_finite_have_no_figure(statistic: Any) -> None:
         assert math.isnan(figure(2.0, bad, 0.0))
 
 
-def test_eer_of_200_trials_is_that_of_s3prl() -> None:
+@pytest.mark.parametrize("name", cases("superb/04_asv/eer/*.json"))
+def test_eer_of_many_trials_is_that_of_s3prl(name: str) -> None:
     from speechft.tasks.metrics import equal_error_rate_and_threshold, min_dcf_and_threshold
 
-    cases = json.loads((FOLDER / "eer" / "eer_200.json").read_text())
-    assert len(cases) == 4
-    for case in cases.values():
+    recorded = oracle_json(name)
+    assert recorded
+    for case in recorded.values():
         found = equal_error_rate_and_threshold(case["labels"], case["scores"])
         assert found == pytest.approx(tuple(case["EER"].values()), abs=1e-9)
-        found = min_dcf_and_threshold(case["labels"], case["scores"])
-        expected = case["compute_minDCF_default(p=.01,1,1)"]
-        assert found == pytest.approx(tuple(expected.values()), abs=1e-12)
-        found = min_dcf_and_threshold(case["labels"], case["scores"], p_target=0.05, c_miss=10)
-        expected = case["compute_minDCF(p=.05,c_miss=10,c_fa=1)"]
-        assert found == pytest.approx(tuple(expected.values()), abs=1e-12)
+        costs = [key for key in case if key.startswith("compute_minDCF")]
+        assert costs
+        for key in costs:  # such as compute_minDCF(p=.05,c_miss=10,c_fa=1)
+            prior, miss, alarm = map(float, re.findall(r"[\d.]+", key.partition("(")[2]))
+            found = min_dcf_and_threshold(
+                case["labels"], case["scores"], p_target=prior, c_miss=miss, c_fa=alarm
+            )
+            assert found == pytest.approx(tuple(case[key].values()), abs=1e-12)

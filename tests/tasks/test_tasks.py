@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers import cut_of
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.tasks import SUPERB, TASKS, find_task
@@ -48,6 +49,9 @@ def test_all_utterances_of_all_splits_need_the_label() -> None:
     assert not sid.supported_by(corpus_with({s: {"text": 10} for s in EVERYWHERE}))
     some = {s: {"speaker": 10} for s in EVERYWHERE} | {"dev": {"speaker": 9}}
     assert not sid.supported_by(corpus_with(some))
+    assert sid.supported_by(corpus_with(some), 0.1), "one in ten may be left out"
+    none = some | {"dev": {"speaker": 0}}
+    assert not sid.supported_by(corpus_with(none), 1.0)
     assert not sid.supported_by(corpus_with({s: {"speaker": 10} for s in ("train", "dev")}))
 
 
@@ -61,9 +65,14 @@ def test_tasks_may_have_their_own_splits() -> None:
 def test_every_class_has_to_occur_in_training() -> None:
     corpus = corpus_with({s: {"speaker": 10} for s in EVERYWHERE})
     corpus._values["test", "speaker"] = frozenset("abcd")
-    assert find_task("sid").lacks(corpus) == (
-        "speaker 'c' of its split test does not occur in train, nor do 1 more"
-    )
+    speakers = ["a"] * 38 + ["c", "d"]
+    corpus._splits["test"] = [cut_of(f"{n}", speaker=name) for n, name in enumerate(speakers)]  # type: ignore[assignment]
+    sid = find_task("sid")
+    new = "speaker 'c' of its split test does not occur in train, nor do 1 more"
+    assert sid.lacks(corpus, 0.04) == sid.lacks(corpus, 0.0) == new
+    assert sid.lacks(corpus, 0.05) == sid.lacks(corpus) == "", "few enough to be left out"
+    corpus._splits["test"] = corpus._splits["test"][38:]
+    assert sid.lacks(corpus, 1.0) == new, "nothing would be left of the split"
     assert find_task("asv").supported_by(corpus), "verification wants other speakers"
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from speechft.config import Config, apply_changes, apply_overrides, build
+from speechft.data.labels import MAX_LEFT_OUT
 from speechft.devices import Precision
 from speechft.errors import ConfigError
 from speechft.features.layers import Layers, read_layers
@@ -78,6 +79,9 @@ class EvaluationConfig(Config):
     """How frames are kept there; ``int8`` takes half the room."""
     frame_memory_gb: float = Field(default=8.0, gt=0.0)
     """Frames kept in memory, in gigabytes; the others are read or computed for every batch."""
+    max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
+    """Largest share of a split that is left out because a task cannot use it, such as recordings
+    that are too short; 1 never refuses. Protocol ``s3prl`` leaves nothing out."""
     floors: tuple[str, ...] = ("mfcc", RANDOM)
     """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
     precision: Precision = "auto"

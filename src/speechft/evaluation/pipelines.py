@@ -17,7 +17,7 @@ from speechft.evaluation.candidates import find_candidate
 from speechft.evaluation.grid import Probe
 from speechft.files import atomic_write, read_json, write_json
 from speechft.tasks import find_task
-from speechft.tasks.characters import CharacterRecognition
+from speechft.tasks.asr import CharacterRecognition
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:

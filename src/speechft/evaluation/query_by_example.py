@@ -9,7 +9,7 @@ from speechft.console import progress_bar
 from speechft.evaluation.probe import ProbeResult
 from speechft.features.extract import Features
 from speechft.tasks.base import Item, Task
-from speechft.tasks.query import QueryByExample
+from speechft.tasks.qbe import QueryByExample
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -68,8 +68,9 @@ def _matched(
     truth: Any,
 ) -> list[Item]:
     """Return the items of one layer, the only one in memory at a time."""
+    paired = [cut for cut in queries if cut.id in truth]
     return task.detect(
-        _of_layer(features, queries, layer), _of_layer(features, documents, layer), truth
+        _of_layer(features, paired, layer), _of_layer(features, documents, layer), truth
     )
 
 

@@ -48,7 +48,11 @@ class SplitData:
     ) -> None:
         framed = task.level == "frame"
         lengths = [features.length(cut) if framed else 1 for cut in cuts]
-        kept = [n for n, cut in enumerate(cuts) if not training or task.usable(cut, lengths[n])]
+        kept = [
+            n
+            for n, cut in enumerate(cuts)
+            if not training or task.problem(cut, vocabulary, lengths[n], training=True) is None
+        ]
         self.cuts = [cuts[n] for n in kept]
         self.lengths = np.array([lengths[n] for n in kept], dtype=np.int64)
         self.targets = [task.target(cuts[n], vocabulary, lengths[n]) for n in kept]

@@ -27,8 +27,8 @@ from speechft.features.extract import Features
 from speechft.files import atomic_write, file_digest, json_digest
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import is_done, stage
+from speechft.tasks.asr import CharacterRecognition
 from speechft.tasks.base import Item, Task
-from speechft.tasks.characters import CharacterRecognition
 from speechft.tasks.measures import Measure
 from speechft.tasks.word_search import LanguageModel
 

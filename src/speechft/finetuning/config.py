@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from speechft.config import Config
 from speechft.data.config import SpecAugmentConfig
+from speechft.data.labels import MAX_LEFT_OUT
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import EncoderMode, Phase, stable_phases
 
@@ -135,6 +136,9 @@ class FinetuningConfig(Optimization):
     """Updates between evaluations on dev; 0 evaluates at the end only."""
     max_duration: float | None = Field(default=None, gt=0.0)
     """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
+    max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
+    """Largest share of a split that is left out because a task cannot use it, such as transcripts
+    that are too long for CTC; 1 never refuses."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where curves go beside the progress bar: tensorboard, wandb, mlflow and others by the names
     that Accelerate gives them."""
@@ -164,7 +168,7 @@ class FinetuningConfig(Optimization):
 
         A stopped fine-tuning goes on after a change of any other setting.
         """
-        without = {"workers", "trackers", "checkpoint_every", "keep"}
+        without = {"workers", "trackers", "checkpoint_every", "keep", "max_left_out"}
         return {key: value for key, value in self.as_dict().items() if key not in without}
 
     def task_weights(self) -> dict[str, float]:

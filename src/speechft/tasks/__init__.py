@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from speechft.errors import unknown_choice
 from speechft.tasks import metrics
+from speechft.tasks.asr import CharacterRecognition
+from speechft.tasks.asv import SpeakerVerification
 from speechft.tasks.base import Task
-from speechft.tasks.characters import CharacterRecognition
-from speechft.tasks.ctc import PhoneRecognition
 from speechft.tasks.detection import match
-from speechft.tasks.diarization import SpeakerDiarization
+from speechft.tasks.er import EMOTION_RECOGNITION
 from speechft.tasks.heads import FrameHead, UtteranceHead, mean_pool
-from speechft.tasks.intent import IntentClassification
+from speechft.tasks.ic import IntentClassification
+from speechft.tasks.ks import KEYWORD_SPOTTING
 from speechft.tasks.label import LabelClassification
 from speechft.tasks.losses import ctc_losses, slot_losses
-from speechft.tasks.phone_frames import PhoneClassification
-from speechft.tasks.query import QueryByExample
+from speechft.tasks.pc import PhoneClassification
+from speechft.tasks.pr import PhoneRecognition
+from speechft.tasks.qbe import QueryByExample
 from speechft.tasks.recurrent import DiarizationHead, RecurrentHead
 from speechft.tasks.s3prl import S3PRL_KEYS, from_s3prl, to_s3prl
-from speechft.tasks.slot_filling import SlotFilling
+from speechft.tasks.sd import SpeakerDiarization
+from speechft.tasks.sf import SlotFilling
+from speechft.tasks.sid import SPEAKER_IDENTIFICATION
 from speechft.tasks.speaker import AAMSoftmaxLoss, AMSoftmaxLoss, SoftmaxLoss, XVectorHead
 from speechft.tasks.text import (
     CharacterText,
@@ -29,7 +33,6 @@ from speechft.tasks.text import (
     normalize_tedlium,
 )
 from speechft.tasks.turns import pit_loss, pit_losses, rttm_lines, turn_labels, turns_of
-from speechft.tasks.verification import SpeakerVerification
 from speechft.tasks.word_search import LanguageModel
 
 __all__ = [
@@ -73,14 +76,12 @@ TASKS: dict[str, Task] = {
     for task in (
         PhoneRecognition(),
         CharacterRecognition(),
-        LabelClassification(
-            "ks", "keyword spotting", label="keyword", balanced=True, noise="_silence_"
-        ),
+        KEYWORD_SPOTTING,
         QueryByExample(),
-        LabelClassification("sid", "speaker identification", label="speaker"),
+        SPEAKER_IDENTIFICATION,
         SpeakerVerification(),
         SpeakerDiarization(),
-        LabelClassification("er", "emotion recognition", label="emotion"),
+        EMOTION_RECOGNITION,
         IntentClassification(),
         SlotFilling(),
         PhoneClassification(),

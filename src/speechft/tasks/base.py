@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from speechft.data.labels import Vocabulary
+from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 from speechft.tasks.measures import Item, Measure, figure, ratio
@@ -19,8 +19,18 @@ __all__ = ["Item", "Level", "Task", "figure"]
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.tasks.left_out import LeftOut
+
 Level = Literal["utterance", "frame"]
 
+NO_LABEL = "no label"
+NO_SYMBOL = "text without a known symbol"
+UNSEEN = "class unseen in training"
+TOO_SHORT = "too short for the head"
+TOO_LONG = "target longer than the frames"
+NO_FRAME = "shorter than one frame"
+NO_AUDIO = "pair without audio"
+OF_LEFT_OUT = "pair of a recording that is left out"
 
 Split = list["Cut"]
 Predictions = Sequence[Any]
@@ -52,6 +62,11 @@ class Task(ABC):
     """Keys of ``corpus.info`` that name further files which the task reads, such as trials."""
     grouped: bool = True
     """Whether the items of one speaker are drawn together when items are resampled."""
+
+    @property
+    def per_frame(self) -> bool:
+        """Return whether the head gives logits for every frame, as a recurrent one would."""
+        return self.level == "frame"
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -117,7 +132,15 @@ class Task(ABC):
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
-        """Return the loss of every utterance, (B,)."""
+        """Return the loss of every utterance, (B,).
+
+        Args:
+            logits: Of `head`; where they are of frames, there may be more than the longest
+                utterance has, as a batch of waveforms is padded.
+            lengths: (B,) valid frames.
+            targets: B of them, each as long as its utterance asks for.
+            vocabulary: Of the training split.
+        """
 
     @abstractmethod
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
@@ -146,8 +169,17 @@ class Task(ABC):
         """Return training and dev cuts, where the corpus has no dev split of its own."""
         return train, dev
 
-    def context(self, corpus: Corpus, split: str, cuts: Split) -> Any:
+    def context(
+        self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
+    ) -> Any:
         """Return what scoring a split needs beside its cuts, such as trials.
+
+        Args:
+            corpus: Where they come from.
+            split: Its name; empty for cuts that were held out of another.
+            cuts: Those that the task can use.
+            left_out: Those that it cannot, and is told what falls with them; None leaves out
+                nothing.
 
         Raises:
             DataError: It cannot be used.
@@ -194,38 +226,65 @@ class Task(ABC):
         """Return a prediction as text."""
         raise NotImplementedError
 
-    def usable(self, cut: Cut, frames: int) -> bool:
-        """Return whether a cut can be trained on (a CTC target must fit into the frames)."""
-        return True
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say why a cut cannot be used, in a short phrase to count by; None where it can.
 
-    def supported_by(self, corpus: Corpus) -> bool:
-        """Return whether every split that the task needs has its labels."""
-        return not self.lacks(corpus)
+        Args:
+            cut: To train on, to choose on or to test on.
+            vocabulary: Of the training split; None while that is not known yet.
+            frames: T, as the encoder counts them.
+            training: Whether it is to be trained on, which asks for more: a CTC target must fit
+                into the frames.
+        """
+        if frames < 1:
+            return NO_FRAME
+        return None if self.labelled(cut) else NO_LABEL
 
-    def lacks(self, corpus: Corpus) -> str:
-        """Say what a corpus lacks for this task; empty where it lacks nothing."""
+    def labelled(self, cut: Cut) -> bool:
+        """Return whether a cut has this task's label."""
+        return label_of(cut, self.label) is not None
+
+    def outliers(self, cuts: Sequence[Cut]) -> dict[str, str]:
+        """Return why some labelled cuts do not go with the rest of their training split, by id."""
+        return {}
+
+    def supported_by(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> bool:
+        """Return whether every split that the task needs has its labels, but for a few items."""
+        return not self.lacks(corpus, limit)
+
+    def lacks(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
+        """Say what a corpus lacks for this task; empty where it lacks nothing.
+
+        Args:
+            corpus: What is asked about.
+            limit: Share of a split that may do without.
+        """
         for split in dict.fromkeys(name for names in self.folds(corpus) for name in names):
             known = corpus.statistics.get(split, {"utterances": 0})
             count = known["utterances"]
             if count == 0:
                 return f"its split {split} is missing or empty"
             labelled = known["labels"].get(self.label, 0)
-            if labelled != count:
+            if labelled == 0 or count - labelled > limit * count:
                 return (
                     f"every utterance needs label {self.label!r}, in its split {split} "
                     f"{labelled} of {count} have it"
                 )
         return ""
 
-    def require(self, corpus: Corpus, supported: Sequence[str]) -> None:
-        """Refuse a corpus that lacks this task's labels or splits.
+    def require(
+        self, corpus: Corpus, supported: Sequence[str], limit: float = MAX_LEFT_OUT
+    ) -> None:
+        """Refuse a corpus that lacks this task's labels or splits, but for a share of items.
 
         Raises:
             DataError: Names what is missing and which tasks the corpus does support.
         """
-        if self.supported_by(corpus):
+        if not (lacking := self.lacks(corpus, limit)):
             return
         raise DataError(
-            f"corpus {corpus.name} cannot be used for task {self.name}: {self.lacks(corpus)}",
+            f"corpus {corpus.name} cannot be used for task {self.name}: {lacking}",
             hint=f"tasks that this corpus supports: {', '.join(supported) or 'none'}",
         )

@@ -1,4 +1,4 @@
-"""Recognition by CTC with greedy decoding, and phone recognition (SUPERB PR)."""
+"""Recognition by CTC with greedy decoding: what PR, ASR and SF share."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
+from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
-from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.base import NO_SYMBOL, TOO_LONG, Item, Level, Task
 from speechft.tasks.heads import FrameHead
 from speechft.tasks.losses import ctc_losses
 from speechft.tasks.metrics import edits
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 BLANK = "<blank>"
 END = "<eos>"
 _END_NUMBER = 1
-_SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
 
 
 class CtcTask(Task):
@@ -82,11 +81,22 @@ class CtcTask(Task):
             raise DataError(f"cut {cut.id} has no {self.label}, which task {self.name} needs")
         return torch.tensor(vocabulary.encode([*symbols, *self.closing], f"cut {cut.id}"))
 
-    def usable(self, cut: Cut, frames: int) -> bool:
-        """Return whether CTC can align the target: symbols plus repeats fit into the frames."""
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut has no symbol, or in training more than CTC can align.
+
+        Symbols plus repeats must fit into the frames; where they do not in dev and test, the cut
+        counts all the same.
+        """
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
         symbols = self.symbols(cut)
+        if not symbols:
+            return NO_SYMBOL
         repeats = sum(a == b for a, b in itertools.pairwise(symbols))
-        return bool(symbols) and len(symbols) + repeats + len(self.closing) <= frames
+        fits = len(symbols) + repeats + len(self.closing) <= frames
+        return None if fits or not training else TOO_LONG
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
@@ -125,23 +135,6 @@ class CtcTask(Task):
             total=len(reference),
             counts={**counted.as_dict(), "blank_ratio": blanks},
         )
-
-
-class PhoneRecognition(CtcTask):
-    """Phone recognition (SUPERB PR); silences are left out."""
-
-    name = "pr"
-    title = "phone recognition"
-    label = "phones"
-    metric: ClassVar[str] = "per"
-
-    def symbols(self, cut: Cut) -> list[str]:
-        """Return the phones without silence."""
-        return [phone for phone, _, _ in phones_of(cut) if phone not in _SILENCES]
-
-    def units(self, symbols: Sequence[str]) -> list[str]:
-        """Return the phones."""
-        return list(symbols)
 
 
 def recurrent_head(

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechft.data.labels import Vocabulary, label_of
+from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.base import UNSEEN, Item, Level, Task
 from speechft.tasks.heads import UtteranceHead
 
 if TYPE_CHECKING:
@@ -65,23 +65,39 @@ class LabelClassification(Task):
             )
         return Vocabulary.from_symbols(found)
 
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut has no label, or one that training does not hold."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        if vocabulary is None or label_of(cut, self.label) in vocabulary:
+            return None
+        return UNSEEN
+
     def croppable(self, cut: Cut) -> bool:
         """Return whether a cut is noise, in a task that knows some; a word is taken whole."""
         return self.noise is None or label_of(cut, self.label) == self.noise
 
-    def lacks(self, corpus: Corpus) -> str:
+    def lacks(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
         """Say what a corpus lacks: labels, or one of dev or test in training."""
-        if reason := super().lacks(corpus):
+        if reason := super().lacks(corpus, limit):
             return reason
         for train, *others in self.folds(corpus):
             for split in others:
                 new = corpus.values(split, self.label) - corpus.values(train, self.label)
-                if new:
+                if new and self._too_many(corpus, split, new, limit):
                     return (
                         f"{self.label} {min(new)!r} of its split {split} does not occur in "
                         f"{train}{f', nor do {len(new) - 1} more' if len(new) > 1 else ''}"
                     )
         return ""
+
+    def _too_many(self, corpus: Corpus, split: str, values: frozenset[str], limit: float) -> bool:
+        """Return whether labels that training does not hold are more than may be left out."""
+        labels = [label_of(cut, self.label) for cut in corpus.split(split)]
+        count = sum(label in values for label in labels)
+        return count == len(labels) or count > limit * len(labels)
 
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build mean pooling and a linear layer."""

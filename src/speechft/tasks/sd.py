@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
@@ -24,6 +25,7 @@ _CHUNK_SECONDS = 40.0
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 _MEDIANS = (1, 11)
 _USUAL = (0.5, 1)
+_MOST_SPEAKERS = 4
 Setting = tuple[float, int]
 """(threshold, frames of the median filter)."""
 
@@ -48,9 +50,27 @@ class SpeakerDiarization(Task):
         count = max((len({turn[0] for turn in turns_of_cut(cut)}) for cut in cuts), default=0)
         if count < 2:
             raise DataError(f"task sd needs recordings of two speakers, found {count} at most")
-        if count > 4:
-            raise DataError(f"task sd takes up to 4 speakers a recording, found {count}")
+        if count > _MOST_SPEAKERS:
+            raise DataError(
+                f"task sd takes up to {_MOST_SPEAKERS} speakers a recording, found {count}"
+            )
         return Vocabulary(tuple(f"speaker-{number}" for number in range(count)))
+
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether the turns of a cut cannot be read, or are those of too many speakers."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        try:
+            speakers = {turn[0] for turn in turns_of_cut(cut)}
+        except DataError:
+            return "turns that cannot be read"
+        if len(speakers) > _MOST_SPEAKERS:
+            return f"more than {_MOST_SPEAKERS} speakers"
+        if vocabulary is not None and len(speakers) > len(vocabulary):
+            return "more speakers than in training"
+        return None
 
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build a one-way LSTM with ``hidden`` units (SUPERB: 512)."""
@@ -79,6 +99,7 @@ class SpeakerDiarization(Task):
     ) -> Tensor:
         """Return losses whose mean is the batch's best permutations over its valid frames, (B,)."""
         labels = nn.utils.rnn.pad_sequence(list(targets), batch_first=True)
+        labels = F.pad(labels, (0, 0, 0, logits.shape[1] - labels.shape[1]))
         best = pit_losses(logits, labels, lengths)[0].min(1).values
         return best * len(best) / lengths.sum()
 

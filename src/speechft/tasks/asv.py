@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from speechft.data.labels import Vocabulary, label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.tasks.base import Level, Predictions, Split, Task
+from speechft.tasks.base import NO_AUDIO, OF_LEFT_OUT, TOO_SHORT, Level, Predictions, Split, Task
 from speechft.tasks.measures import Item, Measure, weighted_eer
 from speechft.tasks.speaker import LOST_FRAMES, XVectorHead
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+
+    from speechft.tasks.left_out import LeftOut
 
 Trial = tuple[bool, str, str]
 """(same speaker, id, id)."""
@@ -27,6 +29,8 @@ Trial = tuple[bool, str, str]
 _SCALE, _MARGIN = 30.0, 0.4
 _DEV_TRIALS = 4000
 _UNSEEN = -1
+_LEAST_FRAMES = LOST_FRAMES + 2
+"""Statistics pooling takes two frames."""
 
 
 class SpeakerHead(nn.Module):
@@ -94,18 +98,27 @@ class SpeakerVerification(Task):
         speaker = label_of(cut, self.label)
         if speaker is None:
             raise DataError(f"cut {cut.id} has no speaker, which task asv needs")
-        if not self.usable(cut, frames):
+        if frames < _LEAST_FRAMES:
             raise DataError(
                 f"cut {cut.id} has {frames} frames; the x-vector of task asv needs at least "
-                f"{LOST_FRAMES + 2}, about {0.02 * (LOST_FRAMES + 3):.2f} s",
+                f"{_LEAST_FRAMES}, about {0.02 * (LOST_FRAMES + 3):.2f} s",
                 hint="leave such recordings out of dev and test, and out of the trials",
             )
-        known = speaker in vocabulary.symbols
+        known = speaker in vocabulary
         return torch.tensor([vocabulary.symbols.index(speaker) if known else _UNSEEN])
 
-    def usable(self, cut: Cut, frames: int) -> bool:
-        """Return whether the x-vector's contexts leave enough frames."""
-        return frames > LOST_FRAMES + 1
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut has no speaker, or fewer frames than the x-vector's contexts need."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        return None if frames >= _LEAST_FRAMES else TOO_SHORT
+
+    @property
+    def per_frame(self) -> bool:
+        """Return False: the x-vector gives one vector an utterance."""
+        return False
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
@@ -144,8 +157,10 @@ class SpeakerVerification(Task):
             [cut for cut in train if label_of(cut, self.label) in held],
         )
 
-    def context(self, corpus: Corpus, split: str, cuts: Split) -> list[Trial]:
-        """Return the trials of a split.
+    def context(
+        self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
+    ) -> list[Trial]:
+        """Return the trials of a split, without those of recordings that are left out.
 
         Raises:
             DataError: A line cannot be read, or a trial has no audio.
@@ -153,8 +168,8 @@ class SpeakerVerification(Task):
         named = corpus.info.get("trials")
         file = named.get(split) if isinstance(named, dict) else named
         if file is None or (not isinstance(named, dict) and split != self._tested(corpus)):
-            return drawn_trials(cuts)
-        return read_trials(corpus, str(file), {cut.id for cut in cuts})
+            return drawn_trials(cuts, split)
+        return read_trials(corpus, str(file), split, {cut.id for cut in cuts}, left_out)
 
     def _tested(self, corpus: Corpus) -> str:
         return self.folds(corpus)[0][2]
@@ -168,11 +183,11 @@ class SpeakerVerification(Task):
         context: Any = None,
         setting: Any = None,
     ) -> list[Item]:
-        """Return one item a trial: its cosine, and 1 for the same speaker."""
+        """Return one item a trial: its cosine, and 1 for the same speaker; none without trials."""
         embeddings = {cut.id: e for cut, e in zip(cuts, predictions, strict=True)}
         speakers = {cut.id: label_of(cut, self.label) or "" for cut in cuts}
         items = []
-        for same, first, second in context:
+        for same, first, second in context or ():
             cosine = float(embeddings[first] @ embeddings[second])
             name, truth = f"{first}|{second}", float(same)
             items.append(
@@ -181,37 +196,61 @@ class SpeakerVerification(Task):
         return items
 
 
-def read_trials(corpus: Corpus, file: str, known: set[str]) -> list[Trial]:
+def read_trials(
+    corpus: Corpus, file: str, split: str, known: set[str], left_out: LeftOut | None = None
+) -> list[Trial]:
     """Read trials, ``1|0 id id`` a line.
 
+    Args:
+        corpus: Whose folder holds the file.
+        file: Its name.
+        split: Name of the split that the trials are of.
+        known: Ids of its recordings.
+        left_out: Those that are left out of it, and is told the trials that name one, or that have
+            no audio at all.
+
     Raises:
-        DataError: The file cannot be read, a line is malformed, a trial has no audio, or all trials
-            are of one kind.
+        DataError: The file cannot be read, a line is malformed, too many trials have no audio, or
+            all trials are of one kind.
     """
     path = f"{corpus.place}/{file}"
     trials: list[Trial] = []
+    absent: dict[str, tuple[int, str]] = {}
+    bad = {} if left_out is None else left_out.of(split)
     for number, line in enumerate(corpus.read_text(file).splitlines(), start=1):
         cells = line.split()
         if not cells:
             continue
         if len(cells) != 3 or cells[0] not in ("0", "1"):
             raise DataError(f"{path}, line {number}: expected '1|0 id id', found {line!r}")
-        for name in cells[1:]:
-            if name not in known:
-                raise DataError(
-                    f"{path}, line {number}: trial without audio, {name!r} is not in the split",
-                    hint="prepare the corpus again, or leave that trial out",
-                )
-        trials.append((cells[0] == "1", cells[1], cells[2]))
+        new = [name for name in cells[1:] if name not in known]
+        if not new:
+            trials.append((cells[0] == "1", cells[1], cells[2]))
+        elif left_out is not None and any(name in bad for name in new):
+            left_out.add_pairs(split, ["|".join(cells[1:])], OF_LEFT_OUT)
+        else:
+            absent["|".join(cells[1:])] = number, new[0]
+    if absent and (left_out is None or not left_out.allows(len(absent), len(absent) + len(trials))):
+        number, name = next(iter(absent.values()))
+        raise DataError(
+            f"{path}, line {number}: trial without audio, {name!r} is not in the split",
+            hint="prepare the corpus again, or leave that trial out",
+        )
+    if left_out is not None:
+        left_out.add_pairs(split, absent, NO_AUDIO)
     if len({same for same, _, _ in trials}) < 2:
         raise DataError(f"{path} needs trials of the same and of different speakers")
     return trials
 
 
-def drawn_trials(cuts: Split) -> list[Trial]:
+def drawn_trials(cuts: Split, split: str = "") -> list[Trial]:
     """Draw at most 4,000 trials from the utterances of a split, half of them of the same speaker.
 
     The same cuts always give the same trials.
+
+    Args:
+        cuts: The utterances.
+        split: Name of the split, for the error; empty for cuts that were held out of another.
 
     Raises:
         DataError: No speaker has two utterances, or there is only one speaker.
@@ -224,7 +263,10 @@ def drawn_trials(cuts: Split) -> list[Trial]:
         raise DataError(
             "task asv draws its trials from a split that has none: that takes two speakers, one of "
             f"them with two utterances; found speakers: {', '.join(sorted(speakers)) or 'none'}",
-            hint="name a file of lines '1|0 id id' as trials in corpus.json",
+            hint="write a file of lines '1|0 id id' beside the manifests, and its name into "
+            f'corpus.json: "info": {{"trials": {{"{split}": FILE}}}}'
+            if split
+            else "give training more speakers with two utterances each",
         )
     rng = np.random.default_rng(0)
     count = min(_DEV_TRIALS // 2, len(same))

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor, nn
 
-from speechft.data.labels import Vocabulary
+from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.tasks.base import Level, Split, Task
+from speechft.tasks.base import NO_AUDIO, OF_LEFT_OUT, Level, Split, Task
 from speechft.tasks.detection import match_all, query_scores, standardize
 from speechft.tasks.measures import Item, Measure, weighted_mtwv
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+
+    from speechft.tasks.left_out import LeftOut
 
 
 class QueryByExample(Task):
@@ -41,7 +43,7 @@ class QueryByExample(Task):
         """Return the maximum term-weighted value."""
         return (Measure("mtwv", True, weighted_mtwv, percent=False),)
 
-    def lacks(self, corpus: Corpus) -> str:
+    def lacks(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
         """Say whether the corpus names no pairs, or lacks a split."""
         if "qbe" not in corpus.info:
             return "its corpus.json names no file of query pairs as info.qbe"
@@ -50,31 +52,69 @@ class QueryByExample(Task):
                 return f"its split {split} is missing or empty"
         return ""
 
-    def context(self, corpus: Corpus, split: str, cuts: Split) -> dict[str, dict[str, bool]]:
+    def labelled(self, cut: Cut) -> bool:
+        """Return True: pairs of recordings have the labels."""
+        return True
+
+    def context(
+        self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
+    ) -> dict[str, dict[str, bool]]:
         """Return, by query of the split and document, whether the one occurs in the other.
 
+        A query without a pair is left out where that is allowed, and so are the pairs of documents
+        that are.
+
         Raises:
-            DataError: The file cannot be read, it lacks a query, or no query tells documents apart.
+            DataError: The file cannot be read, it lacks queries or names documents without audio,
+                or no query tells documents apart.
         """
-        file = str(corpus.info["qbe"])
-        path = f"{corpus.place}/{file}"
-        wanted = {cut.id for cut in cuts}
-        pairs: dict[str, dict[str, bool]] = {}
-        for number, line in enumerate(corpus.read_text(file).splitlines(), start=1):
-            cells = line.split("\t")
-            if len(cells) != 3 or cells[2] not in ("0", "1"):
-                raise DataError(f"{path}, line {number}: expected 'query<TAB>document<TAB>1|0'")
-            if cells[0] in wanted:
-                pairs.setdefault(cells[0], {})[cells[1]] = cells[2] == "1"
-        missing = sorted(wanted - pairs.keys())
-        if missing:
+        path = f"{corpus.place}/{corpus.info['qbe']}"
+        pairs = self._pairs(corpus, {cut.id for cut in cuts})
+        missing = sorted({cut.id for cut in cuts} - pairs.keys())
+        if missing and (left_out is None or not left_out.allows(len(missing), len(cuts))):
             raise DataError(f"{path} holds no pair of query {missing[0]!r} of split {split}")
+        if left_out is not None:
+            for name in missing:
+                left_out.add(split, name, "query without a pair")
+            self._drop(corpus, split, pairs, left_out)
         if not any(len(set(found.values())) == 2 for found in pairs.values()):
             raise DataError(
                 f"no query of split {split} occurs in some documents and not in others, by {path}; "
                 "term-weighted values are not defined then"
             )
         return pairs
+
+    def _pairs(self, corpus: Corpus, queries: set[str]) -> dict[str, dict[str, bool]]:
+        """Return, by query and document, whether the one occurs in the other."""
+        file = str(corpus.info["qbe"])
+        pairs: dict[str, dict[str, bool]] = {}
+        for number, line in enumerate(corpus.read_text(file).splitlines(), start=1):
+            cells = line.split("\t")
+            if len(cells) != 3 or cells[2] not in ("0", "1"):
+                raise DataError(
+                    f"{corpus.place}/{file}, line {number}: expected 'query<TAB>document<TAB>1|0'"
+                )
+            if cells[0] in queries:
+                pairs.setdefault(cells[0], {})[cells[1]] = cells[2] == "1"
+        return pairs
+
+    def _drop(
+        self, corpus: Corpus, split: str, pairs: dict[str, dict[str, bool]], left_out: LeftOut
+    ) -> None:
+        """Leave out the pairs of documents that are left out, or that have no audio."""
+        place = corpus.task_splits(self.name)[0]
+        bad, known = left_out.of(place), {cut.id for cut in corpus.split(place)}
+        absent = [(q, d) for q, found in pairs.items() for d in found if d not in known]
+        if not left_out.allows(len(absent), sum(map(len, pairs.values()))):
+            query, document = absent[0]
+            raise DataError(f"query {query!r} is paired with {document!r}, which has no audio")
+        fallen = [(q, d) for q, found in pairs.items() for d in found if d in bad]
+        for dropped, reason in ((absent, NO_AUDIO), (fallen, OF_LEFT_OUT)):
+            left_out.add_pairs(split, [f"{q}|{d}" for q, d in dropped], reason)
+            for query, document in dropped:
+                del pairs[query][document]
+        for query in [query for query, found in pairs.items() if not found]:
+            del pairs[query]
 
     def detect(
         self,

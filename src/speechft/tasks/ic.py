@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,12 +11,15 @@ from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.base import Item, Level, Task
+from speechft.tasks.base import UNSEEN, Item, Level, Task
 from speechft.tasks.heads import UtteranceHead
 from speechft.tasks.losses import slot_losses
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+
+
+_ODD = "another number of slots"
 
 
 class IntentClassification(Task):
@@ -44,6 +48,27 @@ class IntentClassification(Task):
                 "task ic: every utterance needs an intent with the same number of slots"
             )
         return Vocabulary.from_symbols(symbol for values in slots for symbol in values)
+
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether the slots of a cut cannot be read, or are not those of training."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        if "" in str(label_of(cut, self.label)).split("/"):
+            return "slot without a value"
+        if vocabulary is None:
+            return None
+        slots = self._slots(cut)
+        if len(slots) != len(slot_ranges(vocabulary)):
+            return _ODD
+        return None if all(slot in vocabulary for slot in slots) else UNSEEN
+
+    def outliers(self, cuts: Sequence[Cut]) -> dict[str, str]:
+        """Return the cuts with another number of slots than most have."""
+        counts = {cut.id: len(self._slots(cut)) for cut in cuts}
+        [(usual, _)] = Counter(counts.values()).most_common(1) or [(0, 0)]
+        return {name: _ODD for name, count in counts.items() if count != usual}
 
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build mean pooling and a linear layer."""

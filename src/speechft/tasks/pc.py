@@ -40,6 +40,22 @@ class PhoneClassification(Task):
             raise DataError("task pc: the training split holds no aligned phones")
         return Vocabulary.from_symbols(found, first=(UNKNOWN,))
 
+    def labelled(self, cut: Cut) -> bool:
+        """Return whether a cut has phones whose times are known."""
+        return any(end > 0 or math.isnan(end) for _, _, end in phones_of(cut))
+
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether a cut's alignment cannot be read, or is about none of its frames."""
+        if reason := super().problem(cut, vocabulary, frames, training=training):
+            return reason
+        times = [(start, end) for _, start, end in phones_of(cut)]
+        if not all(math.isfinite(start) and start <= end < math.inf for start, end in times):
+            return "alignment that cannot be read"
+        spans = [(_frame_from(start), min(_frame_from(end), frames)) for start, end in times]
+        return None if any(first < last for first, last in spans) else "alignment without a frame"
+
     def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
         """Build a linear layer for every frame."""
         return FrameHead(dim, len(vocabulary), hidden)

@@ -12,7 +12,7 @@ from lhotse.cut import Cut
 from helpers import cut_of
 from speechft.data.labels import UNKNOWN
 from speechft.errors import DataError
-from speechft.tasks.phone_frames import PhoneClassification
+from speechft.tasks.pc import PhoneClassification
 
 TASK = PhoneClassification()
 

@@ -41,6 +41,22 @@ class SlotFilling(CtcTask):
             Measure("slot_value_cer", False, ratio_of("value_edits", "value_length")),
         )
 
+    def labelled(self, cut: Cut) -> bool:
+        """Return whether a cut has both text and slots."""
+        return label_of(cut, "text") is not None and super().labelled(cut)
+
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say whether the slots of a cut do not go with its words, beside what CTC asks for."""
+        if self.labelled(cut):
+            words, slots = (str(label_of(cut, kind)).split() for kind in ("text", "slots"))
+            if len(words) != len(slots):
+                return "slots that do not match the words"
+            if _without_type(slots):
+                return "slot without a type"
+        return super().problem(cut, vocabulary, frames, training=training)
+
     def probe_head(
         self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
     ) -> nn.Module:
@@ -100,6 +116,10 @@ def _is_tag(symbol: str) -> bool:
     return symbol.startswith(("B-", " E-"))
 
 
+def _without_type(labels: Sequence[str]) -> str | None:
+    return next((label for label in labels if label in ("B-", "I-")), None)
+
+
 def _words_and_slots(cut: Cut) -> tuple[list[str], list[str]]:
     text, slots = label_of(cut, "text"), label_of(cut, "slots")
     if text is None or slots is None:
@@ -110,7 +130,6 @@ def _words_and_slots(cut: Cut) -> tuple[list[str], list[str]]:
             f"cut {cut.id} has {len(words)} words but {len(labels)} slot labels",
             hint="give every word a slot type, O for none, separated by spaces",
         )
-    empty = next((label for label in labels if label in ("B-", "I-")), None)
-    if empty is not None:
+    if empty := _without_type(labels):
         raise DataError(f"cut {cut.id}: slot label {empty!r} has no type")
     return words, labels

@@ -9,7 +9,7 @@ from lhotse.cut import Cut
 
 from helpers import cut_of
 from speechft.errors import DataError
-from speechft.tasks.intent import IntentClassification, slot_ranges
+from speechft.tasks.ic import IntentClassification, slot_ranges
 
 TASK = IntentClassification()
 
