@@ -120,7 +120,7 @@ def test_our_configuration_can_force(
         (["--method", "ties", "--option", "divisor=sum"], "unknown divisor 'sum'"),
         (["--method", "dare-ties", "--option", "seed=-1"], "expected a whole number"),
         (["--option", "density"], "not of the form key=value"),
-        (["--option", "densty=0.1"], "unknown merge option 'densty'"),
+        (["--option", "densty=0.1"], "has no option 'densty'"),
         (["--alpha-rule", "layers.0"], "not of the form SELECTOR: VALUE"),
         (["--alpha-rule", "layer.0: 1"], "cannot be read"),
         (["--alpha", "nan"], "finite"),

@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 
 import oracle_data
 from speechft.errors import ConfigError
-from speechft.merging import merge
-from speechft.merging.recipe import read_merge_config
+from speechft.merging.config_file import merge_config
+from speechft.merging.execution import write_merge
 
 
 def write(folder: Path, text: str) -> Path:
@@ -32,7 +32,7 @@ def test_official_keys_give_the_official_file(oracle: Path, tmp_path: Path) -> N
       'finetune_model_paths': ['{oracle}/hubert_ft1_downstream.ckpt'],
       'output_dir': '{tmp_path}/out'
     }}"""
-    merge(**read_merge_config(write(tmp_path, text)).arguments())
+    write_merge(merge_config({}, write(tmp_path, text)))
     written = torch.load(tmp_path / "out" / "merged_model.pt", weights_only=True)["model_weight"]
     expected = load_file(result)
     assert all(torch.equal(written[n], v) for n, v in expected.items())
@@ -49,7 +49,7 @@ rules:
   layers.0-1: 0.1
   cnn: 0
 """
-    report = merge(**read_merge_config(write(tmp_path, text)).arguments())
+    report = write_merge(merge_config({}, write(tmp_path, text)))
     assert report.alphas["encoder.layers.1.final_layer_norm.bias"] == 0.1
     assert report.alphas["encoder.layers.2.final_layer_norm.bias"] == 0.5
 
@@ -68,5 +68,5 @@ rules:
 )
 def test_wrong_files_say_what_is_wrong(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
-        read_merge_config(write(tmp_path, text))
+        merge_config({}, write(tmp_path, text))
     assert message in str(caught.value)
