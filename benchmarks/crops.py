@@ -24,10 +24,12 @@ from speechft.data.acoustics import SAMPLE_RATE, add_noise, set_level
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, Utterance, load_waveform, open_corpus, write_corpus
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.score import paired_difference
-from speechft.evaluation.suite import Candidate, evaluate_encoder, read_items
+from speechft.evaluation.suite import evaluate_encoder
 from speechft.tasks import find_task
 
 CLIPS = {"train": 4, "dev": 2, "test": 6}
@@ -113,7 +115,7 @@ def measured(task: str, corpus: Corpus, encoder: str, crops: dict[str, int], out
             f"rate {row.learning_rate:.3g}, {time.process_time() - started:.0f} CPU s",
             flush=True,
         )
-        items[name] = read_items(out / name, task)
+        items[name] = items_of(row, out / name)
     change, low, high = paired_difference(items["default"], items["crops"], level=0.95)
     print(f"{task} default minus crops: {change:+.1f} [{low:+.1f}, {high:+.1f}] points", flush=True)
 

@@ -17,9 +17,10 @@ from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import digest_of, load_encoder
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.score import Anchor, Anchors
-from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder
+from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.files import write_json
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.runs import stage

@@ -29,9 +29,11 @@ from speechft.compositions import Composer
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.evaluation.suite import Candidate, choose_tasks, evaluate_encoder, read_items
+from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
 from speechft.files import atomic_write, json_digest, write_json
 from speechft.recipe import Recipe, load_recipe
@@ -108,12 +110,16 @@ class Lineage:
         return Composer(recipe, {"*": self.corpus}, place, self.cache), place
 
     def measure(self, candidate: Candidate, place: Path, *, test: bool = True) -> Rows:
-        """Probe an encoder on all tasks."""
+        """Return what is kept of the probes of an encoder on all tasks."""
+        rows = self.probe(candidate, place, test=test)
+        return [{"encoder": candidate.name, **content(row, place, test)} for row in rows]
+
+    def probe(self, candidate: Candidate, place: Path, *, test: bool = True) -> list[ResultRow]:
+        """Probe an encoder on all tasks; what was done already is read."""
         tasks = choose_tasks(PROBES, self.corpus)
-        rows = evaluate_encoder(
+        return evaluate_encoder(
             candidate, tasks, self.corpus, PROBES, place, seed=0, test=test, cache=self.cache
         )
-        return [{"encoder": candidate.name, **content(row, place, test)} for row in rows]
 
 
 def content(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
@@ -128,7 +134,7 @@ def content(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
         "layer_weights": details["layer_weights"],
     }
     if test:
-        amounts = [str(int(item.amount)) for item in read_items(place, row.task, row.seed)]
+        amounts = [str(int(item.amount)) for item in items_of(row, place)]
         kept |= {name: details[name] for name in RATES if name in details}
         kept |= {"test": round(row.value, 4), "amounts": " ".join(amounts)}
     return kept
@@ -160,10 +166,12 @@ def jobs(lineages: list[Lineage]) -> Iterator[tuple[str, Callable[[], Rows], dic
 def describe_items(lineage: Lineage) -> None:
     """Write what the items of every task are, once for all rows."""
     place, items = lineage.out / "floors" / "pre-trained", {}
-    for task in choose_tasks(PROBES, lineage.corpus):
-        found = read_items(place, task.name)
-        items[task.name] = {
-            "metric": task.metric,
+    for row in lineage.probe(Candidate("pre-trained", lineage.base), place):
+        if row.seed != 0:
+            continue
+        found = items_of(row, place)
+        items[row.task] = {
+            "metric": row.metric,
             "speakers": [item.group or item.reference for item in found],
             "totals": [int(item.total) for item in found],
         }

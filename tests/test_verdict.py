@@ -15,7 +15,7 @@ from speechft.evaluation.score import RATIO
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role
 from speechft.tasks.base import Item
-from speechft.verdict import judge, verdict
+from speechft.verdict import Finding, colours, judge, verdict
 
 PRE_TRAINED, TUNED, MERGED = "pre-trained", "stable fine-tuning", "Speech-FT (0.25)"
 ROLES = {PRE_TRAINED: Role.PRE_TRAINED, TUNED: Role.TUNED, MERGED: Role.MERGED}
@@ -190,6 +190,33 @@ def test_task_tuned_on_comes_first(run: Run) -> None:
         run.compare(hits(0.7), hits(0.7), task=task)
     assert "keeps pr (accuracy 70.0 to 70.0) and sid" in run.say(tuned_on="pr")[0]
     assert "keeps sid (accuracy 70.0 to 70.0) and pr" in run.say(tuned_on="sid")[0]
+
+
+def test_colours_follow_the_verdict_not_the_interval_of_one_encoder(run: Run) -> None:
+    """The unpaired interval of the pre-trained figure, 65 to 75, would call both of these near."""
+    run.compare(hits(0.70), hits(0.74), interval=(65.0, 75.0))
+    strict = VerdictConfig(margins={"*": 1.0})
+    found = judge(run.rows, run.folder, strict)
+    assert {key[0] for key in found} == {TUNED, MERGED}
+    assert {j.finding for j in found.values()} == {Finding.GAINS}
+    assert set(colours(found).values()) == {"better"}
+    assert set(colours(judge(run.rows, run.folder, CONFIG)).values()) <= {"better", "near"}
+
+
+def test_every_further_encoder_is_judged_and_floors_are_not(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.7))
+    for name, role, share in (("lora", Role.TUNED, 0.4), ("other", Role.FURTHER, 0.9)):
+        ROLES[name] = role
+        run.add(name, "sid", hits(share), strategy=name)
+    ROLES["MFCC"] = Role.FLOOR
+    run.add("MFCC", "sid", hits(0.1), strategy=None)
+    found = colours(judge(run.rows, run.folder, CONFIG))
+    assert {encoder: word for (encoder, _, _), word in found.items()} == {
+        TUNED: "near",
+        MERGED: "near",
+        "lora": "worse",
+        "other": "better",
+    }
 
 
 @pytest.mark.parametrize("other", [0.0, 0.5, 0.7, 0.9, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speechft.errors import ConfigError, nearest
+from speechft.files import read_yaml as read_yaml
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 
@@ -26,25 +28,6 @@ class Config(BaseModel):
     def as_yaml(self) -> str:
         """Return the resolved configuration as YAML, in the order of the fields."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}, expected a mapping of keys")
-    return content
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -80,7 +63,7 @@ def apply_changes(content: Mapping[str, Any], changes: Iterable[tuple[str, Any]]
             if not isinstance(child, dict):
                 raise ConfigError(f"override of {key!r}: {parent!r} holds a value, not a section")
             node = child
-        node[leaf] = str(value) if isinstance(value, Path) else value
+        node[leaf] = _plain(value)
     return result
 
 
@@ -97,11 +80,13 @@ def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> Co
     """
     try:
         return kind.model_validate(content)
+    except ConfigError as error:  # a section's own check
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from None
     except ValidationError as error:
         lines, hint = [], None
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-            if problem["type"] == "extra_forbidden":
+            if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                 valid = _valid_keys(kind, problem["loc"][:-1])
                 near = nearest(str(problem["loc"][-1]), valid)
                 hint = hint or (f"did you mean {near!r}?" if near else None)
@@ -114,6 +99,15 @@ def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> Co
 
 def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with paths as text, also those within lists and mappings."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _scalar(text: str) -> Any:
@@ -131,12 +125,17 @@ def _scalar(text: str) -> Any:
 
 def _valid_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Return the field names of the section at ``location`` below ``kind``."""
-    current: type[BaseModel] = kind
+    current: Any = kind
     for part in location:
-        field = current.model_fields.get(str(part))
-        if field is None:
-            continue
-        for candidate in (field.annotation, *get_args(field.annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+        annotation = _fields(current).get(str(part))
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and _fields(candidate):
                 current = candidate
-    return sorted(current.model_fields)
+    return sorted(_fields(current))
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a section, which is a model or a dataclass, by name."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return {f.name: f.type for f in fields(kind)} if is_dataclass(kind) else {}

@@ -29,7 +29,7 @@ from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_
 from speechft.runs import lock
 from speechft.tasks import find_task
 from speechft.tasks.base import Task, file_name
-from speechft.verdict import Finding, judge, verdict
+from speechft.verdict import colours, judge, verdict
 
 
 @dataclass
@@ -208,8 +208,8 @@ def _baselines(recipe: Recipe) -> list[Strategy]:
     return [s for s in recipe.baselines if s != recipe.finetuning.strategy]
 
 
-def _alphas(recipe: Recipe) -> list[float]:
-    return sorted({recipe.merging.alpha, *recipe.merging.curve})
+def _alphas(recipe: Recipe) -> list[float | None]:
+    return [recipe.merging.alpha, *sorted({*recipe.merging.curve} - {recipe.merging.alpha})]
 
 
 def _compose(state: Run) -> dict[Strategy, Models]:
@@ -253,7 +253,7 @@ def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> li
         Candidate(f"{s} fine-tuning", str(models[s].tuned), role=Role.TUNED, strategy=s)
         for s in (*_baselines(recipe), strategy)
     ]
-    name = f"Speech-FT ({alpha:g})"
+    name = f"Speech-FT ({recipe.merging.label})"
     candidates.append(
         Candidate(name, str(merged), alpha=alpha, role=Role.MERGED, strategy=strategy)
     )
@@ -355,10 +355,6 @@ def scores(rows: Sequence[ResultRow], evaluated: Mapping[str, Corpus]) -> dict[s
     return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
 
 
-_COLOURS = {Finding.GAINS: "better", Finding.LOSES: "worse"}
-"""How the report's table shows what the verdict says; whatever else it says is "near"."""
-
-
 def _report(
     state: Run,
     rows: list[ResultRow],
@@ -389,7 +385,7 @@ def _report(
         histories=histories,
         recipe=recipe.as_yaml(),
         facts=_facts(state, command),
-        colours={figure: _COLOURS.get(j.finding, "near") for figure, j in judgements.items()},
+        colours=colours(judgements),
     )
     write_report(report, folder / "report.html")
     header, cells = table(shown, by_encoder)

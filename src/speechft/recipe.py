@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from speechft.config import Config, apply_changes, apply_overrides, build, read_yaml
-from speechft.errors import unknown_choice
+from speechft.config import Config, apply_changes, apply_overrides, build
+from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
-from speechft.finetuning.config import FinetuningConfig, Strategy
+from speechft.finetuning.config import FinetuningConfig, PretrainingConfig, Strategy
+from speechft.merging.config import MergeSettings
+from speechft.recipe_files import find_recipe as find_recipe
+from speechft.recipe_files import packaged_recipes as packaged_recipes
+from speechft.recipe_files import read_recipe, verbs_of
 
 Kind = TypeVar("Kind", bound=Config)
-
-PRETRAIN_PREFIX = "pretrain-"
 
 
 class DataConfig(Config):
@@ -31,15 +33,38 @@ class DataConfig(Config):
     lists of its own for it, else the first that supports it."""
 
 
-class MergingConfig(Config):
-    """Weight-space interpolation between the encoder and what fine-tuning made of it."""
+@dataclass(frozen=True, kw_only=True)
+class MergingConfig(MergeSettings):
+    """Weight-space interpolation between the encoder and what fine-tuning made of it.
 
-    alpha: float = Field(default=0.25, ge=0.0, le=1.0)
-    """Coefficient: theta = (1 - alpha) theta_0 + alpha theta'."""
+    theta = (1 - alpha) theta_0 + alpha theta', or another method, see `MergeSettings`.
+    """
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Coefficient; None is 0.25, and stays None with a method that finds it itself."""
     curve: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = ()
     """Further coefficients that are merged and looked at on dev only."""
     curve_tasks: tuple[str, ...] = ()
     """Tasks of the curve; all tasks of the evaluation where it has none of these."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the models; see `MergeSettings`."""
+        try:
+            super().__post_init__()
+        except ConfigError as error:
+            raise ConfigError(f"merging: {error.message}", hint=error.hint) from None
+        self._set("alpha", self.coefficient)
+        if self.curve and self.alpha is None:
+            raise ConfigError(
+                f"merging.curve is over alpha, which method {self.method!r} finds itself",
+                hint="set merging.curve=[]",
+            )
+
+    @property
+    def label(self) -> str:
+        """What tells the merged encoder from others: the coefficient, and a method of its own."""
+        parts = [] if self.method == MergeSettings.method else [self.method]
+        return ", ".join(parts if self.alpha is None else [*parts, f"{self.alpha:g}"])
 
 
 class CompositionConfig(Config):
@@ -47,14 +72,15 @@ class CompositionConfig(Config):
 
     kind: Literal["single", "average", "ties", "sequential"] = "single"
     """``single``: one fine-tuning (on several tasks at once with ``finetuning.tasks``), one merge;
-    ``average`` or ``ties``: a fine-tuning for each task, all merged together; ``sequential``: each
-    merged encoder is the base of the next task."""
+    ``average``: a fine-tuning for each task, all merged together by the method of ``merging``;
+    ``ties``: the same with method ties; ``sequential``: each merged encoder is the base of the next
+    task."""
     tasks: tuple[str, ...] = ()
     """Keys of the tasks, in order."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Keys of ``finetuning`` that differ for a task."""
-    options: dict[str, float] = Field(default_factory=dict)
-    """Options of the merge method, such as density for TIES."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the merge method for ``ties``; otherwise they are ``merging.options``."""
 
 
 class VerdictConfig(Config):
@@ -97,35 +123,21 @@ class Recipe(Config):
         return (*self.composition.tasks, *self.finetuning.task_weights())[0]
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """Return the packaged recipes by name, the demo first."""
-    root = Path(str(resources.files("speechft") / "recipes"))
-    paths = sorted(root.glob("*.yaml"), key=lambda path: (path.stem != "demo", path.stem))
-    return {path.stem: path for path in paths}
-
-
-def find_recipe(name: str) -> Path:
-    """Return the file of a packaged recipe, or the user's own file.
-
-    Raises:
-        ConfigError: There is no such recipe.
-    """
-    packaged = packaged_recipes()
-    if name in packaged:
-        return packaged[name]
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    raise unknown_choice("recipe", name, packaged)
+KINDS: dict[str, type[Config]] = {
+    "run": Recipe,
+    "finetune": Recipe,
+    "pretrain": PretrainingConfig,
+}
+"""What a recipe describes, by the verb that takes it."""
 
 
 def load_recipe(
     kind: type[Kind],
-    name: str,
+    name: str | Path,
     overrides: Sequence[str] = (),
     changes: Mapping[str, Any] | None = None,
 ) -> Kind:
-    """Load a recipe.
+    """Load a recipe with everything that it extends.
 
     Args:
         kind: What it describes.
@@ -134,7 +146,16 @@ def load_recipe(
         changes: Values by key, from Python.
 
     Raises:
-        ConfigError: The recipe does not exist or holds something that is not allowed.
+        ConfigError: The recipe does not exist, is for another verb, or holds something that is not
+            allowed.
     """
-    content = apply_overrides(read_yaml(find_recipe(name)), overrides)
-    return build(kind, apply_changes(content, (changes or {}).items()), f"recipe {name}")
+    content = read_recipe(name)
+    verbs = verbs_of(content)
+    if verbs and kind in KINDS.values() and KINDS[verbs[0]] is not kind:
+        wanted = " or ".join(verb for verb, made in KINDS.items() if made is kind)
+        raise ConfigError(
+            f"recipe {name} is for {' or '.join(verbs)}, not for {wanted}",
+            hint=f"speechft {verbs[0]} {name} --out DIR",
+        )
+    content = apply_changes(apply_overrides(content, overrides), (changes or {}).items())
+    return build(kind, content, f"recipe {name}")

@@ -95,6 +95,12 @@ def verdict(
     return first, f"{second} {note}"
 
 
+def colours(judgements: Mapping[Figure, Judgement]) -> dict[Figure, str]:
+    """Return how a table shows each judgement: ``better``, ``worse``, or ``near`` for all else."""
+    words = {Finding.GAINS: "better", Finding.LOSES: "worse"}
+    return {figure: words.get(j.finding, "near") for figure, j in judgements.items()}
+
+
 def _sentence(
     encoder: str,
     base: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -10,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from lhotse.cut import Cut
 
-from helpers import ORACLE, cut_of
+from helpers import cut_of
+from oracle_data import entries, oracle_json
 from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
 from speechft.tasks.asr import ASR, CharacterLabels
 from speechft.tasks.ctc import BLANK
 from speechft.tasks.pr import PR, PhoneLabels
 
-GREEDY = json.loads((ORACLE / "superb" / "02_ctc" / "greedy_decode" / "greedy.json").read_text())
+GREEDY = "superb/02_ctc/greedy_decode/greedy.json"
+ROWS = {kind: entries(GREEDY, kind, "rows") for kind in ("pr", "asr")}
 
 
 def phones(*names: str) -> list[tuple[str, float, float]]:
@@ -28,26 +29,28 @@ def spoken(*names: str) -> Cut:
     return cut_of("spoken", phones=phones(*names))
 
 
-@pytest.mark.parametrize("row", GREEDY["pr"]["rows"], ids=range(len(GREEDY["pr"]["rows"])))
+@pytest.mark.parametrize("row", ROWS["pr"], ids=range(len(ROWS["pr"])))
 def test_greedy_decoding_of_phones_is_that_of_s3prl(row: dict[str, Any]) -> None:
-    symbols = GREEDY["pr"]["vocab"]
+    recorded = oracle_json(GREEDY)["pr"]
+    symbols = recorded["vocab"]
     path = torch.tensor(row["frame_path"])
-    junk = torch.tensor([5, 0, 6])  # beyond the length
+    junk = torch.tensor([len(symbols) - 1, recorded["blank"], len(symbols) - 2])  # past the length
     logits = F.one_hot(torch.cat([path, junk]), len(symbols)).float()[None]
     task = PR
     [(numbers, blanks)] = task.predict(logits, torch.tensor([len(path)]), Vocabulary(symbols))
-    kept = [symbols[n] for n in numbers if n != GREEDY["pr"]["eos"]]  # we have no eos
+    kept = [symbols[n] for n in numbers if n != recorded["eos"]]  # we have no eos
     assert " ".join(kept) == row["hypothesis"]
-    assert blanks == pytest.approx(row["frame_path"].count(0) / len(path))
+    assert blanks == pytest.approx(row["frame_path"].count(recorded["blank"]) / len(path))
 
 
-@pytest.mark.parametrize("row", GREEDY["asr"]["rows"], ids=range(len(GREEDY["asr"]["rows"])))
+@pytest.mark.parametrize("row", ROWS["asr"], ids=range(len(ROWS["asr"])))
 def test_greedy_decoding_of_words_is_that_of_s3prl(row: dict[str, Any]) -> None:
-    symbols = GREEDY["asr"]["vocab"]
+    recorded = oracle_json(GREEDY)["asr"]
+    symbols = recorded["vocab"]
     logits = F.one_hot(torch.tensor(row["frame_path"]), len(symbols)).float()[None]
     length = torch.tensor([len(row["frame_path"])])
     [(numbers, _)] = ASR.predict(logits, length, Vocabulary(symbols))
-    kept = [symbols[n] for n in numbers if n != GREEDY["asr"]["eos"]]
+    kept = [symbols[n] for n in numbers if n != recorded["eos"]]
     assert CharacterLabels().units(kept) == row["pred_words"]
 
 

@@ -1,9 +1,9 @@
-"""The x-vector and the losses of speakers against s3prl's own classes; see oracle/superb/04_asv."""
+"""X-vector head and its losses against s3prl's own classes; see oracle/superb/04_asv."""
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -12,54 +12,60 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from helpers import ORACLE
+from oracle_data import cases, oracle, oracle_json
 from speechft.data.labels import Vocabulary
-from speechft.features.featurizer import WeightedSum, kept_frames
+from speechft.features.featurizer import WeightedSum
 from speechft.tasks import SpeakerHead, XVectorHead, aam_softmax, from_s3prl, to_s3prl
 from speechft.tasks.asv import SpeakerModel
 from speechft.tasks.measures import Item, weighted_eer, weighted_mtwv
-from speechft.tasks.speaker import LOST_FRAMES
+from speechft.tasks.speaker import LOST_FRAMES, SPEAKER_LOSSES
 
-FOLDER = ORACLE / "superb" / "04_asv"
-CASES = ("xvector_sp_amsoftmax", "xvector_sp_aamsoftmax", "xvector_mp_softmax")
 LOSSES: dict[str, Any] = {
-    "amsoftmax": ("am-softmax", "loss.weight", False),
-    "aamsoftmax": ("aam-softmax", "loss.class_weight", True),
-    "softmax": ("softmax", "loss.linear.weight", True),
+    "AMSoftmaxLoss": ("am-softmax", "loss.weight", False),
+    "AAMSoftmaxLoss": ("aam-softmax", "loss.class_weight", True),
+    "Softmax": ("softmax", "loss.linear.weight", True),
 }
 """By s3prl's name: ours, the directions of the speakers, and whether theirs are transposed."""
+OPTIONS = {"s": "scale", "m": "margin", "easy_margin": "easy_margin"}
+CASES = cases("superb/04_asv/xvector_*")
 
 
 class Case:
     """What the task ASV is made of, with one of s3prl's losses and its weights."""
 
     def __init__(self, name: str, *, extra_frame: bool) -> None:
-        _, pooling, loss = name.split("_")
-        kind, self.directions, self.turned = LOSSES[loss]
+        config = oracle_json(f"{name}/config.json")
+        model = config["downstream_expert"]["modelrc"]
+        loss = model["ObjectiveLoss"]
+        kind, self.directions, self.turned = LOSSES.get(loss, LOSSES["Softmax"])
+        settings = model["LossConfig"][loss] if loss in LOSSES else {}
+        self.options = {OPTIONS[key]: value for key, value in settings.items()}
         self.model = SpeakerModel(
             loss=kind,
-            pooling="statistics" if pooling == "sp" else "mean",
+            pooling="statistics" if model["agg_module"] == "SP" else "mean",
             extra_frame=extra_frame,
         )
-        state = from_s3prl("asv", load_file(FOLDER / name / "state.safetensors"))
-        dim, hidden = state["projector.weight"].shape[1], state["projector.weight"].shape[0]
+        state = from_s3prl("asv", load_file(oracle(f"{name}/state.safetensors")))
         directions = state[self.directions]
         own = {f"xvector.{k}": v for k, v in state.items() if not k.startswith("loss.")}
         own["speakers"] = directions.T if self.turned else directions
         if "loss.linear.bias" in state:
             own["bias"] = state["loss.linear.bias"]
-        count = own["speakers"].shape[1]
+        count = config["speaker_num"]
         self.vocabulary = Vocabulary(tuple(f"speaker-{n}" for n in range(count)))
-        pooled = len(state["layers.4.kernel.bias"])
-        head = self.model.head(dim, self.vocabulary, hidden, (pooled,))
+        pooled = model["module_config"]["XVector"]["agg_dim"]
+        head = self.model.head(
+            config["upstream_dim"], self.vocabulary, model["input_dim"], (pooled,)
+        )
         assert isinstance(head, SpeakerHead)
         self.head = head
         self.head.load_state_dict(own)
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the losses of a batch as the task has them."""
-        lengths = torch.ones(len(labels), dtype=torch.int64)
-        return self.model.losses(logits, lengths, labels.split(1), self.vocabulary)
+        """Return the losses of a batch as the task has them, with the scale and margin recorded."""
+        loss = SPEAKER_LOSSES[self.model.loss]
+        scores = logits[:, : len(self.vocabulary)]
+        return loss(scores, labels, **self.options)
 
     def gradients(self) -> dict[str, Tensor]:
         """Return the gradients of the weights under s3prl's keys."""
@@ -75,15 +81,14 @@ class Case:
 @pytest.mark.parametrize("name", CASES)
 def test_training_batch_is_that_of_s3prl(name: str) -> None:
     case = Case(name, extra_frame=True)
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs.safetensors")
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs.safetensors"))
     states = inputs["hidden_states"].requires_grad_()
     featurizer = WeightedSum(len(states))
     featurizer.weights.data.copy_(inputs["weights"])
-    frames = states.shape[2]
-    lengths = torch.tensor([kept_frames(n, frames) for n in inputs["wav_lens"].tolist()])
+    lengths = torch.tensor([len(expected[f"feature_{n}"]) for n in range(states.shape[1])])
     # s3prl pads what the featurizer cut with zeros; the extra frame sees them
-    mask = (torch.arange(frames) < lengths[:, None])[..., None]
+    mask = (torch.arange(states.shape[2]) < lengths[:, None])[..., None]
     features = featurizer(states) * mask
     pooled = case.head.xvector.pool(features, lengths)
     torch.testing.assert_close(pooled, expected["pooled"], atol=1e-5, rtol=1e-5)
@@ -105,8 +110,8 @@ def test_training_batch_is_that_of_s3prl(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_single_utterances_and_our_batches_are_s3prls_evaluation(name: str) -> None:
     case = Case(name, extra_frame=False)
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs.safetensors")
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs.safetensors"))
     rows = [expected[f"feature_{n}"] for n in range(len(inputs["labels"]))]
     lengths = torch.tensor([len(row) for row in rows])
     batch = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=7.0)
@@ -173,17 +178,20 @@ def test_scores_that_are_not_finite_have_no_figure(statistic: Any) -> None:
         assert math.isnan(figure(2.0, bad, 0.0))
 
 
-def test_eer_of_200_trials_is_that_of_s3prl() -> None:
+@pytest.mark.parametrize("name", cases("superb/04_asv/eer/*.json"))
+def test_eer_of_many_trials_is_that_of_s3prl(name: str) -> None:
     from speechft.tasks.metrics import equal_error_rate_and_threshold, min_dcf_and_threshold
 
-    cases = json.loads((FOLDER / "eer" / "eer_200.json").read_text())
-    assert len(cases) == 4
-    for case in cases.values():
+    recorded = oracle_json(name)
+    assert recorded
+    for case in recorded.values():
         found = equal_error_rate_and_threshold(case["labels"], case["scores"])
         assert found == pytest.approx(tuple(case["EER"].values()), abs=1e-9)
-        found = min_dcf_and_threshold(case["labels"], case["scores"])
-        expected = case["compute_minDCF_default(p=.01,1,1)"]
-        assert found == pytest.approx(tuple(expected.values()), abs=1e-12)
-        found = min_dcf_and_threshold(case["labels"], case["scores"], p_target=0.05, c_miss=10)
-        expected = case["compute_minDCF(p=.05,c_miss=10,c_fa=1)"]
-        assert found == pytest.approx(tuple(expected.values()), abs=1e-12)
+        costs = [key for key in case if key.startswith("compute_minDCF")]
+        assert costs
+        for key in costs:  # such as compute_minDCF(p=.05,c_miss=10,c_fa=1)
+            prior, miss, alarm = map(float, re.findall(r"[\d.]+", key.partition("(")[2]))
+            found = min_dcf_and_threshold(
+                case["labels"], case["scores"], p_target=prior, c_miss=miss, c_fa=alarm
+            )
+            assert found == pytest.approx(tuple(case[key].values()), abs=1e-12)

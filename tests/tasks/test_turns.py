@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers import ORACLE
+from oracle_data import cases, entries, oracle, oracle_json
 from speechft.data.labels import Vocabulary
-from speechft.features.featurizer import WeightedSum, kept_frames
+from speechft.features.featurizer import WeightedSum
 from speechft.tasks import find_task, from_s3prl, pit_losses, to_s3prl, turn_labels, turns_of
 from speechft.tasks.metrics import diarization_frame_statistics
 
-FOLDER = ORACLE / "superb" / "05_sd"
-CASES = ("match", "labels_longer_by_3", "labels_shorter_by_2", "labels_twice")
+FOLDER = "superb/05_sd"
+CASES = [p.removesuffix("/state.safetensors") for p in cases(f"{FOLDER}/*/state.safetensors")]
 SD = find_task("sd")
-
-
-def load(name: str) -> Any:
-    return json.loads((FOLDER / name).read_text())
 
 
 def speakers(count: int) -> Vocabulary:
@@ -48,21 +43,23 @@ def loss_of(logits: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 def test_head_loss_and_gradients_are_those_of_s3prl(name: str) -> None:
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs.safetensors")
-    figures = load(f"{name}/outputs.json")
-    state = from_s3prl("sd", load_file(FOLDER / name / "state.safetensors"))
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs.safetensors"))
+    figures = oracle_json(f"{name}/outputs.json")
+    state = from_s3prl("sd", load_file(oracle(f"{name}/state.safetensors")))
     states = inputs["hidden_states"].requires_grad_()
     labels, lengths = inputs["labels_padded"], inputs["label_lens"]
-    hidden = state["linear.weight"].shape[1]
-    head = SD.probe_head(states.shape[-1], speakers(labels.shape[-1]), hidden=None, units=(hidden,))
+    config = oracle_json(f"{name}/config.json")["downstream_expert"]
+    assert config["modelrc"]["rnn_layers"] == 1, "as in SUPERB"
+    units, count = (config["modelrc"]["hidden_size"],), config["datarc"]["num_speakers"]
+    head = SD.probe_head(states.shape[-1], speakers(count), hidden=None, units=units)
     head.load_state_dict(state)
     featurizer = WeightedSum(len(states))
     featurizer.weights.data.copy_(inputs["weights"])
-    frames = states.shape[2]
-    kept = torch.tensor([kept_frames(n, frames) for n in inputs["wav_lens"].tolist()])
-    features = featurizer(states) * (torch.arange(frames) < kept[:, None])[..., None]
-    if name == "match":
+    kept, frames = torch.tensor(figures["feature_lens"]), torch.arange(states.shape[2])
+    features = featurizer(states) * (frames < kept[:, None])[..., None]
+    alike = features.shape == expected["model_input"].shape
+    if alike:
         torch.testing.assert_close(features, expected["model_input"], atol=1e-5, rtol=0)
     else:  # s3prl repeats and cuts frames to those of labels; ours are made from the frames
         features = expected["model_input"]
@@ -82,7 +79,7 @@ def test_head_loss_and_gradients_are_those_of_s3prl(name: str) -> None:
     found = {n: p.grad for n, p in head.named_parameters() if p.grad is not None}
     for key, gradient in to_s3prl("sd", found).items():
         torch.testing.assert_close(gradient, expected[f"grad_param.{key}"], atol=1e-6, rtol=1e-4)
-    if name == "match":
+    if alike:
         torch.testing.assert_close(
             featurizer.weights.grad, expected["grad_weights"], atol=1e-6, rtol=1e-4
         )
@@ -91,11 +88,11 @@ def test_head_loss_and_gradients_are_those_of_s3prl(name: str) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["two", "three", "all_silent"])
+@pytest.mark.parametrize("name", entries(f"{FOLDER}/direct_stats/outputs.json"))
 def test_loss_and_counts_are_those_of_s3prl(name: str) -> None:
-    inputs = load_file(FOLDER / "direct_stats" / "inputs.safetensors")
-    expected = load_file(FOLDER / "direct_stats" / "outputs.safetensors")
-    figures = load("direct_stats/outputs.json")[name]
+    inputs = load_file(oracle(f"{FOLDER}/direct_stats/inputs.safetensors"))
+    expected = load_file(oracle(f"{FOLDER}/direct_stats/outputs.safetensors"))
+    figures = oracle_json(f"{FOLDER}/direct_stats/outputs.json")[name]
     logits = inputs[f"{name}.pred"].requires_grad_()
     labels, lengths = inputs[f"{name}.label"], inputs[f"{name}.length"]
     best, permuted = in_best_order(pit_losses(logits, labels, lengths), labels)
@@ -121,7 +118,7 @@ def test_logits_of_padded_waveforms_have_more_frames_than_targets() -> None:
 
 def test_labels_of_chunks_are_those_of_s3prl() -> None:
     """But for turns that cover a whole chunk, which s3prl loses."""
-    data = load("labels_and_rttm/labels_from_segments.json")
+    data = oracle_json(f"{FOLDER}/labels_and_rttm/labels_from_segments.json")
     turns: dict[str, list[tuple[str, float, float]]] = {}
     for _, recording, speaker, start, end in data["segments"]:
         turns.setdefault(recording, []).append((speaker, start, end))
@@ -159,7 +156,7 @@ def test_a_turn_that_covers_the_chunk_counts() -> None:
 
 
 def test_turns_are_those_of_the_rttm_files_of_s3prl() -> None:
-    data = load("labels_and_rttm/rttm.json")
+    data = oracle_json(f"{FOLDER}/labels_and_rttm/rttm.json")
     assert data["rttm"]
     for name, expected in data["rttm"].items():
         median, threshold = name.removeprefix("med").split("_th")

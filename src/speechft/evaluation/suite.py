@@ -20,6 +20,7 @@ from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.features.layers import pick_layers
 from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
@@ -148,7 +149,7 @@ def evaluate_encoder(
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     digest = candidate.digest()
     held = Failures() if failures is None else failures
-    load = functools.cache(candidate.load)
+    load = functools.cache(functools.partial(candidate.load, config.mode))
     pending: list[TaskEvaluation] = []
     finished: list[TaskEvaluation] = []
     for task in tasks:
@@ -203,7 +204,7 @@ def _extract(
     """Run the encoder once over the union of all splits of tasks on the same corpus."""
     cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
     framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
-    return extract(
+    features = extract(
         encoder,
         cuts.values(),
         frames=framed,
@@ -213,6 +214,9 @@ def _extract(
         storage=_storage(digest, config),
         description=f"features of {name}",
     )
+    if config.layers != "all":
+        features.layers = pick_layers(config.layers, encoder.num_layers)
+    return features
 
 
 def _storage(digest: str, config: EvaluationConfig) -> Storage:
@@ -220,7 +224,8 @@ def _storage(digest: str, config: EvaluationConfig) -> Storage:
     if config.cache is None:
         return Storage(memory=memory)
     precision = resolve_precision(config.precision, pick_device())
-    key = hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:24]
+    mode = "" if config.mode == "exact" else f" {config.mode}"
+    key = hashlib.sha256(f"{digest} {precision}{mode}".encode()).hexdigest()[:24]
     place = Path(config.cache).expanduser() / key
     quota = int(config.frame_cache_gb * 1e9)
     frames = FrameCache(place, quota, config.frame_codec) if quota else None
