@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from speechft.evaluation.config import EvaluationConfig
 
 
+_LIMIT = "evaluation.max_left_out, for evaluate --set max_left_out"
 _APART = frozenset(
     "tasks floors seeds protocol precision cache frame_cache_gb frame_codec frame_memory_gb device "
     "max_left_out language_model beam_search".split()
@@ -142,7 +143,7 @@ class TaskEvaluation:
         """Return what is left out of the splits; None where the protocol leaves out nothing."""
         if self.config.protocol == "s3prl":
             return None
-        return LeftOut(self.task.name, self.config.max_left_out, "evaluation.max_left_out")
+        return LeftOut(self.task.name, self.config.max_left_out, _LIMIT)
 
     def cuts(self) -> list[Cut]:
         """Return every cut that is needed, some of them more than once."""
