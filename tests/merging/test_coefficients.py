@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from speechft.errors import ConfigError
-from speechft.merging.coefficients import alphas, lines_alphas
+from speechft.merging.coefficients import alphas
+from speechft.merging.methods.lines import lines_alphas
 
 NAMES = [
     "masked_spec_embed",

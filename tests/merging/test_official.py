@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from oracle_data import cases
-from speechft.merging import merge, plan_merge
+from speechft.merging import merge
 
 FAMILIES = ["hubert", "wav2vec2", "wavlm_base_plus", "decoar2"]
 RESULTS = [
@@ -159,14 +159,15 @@ def test_decoar2_goes_through_a_folder_and_back(alpha: str, oracle: Path, tmp_pa
 def test_plan_says_what_happens_to_every_tensor(oracle: Path, tmp_path: Path) -> None:
     tuned = oracle / "hubert_ft1_downstream.ckpt"
     rules = ["layers.0: 0.1"]
-    plan = plan_merge(oracle / "hubert_base.pt", tuned, 0.25, tmp_path / "x.pt", rules=rules)
-    rows = {name: (shape, types, action) for name, shape, types, action in plan.rows()}
+    out = tmp_path / "x.pt"
+    report = merge(oracle / "hubert_base.pt", tuned, 0.25, out, rules=rules, dry_run=True)
+    rows = {name: (shape, types, action) for name, shape, types, action in report.plan}
     size = len(load_base(oracle, "hubert")["model_weight"]["mask_emb"])
     assert rows["mask_emb"] == (str(size), "F32 + F32 -> F32", "merge, alpha 0.25")
     assert rows["encoder.layers.0.fc1.bias"][2] == "merge, alpha 0.1"
     assert rows["final_proj.bias"][2].startswith("keep: pre-training head")
-    folder = plan_merge(oracle / "hubert_base.pt", tuned, out=tmp_path / "x")
-    rows = {name: (shape, types, action) for name, shape, types, action in folder.rows()}
+    folder = merge(oracle / "hubert_base.pt", tuned, out=tmp_path / "x", dry_run=True)
+    rows = {name: (shape, types, action) for name, shape, types, action in folder.plan}
     assert rows["masked_spec_embed"][2] == "merge, alpha 0.25"
     assert rows["final_proj.bias"][2] == "left out: no place in the output"
     assert any(name.startswith("model.final_proj") for name in rows) is False

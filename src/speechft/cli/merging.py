@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli.app import Json, app, command_line
+from speechft.merging.methods import METHODS
 
 
 @app.command()
@@ -19,15 +20,20 @@ def merge(
         str | None, typer.Option("--out", "-o", help="Folder, .pt or .safetensors.")
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="0: base, 1: tuned. [default: 0.25]")] = None,
-    method: Annotated[str | None, typer.Option(help="linear, ties, lines, ... [linear]")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(METHODS)} [default: linear]; help tells their options."),
+    ] = None,
     to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
     weight_norm: Annotated[str | None, typer.Option(help="gv (official) or fused.")] = None,
-    alpha_rule: Annotated[
-        list[str] | None, typer.Option(help="Such as 'layers.0-3: 0.1'; repeatable.")
+    rules: Annotated[
+        list[str] | None,
+        typer.Option("--alpha-rule", help="Such as 'layers.0-3: 0.1'; repeatable."),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, keep, float32, float16, ...")] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of the method: density=0.2.")
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Of the method: density=0.2."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
@@ -38,7 +44,13 @@ def merge(
 
     Example: speechft merge tiny-hubert runs/sid/encoder --alpha 0.25 --out merged
     """
-    from speechft.merging.verb import merge_verb
+    if method == "help":
+        from speechft.merging.methods import describe_methods
+
+        typer.echo("\n".join(describe_methods()))
+        return
+    from speechft.merging.config_file import merge_config
+    from speechft.merging.execution import write_merge
 
     given = {
         "base": base,
@@ -48,11 +60,13 @@ def merge(
         "method": method,
         "to": to,
         "weight_norm": weight_norm,
+        "rules": rules or None,
         "dtype": dtype,
+        "options": options,
+        "dry_run": dry_run or None,
+        "force": force or None,
     }
-    report = merge_verb(
-        given, config, alpha_rule or [], option or [], dry_run, force, command_line()
-    )
+    report = write_merge(merge_config(given, config), command=command_line())
     typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
         typer.echo(f"wrote {report.out}")

@@ -17,7 +17,8 @@ from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
 from speechft.encoders.conversion.s3prl import REST_NAME, s3prl_checkpoint, s3prl_extras
 from speechft.encoders.conversion.settings import complete_settings
-from speechft.encoders.load import digest_of, resolve_encoder
+from speechft.encoders.load import digest_of
+from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
 from speechft.files import (
     CONFIG_NAME,
@@ -115,7 +116,7 @@ def convert(
     """
     out = Path(os.path.abspath(Path(out).expanduser()))
     chosen = _target(out, target)
-    checkpoint = open_checkpoint(resolve_encoder(source))
+    checkpoint = open_encoder(source)
     _check_format(checkpoint, source_format)
     if out.resolve() in {p.resolve() for p in (checkpoint.folder, *checkpoint.files) if p}:
         raise ConfigError(f"{out} is the source itself", hint="choose another output")

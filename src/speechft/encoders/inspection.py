@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from speechft.encoders.build import SUPPORTED, check_family
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.settings import complete_settings, known_sizes
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor, numel
-from speechft.encoders.load import digest_of, resolve_encoder
+from speechft.encoders.load import digest_of
+from speechft.encoders.opening import open_encoder, resolve_encoder
 from speechft.errors import CheckpointError
 
 SIZES = {(12, 768): "base", (24, 1024): "large", (48, 1280): "x-large", (48, 1920): "2b"}
@@ -105,7 +106,7 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
         CheckpointError: It does not exist, is damaged, or is not a checkpoint.
     """
     path = resolve_encoder(name)
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_encoder(path)
     settings, problem = _settings(checkpoint, config)
     encoder = {n: t for n, t in checkpoint.by_name().items() if not is_pretraining_head(n)}
     heads = [n for n in checkpoint.by_name() if is_pretraining_head(n)]

@@ -1,9 +1,8 @@
-"""From a path, a packaged name or a hub id to an encoder."""
+"""From a path, a packaged name or a hub id to an encoder that computes."""
 
 from __future__ import annotations
 
 import hashlib
-from importlib import resources
 from pathlib import Path
 
 import torch
@@ -13,12 +12,16 @@ from speechft.encoders.build import build_encoder, random_like
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.settings import implied_normalisation, sidecar
 from speechft.encoders.mfcc import MfccEncoder
-from speechft.errors import CheckpointError, unknown_choice
+from speechft.encoders.opening import (
+    FEATURES,
+    open_encoder,
+    packaged_encoders,
+    resolve_encoder,
+)
+from speechft.errors import unknown_choice
 from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
-    NESTED_PROCESSOR_NAME,
-    PROCESSOR_NAME,
     WEIGHTS_NAME,
     encoder_digest,
     file_digest,
@@ -27,70 +30,15 @@ from speechft.files import (
     read_processor,
 )
 
-ADAPTER_NAME = "adapter_config.json"
-
-FEATURES = {"mfcc": lambda: MfccEncoder(), "mfcc-cmvn": lambda: MfccEncoder(cmvn=True)}
-"""Encoders without weights, by name."""
-
-
-def packaged_encoders() -> dict[str, Path]:
-    """Return the encoders that come with the package, by name."""
-    root = Path(str(resources.files("speechft") / "assets"))
-    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG_NAME}"))}
-
-
-def resolve_encoder(name: str | Path) -> Path:
-    """Return where an encoder lies; a hub id is downloaded into the Hugging Face cache.
-
-    Args:
-        name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
-            ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``.
-
-    Raises:
-        CheckpointError: There is no such encoder.
-    """
-    path = Path(name).expanduser()
-    packaged = packaged_encoders()
-    if path.is_dir() or (path.exists() and str(name) not in packaged):
-        return path
-    if str(name) in packaged:
-        return packaged[str(name)]
-    if str(name) in FEATURES:
-        raise CheckpointError(
-            f"{name} has no weights: it can be evaluated and extracted, not inspected, converted, "
-            "tuned or merged",
-            hint=f"encoders with weights are files, folders, hub ids and: {', '.join(packaged)}",
-        )
-    if str(name).partition("@")[0].count("/") != 1 or str(name).startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"no encoder at {name}",
-            hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
-            f"or one of: {', '.join([*packaged, *FEATURES])}",
-        )
-    return _download(str(name))
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    hub_id, _, revision = name.partition("@")
-
-    def fetch(*weights: str) -> Path:
-        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME]
-        patterns = [*settings, *weights]
-        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
-
-    try:  # not *.safetensors: MMS has an adapter for every language beside its weights
-        folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)
-        if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
-            folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
-    except Exception as error:  # the hub client raises many kinds, most of them network errors
-        raise CheckpointError(
-            f"encoder {name} is neither a folder nor could it be downloaded: "
-            f"{type(error).__name__}",
-            hint="check the name and the network, or download it elsewhere and give its folder",
-        ) from None
-    return folder
+__all__ = [
+    "FEATURES",
+    "digest_of",
+    "load_encoder",
+    "packaged_encoders",
+    "random_encoder",
+    "resolve_encoder",
+    "settings_digest",
+]
 
 
 def load_encoder(
@@ -120,14 +68,8 @@ def load_encoder(
     if mode not in MODES:
         raise unknown_choice("mode", mode, MODES)
     if str(name) in FEATURES:
-        return FEATURES[str(name)]().eval()
-    path = resolve_encoder(name)
-    if (path / ADAPTER_NAME).is_file():
-        raise CheckpointError(
-            f"{path} holds an adapter (LoRA or the like), not an encoder",
-            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
-        )
-    checkpoint = open_checkpoint(path)
+        return MfccEncoder(**FEATURES[str(name)]).eval()
+    checkpoint = open_encoder(name)
     return build_encoder(checkpoint, mode=mode, config=config, allow_nonfinite=allow_nonfinite)
 
 
@@ -139,7 +81,7 @@ def random_encoder(like: str | Path, seed: int, mode: Mode = "exact") -> Encoder
         seed: Seed of the weights.
         mode: See `load_encoder`.
     """
-    checkpoint = open_checkpoint(resolve_encoder(like))
+    checkpoint = open_encoder(like)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return random_like(checkpoint, mode)

@@ -16,6 +16,7 @@ from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.features.layers import pick_layers
 from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
@@ -156,8 +157,9 @@ def _extract(
     """Run the encoder once over the union of all splits of tasks on the same corpus."""
     cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
     framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
-    return extract(
-        candidate.load(),
+    encoder = candidate.load(config.mode)
+    features = extract(
+        encoder,
         cuts.values(),
         frames=framed,
         device=pick_device(),
@@ -166,6 +168,9 @@ def _extract(
         storage=_storage(digest, config),
         description=f"features of {candidate.name}",
     )
+    if config.layers != "all":
+        features.layers = pick_layers(config.layers, encoder.num_layers)
+    return features
 
 
 def _storage(digest: str, config: EvaluationConfig) -> Storage:
@@ -173,7 +178,8 @@ def _storage(digest: str, config: EvaluationConfig) -> Storage:
     if config.cache is None:
         return Storage(memory=memory)
     precision = resolve_precision(config.precision, pick_device())
-    key = hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:24]
+    mode = "" if config.mode == "exact" else f" {config.mode}"
+    key = hashlib.sha256(f"{digest} {precision}{mode}".encode()).hexdigest()[:24]
     place = Path(config.cache).expanduser() / key
     quota = int(config.frame_cache_gb * 1e9)
     frames = FrameCache(place, quota, config.frame_codec) if quota else None

@@ -271,6 +271,8 @@ class TaskEvaluation:
         if len({item.group for item in items}) > 1:
             interval = bootstrap_interval(items, measure=measure, groups=True)
             details["interval_over_groups"] = interval
+        if self.config.layers != "all":
+            details["layers"] = self.config.as_dict()["layers"]
         if first.setting is not None:
             details["setting"] = first.setting
         if len(results) > 1:
@@ -305,7 +307,7 @@ class TaskEvaluation:
                 protocol=self.config.protocol,
                 candidate=self.candidate,
                 digest=self.digest,
-                precision=self.config.precision,
+                evaluation=self.config,
             )
 
 

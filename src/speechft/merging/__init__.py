@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechft.merging.api import compare, merge, plan_merge
+    from speechft.merging.api import compare, merge
     from speechft.merging.delta import DeltaReport, load_delta, make_delta
     from speechft.merging.memory import interpolate_
     from speechft.merging.report import MergeReport
@@ -19,7 +19,6 @@ __all__ = [
     "load_delta",
     "make_delta",
     "merge",
-    "plan_merge",
 ]
 
 _HOMES = {
@@ -30,7 +29,6 @@ _HOMES = {
     "load_delta": "delta",
     "make_delta": "delta",
     "merge": "api",
-    "plan_merge": "api",
 }
 
 

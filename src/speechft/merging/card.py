@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from speechft.merging.methods import METHODS
 from speechft.merging.report import MergeReport
 
 
@@ -37,7 +38,7 @@ def model_card(report: MergeReport, command: str | None) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| method | {report.method} |",
+        f"| method | {report.method} ({METHODS[report.method].paper}) |",
         f"| alpha | {_alphas(report)} |",
         f"| weight norm | {report.weight_norm} |",
         f"| dtype | {report.dtype} |",

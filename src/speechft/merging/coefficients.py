@@ -1,4 +1,4 @@
-"""One alpha per tensor: a number for all, rules over layers, gradients across depth, LiNeS."""
+"""One alpha per tensor: a number for all, rules over layers, gradients across depth."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import fnmatch
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from speechft.errors import ConfigError
-from speechft.merging.methods.lines import lines_alpha
 
 Rules = Mapping[str, float | str] | Sequence[str]
 
@@ -52,50 +52,63 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
         ConfigError: A rule cannot be read or matches nothing, or a coefficient is not finite.
     """
     result = dict.fromkeys(names, finite(alpha, "alpha"))
-    for selector, value in _pairs(rules or {}):
+    for selector, value in read_rules(rules or {}).items():
         select = _selector(selector)
         chosen = [name for name in names if select(name)]
         if not chosen:
             raise ConfigError(
                 f"alpha rule {selector!r} matches no tensor",
-                hint=f"layers here are 0 to {_last_layer(names)}; kinds are "
+                hint=f"layers here are 0 to {last_layer(names)}; kinds are "
                 f"{', '.join(KINDS)}; patterns hold a *, such as 'encoder.layers.*.bias'",
             )
         result.update(_values(chosen, selector, value))
     return result
 
 
-def lines_alphas(
-    names: Sequence[str], first: float, last: float, *, pre_norm: bool = False
-) -> dict[str, float]:
-    """Return LiNeS coefficients: ``first`` at the input, ``last`` at the last layer and behind it.
+def along_layers(layer: int, layers: int, first: float, last: float) -> float:
+    """Return the value at a layer on a straight line from the first layer to the last.
 
     Args:
-        names: Hugging Face names of the tensors that are merged.
-        first: Coefficient of the first layer and of all before it.
-        last: Coefficient of the last layer and of all behind it.
-        pre_norm: Whether layers normalise their input (``do_stable_layer_norm``): the encoder's own
-            norm is behind the last layer then, else before the first.
+        layer: Index of the layer, from 0; clipped to the layers that there are.
+        layers: Number of layers; the only one has the value ``last``.
+        first: Value at the first layer.
+        last: Value at the last layer.
     """
-    finite(first, "first alpha"), finite(last, "alpha")
-    layers = _last_layer(names) + 1
-    if not layers:
-        raise ConfigError("method 'lines' needs transformer layers, and the encoder has none")
-    result = {}
-    for name in names:
-        layer = layer_of(name)
-        if layer is None:
-            behind = pre_norm and name.startswith("encoder.layer_norm")
-            layer = layers - 1 if behind else 0
-        result[name] = lines_alpha(layer, layers, first, last)
+    if layers < 2:
+        return last
+    position = min(max(layer, 0), layers - 1) / (layers - 1)
+    return first + (last - first) * position
+
+
+def read_rules(rules: Rules) -> dict[str, float | str]:
+    """Return rules as value by selector, in the order in which they hold.
+
+    Args:
+        rules: Rules as ``{"layers.0-3": 0.1}`` or ``["layers.0-3: 0.1"]``.
+
+    Raises:
+        ConfigError: A selector or a value cannot be read.
+    """
+    if isinstance(rules, str) or not isinstance(rules, Mapping | Sequence):
+        raise ConfigError(
+            f"alpha rules are {rules!r}, expected a mapping or a list of 'SELECTOR: VALUE'"
+        )
+    result: dict[str, float | str] = {}
+    for selector, value in _pairs(rules):
+        _selector(selector)
+        result.pop(selector, None)  # said again, it holds from its new place on
+        gradient = _GRADIENT.match(value) if isinstance(value, str) else None
+        ends = gradient.groups() if gradient else (value,)
+        numbers = [finite(end, f"alpha rule {selector!r}") for end in ends]
+        result[selector] = value if gradient else numbers[0]
     return result
 
 
 def _pairs(rules: Rules) -> Iterable[tuple[str, float | str]]:
     if isinstance(rules, Mapping):
-        yield from rules.items()
+        yield from ((str(selector), value) for selector, value in rules.items())
         return
-    for rule in rules:
+    for rule in map(str, rules):
         selector, separator, value = rule.rpartition(":") if ":" in rule else rule.rpartition("=")
         if not separator or not selector.strip():
             raise ConfigError(
@@ -144,19 +157,19 @@ def _values(chosen: Sequence[str], selector: str, value: float | str) -> dict[st
             f"alpha rule {selector!r} gives a gradient but also covers tensors outside the layers",
             hint="write 'layers: 0.1..0.5'",
         )
-    first, last = float(gradient.group(1)), float(gradient.group(2))
+    first, last = map(float, gradient.groups())
     lowest, span = min(depths), max(depths) - min(depths) + 1
-    return {n: lines_alpha((layers[n] or 0) - lowest, span, first, last) for n in chosen}
+    return {n: along_layers((layers[n] or 0) - lowest, span, first, last) for n in chosen}
 
 
-def finite(value: float | str, what: str) -> float:
+def finite(value: Any, what: str) -> float:
     """Return a coefficient as a number.
 
     Raises:
         ConfigError: It is no number, or not finite.
     """
     try:
-        number = float(value)
+        number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         raise ConfigError(f"{what} is {value!r}, expected a number") from None
     if not math.isfinite(number):
@@ -164,5 +177,6 @@ def finite(value: float | str, what: str) -> float:
     return number
 
 
-def _last_layer(names: Iterable[str]) -> int:
+def last_layer(names: Iterable[str]) -> int:
+    """Return the index of the last transformer layer among tensors; -1 where there is none."""
     return max((layer for n in names if (layer := layer_of(n)) is not None), default=-1)

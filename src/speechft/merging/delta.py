@@ -22,7 +22,7 @@ from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
 from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
 from speechft.merging.digests import InputDigests, combined_digest
-from speechft.merging.plan import Item, Plan, build_plan
+from speechft.merging.plan import Plan, TensorPlan, build_plan
 from speechft.merging.report import some
 from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
@@ -173,11 +173,11 @@ def _check(plan: Plan, force: bool) -> list[str]:
     return objections
 
 
-def _rows(item: Item) -> int:
+def _rows(item: TensorPlan) -> int:
     return item.base.shape[0] if len(item.base.shape) > 1 else 1
 
 
-def _scales(item: Item, stored: str) -> Buffer:
+def _scales(item: TensorPlan, stored: str) -> Buffer:
     """Return the divisor of every row: its largest magnitude over what the type can hold."""
     rows = _rows(item)
     width = max(item.size // max(rows, 1), 1)
@@ -189,7 +189,7 @@ def _scales(item: Item, stored: str) -> Buffer:
     return (largest / np.float32(_LARGEST[stored])).astype(np.float32)
 
 
-def _quantise(delta: Buffer, item: Item, start: int, stored: str, scale: Buffer) -> Buffer:
+def _quantise(delta: Buffer, item: TensorPlan, start: int, stored: str, scale: Buffer) -> Buffer:
     width = max(item.size // _rows(item), 1)
     scaled = delta / scale[np.arange(start, start + delta.size) // width]
     if stored == "F16":
@@ -214,17 +214,17 @@ def _errors(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> tuple[floa
     return math.sqrt(error / whole) if whole else 0.0, largest
 
 
-def _items(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> list[Item]:
+def _items(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> list[TensorPlan]:
     """Return what the file holds, wide types first: scales, then task vectors."""
     items = [_item(name + SCALE_SUFFIX, "F32", (scale.size,)) for name, scale in scales.items()]
     return items + [_item(i.canonical, stored, i.base.shape) for i in plan.merged]
 
 
-def _item(name: str, dtype: str, shape: tuple[int, ...]) -> Item:
+def _item(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
     """Return a tensor of the file: name, type and shape; its bytes come later, from `_content`."""
     count = math.prod(shape) * {"I8": 1, "F16": 2, "F32": 4}[dtype]
     nothing = np.broadcast_to(np.zeros(1, np.int8), (count,))
-    return Item(name, name, False, "", dtype, ArrayTensor(name, dtype, shape, nothing), ())
+    return TensorPlan(name, name, False, "", dtype, ArrayTensor(name, dtype, shape, nothing), ())
 
 
 def _content(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> Iterator[Buffer]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, Tensor, encode, numel
 from speechft.errors import ConfigError
-from speechft.merging.plan import Item, Plan
+from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.stream import CHUNK, Combiner, pieces
 
 _G, _V = ".parametrizations.weight.original0", ".parametrizations.weight.original1"
@@ -84,7 +84,7 @@ def fuse_weight_norm(plan: Plan) -> Plan:
         ConfigError: The model has no weight norm, or one of another kind.
     """
     by_name = {item.canonical: item for item in plan.items}
-    replaced: dict[str, Item] = {}
+    replaced: dict[str, TensorPlan] = {}
     pairs = [n for n in by_name if n.endswith(_G)]
     for name in pairs:
         norm, kernel = by_name[name], by_name.get(name.removesuffix(_G) + _V)
@@ -123,7 +123,7 @@ def store_norms(plan: Plan, unfused: Plan, combine: Combiner) -> Plan:
     """
     by_name = {item.canonical: item for item in plan.items}
     before = {item.canonical: item for item in unfused.items}
-    replaced: dict[str, Item] = {}
+    replaced: dict[str, TensorPlan] = {}
     for name, norm in by_name.items():
         if norm.reason != _REASON:
             continue

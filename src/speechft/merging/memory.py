@@ -10,7 +10,7 @@ import numpy as np
 
 from speechft.encoders.conversion.keys import encoder_prefix, normalise_weight_norm
 from speechft.errors import CheckpointError
-from speechft.merging.plan import Item, Plan
+from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.stream import ArraySink
 
 if TYPE_CHECKING:
@@ -39,13 +39,13 @@ def in_memory(base: Any, plan: Plan, sink: ArraySink) -> Any:
     return state
 
 
-def as_array(item: Item, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def as_array(item: TensorPlan, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """View raw bytes as an array of the item's shape; bfloat16 stays uint16."""
     kind = _NUMPY.get(item.dtype) or f"<{item.dtype[0].lower()}{int(item.dtype[1:]) // 8}"
     return data.view(kind).reshape(item.base.shape)
 
 
-def as_torch(item: Item, data: np.ndarray[Any, Any]) -> torch.Tensor:
+def as_torch(item: TensorPlan, data: np.ndarray[Any, Any]) -> torch.Tensor:
     """View raw bytes as a torch tensor of the item's type and shape."""
     import torch
 

@@ -24,7 +24,7 @@ from speechft.files import (
     sync_folder,
     write_error,
 )
-from speechft.merging.plan import Item
+from speechft.merging.plan import TensorPlan
 from speechft.runs import lock
 
 SHARD_BYTES = 5_000_000_000
@@ -63,7 +63,7 @@ class SafetensorsWriter:
     def __init__(
         self,
         folder: Path,
-        items: Sequence[Item],
+        items: Sequence[TensorPlan],
         *,
         shard_bytes: int = SHARD_BYTES,
         name: str = WEIGHTS_NAME,
@@ -80,7 +80,7 @@ class SafetensorsWriter:
         self._current = -1
         self._file: BinaryIO | None = None
 
-    def write(self, item: Item, data: Buffer) -> None:
+    def write(self, item: TensorPlan, data: Buffer) -> None:
         """Append ``data`` to the tensor of ``item``."""
         if self._shard_of[item.name] != self._current:
             self._open(self._shard_of[item.name])
@@ -128,12 +128,12 @@ class SafetensorsWriter:
         self._file = None
 
 
-def order_for_storage(items: Sequence[Item]) -> list[Item]:
+def order_for_storage(items: Sequence[TensorPlan]) -> list[TensorPlan]:
     """Return the items with wide types first, else in order: readers want aligned tensors."""
     return sorted(items, key=lambda item: -_SIZES.get(item.dtype, 1))
 
 
-def header(items: Sequence[Item], metadata: Mapping[str, str]) -> bytes:
+def header(items: Sequence[TensorPlan], metadata: Mapping[str, str]) -> bytes:
     """Return the header of a safetensors file that holds ``items`` in this order."""
     content: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -147,8 +147,8 @@ def header(items: Sequence[Item], metadata: Mapping[str, str]) -> bytes:
     return struct.pack("<Q", len(text)) + text
 
 
-def _split(items: Sequence[Item], limit: int) -> list[list[Item]]:
-    shards: list[list[Item]] = [[]]
+def _split(items: Sequence[TensorPlan], limit: int) -> list[list[TensorPlan]]:
+    shards: list[list[TensorPlan]] = [[]]
     size = 0
     for item in items:
         if shards[-1] and size + item.nbytes > limit:

@@ -10,7 +10,7 @@ from typing import Literal
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_hugging_face, to_s3prl
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor
-from speechft.errors import CheckpointError, LineageError, unknown_choice
+from speechft.errors import LineageError
 
 Target = Literal["hf", "s3prl", "tensors", "memory"]
 
@@ -23,7 +23,7 @@ DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 @dataclass(frozen=True)
-class Item:
+class TensorPlan:
     """What happens to one tensor of the base."""
 
     name: str
@@ -64,19 +64,19 @@ class Plan:
     base: Checkpoint
     tuned: tuple[Checkpoint, ...]
     target: Target
-    items: tuple[Item, ...]
+    items: tuple[TensorPlan, ...]
     set_aside: tuple[tuple[str, ...], ...]
     """Per tuned model, the names of its tensors that the base does not have (heads)."""
     left_out: tuple[str, ...]
     """Tensors of the base that the output format has no place for."""
 
     @property
-    def merged(self) -> list[Item]:
+    def merged(self) -> list[TensorPlan]:
         """The items that are merged."""
         return [item for item in self.items if item.merged]
 
     @property
-    def kept(self) -> list[Item]:
+    def kept(self) -> list[TensorPlan]:
         """The items that are kept from the base."""
         return [item for item in self.items if not item.merged]
 
@@ -92,7 +92,7 @@ class Plan:
         rows += [(n, "", "", "left out: no place in the output") for n in self.left_out]
         return rows
 
-    def reordered(self, items: Sequence[Item]) -> Plan:
+    def reordered(self, items: Sequence[TensorPlan]) -> Plan:
         """Return the plan with other items, or the same in another order."""
         return replace(self, items=tuple(items))
 
@@ -116,12 +116,7 @@ def build_plan(
 
     Raises:
         LineageError: Tensors are missing, superfluous or of different shapes.
-        ConfigError: ``dtype`` is unknown.
     """
-    if dtype not in ("auto", "keep", *DTYPES):
-        raise unknown_choice("dtype", dtype, ("auto", "keep", *DTYPES))
-    if not tuned:
-        raise CheckpointError("no tuned model was given", hint="give at least one beside the base")
     sources = [model.by_name() for model in tuned]
     known = base.by_name()
     for model, tensors in zip(tuned, sources, strict=True):
@@ -136,7 +131,7 @@ def build_plan(
         others = [source.get(canonical) for source in sources]
         reason = _why_kept(tensor, canonical, original in base.names, others)
         items.append(
-            Item(
+            TensorPlan(
                 name,
                 canonical,
                 not reason,

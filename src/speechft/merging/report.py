@@ -19,7 +19,8 @@ class MergeReport:
     out: Path | None
     """Where it was written; None for a dry run and for results in memory."""
     method: str
-    alpha: float
+    alpha: float | None
+    """The coefficient that was given; None for a method that finds it itself."""
     alphas: dict[str, float]
     """Coefficient of every merged tensor by Hugging Face name."""
     base: str

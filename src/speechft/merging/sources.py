@@ -1,58 +1,45 @@
-"""The inputs of a merge: open them, find named ones, keep them from being written over."""
+"""The inputs of a merge: open them, and keep them from being written over."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.checkpoints import Checkpoint
+from speechft.encoders.conversion.settings import told_settings
+from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, LineageError
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
+def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Checkpoint]]:
+    """Open a base and the models tuned from it.
 
-def open_models(base: Any, tuned: Any) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Open base and tuned models; ``tuned`` is one or a list."""
-    single = isinstance(tuned, str | Path | Mapping) or hasattr(tuned, "state_dict")
-    models = [tuned] if single or not isinstance(tuned, Sequence) else list(tuned)
-    return open_base(base), [_open(m, "tuned") for m in models]
+    Raises:
+        CheckpointError: There is no tuned model, or one cannot be read.
+    """
+    if not tuned:
+        raise CheckpointError("no tuned model was given", hint="give at least one beside the base")
+    return open_base(base), [open_encoder(model, "tuned") for model in tuned]
 
 
 def open_base(base: Any) -> Checkpoint:
-    """Open a base.
+    """Open a base, with the configuration that lies beside a file that does not tell its own.
+
+    That goes into the output. What a tuned model does not tell itself is not looked for: s3prl and
+    the hub disagree about the normalisation of the audio for one and the same model.
 
     Raises:
         CheckpointError: It cannot be read, or is a delta file.
     """
-    opened = _open(base, "base")
+    opened = open_encoder(base, "base")
     if opened.format == "delta":
         raise CheckpointError(
             f"{opened.source} is a delta file, not a base",
             hint="the base comes first, then what was tuned from it: BASE DELTA",
         )
-    return opened
-
-
-def _open(source: Any, role: str) -> Checkpoint:
-    found = locate(source)
-    if isinstance(found, str | Path) and (Path(found) / "adapter_config.json").is_file():
-        raise CheckpointError(
-            f"{found} holds an adapter (LoRA or the like), not an encoder",
-            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
-        )
-    return open_checkpoint(found, role)
-
-
-def locate(source: Any) -> Any:
-    """Return the folder of a packaged encoder or hub id; everything else as it is."""
-    if not isinstance(source, str) or Path(source).exists():
-        return source
-    if Path(source).suffix in WEIGHT_SUFFIXES or source.startswith(("/", ".", "~")):
-        return source
-    from speechft.encoders.load import resolve_encoder  # imports torch, which files do not need
-
-    return resolve_encoder(source)
+    return opened if opened.config else replace(opened, config=told_settings(opened))
 
 
 def check_not_input(out: Path, models: Sequence[Checkpoint]) -> None:

@@ -11,8 +11,7 @@ from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer, Tensor, encode, round_through
 from speechft.errors import CheckpointError, LineageError
 from speechft.merging.lineage import Change, TensorChange
-from speechft.merging.methods import linear
-from speechft.merging.plan import Item, Plan
+from speechft.merging.plan import Plan, TensorPlan
 
 CHUNK = 1 << 17
 """Elements per piece: 512 KiB of float32, so that the arithmetic stays in the processor's cache."""
@@ -25,7 +24,7 @@ _LIMITS = {"F16": 65504.0}
 class Sink(Protocol):
     """Takes the bytes of the output, tensor after tensor, in the order of the plan."""
 
-    def write(self, item: Item, data: Buffer) -> None:
+    def write(self, item: TensorPlan, data: Buffer) -> None:
         """Append ``data`` (any dtype, contiguous) to the tensor of ``item``."""
 
     def finish(self) -> None:
@@ -35,14 +34,16 @@ class Sink(Protocol):
 class Combiner(Protocol):
     """A merge method bound to a plan."""
 
-    def __call__(self, item: Item, start: int, base: Buffer, deltas: Sequence[Buffer]) -> Buffer:
+    def __call__(
+        self, tensor: TensorPlan, start: int, base: Buffer, deltas: Sequence[Buffer]
+    ) -> Buffer:
         """Merge one piece: the elements from ``start`` on."""
 
 
 class NoSink:
     """Takes everything and keeps nothing, for a dry run."""
 
-    def write(self, item: Item, data: Buffer) -> None:
+    def write(self, item: TensorPlan, data: Buffer) -> None:
         """Drop the data."""
 
     def finish(self) -> None:
@@ -56,7 +57,7 @@ class ArraySink:
         self.data = {i.name: np.empty(i.nbytes, np.uint8) for i in plan.items}
         self._filled = dict.fromkeys(self.data, 0)
 
-    def write(self, item: Item, data: Buffer) -> None:
+    def write(self, item: TensorPlan, data: Buffer) -> None:
         """Append ``data`` to the tensor of ``item``."""
         start = self._filled[item.name]
         raw = data.reshape(-1).view(np.uint8)
@@ -67,12 +68,12 @@ class ArraySink:
         """Do nothing."""
 
 
-def combine_linear(item: Item, start: int, base: Buffer, deltas: Sequence[Buffer]) -> Buffer:
-    """Interpolate one piece linearly with the item's alpha."""
-    return linear(base, deltas, item.alpha)
+def keep_base(tensor: TensorPlan, start: int, base: Buffer, deltas: Sequence[Buffer]) -> Buffer:
+    """Return a piece of the base as it is, for a look at the differences alone."""
+    return base
 
 
-def pieces(item: Item, chunk: int = CHUNK) -> Iterator[tuple[int, Buffer, list[Buffer]]]:
+def pieces(item: TensorPlan, chunk: int = CHUNK) -> Iterator[tuple[int, Buffer, list[Buffer]]]:
     """Yield start, base and task vectors of one merged tensor, piece by piece.
 
     The arithmetic is float32, or float64 where the base is. The arrays are used again for the next
@@ -95,7 +96,7 @@ def pieces(item: Item, chunk: int = CHUNK) -> Iterator[tuple[int, Buffer, list[B
 def run(
     plan: Plan,
     sink: Sink,
-    combine: Combiner = combine_linear,
+    combine: Combiner = keep_base,
     *,
     allow_nonfinite: bool = False,
     chunk: int = CHUNK,
@@ -106,7 +107,7 @@ def run(
     Args:
         plan: What to do, with coefficients.
         sink: Where the bytes go.
-        combine: The merge method.
+        combine: The merge method, bound; the default measures and merges nothing.
         allow_nonfinite: Let NaN and infinities pass.
         chunk: Elements per piece.
         advance: Called with the number of elements done.
@@ -126,7 +127,9 @@ def run(
     return changes
 
 
-def _keep(plan: Plan, item: Item, sink: Sink, allow: bool, chunk: int, advance: Advance) -> None:
+def _keep(
+    plan: Plan, item: TensorPlan, sink: Sink, allow: bool, chunk: int, advance: Advance
+) -> None:
     if not item.is_float:
         step = chunk * 4
         for start in range(0, item.base.nbytes, step):
@@ -145,7 +148,7 @@ def _keep(plan: Plan, item: Item, sink: Sink, allow: bool, chunk: int, advance: 
 
 def _merge(
     plan: Plan,
-    item: Item,
+    item: TensorPlan,
     sink: Sink,
     combine: Combiner,
     changes: Sequence[Change],
@@ -184,7 +187,7 @@ def _dot(first: Buffer, second: Buffer) -> float:
     return float(np.einsum("i,i", first, second))
 
 
-def _encode(item: Item, values: Buffer) -> Buffer:
+def _encode(item: TensorPlan, values: Buffer) -> Buffer:
     encoded = encode(values, item.dtype)
     limit = _LIMITS.get(item.dtype)
     if limit is not None and values.size and item.base.dtype != item.dtype:
@@ -197,7 +200,7 @@ def _encode(item: Item, values: Buffer) -> Buffer:
     return encoded
 
 
-def _check_finite(model: Checkpoint, item: Item, values: Buffer) -> None:
+def _check_finite(model: Checkpoint, item: TensorPlan, values: Buffer) -> None:
     bad = int(values.size - np.count_nonzero(np.isfinite(values)))
     if bad:
         raise LineageError(
@@ -207,7 +210,7 @@ def _check_finite(model: Checkpoint, item: Item, values: Buffer) -> None:
         )
 
 
-def _equal_when_rounded(item: Item, index: int, start: int, base: Buffer) -> bool:
+def _equal_when_rounded(item: TensorPlan, index: int, start: int, base: Buffer) -> bool:
     """Tell whether a piece is equal once both sides are rounded to the narrower type."""
     tensor: Tensor = item.tuned[index]
     narrow = min(item.base.dtype, tensor.dtype, key=lambda name: _NARROW[name])

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from speechft.encoders.conversion import configs
+from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
+from speechft.encoders.conversion.settings import implied_normalisation, published_settings
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
@@ -22,7 +24,7 @@ from speechft.merging.output import (
     publish_file,
     publish_folder,
 )
-from speechft.merging.plan import Item, Plan
+from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
 
@@ -86,27 +88,37 @@ def folder_settings(plan: Plan) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return ``config.json`` and ``preprocessor_config.json`` of the output folder.
 
     Raises:
-        CheckpointError: The base is a bare file of weights, which does not tell its configuration.
+        CheckpointError: Neither the base nor a file beside it tells its configuration.
     """
     base = plan.base
     config = None if base.config is None else dict(base.config)
     if config is None and base.family == "decoar2":
         config = configs.decoar2_config(base.by_name())
     if config is None:
-        raise CheckpointError(
-            f"{base.source} has no configuration, which a Hugging Face folder needs",
-            hint="give the base as a folder with config.json, or write --out NAME.safetensors",
-        )
+        config = _published(base)
     processor = base.processor
-    if processor is None and base.naming == "s3prl" and base.family != "decoar2":
-        processor = configs.processor(config)
     if base.folder is None:
-        config.pop("do_normalize", None)
+        normalize = config.pop("do_normalize", None)
+        if base.files and base.family != "decoar2":
+            implied = implied_normalisation(config) if normalize is None else normalize
+            processor = configs.processor({**config, "do_normalize": implied})
     kinds = {item.dtype for item in plan.items if item.is_float}
     if len(kinds) == 1:
         config.pop("torch_dtype", None)
         config["dtype"] = _TORCH_NAMES[kinds.pop()]
     return config, processor
+
+
+def _published(base: Checkpoint) -> dict[str, Any]:
+    """Return the configuration of a base that tells none, where its sizes are published ones."""
+    try:
+        return published_settings(base)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"a Hugging Face folder needs a configuration: {error.message}",
+            hint="give the base as a folder with config.json, put NAME.config.json beside its file,"
+            " or write --out NAME.safetensors",
+        ) from None
 
 
 def write_tensors(out: Path, plan: Plan, stream: Stream) -> MergeReport:
@@ -121,7 +133,7 @@ def write_tensors(out: Path, plan: Plan, stream: Stream) -> MergeReport:
 
 
 def write_tensors_file(
-    out: Path, items: Sequence[Item], content: Iterable[Buffer], metadata: Mapping[str, str]
+    out: Path, items: Sequence[TensorPlan], content: Iterable[Buffer], metadata: Mapping[str, str]
 ) -> None:
     """Write tensors that are given as pieces in the order of ``items``, atomically.
 
@@ -141,7 +153,7 @@ def write_tensors_file(
 
 @contextlib.contextmanager
 def _safetensors_file(
-    out: Path, items: Sequence[Item], metadata: Mapping[str, str]
+    out: Path, items: Sequence[TensorPlan], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
     with publish_file(out) as hidden:
         writer = SafetensorsWriter(

@@ -48,13 +48,8 @@ def complete_settings(
         settings = dict(given)
     elif given is not None:
         settings = _read(Path(given).expanduser(), checkpoint)
-    elif (own := checkpoint.settings()) is not None:
-        settings = own
-    elif (beside := _beside(checkpoint)) is not None:
-        log(f"configuration of {checkpoint.source}: {beside}")
-        settings = _read(beside, checkpoint)
     else:
-        settings = published_settings(checkpoint)
+        settings = told_settings(checkpoint) or published_settings(checkpoint)
     family = settings.get("model_type")
     if checkpoint.family not in (None, family):
         raise CheckpointError(
@@ -65,6 +60,15 @@ def complete_settings(
     if settings.get("do_normalize") is None and family != "decoar2":
         settings["do_normalize"] = implied_normalisation(settings)
     return settings
+
+
+def told_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Return the configuration that a checkpoint or a file beside it tells; None without one."""
+    own = checkpoint.settings()
+    if own is not None or (beside := _beside(checkpoint)) is None:
+        return own
+    log(f"configuration of {checkpoint.source}: {beside}")
+    return _read(beside, checkpoint)
 
 
 def implied_normalisation(settings: Mapping[str, Any]) -> bool:

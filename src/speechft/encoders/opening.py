@@ -1,0 +1,107 @@
+"""The one way to an encoder's checkpoint: find it by path, name or hub id and open it; no torch."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.errors import CheckpointError
+from speechft.files import (
+    CONFIG_NAME,
+    INDEX_NAME,
+    NESTED_PROCESSOR_NAME,
+    PROCESSOR_NAME,
+    WEIGHTS_NAME,
+)
+
+ADAPTER_NAME = "adapter_config.json"
+
+FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
+"""Encoders without weights, by name: arguments of `speechft.encoders.mfcc.MfccEncoder`."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""Endings of files of weights; a name with one is no hub id."""
+
+
+def open_encoder(source: Any, role: str = "checkpoint") -> Checkpoint:
+    """Open an encoder's checkpoint; every verb that reads one does it here.
+
+    Args:
+        source: What `resolve_encoder` takes, a state dict, or a live module.
+        role: What it is called in messages when it has no path: ``base`` or ``tuned``.
+
+    Raises:
+        CheckpointError: There is none, it is an adapter, or it cannot be read safely.
+    """
+    if not isinstance(source, str | Path):
+        return open_checkpoint(source, role)
+    path = resolve_encoder(source)
+    if (path / ADAPTER_NAME).is_file():
+        raise CheckpointError(
+            f"{path} holds an adapter (LoRA or the like), not an encoder",
+            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
+        )
+    return open_checkpoint(path, role)
+
+
+def packaged_encoders() -> dict[str, Path]:
+    """Return the encoders that come with the package, by name."""
+    root = Path(str(resources.files("speechft") / "assets"))
+    return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG_NAME}"))}
+
+
+def resolve_encoder(name: str | Path) -> Path:
+    """Return where an encoder lies; a hub id is downloaded into the Hugging Face cache.
+
+    Args:
+        name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
+            ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``.
+
+    Raises:
+        CheckpointError: There is no such encoder.
+    """
+    path = Path(name).expanduser()
+    packaged = packaged_encoders()
+    if path.is_dir() or (path.exists() and str(name) not in packaged):
+        return path
+    if str(name) in packaged:
+        return packaged[str(name)]
+    if str(name) in FEATURES:
+        raise CheckpointError(
+            f"{name} has no weights: it can be evaluated and extracted, not inspected, converted, "
+            "tuned or merged",
+            hint=f"encoders with weights are files, folders, hub ids and: {', '.join(packaged)}",
+        )
+    is_path = path.suffix in WEIGHT_SUFFIXES or str(name).startswith((".", "/", "~"))
+    if is_path or str(name).partition("@")[0].count("/") != 1:
+        raise CheckpointError(
+            f"no encoder at {name}",
+            hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
+            f"or one of: {', '.join([*packaged, *FEATURES])}",
+        )
+    return _download(str(name))
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    hub_id, _, revision = name.partition("@")
+
+    def fetch(*weights: str) -> Path:
+        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME]
+        patterns = [*settings, *weights]
+        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+
+    try:  # not *.safetensors: MMS has an adapter for every language beside its weights
+        folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)
+        if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
+            folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
+    except Exception as error:  # the hub client raises many kinds, most of them network errors
+        raise CheckpointError(
+            f"encoder {name} is neither a folder nor could it be downloaded: "
+            f"{type(error).__name__}",
+            hint="check the name and the network, or download it elsewhere and give its folder",
+        ) from None
+    return folder
