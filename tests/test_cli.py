@@ -119,7 +119,7 @@ def test_every_verb_has_an_example() -> None:
         (["run", "demo", "--out", "OUT", "--set", "data.corpus=synthetik"], "'synthetic'"),
         (["finetune", "demo", "--out", "OUT", "--strategy", "steady"], "finetuning.strategy"),
         (["evaluate", "/nowhere", "--out", "OUT"], "no encoder at /nowhere"),
-        (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "/nowhere does not exist"),
+        (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "no encoder at /nowhere"),
         (["merge", "tiny-hubert", "--out", "OUT"], "merge lacks tuned"),
         (["prepare", "generic"], "needs a CSV"),
         (["prepare", "librispeach", "--out", "OUT"], "did you mean 'librispeech'"),
