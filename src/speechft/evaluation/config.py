@@ -15,6 +15,8 @@ from speechft.features.layers import Layers, read_layers
 
 Codec = Literal["float16", "bfloat16", "int8"]
 """How frames are kept on disk."""
+Mode = Literal["exact", "s3prl"]
+"""Modes of `speechft.encoders.base.MODES`."""
 RANDOM = "random"
 """Floor with the weights of an untrained encoder."""
 
@@ -69,6 +71,8 @@ class EvaluationConfig(Config):
     layers: Annotated[Layers, BeforeValidator(_read_layers)] = "all"
     """Hidden states that probes see: ``all``, ``last``, or numbers and ranges such as ``6,9-12``, 0
     being the input of the first layer."""
+    mode: Mode = "exact"
+    """How hidden states are computed: ``exact``, or ``s3prl``, see `load_encoder`."""
     limit: int | None = Field(default=None, ge=1)
     """So many utterances of every split at most, balanced by class; null takes all."""
     cache: str | None = None

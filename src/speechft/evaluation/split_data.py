@@ -60,7 +60,7 @@ class SplitData:
         self._features = features
         self._pooled: Tensor | None = None
         if not framed and self.cuts:
-            rows = [features.pooled[cut.id].float() for cut in self.cuts]
+            rows = [features.mean(cut).float() for cut in self.cuts]
             self._pooled = torch.stack(rows, dim=1)[:, :, None]
 
     @cached_property
