@@ -89,7 +89,6 @@ def test_every_field_of_an_evaluation_can_be_given(
         "frame_memory_gb": ("1.5", 1.5),
         "precision": ("fp32", "fp32"),
         "language_model": ("lm.arpa", "lm.arpa"),
-        "max_left_out": ("0.2", 0.2),
         "beam_search.weight": ("1.5", 1.5),
     }
     fields = {key.partition(".")[0] for key in values}
