@@ -208,8 +208,8 @@ def _baselines(recipe: Recipe) -> list[Strategy]:
     return [s for s in recipe.baselines if s != recipe.finetuning.strategy]
 
 
-def _alphas(recipe: Recipe) -> list[float]:
-    return sorted({recipe.merging.alpha, *recipe.merging.curve})
+def _alphas(recipe: Recipe) -> list[float | None]:
+    return [recipe.merging.alpha, *sorted({*recipe.merging.curve} - {recipe.merging.alpha})]
 
 
 def _compose(state: Run) -> dict[Strategy, Models]:
@@ -253,7 +253,7 @@ def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> li
         Candidate(f"{s} fine-tuning", str(models[s].tuned), role=Role.TUNED, strategy=s)
         for s in (*_baselines(recipe), strategy)
     ]
-    name = f"Speech-FT ({alpha:g})"
+    name = f"Speech-FT ({recipe.merging.label})"
     candidates.append(
         Candidate(name, str(merged), alpha=alpha, role=Role.MERGED, strategy=strategy)
     )
