@@ -31,13 +31,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig, Wav2Vec2Config, Wav2Vec2Model
 
+from speechft.api import pretrain
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder, random_encoder, resolve_encoder
 from speechft.merging import compare, merge
 from speechft.merging.lineage import MIN_SCORE
-from speechft.pretrain import pretrain_recipe
 
 HERE = Path(__file__).parent
 ORACLE = HERE.parent / "tests" / "oracle" / "merge"
@@ -216,9 +216,9 @@ def embedded_rows(audio: Audio, pretraining: int, steps: int, work: Path) -> Ite
     bases = {"tiny-hubert": resolve_encoder("tiny-hubert")}
     for seed in (2, 3):
         overrides = ["corpus=synthetic", f"seed={seed}", f"optimization.steps={pretraining}"]
-        bases[f"seed-{seed}"] = pretrain_recipe(
-            "pretrain-tiny", work / f"seed-{seed}", [*overrides, "optimization.learning_rate=1e-3"]
-        )
+        overrides.append("optimization.learning_rate=1e-3")
+        place = work / f"seed-{seed}"
+        bases[place.name] = pretrain("pretrain-tiny", out=place, overrides=overrides)
     states = {name: weights(folder) for name, folder in bases.items()}
     layers = AutoConfig.from_pretrained(bases["tiny-hubert"]).num_hidden_layers
     names = list(bases)

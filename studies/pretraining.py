@@ -26,6 +26,7 @@ import torch
 from sklearn.metrics import roc_curve
 from torch import Tensor
 
+from speechft.api import pretrain
 from speechft.data.batching import pad
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of, phones_of
@@ -38,7 +39,6 @@ from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
-from speechft.pretrain import pretrain_recipe
 
 TASKS = ("pr", "pc", "sid", "ic", "style")
 SILENCE = "SIL"
@@ -48,10 +48,10 @@ TOPLINE = {"pr": 2000, "sid": 1500}
 
 def rounds(seed: int, folder: Path) -> Iterator[tuple[str, Path]]:
     """Run both rounds; yield name and encoder of each."""
-    first = pretrain_recipe("pretrain-tiny", folder / "round-1", [f"seed={seed}"])
+    first = pretrain("pretrain-tiny", out=folder / "round-1", overrides=[f"seed={seed}"])
     yield "round 1", first
     start = [f"start_from={first}", f"targets.source={first}", f"seed={seed + 100}"]
-    yield "round 2", pretrain_recipe("pretrain-tiny-2", folder / "round-2", start)
+    yield "round 2", pretrain("pretrain-tiny-2", out=folder / "round-2", overrides=start)
 
 
 def probes(name: str, candidate: Candidate, corpus: Corpus, folder: Path) -> list[dict[str, Any]]:

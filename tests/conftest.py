@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from helpers import tiny_encoder, tone_corpus
 from speechft.data.manifest import Corpus
+from superb import superb_corpus
 
 
 @pytest.fixture(autouse=True)
@@ -32,3 +33,9 @@ def tiny_hubert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tones(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Return a corpus of tones with three speakers."""
     return tone_corpus(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Return a miniature corpus with the labels of all ten SUPERB tasks."""
+    return superb_corpus(tmp_path_factory.mktemp("miniature"))

@@ -86,7 +86,6 @@ def _tones(
 
 
 FAMILIES = ("hubert", "wav2vec2", "wavlm")
-ORACLE = Path(__file__).parent / "oracle"
 
 
 def speech_encoder(

@@ -31,18 +31,31 @@ def _run(
     return code, captured.out, captured.err
 
 
-def test_help_imports_nothing_heavy() -> None:
+VERBS = sorted(command.callback.__name__ for command in cli.app.registered_commands)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("commands", "expected"),
+    [
+        ([["--help"], *([verb, "--help"] for verb in VERBS)], "evaluate"),
+        ([["recipes"], ["recipes", "--json"]], "demo"),
+        ([["corpora"], ["corpora", "--json"]], "tedlium3"),
+    ],
+)
+def test_help_and_lists_import_nothing_heavy(commands: list[list[str]], expected: str) -> None:
     script = (
-        "import sys; sys.argv = ['speechft', '--help']\n"
+        "import sys\n"
         "from speechft.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'lhotse', 'numpy', 'pydantic'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        f"for given in {commands}:\n"
+        "    sys.argv = ['speechft', *given]\n"
+        "    try: main()\n"
+        "    except SystemExit as stop: assert not stop.code, given\n"
+        "    heavy = {'torch', 'transformers', 'lhotse', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "    assert not heavy, (given, heavy)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "evaluate" in done.stdout
+    assert expected in done.stdout
 
 
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +75,10 @@ def test_lists_begin_with_the_name(
     code, out, _ = _run([verb], monkeypatch, capsys)
     assert code == 0
     assert out.split()[0] == first
+    if verb == "recipes":
+        assert all(
+            line.endswith((" (run or finetune)", " (pretrain)")) for line in out.splitlines()
+        )
     _, as_json, _ = _run([verb, "--json"], monkeypatch, capsys)
     assert list(json.loads(as_json)) == [line.split()[0] for line in out.splitlines()]
 
@@ -72,7 +89,7 @@ def test_ctrl_c_is_one_line(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("speechft.recipe.packaged_recipes", interrupt)
+    monkeypatch.setattr("speechft.recipe_files.packaged_recipes", interrupt)
     code, _, err = _run(["recipes"], monkeypatch, capsys)
     assert code == 130
     assert err.strip() == "interrupted; give the same command again to go on"
@@ -102,7 +119,7 @@ def test_every_verb_has_an_example() -> None:
         (["run", "demo", "--out", "OUT", "--set", "data.corpus=synthetik"], "'synthetic'"),
         (["finetune", "demo", "--out", "OUT", "--strategy", "steady"], "finetuning.strategy"),
         (["evaluate", "/nowhere", "--out", "OUT"], "no encoder at /nowhere"),
-        (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "/nowhere does not exist"),
+        (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "no encoder at /nowhere"),
         (["merge", "tiny-hubert", "--out", "OUT"], "merge lacks tuned"),
         (["prepare", "generic"], "needs a CSV"),
         (["prepare", "librispeach", "--out", "OUT"], "did you mean 'librispeech'"),

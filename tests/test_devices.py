@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import pytest
 import torch
 
-from speechft.devices import autocast, pick_device, resolve_precision
+from speechft.devices import autocast, pick_device, resolve_precision, use_device
 from speechft.errors import ConfigError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -20,6 +24,51 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_named_device_is_taken() -> None:
     assert pick_device("cpu") == CPU
+
+
+def test_a_device_holds_for_everything_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with use_device("auto"):
+        assert pick_device() == CUDA
+    with use_device("cpu"):
+        assert pick_device() == CPU
+        assert ThreadPoolExecutor(1).submit(pick_device).result() == CPU
+        with use_device("auto"):
+            assert pick_device() == CPU
+        with use_device("meta"):
+            assert pick_device() == torch.device("meta")
+            assert pick_device("cpu") == CPU, "what is named is taken"
+        assert pick_device() == CPU
+    with pytest.raises(RuntimeError, match="stop"), use_device("cpu"):
+        raise RuntimeError("stop")
+    assert pick_device() == CUDA
+    with pytest.raises(ConfigError, match="'banana' cannot be used"), use_device("banana"):
+        pass
+    assert pick_device() == CUDA
+
+
+def test_a_gpu_by_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    current = []
+
+    @contextmanager
+    def device(chosen: torch.device) -> Iterator[None]:
+        current.append(chosen)
+        yield
+        current.append(None)
+
+    monkeypatch.setattr("speechft.devices.pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    with use_device("cuda:1"):
+        assert current == [torch.device("cuda:1")]
+    with use_device("cuda"):
+        pass
+    assert current == [torch.device("cuda:1"), None]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with use_device("cuda"):
+        pass
+    with pytest.raises(ConfigError, match="'cuda:1' is one for several") as caught:
+        use_device("cuda:1").__enter__()
+    assert "--device cuda" in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize("name", ["banana", "cuda:x", "", "cuda:99", "privateuseone"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,13 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.suite import choose_tasks
 from speechft.files import read_json
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
+from speechft.recipe_files import packaged_bases
 from speechft.tasks import TASKS
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
 PAPER = [name for name in packaged_recipes() if name.split("-")[0] not in ("demo", "pretrain")]
+SOURCES = packaged_bases() | {name: packaged_recipes()[name] for name in PAPER}
+"""The files that hold their settings."""
 _SOURCES = ("official", "ours", "s3prl", "HuBERT", "paper", "same", "configuration")
 
 
@@ -120,7 +124,7 @@ def test_a_recipe_trains_from_the_archive_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "er" not in TASKS:
-        emotion = LabelClassification("er", "emotion recognition", label="emotion")
+        emotion = classification("er", "emotion recognition", label="emotion")
         monkeypatch.setitem(TASKS, "er", emotion)
     base = _encoder(name, tmp_path / "base")
     recipe = _shrunk(load_recipe(Recipe, name), base, archives)
@@ -155,17 +159,14 @@ def test_speakers_are_no_task_where_those_of_test_are_new(
     assert "sid" not in {task.name for task in chosen}
 
 
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", SOURCES)
 def test_every_number_of_a_recipe_says_where_it_is_from(name: str) -> None:
-    text = packaged_recipes()[name].read_text()
+    text = SOURCES[name].read_text()
+    if "\nfinetuning:" not in text:
+        assert "extends: " in text, "its settings are another recipe's"
+        return
     section = text[text.index("\nfinetuning:") :].splitlines()[2:]
-    within = [
-        line
-        for line in section[
-            : section.index("merging: {alpha: 0.25}         # the paper's coefficient")
-        ]
-        if line.startswith("  ")
-    ]
+    within = list(itertools.takewhile(lambda line: line.startswith("  "), section))
     named = False
     for line in within:
         setting, _, comment = line.partition("#")

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from helpers import tone_corpus
+from processes import Child
 from speechft import pipeline
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
@@ -214,9 +211,8 @@ def test_encoders_get_names_of_their_own() -> None:
 
 
 _CHILD = """
-import sys, torch
+import sys
 from pathlib import Path
-torch.set_num_threads(1)
 from speechft import pipeline
 from speechft.config import build, read_yaml
 from speechft.recipe import Recipe
@@ -230,21 +226,17 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
 ) -> None:
     recipe, folder = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(_recipe(tiny_hubert, tones).as_yaml())
-    command = [sys.executable, "-c", _CHILD, str(recipe), str(folder)]
     marks = [
         "finetuning/*/.partial/*/.checkpoints/step-*",
         "evaluation/pre-trained-*/*/results.jsonl",
     ]
     for mark in marks:
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        child = Child(_CHILD, [str(recipe), str(folder)], tmp_path)
         deadline = time.monotonic() + 600  # a loaded machine
-        while not list(folder.glob(mark)) and process.poll() is None:
+        while not list(folder.glob(mark)) and child.running:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        child.kill()
     pipeline.run(_recipe(tiny_hubert, tones), folder)
     whole = finished[0]
     for name in ("tuned", "merged"):

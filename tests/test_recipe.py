@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from speechft.config import Config
 from speechft.errors import ConfigError
-from speechft.finetuning.pretraining import PretrainingConfig
-from speechft.recipe import PRETRAIN_PREFIX, Recipe, find_recipe, load_recipe, packaged_recipes
+from speechft.recipe import KINDS, Recipe, find_recipe, load_recipe, packaged_recipes
+from speechft.recipe_files import packaged_bases, read_recipe, verbs_of
 
 PACKAGED = (
     "demo",
@@ -28,7 +30,7 @@ PACKAGED = (
 
 
 def kind_of(name: str) -> type[Config]:
-    return PretrainingConfig if name.startswith(PRETRAIN_PREFIX) else Recipe
+    return KINDS[verbs_of(read_recipe(name))[0]]
 
 
 def test_the_packaged_recipes_are_these() -> None:
@@ -78,11 +80,14 @@ def test_values_from_python_are_taken_as_they_are() -> None:
         "finetuning.hidden": None,
         "merging.curve": (0.5,),
         "evaluation.tasks": ("sid",),
+        "data": {"corpus": Path("/data/a"), "evaluation": (Path("/data/b"), "c")},
     }
     recipe = load_recipe(Recipe, "demo", changes=changes)
     assert (recipe.encoder, recipe.title) == ("/data/run #3/encoder", "a: b")
     assert (recipe.baselines, recipe.finetuning.hidden) == ((), None)
     assert (recipe.merging.curve, recipe.evaluation.tasks) == ((0.5,), ("sid",))
+    assert recipe.data.corpus == "/data/a"
+    assert recipe.data.evaluation == ("/data/b", "c")
     with pytest.raises(ConfigError, match=r"merging\.curve\.0: Input should be less than"):
         load_recipe(Recipe, "demo", changes={"merging.curve": (1.5,)})
 
@@ -147,3 +152,85 @@ def test_a_missing_file_of_the_user() -> None:
 def test_a_key_that_is_left_out_is_named() -> None:
     with pytest.raises(ConfigError, match="finetuning"):
         load_recipe(Recipe, "demo", ["finetuning=null"])
+
+
+def test_the_schemas_of_recipes_import_nothing_heavy() -> None:
+    script = (
+        "import sys\n"
+        "from speechft.recipe import Recipe, load_recipe\n"
+        "load_recipe(Recipe, 'hubert-base-iemocap-er')\n"
+        "heavy = {'torch', 'transformers', 'lhotse', 'numpy', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "message", "hint"),
+    [
+        ("run", "pretrain-tiny", "is for pretrain, not for run or finetune", "pretrain pretrain-"),
+        ("pretrain", "demo", "is for run or finetune, not for pretrain", "speechft run demo"),
+    ],
+)
+def test_a_recipe_for_another_verb(kind: str, name: str, message: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_recipe(KINDS[kind], name)
+    assert hint in (caught.value.hint or "")
+
+
+def test_extending_merges_sections_and_replaces_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "base.yaml").write_text(
+        "extends: demo\ntitle: base\nbaselines: [plain, lora]\nfinetuning: {steps: 7, hidden: 9}\n"
+        "verdict: {margins: {sid: 2.0}}\n"
+    )
+    mine = tmp_path / "below" / "mine.yaml"
+    mine.write_text(
+        "extends: ../base.yaml\nbaselines: [l2sp]\n"
+        "finetuning: {hidden: null, schedule: {hold: 0}}\n"
+    )
+    demo, recipe = load_recipe(Recipe, "demo"), load_recipe(Recipe, mine)
+    assert (recipe.title, recipe.baselines) == ("base", ("l2sp",))
+    assert (recipe.finetuning.steps, recipe.finetuning.hidden) == (7, None)
+    assert (recipe.finetuning.schedule.warmup, recipe.finetuning.schedule.hold) == (0.1, 0.0)
+    assert recipe.verdict.margins == {**demo.verdict.margins, "sid": 2.0}
+    assert recipe.finetuning.batch_seconds == demo.finetuning.batch_seconds
+    changed = load_recipe(Recipe, str(mine), ["finetuning.steps=8"])
+    assert changed.finetuning.steps == 8, "overrides come last"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: dmo", "unknown recipe that .*mine.yaml extends: 'dmo'"),
+        ("extends: other.yaml", "mine.yaml extends other.yaml, but .* does not exist"),
+        ("extends: mine.yaml", "circle: .*mine.yaml -> .*mine.yaml"),
+        ("extends: ./round.yaml", "circle: .*mine.yaml -> .*round.yaml -> .*mine.yaml"),
+        ("extends: [demo]", r"extends is \['demo'\], expected one name"),
+        ("extends:", "extends is None, expected one name"),
+        ("extends: demo\nfinetuning: 3", "finetuning: Input should be"),
+        ("extends: demo\ntitel: x", "unknown key 'titel'"),
+        ("extends: !!python/object/apply:os.system ['true']", "is not valid YAML"),
+    ],
+)
+def test_extending_what_cannot_be(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{text}\n")
+    (tmp_path / "round.yaml").write_text("extends: mine.yaml\n")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(Recipe, tmp_path / "mine.yaml")
+
+
+def test_a_base_is_no_recipe() -> None:
+    assert packaged_bases().keys().isdisjoint(packaged_recipes())
+    for name in packaged_bases():
+        with pytest.raises(ConfigError, match=f"{name} is a base of others") as caught:
+            load_recipe(Recipe, name)
+        assert f"extends: {name}" in (caught.value.hint or "")
+
+
+def test_home_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("extends: demo\nseed: 4\n")
+    (tmp_path / "next.yaml").write_text("extends: ~/mine.yaml\n")
+    assert load_recipe(Recipe, "~/next.yaml").seed == 4

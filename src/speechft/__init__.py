@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import evaluate, finetune
+    from speechft.api import compare, evaluate, finetune, prepare, pretrain, run
+    from speechft.encoders.convert import convert
+    from speechft.encoders.inspection import inspect_encoder as inspect
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
     from speechft.evaluation.pipelines import load_pipeline
+    from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
 
 __version__ = "0.1.0"
@@ -18,24 +21,39 @@ __version__ = "0.1.0"
 __all__ = [
     "SpeechftError",
     "__version__",
+    "compare",
+    "convert",
     "evaluate",
+    "extract",
     "finetune",
+    "inspect",
     "interpolate_",
     "load_encoder",
     "load_pipeline",
     "merge",
+    "prepare",
+    "pretrain",
+    "run",
     "tasks",
 ]
 
 _HOMES = {
     "SpeechftError": "speechft.errors",
+    "compare": "speechft.api",
+    "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
+    "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
+    "inspect": "speechft.encoders.inspection:inspect_encoder",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",
     "load_pipeline": "speechft.evaluation.pipelines",
     "merge": "speechft.merging",
+    "prepare": "speechft.api",
+    "pretrain": "speechft.api",
+    "run": "speechft.api",
 }
+"""Where a public name is defined: a module, with a colon where its name there is another."""
 
 
 def __getattr__(name: str) -> Any:
@@ -43,7 +61,8 @@ def __getattr__(name: str) -> Any:
     if name == "tasks":
         return importlib.import_module("speechft.tasks")
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        module, _, there = _HOMES[name].partition(":")
+        return getattr(importlib.import_module(module), there or name)
     raise AttributeError(f"module 'speechft' has no attribute {name!r}")
 
 

@@ -1,29 +1,88 @@
-"""The Python functions behind the verbs that need a recipe's defaults."""
+"""The Python functions behind the verbs; the command line calls the same ones.
+
+Arguments have the names of the verb's options. What a verb takes as ``--set section.key=value`` is
+a keyword here, sections joined by two underscores: ``finetuning__steps=100``. Heavy imports happen
+inside the functions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from speechft import pipeline
-from speechft.evaluation.config import EvaluationConfig
-from speechft.finetuning.distributed import main_process_scope
-from speechft.recipe import Recipe, load_recipe
-from speechft.results import ResultRow
+if TYPE_CHECKING:
+    from speechft.data.manifest import Corpus
+    from speechft.evaluation.compare import Difference
+    from speechft.pipeline import Summary
+    from speechft.results import ResultRow
+
+PathLike = str | Path
 
 
-def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
-    """Fine-tune an encoder by a recipe.
+def run(
+    recipe: PathLike = "demo",
+    *,
+    out: PathLike,
+    corpus: PathLike | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    command: str = "speechft.run(...)",
+    **settings: Any,
+) -> Summary | None:
+    """Fine-tune, merge, evaluate and report, by a recipe; run it again to go on.
 
     Where a launcher started several processes, all of them call it: the first runs the recipe, the
     others take part in its fine-tuning.
 
     Args:
         recipe: Packaged name or YAML file.
+        out: Folder for everything.
+        corpus: Takes the place of the recipe's ``data.corpus``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Changes of the recipe as text, ``section.key=value``.
+        command: What the report says how it was made.
+        **settings: Changes of the recipe.
+
+    Returns:
+        What the run found; None on processes other than the first.
+
+    Raises:
+        SpeechftError: Something is wrong with recipe, data or encoder.
+    """
+    from speechft import pipeline
+    from speechft.devices import use_device
+    from speechft.finetuning.distributed import main_process_scope
+    from speechft.recipe import Recipe, load_recipe
+
+    changes = _changes(settings, {"data.corpus": corpus})
+    with use_device(device), main_process_scope() as first:
+        if not first:
+            return None
+        loaded = load_recipe(Recipe, recipe, overrides, changes)
+        return pipeline.run(loaded, _folder(out), command=command)
+
+
+def finetune(
+    recipe: PathLike = "demo",
+    *,
+    out: PathLike,
+    strategy: str | None = None,
+    corpus: PathLike | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Path:
+    """Fine-tune the encoder of a recipe; several processes as for `run`.
+
+    Args:
+        recipe: Packaged name or YAML file.
         out: Folder; the tuned encoder is in ``out/encoder``.
-        **settings: Overrides of the recipe, sections joined by two underscores:
-            ``finetuning__steps=100``, ``encoder="facebook/hubert-base-ls960"``.
+        strategy: Takes the place of the recipe's ``finetuning.strategy``.
+        corpus: Takes the place of the recipe's ``data.corpus``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Changes of the recipe as text, ``section.key=value``.
+        **settings: Changes of the recipe: ``encoder="facebook/hubert-base-ls960"``.
 
     Returns:
         The folder of the tuned encoder.
@@ -31,35 +90,114 @@ def finetune(recipe: str = "demo", *, out: str | Path, **settings: Any) -> Path:
     Raises:
         SpeechftError: Something is wrong with recipe, data or encoder.
     """
-    changes = {key.replace("__", "."): value for key, value in settings.items()}
-    with main_process_scope() as first:
+    from speechft import pipeline
+    from speechft.devices import use_device
+    from speechft.finetuning.distributed import main_process_scope
+    from speechft.recipe import Recipe, load_recipe
+
+    folder = _folder(out)
+    changes = _changes(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
+    with use_device(device), main_process_scope() as first:
         if first:
-            loaded = load_recipe(Recipe, recipe, changes=changes)
-            pipeline.finetune_recipe(loaded, Path(out))
-    return Path(out) / "encoder"
+            loaded = load_recipe(Recipe, recipe, overrides, changes)
+            return pipeline.finetune_recipe(loaded, folder)
+    return folder / "encoder"
+
+
+def pretrain(
+    recipe: PathLike = "pretrain-tiny",
+    *,
+    out: PathLike,
+    corpus: PathLike | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Path:
+    """Pre-train an encoder by a recipe; run it again to go on.
+
+    Args:
+        recipe: Packaged name or YAML file.
+        out: Folder; the encoder is in ``out/encoder``.
+        corpus: Takes the place of the recipe's ``corpus``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Changes of the recipe as text, ``section.key=value``.
+        **settings: Changes of the recipe.
+
+    Returns:
+        The folder of the encoder.
+
+    Raises:
+        SpeechftError: Something is wrong with recipe or corpus.
+    """
+    from speechft.data.corpora import find_corpus
+    from speechft.devices import use_device
+    from speechft.encoders.load import digest_of
+    from speechft.finetuning import pretraining
+    from speechft.finetuning.config import PretrainingConfig
+    from speechft.recipe import load_recipe
+    from speechft.runs import lock, stage
+
+    folder = _folder(out)
+    config = load_recipe(
+        PretrainingConfig, recipe, overrides, _changes(settings, {"corpus": corpus})
+    )
+    inputs = {}
+    for name, encoder in (("start", config.start_from), ("targets", config.targets.source)):
+        if encoder is not None:
+            inputs[name] = digest_of(encoder)
+    with lock(folder):
+        inputs["corpus"] = (found := find_corpus(config.corpus, folder / "corpus")).digest
+    with (
+        use_device(device),
+        stage(folder, name="pretrain", config=config.as_dict(), inputs=inputs) as work,
+    ):
+        if not work.done:
+            pretraining.pretrain(config, found, work.scratch)
+    return folder / "encoder"
 
 
 def evaluate(
-    encoders: str | Path | Sequence[str | Path],
+    encoders: PathLike | Sequence[PathLike],
     *,
-    out: str | Path,
-    tasks: Sequence[str] | None = None,
-    corpus: str | Path | Sequence[str | Path] = "synthetic",
+    out: PathLike,
+    tasks: str | Sequence[str] | None = None,
+    corpus: PathLike | Sequence[PathLike] = "synthetic",
     protocol: str = "mini",
     seed: int = 0,
-    language_model: str | Path | None = None,
+    seeds: int = 1,
+    layers: str | int | Sequence[int] = "all",
+    mode: str = "exact",
+    limit: int | None = None,
+    cache: PathLike | bool = True,
+    frame_cache_gb: float | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    language_model: PathLike | None = None,
+    overrides: Sequence[str] = (),
+    **settings: Any,
 ) -> list[ResultRow]:
-    """Evaluate frozen encoders with probes.
+    """Evaluate frozen encoders with probes; run it again to go on.
 
     Args:
         encoders: Folders, packaged names or hub ids, one or several.
         out: Folder for results and predictions.
-        tasks: Keys of tasks; None takes all that the corpus supports.
+        tasks: Keys of tasks, in a list or a text with commas; ``all`` for SUPERB's ten;
+            ``available``, as None, for all that the corpora support.
         corpus: Embedded corpus, CSV, or folder of a prepared corpus; one or several, a task takes
             the first that has lists of its own for it, else the first that supports it.
         protocol: ``default``, ``s3prl`` or ``mini``.
-        seed: Seed of the probes.
+        seed: First seed of the probes.
+        seeds: Probe seeds, trained side by side.
+        layers: Hidden states that probes see: ``all``, ``last``, or numbers: ``"6,9-12"``.
+        mode: How hidden states are computed: ``exact`` or ``s3prl``, see `load_encoder`.
+        limit: So many utterances of every split at most, for a quick look.
+        cache: Folder of features that evaluations share; True is ``out/cache``, False none.
+        frame_cache_gb: Quota of frames in it.
+        precision: Of the encoder: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         language_model: Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second figure of ``asr``.
+        overrides: Further fields of `EvaluationConfig` as text, ``beam_search.weight=1.5``.
+        **settings: Further fields: ``beam_search__weight=1.5``.
 
     Returns:
         A row for each encoder, task and metric.
@@ -67,14 +205,106 @@ def evaluate(
     Raises:
         SpeechftError: Something is wrong with an encoder, a task or the corpus.
     """
-    names = [encoders] if isinstance(encoders, (str, Path)) else list(encoders)
-    config = EvaluationConfig(
-        tasks="available" if tasks is None else tuple(tasks),
-        protocol=protocol,
-        floors=(),
-        language_model=None if language_model is None else str(language_model),
-    )
-    corpora = [corpus] if isinstance(corpus, (str, Path)) else list(corpus)
-    return pipeline.evaluate(
-        [str(name) for name in names], [str(c) for c in corpora], config, Path(out), seed=seed
-    )
+    from speechft import pipeline
+    from speechft.devices import use_device
+    from speechft.evaluation.config import evaluation_config
+
+    folder = _folder(out)
+    given = {
+        "tasks": tasks,
+        "protocol": protocol,
+        "seeds": seeds,
+        "layers": layers,
+        "mode": mode,
+        "limit": limit,
+        "cache": str(folder / "cache" if cache is True else cache) if cache else None,
+        "frame_cache_gb": frame_cache_gb,
+        "precision": precision,
+        "language_model": None if language_model is None else str(language_model),
+    }
+    config = evaluation_config(given, overrides, _changes(settings, {}))
+    with use_device(device):
+        return pipeline.evaluate(_texts(encoders), _texts(corpus), config, folder, seed=seed)
+
+
+def compare(
+    results: PathLike | Sequence[PathLike], *, baseline: str | None = None
+) -> list[Difference]:
+    """Compare evaluated encoders on the same items.
+
+    Args:
+        results: Folders that `evaluate` or `run` wrote, or their ``results.jsonl``.
+        baseline: Encoder that the others are compared with; None takes the first.
+
+    Returns:
+        A difference for each further encoder, task and metric, with its interval.
+
+    Raises:
+        SpeechftError: There is nothing to compare.
+    """
+    from speechft.evaluation import compare as comparison
+
+    places = [_folder(place) for place in _texts(results)]
+    files = [place / "results.jsonl" if place.is_dir() else place for place in places]
+    return comparison.compare(files, baseline)
+
+
+def prepare(
+    corpus: str,
+    root: PathLike | None = None,
+    *,
+    out: PathLike | None = None,
+    allow_missing: bool = False,
+    headers_only: bool = False,
+    jobs: int = 0,
+    shards: PathLike | None = None,
+    shard_size: int = 1000,
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Corpus:
+    """Turn a corpus as it came out of its archive into manifests.
+
+    Args:
+        corpus: Name of the corpus.
+        root: The unpacked archive; embedded corpora have none.
+        out: Folder for the manifests; embedded corpora have a place in the cache.
+        allow_missing: Leave out recordings that are missing, rather than stop.
+        headers_only: Do not look for NaN, silence and clipping.
+        jobs: Recordings inspected at a time; 0 goes by the processors.
+        shards: Also write Lhotse Shar here, and return that corpus.
+        shard_size: Recordings a shard.
+        overrides: Settings of the corpus as text, ``subset=first-10h``.
+        **settings: Settings of the corpus: ``subset="first-10h"``.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        SpeechftError: An argument is wrong, or the corpus is damaged.
+    """
+    from speechft.data.corpora.build import Options
+    from speechft.data.corpora.prepare import prepare as prepare_corpus
+    from speechft.data.shar import export_shards
+
+    options = Options(allow_missing, samples=not headers_only, jobs=jobs)
+    texts = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
+    place = None if out is None else _folder(out)
+    found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)
+    if shards is None:
+        return found
+    return export_shards(found, _folder(shards), shard_size=shard_size)
+
+
+def _folder(path: PathLike) -> Path:
+    return Path(path).expanduser()
+
+
+def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:
+    """Return one or several names as a list of texts."""
+    return [str(name) for name in ([names] if isinstance(names, (str, Path)) else names)]
+
+
+def _changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes by key; options that were given come last, so that they win."""
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    return changes | {key: value for key, value in options.items() if value is not None}

@@ -21,6 +21,7 @@ from speechft.merging.config import MergeSettings
 from speechft.merging.execution import check_base, write_merge
 from speechft.recipe import Recipe
 from speechft.runs import stage
+from speechft.tasks.base import file_name
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Composer:
     def _together(self, config: FinetuningConfig, alphas: Sequence[float | None]) -> Models:
         base, strategy = self.recipe.encoder, config.strategy
         tuned = {
-            task: self._tune(self._for(config, task), base, f"{strategy}/{task}")
+            task: self._tune(self._for(config, task), base, f"{strategy}/{file_name(task)}")
             for task in self.recipe.composition.tasks
         }
         paths = list(tuned.values())
@@ -95,7 +96,7 @@ class Composer:
         base, strategy = str(self.recipe.encoder), config.strategy
         tasks, histories = self.recipe.composition.tasks, {}
         for number, task in enumerate(tasks, 1):
-            place = f"{strategy}/{number}-{task}"
+            place = f"{strategy}/{number}-{file_name(task)}"
             tuned = self._tune(self._for(config, task), base, place)
             histories[f"{strategy} on {task}"] = read_json(tuned.parent / "history.json")
             if number < len(tasks):

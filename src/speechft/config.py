@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speechft.errors import ConfigError, nearest
+from speechft.files import read_yaml as read_yaml
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 
@@ -27,25 +28,6 @@ class Config(BaseModel):
     def as_yaml(self) -> str:
         """Return the resolved configuration as YAML, in the order of the fields."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
-    """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} holds {type(content).__name__}, expected a mapping of keys")
-    return content
 
 
 def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -81,7 +63,7 @@ def apply_changes(content: Mapping[str, Any], changes: Iterable[tuple[str, Any]]
             if not isinstance(child, dict):
                 raise ConfigError(f"override of {key!r}: {parent!r} holds a value, not a section")
             node = child
-        node[leaf] = str(value) if isinstance(value, Path) else value
+        node[leaf] = _plain(value)
     return result
 
 
@@ -117,6 +99,15 @@ def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> Co
 
 def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value with paths as text, also those within lists and mappings."""
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _scalar(text: str) -> Any:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-def _is_main_process() -> bool:
+def is_main_process() -> bool:
+    """Return whether this is the only process, or the first of those that a launcher started."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -27,7 +28,7 @@ def stderr_console() -> Console:
 
 def log(message: str) -> None:
     """Print one line to stderr, on the main process only."""
-    if _is_main_process():
+    if is_main_process():
         print(message, file=sys.stderr, flush=True)
 
 
@@ -63,7 +64,7 @@ def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Ba
         total: Number of units of work.
         done: Units that an earlier, interrupted run has already done.
     """
-    if not (_is_main_process() and sys.stderr.isatty()):
+    if not (is_main_process() and sys.stderr.isatty()):
         yield Bar()
         return
     from rich.progress import (

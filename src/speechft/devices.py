@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 from speechft.errors import ConfigError
@@ -14,14 +16,50 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Resolved = Literal["fp32", "bf16", "fp16"]
 
 
+_default: list[str] = []
+"""What ``auto`` means, the innermost `use_device` last."""
+
+
+@contextlib.contextmanager
+def use_device(name: str) -> Iterator[None]:
+    """Compute on one device: within, it is what `pick_device` returns for ``auto``.
+
+    A device says where something is computed, not what: it belongs to no configuration and to no
+    digest, and every part that computes asks `pick_device`.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Raises:
+        ConfigError: There is no such device, or a launcher shares out the GPUs.
+    """
+    if name == "auto":
+        yield
+        return
+    device = pick_device(name)
+    if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"device {name!r} is one for several processes, each of which has its own",
+            hint=f"leave it out, or say --device {device.type}",
+        )
+    _default.append(name)
+    try:
+        with _current_gpu(device):
+            yield
+    finally:
+        _default.pop()
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device by name; ``auto`` takes the first GPU, else the CPU.
+    """Return the device by name; ``auto`` takes that of `use_device`, else a GPU, else the CPU.
 
     Raises:
         ConfigError: There is no such device.
     """
     import torch
 
+    if name == "auto" and _default:
+        name = _default[-1]
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -59,3 +97,11 @@ def autocast(
         return contextlib.nullcontext()
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     return torch.autocast(device.type, dtype=dtype)
+
+
+def _current_gpu(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which a GPU is the one that libraries take by themselves."""
+    import torch
+
+    one = device.type == "cuda" and device.index is not None
+    return torch.cuda.device(device) if one else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Files of weights: atomic writing, digests, and safetensors headers without torch."""
+"""Files: atomic writing, JSON and YAML, digests, safetensors headers without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.errors import CheckpointError, RunError
+from speechft.errors import CheckpointError, ConfigError, RunError
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -102,6 +102,28 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; tags that would make Python objects are refused.
+
+    Raises:
+        ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: 10 times
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds {type(content).__name__}, expected a mapping of keys")
+    return content
 
 
 def read_processor(folder: Path) -> dict[str, Any] | None:

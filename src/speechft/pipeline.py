@@ -27,8 +27,8 @@ from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
 from speechft.runs import lock
-from speechft.tasks import TASKS
-from speechft.tasks.base import Task
+from speechft.tasks import find_task
+from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
 
 
@@ -179,7 +179,7 @@ def _corpora(recipe: Recipe, folder: Path) -> dict[str, Corpus]:
     """Open the corpus of the run, and those that belong to a task."""
     corpora = {"*": find_corpus(recipe.data.corpus, folder / "corpus")}
     for task, name in recipe.data.corpora.items():
-        corpora[task] = find_corpus(name, folder / f"corpus-{task}")
+        corpora[task] = find_corpus(name, folder / f"corpus-{file_name(task)}")
     return corpora
 
 
@@ -348,7 +348,7 @@ def scores(rows: Sequence[ResultRow], evaluated: Mapping[str, Corpus]) -> dict[s
     anchors = load_anchors()
     figures: dict[str, dict[str, float]] = {}
     for row in mean_over_seeds(rows):
-        if row.metric == TASKS[row.task].measures[0].name:
+        if row.metric == find_task(row.task).metric:
             figures.setdefault(row.encoder, {})[row.task] = row.value
     fits = all(corpus.info.get("spec") == anchors.corpus for corpus in evaluated.values())
     fits = fits and all(row.protocol == anchors.protocol for row in rows)

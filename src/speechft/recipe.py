@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from speechft.config import Config, apply_changes, apply_overrides, build, read_yaml
-from speechft.errors import ConfigError, unknown_choice
+from speechft.config import Config, apply_changes, apply_overrides, build
+from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
-from speechft.finetuning.config import FinetuningConfig, Strategy
+from speechft.finetuning.config import FinetuningConfig, PretrainingConfig, Strategy
 from speechft.merging.config import MergeSettings
+from speechft.recipe_files import find_recipe as find_recipe
+from speechft.recipe_files import packaged_recipes as packaged_recipes
+from speechft.recipe_files import read_recipe, verbs_of
 
 Kind = TypeVar("Kind", bound=Config)
-
-PRETRAIN_PREFIX = "pretrain-"
 
 
 class DataConfig(Config):
@@ -123,35 +123,21 @@ class Recipe(Config):
         return (*self.composition.tasks, *self.finetuning.task_weights())[0]
 
 
-def packaged_recipes() -> dict[str, Path]:
-    """Return the packaged recipes by name, the demo first."""
-    root = Path(str(resources.files("speechft") / "recipes"))
-    paths = sorted(root.glob("*.yaml"), key=lambda path: (path.stem != "demo", path.stem))
-    return {path.stem: path for path in paths}
-
-
-def find_recipe(name: str) -> Path:
-    """Return the file of a packaged recipe, or the user's own file.
-
-    Raises:
-        ConfigError: There is no such recipe.
-    """
-    packaged = packaged_recipes()
-    if name in packaged:
-        return packaged[name]
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return path
-    raise unknown_choice("recipe", name, packaged)
+KINDS: dict[str, type[Config]] = {
+    "run": Recipe,
+    "finetune": Recipe,
+    "pretrain": PretrainingConfig,
+}
+"""What a recipe describes, by the verb that takes it."""
 
 
 def load_recipe(
     kind: type[Kind],
-    name: str,
+    name: str | Path,
     overrides: Sequence[str] = (),
     changes: Mapping[str, Any] | None = None,
 ) -> Kind:
-    """Load a recipe.
+    """Load a recipe with everything that it extends.
 
     Args:
         kind: What it describes.
@@ -160,7 +146,16 @@ def load_recipe(
         changes: Values by key, from Python.
 
     Raises:
-        ConfigError: The recipe does not exist or holds something that is not allowed.
+        ConfigError: The recipe does not exist, is for another verb, or holds something that is not
+            allowed.
     """
-    content = apply_overrides(read_yaml(find_recipe(name)), overrides)
-    return build(kind, apply_changes(content, (changes or {}).items()), f"recipe {name}")
+    content = read_recipe(name)
+    verbs = verbs_of(content)
+    if verbs and kind in KINDS.values() and KINDS[verbs[0]] is not kind:
+        wanted = " or ".join(verb for verb, made in KINDS.items() if made is kind)
+        raise ConfigError(
+            f"recipe {name} is for {' or '.join(verbs)}, not for {wanted}",
+            hint=f"speechft {verbs[0]} {name} --out DIR",
+        )
+    content = apply_changes(apply_overrides(content, overrides), (changes or {}).items())
+    return build(kind, content, f"recipe {name}")

@@ -69,6 +69,8 @@ class ResultRow(Config):
     Only figures that share it can be compared item by item; None in rows of older versions."""
     predictions: str | None = None
     """File with the scored items, relative to the folder of the file that holds this row."""
+    left_out: dict[str, int] = Field(default_factory=dict)
+    """How many items of the task's splits could not be used, by reason."""
     details: dict[str, Any] = Field(default_factory=dict)
     """Anything else worth keeping, such as the weights of the layers."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import types
@@ -14,12 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import ORACLE, noise
+from helpers import noise
+from oracle_data import oracle, oracle_json
 from speechft.encoders.convert import convert
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError
-
-FOLDER = ORACLE / "encoders"
 
 
 def instance(name: str, monkeypatch: pytest.MonkeyPatch, **state: Any) -> Any:
@@ -52,9 +50,9 @@ def node(value: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return instance(name, monkeypatch, _content=content, _metadata=metadata)
 
 
-def oracle(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    settings = json.loads((FOLDER / f"{name}_base.config.json").read_text())
-    return settings, load_file(FOLDER / f"{name}_base.safetensors")
+def model_of(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    settings = oracle_json(f"merge/{name}_base.config.json")
+    return settings, load_file(oracle(f"merge/{name}_base.safetensors"))
 
 
 def states(path: Path, **options: Any) -> torch.Tensor:
@@ -67,7 +65,7 @@ def states(path: Path, **options: Any) -> torch.Tensor:
 def test_hubert_of_fairseq(
     settings_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known, weights = oracle("hubert")
+    known, weights = model_of("hubert")
     symbols = known["dictionaries_symbols"][0]
     dictionary = instance(
         "fairseq.data.dictionary.Dictionary", monkeypatch, symbols=symbols, indices={}
@@ -87,13 +85,13 @@ def test_hubert_of_fairseq(
     torch.save(content, tmp_path / "hubert_base.pt")
     monkeypatch.undo()
     assert "fairseq" not in sys.modules
-    expected = states(FOLDER / "hubert_base.safetensors")
+    expected = states(oracle("merge/hubert_base.safetensors"))
     assert torch.equal(states(tmp_path / "hubert_base.pt"), expected)
     report = convert(tmp_path / "hubert_base.pt", tmp_path / "s3prl.pt", source_format="fairseq")
     assert report.parity == 0.0
     written = torch.load(tmp_path / "s3prl.pt", weights_only=True)
     assert written["dictionaries_symbols"] == [symbols]
-    assert written["model_cfg"]["encoder_embed_dim"] == 32
+    assert written["model_cfg"]["encoder_embed_dim"] == len(weights["encoder.layer_norm.weight"])
     assert all(torch.equal(written["model_weight"][k], v) for k, v in weights.items())
     convert(tmp_path / "hubert_base.pt", tmp_path / "hf")
     assert torch.equal(states(tmp_path / "hf"), expected)
@@ -101,7 +99,7 @@ def test_hubert_of_fairseq(
 
 def test_spin_of_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """WavLM inside: its heads are told by its tensors, so no configuration is needed."""
-    _, weights = oracle("wavlm_base_plus")
+    _, weights = model_of("wavlm_base_plus")
     state = {f"encoder.model.{key}": tensor for key, tensor in weights.items()}
     state["loss_module.codebook.weight"] = torch.zeros(4, 4)
     callback = instance(
@@ -110,22 +108,22 @@ def test_spin_of_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     content = {"state_dict": state, "epoch": 3, "callbacks": {callback.__class__: {"best": 0.5}}}
     torch.save(content, tmp_path / "spin.ckpt")
     monkeypatch.undo()
-    expected = states(FOLDER / "wavlm_base_plus_base.safetensors")
+    expected = states(oracle("merge/wavlm_base_plus_base.safetensors"))
     report = convert(tmp_path / "spin.ckpt", tmp_path / "hf", source_format="spin")
     assert report.heads_left_out == ("loss_module.codebook.weight",)
     assert torch.equal(states(tmp_path / "hf"), expected)
 
 
 def test_fine_tuned_with_ctc_gives_its_encoder(tmp_path: Path) -> None:
-    known, weights = oracle("wav2vec2")
+    known, weights = model_of("wav2vec2")
     state = {f"w2v_encoder.w2v_model.{key}": tensor for key, tensor in weights.items()}
-    state["w2v_encoder.proj.weight"] = torch.zeros(8, 32)
+    state["w2v_encoder.proj.weight"] = torch.zeros(8, len(weights["encoder.layer_norm.weight"]))
     inner = {"model": known["model_cfg"], "task": known["task_cfg"]}
     content = {"cfg": {"model": {"_name": "wav2vec_ctc", "w2v_args": inner}}, "model": state}
     torch.save(content, tmp_path / "ctc.pt")
     report = convert(tmp_path / "ctc.pt", tmp_path / "hf")
     assert report.heads_left_out == ("w2v_encoder.proj.weight",)
-    assert torch.equal(states(tmp_path / "hf"), states(FOLDER / "wav2vec2_base.safetensors"))
+    assert torch.equal(states(tmp_path / "hf"), states(oracle("merge/wav2vec2_base.safetensors")))
 
 
 HEADS = ("quantizer.", "project_q.", "final_proj.")
@@ -134,10 +132,10 @@ HEADS = ("quantizer.", "project_q.", "final_proj.")
 @pytest.mark.parametrize("settings_as", ["cfg", "namespace"])
 def test_ctc_without_quantizer_becomes_an_upstream(settings_as: str, tmp_path: Path) -> None:
     """Heads of pre-training are dropped by fairseq; s3prl's strict loading insists on some."""
-    known, weights = oracle("wav2vec2")
+    known, weights = model_of("wav2vec2")
     bare = {key: tensor for key, tensor in weights.items() if not key.startswith(HEADS)}
     state: dict[str, Any] = {f"w2v_encoder.w2v_model.{key}": t for key, t in bare.items()}
-    state["w2v_encoder.proj.weight"] = torch.zeros(8, 32)
+    state["w2v_encoder.proj.weight"] = torch.zeros(8, len(weights["encoder.layer_norm.weight"]))
     model = {key: value for key, value in known["model_cfg"].items() if key != "_name"}
     if settings_as == "cfg":
         inner = {"model": model | {"_name": "wav2vec2"}, "task": known["task_cfg"]}
@@ -151,7 +149,7 @@ def test_ctc_without_quantizer_becomes_an_upstream(settings_as: str, tmp_path: P
     for number, source in enumerate((tmp_path / "ctc.pt", tmp_path / "hf")):
         out = tmp_path / f"{number}.pt"
         assert convert(source, out).parity == 0.0
-        assert torch.equal(states(out), states(FOLDER / "wav2vec2_base.safetensors"))
+        assert torch.equal(states(out), states(oracle("merge/wav2vec2_base.safetensors")))
         written = torch.load(out, weights_only=True)
         assert written["model_cfg"]["quantize_targets"] is False
         found = written["model_weight"]
@@ -178,7 +176,7 @@ class Armed:
 
 @pytest.mark.parametrize("verb", ["load", "convert"])
 def test_an_armed_checkpoint_is_refused_and_runs_nothing(verb: str, tmp_path: Path) -> None:
-    known, weights = oracle("hubert")
+    known, weights = model_of("hubert")
     marker = tmp_path / "ran"
     content = {**known, "model_weight": weights, "task_state": Armed(str(marker))}
     torch.save(content, tmp_path / "hubert.pt")

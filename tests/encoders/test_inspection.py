@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import HubertForCTC
 
-from helpers import ORACLE, speech_encoder
+from helpers import speech_encoder
+from oracle_data import oracle, oracle_json
 from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError
@@ -38,25 +40,34 @@ def test_heads_of_a_task_model(tmp_path: Path) -> None:
     assert set(found.task_heads) == {"lm_head.weight", "lm_head.bias"}
 
 
+def sizes_of(name: str) -> tuple[int, int, int]:
+    """Return layers, dim and attention heads of a model of the oracle."""
+    content = oracle_json(f"merge/{name}_base.config.json")
+    known = content.get("model_cfg") or content.get("cfg") or content
+    fields = ("encoder_layers", "encoder_embed_dim", "encoder_attention_heads")
+    layers, dim, heads = (known[field] for field in fields)
+    return layers, dim, heads
+
+
 @pytest.mark.parametrize("name", ["hubert", "wav2vec2", "wavlm_base_plus", "decoar2"])
-def test_s3prl_files(name: str) -> None:
-    path = ORACLE / "merge" / f"{name}_base.pt"
-    found = inspect_encoder(path)
+def test_s3prl_files(name: str, tmp_path: Path) -> None:
+    shutil.copy(oracle(f"merge/{name}_base.pt"), tmp_path)  # without a configuration beside it
+    found = inspect_encoder(tmp_path / f"{name}_base.pt")
     assert found.family == name.partition("_")[0]
-    assert (found.layers, found.dim, found.frame_rate) == (3, 32, 50.0)
+    assert (found.layers, found.dim, found.frame_rate) == (*sizes_of(name)[:2], 50.0)
     assert ("label_embs_concat" in found.pretraining_heads) == (name == "hubert")
     assert (found.problem is None) == (name != "decoar2")
 
 
 def test_what_is_known_without_a_configuration() -> None:
-    found = inspect_encoder(ORACLE / "merge" / "hubert_ft1_downstream.ckpt")
-    assert (found.layers, found.dim, found.attention_heads) == (3, 32, None)
+    layers, dim, heads = sizes_of("hubert")
+    tuned = oracle("merge/hubert_ft1_downstream.ckpt")
+    found = inspect_encoder(tuned)
+    assert (found.layers, found.dim, found.attention_heads) == (layers, dim, None)
     assert "number of attention heads" in str(found.problem)
     assert "--config" in found.next[0]
-    again = inspect_encoder(
-        ORACLE / "merge" / "hubert_ft1_downstream.ckpt", ORACLE / "merge" / "hubert_base.pt"
-    )
-    assert (again.attention_heads, again.problem) == (4, None)
+    again = inspect_encoder(tuned, oracle("merge/hubert_base.pt"))
+    assert (again.attention_heads, again.problem) == (heads, None)
 
 
 def test_nan_and_unsupported_families_are_told(tmp_path: Path) -> None:

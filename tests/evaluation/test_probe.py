@@ -13,9 +13,9 @@ from helpers import cut_of
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.probe import ProbeResult, probe
+from speechft.evaluation.score import RATIO
 from speechft.features.extract import Features
 from speechft.tasks import find_task
-from speechft.tasks.base import figure
 
 STATES, DIM, PLANTED = 3, 12, 1
 """The signal lies in hidden state 1."""
@@ -72,7 +72,7 @@ def test_planted_signal_is_learned_from_its_layer() -> None:
     features, splits = labelled(80)
     result = run("style", features, splits)
     assert result.dev > 95
-    assert figure(result.items) > 95
+    assert RATIO.value(result.items) > 95
     assert [item.id for item in result.items] == [cut.id for cut in splits["test"]]
     assert sum(result.layer_weights) == pytest.approx(1.0)
     assert int(np.argmax(result.layer_weights)) == PLANTED
@@ -87,14 +87,14 @@ def test_noise_is_not_learned() -> None:
             features.pooled[name] = torch.randn(
                 STATES, DIM, generator=torch.Generator().manual_seed(len(name))
             )
-    assert figure(run("style", features, splits, epochs=10).items) < 60
+    assert RATIO.value(run("style", features, splits, epochs=10).items) < 60
 
 
 @pytest.mark.parametrize(("task", "best"), [("pr", 10.0), ("pc", 95.0)])
 def test_planted_phones_are_learned(task: str, best: float) -> None:
     features, splits = spoken(48)
     result = run(task, features, splits, learning_rates=(3e-2,), batch=16, epochs=25)
-    value = figure(result.items)
+    value = RATIO.value(result.items)
     if find_task(task).higher_is_better:
         assert value > best
         assert result.dev > best

@@ -17,7 +17,7 @@ from speechft.evaluation.probe import ProbeResult, probe, probe_seeds
 from speechft.evaluation.query_by_example import detect
 from speechft.features.extract import Features
 from speechft.tasks import find_task
-from speechft.tasks.verification import drawn_trials
+from speechft.tasks.asv import drawn_trials
 
 STATES, DIM, PLANTED = 3, 10, 2
 SPLITS = ("train", "dev", "test")

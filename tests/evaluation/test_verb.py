@@ -1,4 +1,4 @@
-"""What the verbs `evaluate` and `compare` make of their options and results."""
+"""What the verbs `evaluate` and `compare` make of their options; which tasks and cuts they take."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from helpers import cut_of
+from speechft.api import compare
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.predictions import read_items
 from speechft.evaluation.suite import assign_tasks, choose_tasks
 from speechft.evaluation.task_evaluation import cropped
-from speechft.evaluation.verb import compare_verb, evaluation_config, result_lines
 from speechft.results import ResultRow, write_rows
 from speechft.tasks import SUPERB, find_task
 from speechft.tasks.base import Item
@@ -39,48 +39,17 @@ def row(encoder: str, task: str, metric: str, value: float, **changes: object) -
     return ResultRow.model_validate({**fields, **changes})
 
 
-def test_names_of_tasks() -> None:
-    assert evaluation_config("all", {}).tasks == SUPERB
-    assert evaluation_config("available", {}).tasks == "available"
-    assert evaluation_config(" pr, sid ,", {"protocol": "s3prl"}).tasks == ("pr", "sid")
-    config = evaluation_config("pr", {"precision": None, "frame_cache_gb": 2.5, "cache": "x"})
-    assert (config.floors, config.frame_cache_gb, config.precision) == ((), 2.5, "auto")
-    with pytest.raises(ConfigError, match="frame_cache_gb: Input should be greater than or equal"):
-        evaluation_config("pr", {"frame_cache_gb": -1.0})
-
-
-def test_table_has_the_score_where_its_tasks_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = {
-        ("pr", "per"): 5.17,
-        ("sid", "accuracy"): 81.86,
-        ("er", "accuracy"): 64.99,
-        ("sf", "slot_type_f1"): 88.54,
-        ("sf", "slot_value_cer"): 24.70,
-    }
-    rows = [row("hubert", *key, value) for key, value in figures.items()]
-    rows += [row("other", "pr", "per", 9.0, details={"converged": False})]
-    result_lines(rows, "default")
-    printed = capsys.readouterr().out
-    assert "870.2" in printed
-    assert "9.00 [8.00, 10.00] *" in printed
-    assert "per ↓" in printed
-
-
-def test_compare_without_predictions_has_no_interval(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_compare_without_predictions_has_no_interval(tmp_path: Path) -> None:
     write_rows(
         tmp_path / "results.jsonl",
         [row("a", "pr", "per", 10.0), row("b", "pr", "per", 12.5)],
     )
-    compare_verb([tmp_path], "b", as_json=True)
-    [line] = capsys.readouterr().out.splitlines()
-    found = json.loads(line)
-    assert (found["encoder"], found["baseline"], found["difference"]) == ("a", "b", -2.5)
-    assert found["interval"] is None
-    assert found["better"] is None
+    [found] = compare(tmp_path, baseline="b")
+    assert (found.encoder, found.baseline, found.difference) == ("a", "b", -2.5)
+    assert found.interval is None
+    assert found.better is None
     with pytest.raises(ConfigError, match="unknown encoder 'c'; choices are: a, b"):
-        compare_verb([tmp_path], "c", as_json=False)
+        compare([tmp_path], baseline="c")
 
 
 def test_tasks_take_the_first_corpus_that_supports_them(tones: Corpus, miniature: Corpus) -> None:
@@ -121,21 +90,11 @@ def test_speakers_that_training_lacks_are_no_task(tmp_path: Path) -> None:
     assert [t.name for t in choose_tasks(EvaluationConfig(tasks="available"), corpus)] == ["asv"]
 
 
-def test_seeds_are_shown_together(capsys: pytest.CaptureFixture[str]) -> None:
-    known = {"interval_over_seeds": [45.0, 62.0], "converged": False}
-    rows = [row("a", "sid", "accuracy", 50.0 + n, seed=n, details=known) for n in range(3)]
-    result_lines(rows, "default")
-    printed = capsys.readouterr().out
-    assert "51.00 [45.00, 62.00] *" in printed
-    assert "over items and 3 seeds" in " ".join(printed.split())
-    assert "* the probe was still improving" in printed
-
-
 def test_compare_needs_something_in_common(tmp_path: Path) -> None:
     rows = [row("a", "pr", "per", 10.0), row("b", "pr", "per", 12.5, split="dev")]
     write_rows(tmp_path / "results.jsonl", rows)
     with pytest.raises(DataError, match="b and a have no task, split and protocol in common"):
-        compare_verb([tmp_path], None, as_json=False)
+        compare(str(tmp_path))
 
 
 def test_items_may_hold_line_separators(tmp_path: Path) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import get_args
 
 import pytest
 import torch
 from lhotse.cut import Cut
+from safetensors.torch import save
 
 from helpers import cut_of, tiny_encoder
 from speechft.data.manifest import Corpus
-from speechft.features.cache import Codec, FrameCache, PooledCache, audio_key, decode, encode
+from speechft.features.cache import (
+    Codec,
+    FrameCache,
+    PooledCache,
+    Room,
+    audio_key,
+    decode,
+    encode,
+)
 from speechft.features.extract import Features, Storage, extract
 
 CPU = torch.device("cpu")
@@ -43,6 +53,68 @@ def test_quota_is_kept_across_runs(tmp_path: Path) -> None:
     assert not again.put("d", states())
     assert again.get("a") is not None
     assert again.get("c") is None
+
+
+def on_disk(cache: FrameCache) -> int:
+    return sum(path.stat().st_size for path in cache.folder.iterdir())
+
+
+def test_room_is_what_is_held_whatever_is_put() -> None:
+    rng, room, held = random.Random(0), Room(1_000, {"a": 100}), {"a": 100}
+    refused = 0
+    for _ in range(2_000):
+        key, size = rng.choice("abcdefgh"), rng.randrange(400)
+        others = sum(value for name, value in held.items() if name != key)
+        assert room.fits(key, size) == (others + size <= 1_000)
+        if room.fits(key, size):
+            room.hold(key, size)
+            held[key] = size
+        else:
+            refused += 1
+        assert room.used == sum(held.values()) <= 1_000
+    assert 100 < refused < 1_900
+
+
+def test_frames_that_are_put_again_count_once(tmp_path: Path) -> None:
+    quota = 9_000
+    cache = FrameCache(tmp_path, quota, "bfloat16")
+    for frames in (40, 40, 20, 60, 40):  # the same, fewer, more: what counts is what lies there
+        assert cache.put("a", states(frames=frames))
+        assert cache.room.used == on_disk(cache)
+    assert cache.put("b", states(1))
+    assert not cache.put("a", states(frames=100)), "too long beside b"
+    found = cache.get("a")
+    assert found is not None
+    assert found.shape[1] == 40, "what was there stays"
+    assert cache.room.used == on_disk(cache) == FrameCache(tmp_path, quota, "bfloat16").room.used
+
+
+def test_damaged_frames_are_replaced_at_their_own_cost(tmp_path: Path) -> None:
+    one = len(save(encode(states(), "bfloat16")))
+    FrameCache(tmp_path, 2 * one, "bfloat16").put("a", states())
+    path = tmp_path / "bfloat16" / "a.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    cache = FrameCache(tmp_path, 2 * one, "bfloat16")
+    assert cache.get("a") is None
+    assert cache.put("a", states())
+    assert cache.put("b", states())
+    assert cache.room.used == on_disk(cache) == 2 * one
+
+
+def test_frames_that_could_not_be_written_cost_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FrameCache(tmp_path, 1 << 20, "bfloat16")
+
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("speechft.features.cache.atomic_write", full)
+        with pytest.raises(OSError, match="No space"):
+            cache.put("a", states())
+    assert cache.room.used == 0
+    assert cache.put("a", states())
 
 
 def test_pooled_statistics_survive_and_damage_is_forgotten(tmp_path: Path) -> None:
@@ -83,6 +155,14 @@ def test_frames_are_the_same_wherever_they_come_from(tones: Corpus, tmp_path: Pa
         assert kept.length(cut) == streamed.length(cut) == one.shape[1]
         torch.testing.assert_close(one.float(), two.float(), atol=4e-3, rtol=2e-3)
         assert torch.equal(one, three)
+
+
+def test_frames_of_a_cut_that_comes_twice_count_once_in_memory(tones: Corpus) -> None:
+    cuts = list(tones.split("dev"))[:3]
+    needed = sum(run([cut]).frames[cut.id].nbytes for cut in cuts)
+    features = run([cuts[0], *cuts, cuts[0]], Storage(memory=needed))
+    assert features.frames.keys() == {cut.id for cut in cuts}
+    assert features.lengths == {}
 
 
 @pytest.mark.parametrize("codec", get_args(Codec))

@@ -155,6 +155,52 @@ def test_full_cache_keeps_nothing_more(cuts: list[Cut]) -> None:
     assert_same(run(encoder, cuts, cache=DownsamplerCache(limit_bytes=5_000)), run(encoder, cuts))
 
 
+def held(cache: DownsamplerCache, cuts: list[Cut]) -> int:
+    stored = {id(item): item for cut in cuts if (item := cache.get("key", cut)) is not None}
+    return sum(row.nbytes for row, _ in stored.values())
+
+
+@pytest.mark.parametrize("frames", [(10,), (10, 10, 10), (10, 4), (4, 10), (10, 4, 10, 20)])
+def test_an_output_that_is_put_again_counts_once(frames: tuple[int, ...], cuts: list[Cut]) -> None:
+    row = torch.zeros(10, 8)
+    cache = DownsamplerCache(limit_bytes=2 * row.nbytes)
+    for count in frames:
+        cache.put("key", cuts[0], torch.zeros(count, 8), 3_200)
+        assert cache.room.used == held(cache, cuts)
+    cache.put("key", cuts[1], row, 3_200)
+    if frames[-1] <= 10:
+        assert cache.get("key", cuts[1]) is not None, "there was room for two"
+    assert cache.room.used == held(cache, cuts) <= 2 * row.nbytes
+
+
+def test_what_does_not_fit_leaves_what_was_kept(cuts: list[Cut]) -> None:
+    cache = DownsamplerCache(limit_bytes=1_000)
+    cache.put("key", cuts[0], torch.ones(10, 8), 3_200)
+    cache.put("key", cuts[0], torch.zeros(40, 8), 12_800)
+    kept = cache.get("key", cuts[0])
+    assert kept is not None
+    assert (kept[0].shape, kept[1], cache.room.used) == ((10, 8), 3_200, 320)
+
+
+def test_the_same_audio_under_two_ids_is_charged_once(cuts: list[Cut]) -> None:
+    encoder = tiny_encoder()
+    alone, twice = DownsamplerCache(), DownsamplerCache()
+    downsample_all(encoder, cuts[:2], alone, CPU)
+    twins = [cut.with_id(f"twin-{number}") for number, cut in enumerate(cuts[:2])]
+    rows = downsample_all(encoder, [*cuts[:2], *twins], twice, CPU)
+    assert len(rows) == 4
+    assert 0 < twice.room.used == alone.room.used
+
+
+def test_views_are_charged_for_what_is_copied(cuts: list[Cut]) -> None:
+    wide = torch.zeros(10, 1_000)
+    cache = DownsamplerCache(limit_bytes=400)
+    cache.put("key", cuts[0], wide[:, :10], 3_200)
+    kept = cache.get("key", cuts[0])
+    assert kept is not None
+    assert kept[0].untyped_storage().nbytes() == cache.room.used == 400
+
+
 @pytest.mark.parametrize("limit", [0, 1 << 30])
 def test_downsample_all_is_the_downsampler_alone(limit: int, cuts: list[Cut]) -> None:
     encoder, cache = tiny_encoder(), DownsamplerCache(limit)

@@ -6,35 +6,38 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers import ORACLE
+from oracle_data import entries, oracle, oracle_json
+from speechft.encoders.hugging_face import s3prl_lengths
 from speechft.features.featurizer import WeightedSum
 
-FOLDER = ORACLE / "superb" / "01_featurizer"
-LENGTHS = (23, 12, 8)
+FOLDER = "superb/01_featurizer"
+CASES = [name for name in entries(f"{FOLDER}/meta.json", "cases") if "_weights" in name]
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("weights", ["zero", "random"])
-def test_outputs_and_gradients_are_those_of_s3prl(weights: str, normalize: bool) -> None:
-    inputs = load_file(FOLDER / "inputs.safetensors")
-    stored = load_file(FOLDER / "outputs.safetensors")
-    case = f"{weights}_weights" + ("_normalize" if normalize else "")
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_and_gradients_are_those_of_s3prl(case: str) -> None:
+    inputs = load_file(oracle(f"{FOLDER}/inputs.safetensors"))
+    stored = load_file(oracle(f"{FOLDER}/outputs.safetensors"))
+    meta = oracle_json(f"{FOLDER}/meta.json")
+    lengths = meta["cases"][case]["feature_lens"]
     expected = {
         name.removeprefix(f"{case}."): tensor
         for name, tensor in stored.items()
         if name.startswith(f"{case}.")
     }
     states = inputs["hidden_states"].requires_grad_()
-    featurizer = WeightedSum(len(states), normalize=normalize)
-    if weights == "random":
+    found = s3prl_lengths(inputs["wav_lens"], states.shape[2], meta["downsample_rate"])
+    assert found.tolist() == lengths
+    featurizer = WeightedSum(len(states), normalize=case.endswith("normalize"))
+    if not case.startswith("zero"):
         featurizer.weights.data.copy_(inputs["weights"])
     torch.testing.assert_close(featurizer.weights.softmax(0), expected["norm_weights"])
     summed = featurizer(states)
     probes = inputs["probe"]
-    for row, length in enumerate(LENGTHS):
+    for row, length in enumerate(lengths):
         reference = expected[f"feature_{row}"]
         torch.testing.assert_close(summed[row, :length], reference, atol=1e-5, rtol=0)
-    total = sum((summed[n, :t] * probes[n, :t]).sum() for n, t in enumerate(LENGTHS))
+    total = sum((summed[n, :t] * probes[n, :t]).sum() for n, t in enumerate(lengths))
     assert isinstance(total, torch.Tensor)
     torch.testing.assert_close(total, expected["probe_sum"], atol=1e-4, rtol=1e-5)
     total.backward()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from helpers import ORACLE, speech_encoder
+from helpers import speech_encoder
+from oracle_data import oracle
+from processes import VERB, Child
 from speechft import cli
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
 from speechft.features import files
-from speechft.features.files import ExtractionReport, extract_files, parse_layers
+from speechft.features.files import ExtractionReport, extract_files
+from speechft.features.layers import pick_layers, read_layers
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
 
@@ -76,13 +78,15 @@ def test_files_hold_the_states_of_each_utterance_alone(
 
 def test_s3prl_mode_gives_the_states_of_s3prl(tmp_path: Path) -> None:
     """Whatever else is in the run: s3prl's features depend on the batch, so each goes alone."""
-    waveforms = load_file(ORACLE / "encoders" / "waveforms.safetensors")
+    waveforms = load_file(oracle("merge/waveforms.safetensors"))
     for name, waveform in waveforms.items():
         soundfile.write(tmp_path / f"{name}.wav", waveform.numpy(), 16_000, subtype="FLOAT")
-    extract(ORACLE / "merge" / "hubert_base.pt", tmp_path, tmp_path / "out", mode="s3prl")
-    expected = load_file(ORACLE / "encoders" / "hubert_s3prl_hidden.safetensors")
+    extract(oracle("merge/hubert_base.pt"), tmp_path, tmp_path / "out", mode="s3prl")
+    expected = load_file(oracle("merge/hubert_s3prl_hidden.safetensors"))
     for name, states in written(tmp_path / "out").items():
-        reference = [expected[f"single{name[-1]}_hidden_{n}"] for n in range(4)]
+        prefix = f"single{name.removeprefix('wav_')}_hidden_"
+        numbers = range(sum(key.startswith(prefix) for key in expected))
+        reference = [expected[f"{prefix}{number}"] for number in numbers]
         torch.testing.assert_close(states, torch.stack(reference), atol=1e-5, rtol=0)
 
 
@@ -99,7 +103,7 @@ def test_layers(layer: str, rows: list[int], folder: Path, audio: Path, tmp_path
 @pytest.mark.parametrize("layer", ["3", "-1", "", "first", "0,x", "2-1", "0-9"])
 def test_layers_that_do_not_exist_are_refused(layer: str) -> None:
     with pytest.raises(ConfigError, match="layer"):
-        parse_layers(layer, 2)
+        pick_layers(read_layers(layer), 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -357,18 +361,18 @@ def test_two_processes_share_the_work(folder: Path, audio: Path, tmp_path: Path)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "speechft", *given, "--device", "cpu", "--json"],
-            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    children = [
+        Child(
+            VERB,
+            [*given, "--device", "cpu", "--json"],
+            tmp_path,
+            name=f"rank-{rank}",
+            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
     ]
-    (first, said), (_, other_said) = [process.communicate(timeout=300) for process in processes]
-    assert [process.returncode for process in processes] == [1, 1]
+    (code, first, said), (other_code, _, other_said) = [child.wait() for child in children]
+    assert (code, other_code) == (1, 1)
     report = json.loads(first)
     assert (report["written"], len(report["failed"])) == (5, 1)
     assert "error: 1 of 6 files" in said

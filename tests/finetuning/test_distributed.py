@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import tiny_encoder
+from processes import Child
 from speechft.data.manifest import Corpus
 from speechft.errors import RunError
 from speechft.finetuning.distributed import make_accelerator, transformer_layers
@@ -64,11 +65,35 @@ def train(folder: Path, corpus: Corpus, accumulation: int) -> None:
     finetune_encoder(tiny_encoder(), config, corpus, folder, seed=1, splits=("train", "dev"))
 
 
-def _launch(arguments: list[str], code: int = 0) -> str:
-    """Start two processes on a free port; return what they said."""
+def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def _two(code: str, arguments: list[str], folder: Path) -> str:
+    """Run code in two processes, as a launcher would start them; return what they said."""
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    group |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
+    children = [
+        Child(
+            code,
+            arguments,
+            folder,
+            name=f"rank-{rank}",
+            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    ended = [child.wait() for child in children]
+    assert [code for code, _, _ in ended] == [0, 0], ended[0][2][-3000:] + ended[1][2][-3000:]
+    return "".join(said for _, _, said in ended)
+
+
+def _launch(arguments: list[str], code: int = 0) -> str:
+    """Start two processes by torchrun on a free port; return what they said."""
+    port = _free_port()
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, *arguments]
@@ -88,9 +113,7 @@ def _result(folder: Path) -> Run:
 def two(tmp_path_factory: pytest.TempPathFactory, tones: Corpus) -> Path:
     """Return the folder in which two processes trained: by DDP, sharded, and sharded anew."""
     folder = tmp_path_factory.mktemp("two")
-    script = folder / "train.py"
-    script.write_text(_TRAIN)
-    _launch([str(script), str(Path(__file__).parents[1]), str(tones.folder), str(folder)])
+    _two(_TRAIN, [str(Path(__file__).parents[1]), str(tones.folder), str(folder)], folder)
     return folder
 
 
@@ -156,10 +179,9 @@ app(["run", recipe, "--out", str(out / "run")], standalone_mode=False)
 def test_followers_take_part_in_fine_tuning_and_in_nothing_else(
     tmp_path: Path, tiny_hubert: Path, tones: Corpus
 ) -> None:
-    recipe, script = tmp_path / "recipe.yaml", tmp_path / "follow.py"
+    recipe = tmp_path / "recipe.yaml"
     recipe.write_text(_RECIPE.format(encoder=tiny_hubert, corpus=tones.folder))
-    script.write_text(_FOLLOW)
-    said = _launch([str(script), str(recipe), str(tmp_path)])
+    said = _two(_FOLLOW, [str(recipe), str(tmp_path)], tmp_path)
     assert said.count("stable fine-tuning on sid: dev") == 2, "once for each of the two calls"
     assert said.count("plain fine-tuning on sid: dev") == 1
     assert said.count("report: ") == 1

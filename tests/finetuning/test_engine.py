@@ -224,9 +224,9 @@ def test_ctc_that_is_all_blank_at_the_unfreeze_step_is_pointed_out(
     tmp_path: Path, tones: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     settings = {"task": "pr", "steps": 20, "head_only": 0.3, "learning_rate": 1e-6}
-    from speechft.tasks.ctc import CtcTask
+    from speechft.tasks.ctc import CtcModel
 
-    head = CtcTask.head
+    head = CtcModel.head
 
     def blank(self: Any, *args: Any) -> Any:
         made = head(self, *args)
@@ -236,7 +236,7 @@ def test_ctc_that_is_all_blank_at_the_unfreeze_step_is_pointed_out(
 
     _tune(tmp_path / "awake", tones, **{**settings, "steps": 10, "head_only": 0.0})
     assert "nothing but blanks" not in capsys.readouterr().err
-    monkeypatch.setattr(CtcTask, "head", blank)
+    monkeypatch.setattr(CtcModel, "head", blank)
     _tune(tmp_path / "asleep", tones, **settings)
     said = capsys.readouterr().err
     assert said.count("task pr: CTC still gives nothing but blanks at the unfreeze step") == 1
@@ -414,7 +414,7 @@ def test_resolved_dropout_is_said_with_its_source(
 def test_transcripts_too_long_for_ctc_are_left_out_and_named(
     tmp_path: Path, tones: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from speechft.finetuning.splits import labelled_splits
+    from speechft.finetuning.splits import SplitReader
     from speechft.tasks import find_task
 
     class Two:
@@ -426,14 +426,13 @@ def test_transcripts_too_long_for_ctc_are_left_out_and_named(
             return [cut_of("short", 16_000, text="ab"), cut_of("long", 3_200, text="ab" * 20)]
 
     corpus: Any = Two()
-    kept, dev = labelled_splits(
-        find_task("asr"), corpus, tiny_encoder(), ("train", "dev"), need_dev=False
-    )
-    assert [cut.id for cut in kept] == ["short"]
-    assert dev == []
-    assert (
-        "1 utterances are too short for their target, left out: ['long']" in capsys.readouterr().err
-    )
+    reader = SplitReader(corpus, tiny_encoder(), ("train", "dev"), need_dev=False, limit=0.5)
+    found = reader.read(find_task("asr"))
+    assert [cut.id for cut in found.train] == ["short"]
+    assert found.dev == []
+    found.left_out.report()
+    expected = "task asr: 1 left out, target longer than the frames: long"
+    assert expected in capsys.readouterr().err
 
 
 def _corpus(folder: Path, speakers: dict[str, list[str]], seconds: float = 0.5) -> Corpus:
@@ -452,7 +451,7 @@ def _corpus(folder: Path, speakers: dict[str, list[str]], seconds: float = 0.5) 
 
 def test_a_label_that_training_does_not_hold_ends_it_before_it_begins(tmp_path: Path) -> None:
     corpus = _corpus(tmp_path, {"train": ["a", "b"], "dev": ["a", "c"]})
-    with pytest.raises(DataError, match="label 'c' does not occur in the training split"):
+    with pytest.raises(DataError, match=r"dev1\.wav \(class unseen in training\)"):
         _tune(tmp_path / "run", corpus)
     assert not (tmp_path / "run" / ".checkpoints").exists()
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import tiny_encoder
+from processes import Child
 from speechft.data.batching import Batch, BatchPlan, pad
 from speechft.data.labels import label_of
 from speechft.data.manifest import (
@@ -164,16 +161,11 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
 ) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = [str(Path(__file__).parents[1]), str(tones.folder), str(killed)]
-    process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, *arguments, strategy, str(workers)],
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    child = Child(_CHILD, [*arguments, strategy, str(workers)], tmp_path)
     deadline = time.monotonic() + 120
     while not list(killed.glob(".checkpoints/step-*.pt")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    child.kill()
     assert list(killed.glob(".checkpoints/step-*.pt"))
     assert not (killed / "encoder").exists()
     long_run(killed, tones, strategy, workers)

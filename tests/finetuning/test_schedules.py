@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from oracle_data import entries, oracle_json
 from speechft.finetuning.schedules import Schedule
 
-_ORACLE = Path(__file__).parents[1] / "oracle" / "stable_finetuning_schedule.json"
+OFFICIAL = "merge/stable_finetuning_schedule.json"
 
 
-@pytest.mark.parametrize("steps", [10, 100, 1000])
-def test_equals_the_official_schedule(steps: int) -> None:
-    expected = json.loads(_ORACLE.read_text())["lrs"][str(steps)]
-    schedule = Schedule(warmup=0.1, hold=0.4)
-    ours = [1e-4 * schedule.factor(step, steps) for step in range(len(expected))]
+@pytest.mark.parametrize("steps", entries(OFFICIAL, "lrs"))
+def test_equals_the_official_schedule(steps: str) -> None:
+    expected = oracle_json(OFFICIAL)["lrs"][steps]
+    schedule, highest = Schedule(warmup=0.1, hold=0.4), max(expected)
+    ours = [highest * schedule.factor(step, int(steps)) for step in range(len(expected))]
     assert ours == pytest.approx(expected, rel=1e-12, abs=1e-20)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -11,13 +10,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from helpers import ORACLE
+from oracle_data import cases, oracle, oracle_json
 from speechft.data.labels import Vocabulary
+from speechft.encoders.hugging_face import s3prl_lengths
 from speechft.features.featurizer import WeightedSum
 from speechft.tasks import find_task
 from speechft.tasks.heads import FrameHead, UtteranceHead, mean_pool
 
-FOLDER = ORACLE / "superb"
+UTTERANCE = [name for name in cases("superb/03_utterance/*") if not name.endswith("ic")]
 _KEYS = {
     "projector": "projector",
     "model.linear": "linear",
@@ -28,13 +28,15 @@ _KEYS = {
 class Case:
     """One oracle folder: its inputs, a featurizer and a head with its weights."""
 
-    def __init__(self, name: str, head: type[nn.Module], normalize: bool = False) -> None:
-        folder = FOLDER / name
+    def __init__(self, name: str, head: type[nn.Module]) -> None:
+        folder = oracle(name)
         self.inputs = load_file(folder / "inputs.safetensors")
         self.expected = load_file(folder / "outputs.safetensors")
-        self.records: dict[str, Any] = json.loads((folder / "records.json").read_text())
+        self.records: dict[str, Any] = oracle_json(f"{name}/records.json")
+        self.config: dict[str, Any] = oracle_json(f"{name}/config.json")
         state = load_file(folder / "state.safetensors")
         self.states = self.inputs["hidden_states"].requires_grad_()
+        normalize = self.records.get("normalize", False)
         self.featurizer = WeightedSum(len(self.states), normalize=normalize)
         self.featurizer.weights.data.copy_(self.inputs["weights"])
         self.names = {
@@ -42,14 +44,11 @@ class Case:
             for prefix, _, leaf in (name.rpartition(".") for name in state)
             if prefix in _KEYS
         }
-        self.head = head(24, len(state[self.names["linear.bias"]]), 16)
+        projection, dim = state[self.names["projector.weight"]].shape
+        self.head = head(dim, len(state[self.names["linear.bias"]]), projection)
         self.head.load_state_dict({own: state[name] for own, name in self.names.items()})
-        self.lengths = torch.tensor(
-            [
-                min(self.states.shape[2], round(samples / 320))
-                for samples in self.inputs["wav_lens"].tolist()
-            ]
-        )
+        rate = self.config.get("upstream_rate", 320)
+        self.lengths = s3prl_lengths(self.inputs["wav_lens"], self.states.shape[2], rate)
         assert self.lengths.tolist() == self.records["feature_lens"]
 
     def logits(self) -> Tensor:
@@ -62,7 +61,8 @@ class Case:
         found = {f"grad_param.{self.names[n]}": p.grad for n, p in self.head.named_parameters()}
         found |= {"grad_weights": self.featurizer.weights.grad}
         found |= {"grad_hidden_states": self.states.grad}
-        assert len(found) == 6
+        recorded = {name for name in self.expected if name.startswith("grad_")}
+        assert found.keys() == {name for name in recorded if not name.startswith("grad_feature_")}
         for name, gradient in found.items():
             torch.testing.assert_close(
                 gradient, self.expected[name], atol=1e-6, rtol=1e-4, msg=lambda m, n=name: n + m
@@ -70,7 +70,7 @@ class Case:
 
 
 def test_phone_recognition_is_that_of_s3prl() -> None:
-    case = Case("02_ctc/pr_framelevel", FrameHead)
+    case = Case("superb/02_ctc/pr_framelevel", FrameHead)
     task = find_task("pr")
     logits = case.logits()
     log_probs = logits.log_softmax(-1)
@@ -104,10 +104,9 @@ def test_ctc_counts_what_cannot_be_aligned_as_zero() -> None:
     assert not logits.grad[1].any()
 
 
-@pytest.mark.parametrize("name", ["sid", "ks", "er_normalize"])
+@pytest.mark.parametrize("name", UTTERANCE)
 def test_utterance_classification_is_that_of_s3prl(name: str) -> None:
-    case = Case(f"03_utterance/{name}", UtteranceHead, normalize=name.endswith("normalize"))
-    assert case.records["normalize"] == case.featurizer.normalize
+    case = Case(name, UtteranceHead)
     logits = case.logits()
     torch.testing.assert_close(logits, case.expected["logits"], atol=1e-5, rtol=0)
     task = find_task("sid")
@@ -119,22 +118,26 @@ def test_utterance_classification_is_that_of_s3prl(name: str) -> None:
 
 
 def test_intent_classification_is_that_of_s3prl() -> None:
-    case = Case("03_utterance/ic", UtteranceHead)
-    sizes = (4, 5, 4)
+    case = Case("superb/03_utterance/ic", UtteranceHead)
+    sizes = case.config["values_per_slot"]
     vocabulary = Vocabulary(tuple(f"{n}:{v}" for n, size in enumerate(sizes) for v in range(size)))
     logits = case.logits()
     torch.testing.assert_close(logits, case.expected["logits"], atol=1e-5, rtol=0)
     task = find_task("ic")
-    targets = list(case.inputs["labels"] + torch.tensor([0, 4, 9]))
+    targets = list(case.inputs["labels"] + torch.tensor([0, *sizes[:-1]]).cumsum(0))
     predictions = task.predict(logits, case.lengths, vocabulary)
     hits = [float(p == t.tolist()) for p, t in zip(predictions, targets, strict=True)]
     assert hits == case.expected["acc_per_utt"].tolist()
     case.check_gradients(task.losses(logits, case.lengths, targets, vocabulary).mean())
 
 
-def test_utterance_head_on_pooled_features_is_the_same() -> None:
-    case = Case("03_utterance/sid", UtteranceHead)
-    pooled = torch.stack([mean_pool(state, case.lengths) for state in case.states])
+@pytest.mark.parametrize("name", UTTERANCE)
+def test_utterance_head_on_pooled_features_is_the_same(name: str) -> None:
+    case = Case(name, UtteranceHead)
+    states = case.states
+    if case.featurizer.normalize:  # frames are normalised one by one, so before the mean
+        states, case.featurizer.normalize = F.layer_norm(states, states.shape[-1:]), False
+    pooled = torch.stack([mean_pool(state, case.lengths) for state in states])
     ones = torch.ones_like(case.lengths)
     logits = case.head(case.featurizer(pooled[:, :, None]), ones)
     torch.testing.assert_close(logits, case.expected["logits"], atol=1e-5, rtol=0)

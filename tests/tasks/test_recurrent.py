@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from typing import Any
 
 import pytest
 import torch
@@ -11,31 +11,36 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from helpers import ORACLE
+from oracle_data import cases, oracle, oracle_json
+from speechft.data.labels import Vocabulary
+from speechft.encoders.hugging_face import s3prl_lengths
 from speechft.errors import CheckpointError
-from speechft.features.featurizer import WeightedSum, kept_frames
-from speechft.tasks import LetterText, RecurrentHead, TedliumText, from_s3prl, to_s3prl
+from speechft.features.featurizer import WeightedSum
+from speechft.tasks import WAV2VEC2_SYMBOLS, RecurrentHead, find_task, from_s3prl, to_s3prl
 from speechft.tasks.losses import ctc_losses
 from speechft.tasks.recurrent import read_in_time, thin_out
 
-FOLDER = ORACLE / "superb"
-CASES = {
-    "02_ctc/asr_rnns": 320,
-    "02_ctc/asr_rnns_zero_inf": 320,
-    "02_ctc/sf_rnns": 320,
-    "02_ctc/rnns_concat2_ln_proj": 160,
-    "02_ctc/rnns_drop2_layer_drop2": 160,
-    "10_tedlium/expert_rnns": 320,
-}
+
+def settings_of(name: str) -> dict[str, Any]:
+    expert = oracle_json(f"{name}/config.json")["downstream_expert"]
+    found: dict[str, Any] = expert.get("modelrc") or expert["model"]
+    return found
 
 
-def head_of(name: str, rate: int) -> tuple[RecurrentHead, dict[str, Tensor]]:
-    config = json.loads((FOLDER / name / "config.json").read_text())["downstream_expert"]
-    model = config.get("modelrc") or config["model"]
+CASES = [
+    name
+    for path in cases("superb/02_ctc/*/config.json", "superb/10_tedlium/*/config.json")
+    if settings_of(name := path.removesuffix("/config.json"))["select"] == "RNNs"
+]
+
+
+def head_of(name: str) -> tuple[RecurrentHead, dict[str, Tensor]]:
+    config = oracle_json(f"{name}/config.json")
+    model, rate = settings_of(name), config["upstream_rate"]
     options = model["RNNs"]
-    state = load_file(FOLDER / name / "state.safetensors")
+    state = load_file(oracle(f"{name}/state.safetensors"))
     head = RecurrentHead(
-        24,
+        config["upstream_dim"],
         len(state["model.linear.bias"]),
         projection=model["project_dim"],
         hidden=options["dim"],
@@ -51,22 +56,44 @@ def head_of(name: str, rate: int) -> tuple[RecurrentHead, dict[str, Tensor]]:
     return head.eval(), state
 
 
+def letters_of(name: str) -> tuple[tuple[str, ...], int | None]:
+    """Return the symbols, LibriSpeech's or TED-LIUM's or none, and the end of the sequence."""
+    config = oracle_json(f"{name}/config.json")
+    if "symbols" in config:
+        recorded = oracle_json("superb/02_ctc/greedy_decode/greedy.json")["asr"]
+        return tuple(recorded["vocab"]), recorded["eos"]
+    if "vocab" in config:
+        return WAV2VEC2_SYMBOLS, None
+    return (), None
+
+
 def loss_of(logits: Tensor, lengths: Tensor, labels: list[list[int]]) -> Tensor:
     return ctc_losses(logits, lengths, [torch.tensor(row) for row in labels]).mean()
 
 
-@pytest.mark.parametrize(("name", "rate"), CASES.items(), ids=CASES)
-def test_outputs_losses_and_gradients_are_those_of_s3prl(name: str, rate: int) -> None:
-    head, state = head_of(name, rate)
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs.safetensors")
-    records = json.loads((FOLDER / name / "records.json").read_text())
+def featurizer_of(inputs: dict[str, Tensor], expected: dict[str, Tensor]) -> WeightedSum:
+    """Return the featurizer, normalising or not, that made the recorded features."""
+    for normalize in (False, True):
+        featurizer = WeightedSum(len(inputs["hidden_states"]), normalize=normalize)
+        featurizer.weights.data.copy_(inputs["weights"])
+        feature = expected["feature_0"]
+        made = featurizer(inputs["hidden_states"])[0, : len(feature)]
+        if torch.allclose(made, feature, atol=1e-5):
+            return featurizer
+    raise AssertionError("neither featurizer makes the recorded features")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_losses_and_gradients_are_those_of_s3prl(name: str) -> None:
+    head, state = head_of(name)
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs.safetensors"))
+    records = oracle_json(f"{name}/records.json")
     states = inputs["hidden_states"].requires_grad_()
-    featurizer = WeightedSum(len(states), normalize=name.endswith("zero_inf"))
-    featurizer.weights.data.copy_(inputs["weights"])
-    lengths = torch.tensor(
-        [kept_frames(n, states.shape[2], rate=rate) for n in inputs["wav_lens"].tolist()]
-    )
+    rate = oracle_json(f"{name}/config.json")["upstream_rate"]
+    lengths = s3prl_lengths(inputs["wav_lens"], states.shape[2], rate)
+    assert lengths.tolist() == records.get("feature_lens", lengths.tolist())
+    featurizer = featurizer_of(inputs, expected)
     logits, kept = head.with_lengths(featurizer(states), lengths)
     assert kept.tolist() == expected["log_probs_len"].tolist()
     torch.testing.assert_close(
@@ -86,14 +113,14 @@ def test_outputs_losses_and_gradients_are_those_of_s3prl(name: str, rate: int) -
     torch.testing.assert_close(states.grad, expected["grad_hidden_states"], atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "rate"), CASES.items(), ids=CASES)
-def test_single_utterances_are_those_of_s3prl(name: str, rate: int) -> None:
-    head, _ = head_of(name, rate)
-    inputs = load_file(FOLDER / name / "inputs.safetensors")
-    expected = load_file(FOLDER / name / "outputs_batch1.safetensors")
-    features = load_file(FOLDER / name / "outputs.safetensors")
-    records = json.loads((FOLDER / name / "records.json").read_text())
-    text = {"asr": LetterText(), "exp": TedliumText()}.get(name.partition("/")[2][:3])
+@pytest.mark.parametrize("name", CASES)
+def test_single_utterances_are_those_of_s3prl(name: str) -> None:
+    head, _ = head_of(name)
+    inputs = load_file(oracle(f"{name}/inputs.safetensors"))
+    expected = load_file(oracle(f"{name}/outputs_batch1.safetensors"))
+    features = load_file(oracle(f"{name}/outputs.safetensors"))
+    records = oracle_json(f"{name}/records.json")
+    symbols, end = letters_of(name)
     for number in range(len(inputs["wav_lens"])):
         row = features[f"feature_{number}"][None]
         logits, length = head.with_lengths(row, torch.tensor([row.shape[1]]))
@@ -102,8 +129,10 @@ def test_single_utterances_are_those_of_s3prl(name: str, rate: int) -> None:
         )
         loss = loss_of(logits, length, records["labels"][number : number + 1])
         torch.testing.assert_close(loss, expected[f"loss_{number}"], atol=1e-5, rtol=1e-5)
-        if text is not None:
-            decoded = text.decode_path(logits[0].argmax(-1).tolist())
+        if symbols:
+            [(numbers, _)] = find_task("asr").predict(logits, length, Vocabulary(symbols))
+            kept = [number for number in numbers if number != end]
+            decoded = find_task("asr").describe((kept, 0.0), Vocabulary(symbols))
             words = records["batch1"]["pred_words"][number]
             assert decoded == (words if isinstance(words, str) else " ".join(words))
 

@@ -11,14 +11,20 @@ import typer
 
 from speechft.errors import SpeechftError
 
+_FLAGS = {"help": False, "install_completion": False, "show_completion": False}
+"""Flags that have no default in typer: to see that they are off it would import pydantic."""
+_VERBS_WITHOUT_VALUES = ("recipes", "corpora", "tasks")
+
 app = typer.Typer(
     name="speechft",
     help="Fine-tune speech encoders without making them forget: fine-tune, merge, evaluate.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "default_map": {**_FLAGS, **{verb: {"help": False} for verb in _VERBS_WITHOUT_VALUES}},
+    },
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -29,6 +35,7 @@ Config = Annotated[
     Path | None, typer.Option(help="Configuration, where the checkpoint does not tell it.")
 ]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from speechft.cli.app import Json, Set, app
+from speechft.cli.complete import corpora
 
 
 @app.command()
 def prepare(
-    corpus: str,
+    corpus: Annotated[str, typer.Argument(autocompletion=corpora)],
     root: Annotated[str | None, typer.Argument(help="The unpacked archive; see corpora.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for manifests.")] = None,
     allow_missing: Annotated[
@@ -36,12 +38,34 @@ def prepare(
 
     Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
-    from speechft.data.corpora.build import Options
-    from speechft.data.corpora.prepare import archive_verb, prepare_verb
-
     if layout is not None:
-        archive_verb(corpus, layout, out)
+        _write_layout(corpus, layout, out)
         return
-    options = Options(allow_missing, samples=not headers_only, jobs=jobs)
-    given = (corpus, root, out, options, set_ or ())
-    prepare_verb(*given, shards=shards, shard_size=shard_size, as_json=as_json)
+    from speechft import api
+    from speechft.cli.tables import print_corpus
+
+    found = api.prepare(
+        corpus,
+        root,
+        out=out,
+        allow_missing=allow_missing,
+        headers_only=headers_only,
+        jobs=jobs,
+        shards=shards,
+        shard_size=shard_size,
+        overrides=set_ or (),
+    )
+    if as_json:
+        issues = found.info.get("issues", {})
+        content = {"folder": found.place, "splits": found.statistics, "issues": issues}
+        typer.echo(json.dumps(content))
+    else:
+        print_corpus(found)
+
+
+def _write_layout(corpus: str, layout: str, out: Path | None) -> None:
+    from speechft.data.corpora.prepare import write_layout
+
+    write_layout(corpus, layout, out)
+    typer.echo(f"wrote {out} in the layout of {layout}")
+    typer.echo(f"next: speechft prepare {layout} {out} --out corpora/{layout}")

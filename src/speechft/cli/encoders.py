@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from speechft.cli.app import Config, Json, Nonfinite, Out, app
+from speechft.cli.app import Config, Device, Json, Nonfinite, Out, app
 
 
 @app.command()
@@ -66,7 +66,7 @@ def extract(
     format_: Annotated[str, typer.Option("--format", help="safetensors or npy.")] = "safetensors",
     dtype: Annotated[str, typer.Option(help="On disk: float32, float16, bfloat16.")] = "float32",
     precision: Annotated[str, typer.Option(help="To compute in: fp32, bf16, auto.")] = "fp32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: Device = "auto",
     batch_seconds: Annotated[float | None, typer.Option(help="Audio in a batch.")] = None,
     config: Config = None,
     allow_nonfinite: Nonfinite = False,
@@ -76,9 +76,11 @@ def extract(
 
     Example: speechft extract tiny-hubert recordings/ --layer last --out feats
     """
-    from speechft.features.verb import extract_verb
+    from speechft.cli.tables import extraction_lines
+    from speechft.errors import DataError
+    from speechft.features.files import extract_files
 
-    options = {
+    options: dict[str, Any] = {
         "layer": layer,
         "mode": mode,
         "format": format_,
@@ -89,4 +91,13 @@ def extract(
         "config": config,
         "allow_nonfinite": allow_nonfinite,
     }
-    extract_verb(encoder, audio, out, options, as_json=as_json)
+    report = extract_files(encoder, audio, out, **options)
+    if report.is_main:
+        text = json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report))
+        typer.echo(text)
+    if report.failed and not report.is_main:
+        raise typer.Exit(1)  # the first process says why
+    if report.failed:
+        total = len(report.failed) + report.written + report.skipped
+        named = ", ".join(list(report.failed)[:3])
+        raise DataError(f"{len(report.failed)} of {total} files have no features: {named}")

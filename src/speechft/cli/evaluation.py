@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, Out, app
+from speechft.cli import complete
+from speechft.cli.app import Device, Json, Out, Set, app
 
 
 @app.command()
@@ -16,39 +17,67 @@ def evaluate(
     encoders: Annotated[list[str], typer.Argument(metavar="ENCODER...")],
     out: Out,
     tasks: Annotated[
-        str, typer.Option(help="Tasks with commas, 'all' ten of SUPERB, or 'available'.")
+        str,
+        typer.Option(
+            help="Tasks with commas, 'all' ten of SUPERB, or 'available'.",
+            autocompletion=complete.tasks,
+        ),
     ] = "available",
     corpus: Annotated[
         list[str] | None,
-        typer.Option("--corpus", "--manifests", help="Corpus; repeatable. [default: synthetic]"),
+        typer.Option(
+            "--corpus",
+            "--manifests",
+            help="Corpus; repeatable. [default: synthetic]",
+            autocompletion=complete.corpora,
+        ),
     ] = None,
     protocol: Annotated[str, typer.Option(help="mini, default or s3prl.")] = "mini",
     seed: Annotated[int, typer.Option(help="Seed of the probes.")] = 0,
     seeds: Annotated[int, typer.Option(help="Probe seeds, trained side by side.")] = 1,
+    layers: Annotated[str, typer.Option(help="all, last, or numbers: 6,9-12.")] = "all",
+    mode: Annotated[str, typer.Option(help="exact or s3prl.")] = "exact",
+    limit: Annotated[int | None, typer.Option(help="Utterances of a split at most.")] = None,
     cache: Annotated[str | None, typer.Option(help="Folder of features. [OUT/cache]")] = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep none on disk.")] = False,
     frame_cache_gb: Annotated[float | None, typer.Option(help="Quota of frames in it.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32, bf16 or fp16.")] = None,
+    device: Device = "auto",
     language_model: Annotated[
         str | None, typer.Option(help="Word n-gram model for asr, .arpa or .arpa.gz.")
     ] = None,
+    set_: Set = None,
     as_json: Json = False,
 ) -> None:
     """Probe frozen encoders on several tasks; the same command goes on after a stop.
 
     Example: speechft evaluate tiny-hubert merged --tasks pr,sid --out runs/eval
     """
-    from speechft import pipeline
-    from speechft.evaluation.verb import evaluation_config, result_lines
+    from speechft import api
+    from speechft.cli.tables import print_results
 
-    options = {"protocol": protocol, "seeds": seeds, "precision": precision}
-    options |= {"cache": cache or str(out / "cache"), "frame_cache_gb": frame_cache_gb}
-    options |= {"language_model": language_model}
-    config = evaluation_config(tasks, options)
-    rows = pipeline.evaluate(encoders, corpus or ["synthetic"], config, out, seed=seed)
+    rows = api.evaluate(
+        encoders,
+        out=out,
+        tasks=tasks,
+        corpus=corpus or "synthetic",
+        protocol=protocol,
+        seed=seed,
+        seeds=seeds,
+        layers=layers,
+        mode=mode,
+        limit=limit,
+        cache=cache or not no_cache,
+        frame_cache_gb=frame_cache_gb,
+        precision=precision,
+        device=device,
+        language_model=language_model,
+        overrides=set_ or (),
+    )
     if as_json:
         typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
     else:
-        result_lines(rows, protocol)
+        print_results(rows, protocol)
         typer.echo(f"wrote {out / 'results.jsonl'}\nnext: speechft compare {out}")
 
 
@@ -62,6 +91,15 @@ def compare(
 
     Example: speechft compare runs/eval --baseline tiny-hubert
     """
-    from speechft.evaluation.verb import compare_verb
+    from dataclasses import asdict
 
-    compare_verb(results, baseline, as_json=as_json)
+    from speechft import api
+    from speechft.console import print_table
+    from speechft.evaluation.compare import difference_table
+
+    found = api.compare(results, baseline=baseline)
+    if as_json:
+        typer.echo("\n".join(json.dumps(asdict(difference)) for difference in found))
+        return
+    notes = "; ".join(dict.fromkeys(d.note for d in found if d.interval))
+    print_table(f"differences to {found[0].baseline} ({notes})", *difference_table(found))

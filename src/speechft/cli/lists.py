@@ -11,11 +11,17 @@ from speechft.cli.app import Json, app
 
 @app.command()
 def recipes(as_json: Json = False) -> None:
-    """List the packaged recipes."""
-    from speechft.config import read_yaml
-    from speechft.recipe import packaged_recipes
+    """List the packaged recipes, and the verbs that take them."""
+    from speechft.recipe_files import packaged_recipes, read_recipe, verbs_of
 
-    _list({n: str(read_yaml(p).get("title", "")) for n, p in packaged_recipes().items()}, as_json)
+    found = {}
+    for name in packaged_recipes():
+        content = read_recipe(name)
+        found[name] = {"title": content["title"], "verbs": verbs_of(content)}
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        _list({n: f"{r['title']} ({' or '.join(r['verbs'])})" for n, r in found.items()}, as_json)
 
 
 @app.command()

@@ -7,68 +7,92 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Out, Set, app, command_line
+from speechft.cli import complete
+from speechft.cli.app import Device, Out, Set, app, command_line
+
+Recipe = Annotated[
+    str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
+]
+Corpus = Annotated[
+    str | None,
+    typer.Option(
+        "--corpus",
+        "--manifests",
+        help="Instead of the recipe's: name, CSV or folder.",
+        autocompletion=complete.corpora,
+    ),
+]
 
 
 @app.command()
-def demo(out: Out = Path("runs/demo"), set_: Set = None) -> None:
+def demo(
+    out: Out = Path("runs/demo"),
+    corpus: Corpus = None,
+    device: Device = "auto",
+    set_: Set = None,
+) -> None:
     """Run the whole method on embedded speech in minutes; the same as `run demo`.
 
     Example: speechft demo --out runs/demo
     """
-    run("demo", out, set_)
+    run("demo", out, corpus, device, set_)
 
 
 @app.command()
-def run(recipe: str, out: Out, set_: Set = None) -> None:
+def run(
+    recipe: Recipe, out: Out, corpus: Corpus = None, device: Device = "auto", set_: Set = None
+) -> None:
     """Fine-tune, merge, evaluate and report, by a recipe; run it again to go on after a stop.
 
-    Example: speechft run demo --out runs/mine --set data.corpus=my.csv
+    Example: speechft run demo --out runs/mine --corpus my.csv
     """
-    from speechft import pipeline
-    from speechft.finetuning.distributed import main_process_scope
-    from speechft.recipe import Recipe, load_recipe
+    from speechft import api
 
-    with main_process_scope() as first:
-        if first:
-            pipeline.run(load_recipe(Recipe, recipe, set_ or ()), out, command=command_line())
+    api.run(
+        recipe,
+        out=out,
+        corpus=corpus,
+        device=device,
+        overrides=set_ or (),
+        command=command_line(),
+    )
 
 
 @app.command()
 def finetune(
-    recipe: str,
+    recipe: Recipe,
     out: Out,
     strategy: Annotated[
         str | None, typer.Option(help="stable, plain, l2sp, lora, dora, distill, early-...")
     ] = None,
+    corpus: Corpus = None,
+    device: Device = "auto",
     set_: Set = None,
 ) -> None:
     """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
 
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
-    from speechft import pipeline
-    from speechft.finetuning.distributed import main_process_scope
-    from speechft.recipe import Recipe, load_recipe
+    from speechft import api, console
 
-    chosen = [f"finetuning.strategy={strategy}"] if strategy else []
-    with main_process_scope() as first:
-        if not first:
-            return
-        loaded = load_recipe(Recipe, recipe, [*(set_ or ()), *chosen])
-        encoder = pipeline.finetune_recipe(loaded, out)
-    typer.echo(f"tuned encoder: {encoder}")
-    typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
+    encoder = api.finetune(
+        recipe, out=out, strategy=strategy, corpus=corpus, device=device, overrides=set_ or ()
+    )
+    if console.is_main_process():
+        typer.echo(f"tuned encoder: {encoder}")
+        typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
 
 
 @app.command()
-def pretrain(recipe: str, out: Out, set_: Set = None) -> None:
+def pretrain(
+    recipe: Recipe, out: Out, corpus: Corpus = None, device: Device = "auto", set_: Set = None
+) -> None:
     """Pre-train an encoder by masked prediction of clusters (HuBERT).
 
     Example: speechft pretrain pretrain-tiny --out runs/pretrain
     """
-    from speechft.pretrain import pretrain_recipe
+    from speechft import api
 
-    encoder = pretrain_recipe(recipe, out, set_ or ())
+    encoder = api.pretrain(recipe, out=out, corpus=corpus, device=device, overrides=set_ or ())
     typer.echo(f"encoder: {encoder}")
     typer.echo(f"next: speechft evaluate {encoder} --out runs/eval")

@@ -7,30 +7,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from speechft.config import Config
+from speechft.data.config import SpecAugmentConfig
 
 _ADAPTIVE_MASKS = 20
-
-
-class SpecAugmentConfig(Config):
-    """Sizes of warp and masks; the defaults are those of s3prl's ASR and SF."""
-
-    time_warp: int = Field(default=5, ge=0)
-    """Largest shift in frames; 0 leaves time as it is."""
-    time_masks: int = Field(default=2, ge=0)
-    """Masks over time in an utterance."""
-    time_width: tuple[int, int] = (0, 40)
-    """Width of a mask over time in frames, drawn from [low, high)."""
-    channel_masks: int = Field(default=4, ge=0)
-    """Masks over channels in an utterance."""
-    channel_width: tuple[int, int] = (0, 50)
-    """Width of a mask over channels, drawn from [low, high)."""
-    adaptive: float = Field(default=0.0, ge=0.0, le=1.0)
-    """If above 0, number and largest width of the time masks are this share of the utterance's
-    frames (at most 20 masks, at most the width above)."""
 
 
 class SpecAugment(nn.Module):
@@ -42,9 +23,9 @@ class SpecAugment(nn.Module):
     Shapes: B batch, T frames, D channels.
     """
 
-    def __init__(self, config: SpecAugmentConfig) -> None:
+    def __init__(self, config: SpecAugmentConfig | None = None) -> None:
         super().__init__()
-        self.config = config
+        self.config = config or SpecAugmentConfig()
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """Return an augmented copy of (B, T, D) features with (B,) valid frames."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 UNKNOWN = "<unk>"
 """Symbol of sequence tasks for what the training split does not hold; it always counts as wrong."""
 
+MAX_LEFT_OUT = 0.05
+"""Largest share of a split that is left out for its labels or audio, where no other is set."""
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -35,6 +38,10 @@ class Vocabulary:
     def __len__(self) -> int:
         """Return the number of symbols."""
         return len(self.symbols)
+
+    def __contains__(self, symbol: object) -> bool:
+        """Return whether the training split holds a symbol."""
+        return symbol in self._index
 
     def encode(self, symbols: Iterable[str], where: str) -> list[int]:
         """Turn symbols into numbers; unseen ones become `UNKNOWN` where the vocabulary has it.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.errors import CheckpointError, DataError
 from speechft.files import json_digest, read_json, write_json
@@ -172,8 +173,6 @@ class Corpus:
 
     def _open(self, name: str) -> CutSet:
         from lhotse import CutSet
-
-        from speechft.data.shar import SHARDED, ShardedSplit
 
         size = self.statistics[name]["utterances"]
         if SHARDED in self.info:

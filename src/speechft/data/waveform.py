@@ -45,6 +45,11 @@ def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
     return np.ascontiguousarray(waveform, dtype=np.float32)
 
 
+def count_samples(cut: Cut) -> int:
+    """Return how many 16 kHz samples `load_waveform` gives, without reading any."""
+    return -(-int(cut.num_samples) * SAMPLE_RATE // int(cut.sampling_rate))
+
+
 def member_address(place: str, start: int, size: int) -> str:
     """Return how a recording names the bytes of a larger file that hold it."""
     return f"{place}{_RANGE}{start}+{size}"

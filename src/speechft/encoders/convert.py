@@ -114,7 +114,7 @@ def convert(
         ConfigError: A format is unknown or does not go with ``out``.
         RunError: ``out`` holds something else, or cannot be written.
     """
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.abspath(Path(out).expanduser()))
     chosen = _target(out, target)
     checkpoint = open_encoder(source)
     _check_format(checkpoint, source_format)

@@ -36,7 +36,21 @@ DROPOUTS = (
 """Names of all dropout rates in the configurations of these families."""
 
 _ATTENTION = ("attention", "self_attn")
-_S3PRL_STRIDE = 320
+
+
+def s3prl_lengths(samples: Tensor, frames: int, rate: int = 320) -> Tensor:
+    """Return how many frames of each utterance s3prl's featurizer keeps, (B,).
+
+    ``round(samples / rate)``, ties to even, but not more than there are: often one more than the
+    convolutions yield, so that the last one may belong to the padding.
+
+    Args:
+        samples: Of each utterance, (B,).
+        frames: Of the padded batch.
+        rate: Samples between frames.
+    """
+    rounded = [min(frames, round(n / rate)) for n in samples.tolist()]
+    return torch.tensor(rounded, device=samples.device)
 
 
 class HuggingFaceEncoder(Encoder):
@@ -135,7 +149,7 @@ class HuggingFaceEncoder(Encoder):
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
             last = self.model.encoder(hidden, attention_mask=mask)[0]
         states = self._filled(recorded, last)
-        lengths = self._reported_lengths(lengths, frames) if self.mode == "s3prl" else valid
+        lengths = s3prl_lengths(lengths, frames) if self.mode == "s3prl" else valid
         return EncoderOutput(tuple(states), lengths, self.frame_rate)
 
     def downsampler_names(self) -> frozenset[str]:
@@ -234,12 +248,6 @@ class HuggingFaceEncoder(Encoder):
         samples = int(lengths.max())
         share = samples // frames
         return torch.clamp(torch.div(lengths + share - 1, share, rounding_mode="floor"), max=frames)
-
-    @staticmethod
-    def _reported_lengths(lengths: Tensor, frames: int) -> Tensor:
-        """Return s3prl's feature lengths: round(n / 320), ties to even, at most the frames."""
-        rounded = [min(frames, round(n / _S3PRL_STRIDE)) for n in lengths.tolist()]
-        return torch.tensor(rounded, device=lengths.device)
 
     @contextlib.contextmanager
     def _masked_statistics(self, lengths: Tensor) -> Iterator[None]:

@@ -62,7 +62,7 @@ def resolve_encoder(name: str | Path) -> Path:
     Raises:
         CheckpointError: There is no such encoder.
     """
-    path = Path(name)
+    path = Path(name).expanduser()
     packaged = packaged_encoders()
     if path.is_dir() or (path.exists() and str(name) not in packaged):
         return path

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from speechft.config import Config
+from speechft.config import Config, apply_changes, apply_overrides, build
+from speechft.data.labels import MAX_LEFT_OUT
 from speechft.devices import Precision
+from speechft.errors import ConfigError
+from speechft.features.layers import Layers, read_layers
 
 Codec = Literal["float16", "bfloat16", "int8"]
 """How frames are kept on disk."""
+Mode = Literal["exact", "s3prl"]
+"""Modes of `speechft.encoders.base.MODES`."""
 RANDOM = "random"
 """Floor with the weights of an untrained encoder."""
+
+
+def _read_tasks(given: Any) -> Any:
+    if given == "all":
+        from speechft.tasks import SUPERB
+
+        return SUPERB
+    if not isinstance(given, str) or given == "available":
+        return given
+    return tuple(name.strip() for name in given.split(",") if name.strip())
+
+
+def _read_layers(given: Any) -> Layers:
+    try:
+        layers = read_layers(given)
+    except (ConfigError, TypeError) as error:
+        raise ValueError(getattr(error, "message", "expected all, last, or numbers")) from None
+    return layers if isinstance(layers, str) else tuple(sorted(layers))
 
 
 class BeamSearchConfig(Config):
@@ -31,13 +55,26 @@ class BeamSearchConfig(Config):
 class EvaluationConfig(Config):
     """Which tasks, how."""
 
-    tasks: tuple[str, ...] | Literal["available"] = ("pr", "sid", "ic", "style")
-    """Keys of tasks, or ``available`` for all that the corpus supports."""
+    tasks: Annotated[tuple[str, ...] | Literal["available"], BeforeValidator(_read_tasks)] = (
+        "pr",
+        "sid",
+        "ic",
+        "style",
+    )
+    """Keys of tasks, as a list or as text with commas; ``all`` for SUPERB's ten, ``available`` for
+    all that the corpus supports."""
     protocol: str = "mini"
     """Name of the protocol."""
     seeds: int = Field(default=1, ge=1)
     """Probe seeds, trained side by side; of several the mean is shown, with an interval over seeds
     and items."""
+    layers: Annotated[Layers, BeforeValidator(_read_layers)] = "all"
+    """Hidden states that probes see: ``all``, ``last``, or numbers and ranges such as ``6,9-12``, 0
+    being the input of the first layer."""
+    mode: Mode = "exact"
+    """How hidden states are computed: ``exact``, or ``s3prl``, see `load_encoder`."""
+    limit: int | None = Field(default=None, ge=1)
+    """So many utterances of every split at most, balanced by class; null takes all."""
     cache: str | None = None
     """Folder of features that evaluations share; null keeps none on disk."""
     frame_cache_gb: float = Field(default=0.0, ge=0.0)
@@ -46,6 +83,9 @@ class EvaluationConfig(Config):
     """How frames are kept there; ``int8`` takes half the room."""
     frame_memory_gb: float = Field(default=8.0, gt=0.0)
     """Frames kept in memory, in gigabytes; the others are read or computed for every batch."""
+    max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
+    """Largest share of a split that is left out because a task cannot use it, such as recordings
+    that are too short; 1 never refuses. Protocol ``s3prl`` leaves nothing out."""
     floors: tuple[str, ...] = ("mfcc", RANDOM)
     """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
     precision: Precision = "auto"
@@ -54,6 +94,32 @@ class EvaluationConfig(Config):
     """Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second word error rate of ASR."""
     beam_search: BeamSearchConfig = BeamSearchConfig()
     """The search with it."""
+
+
+def evaluation_config(
+    given: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
+) -> EvaluationConfig:
+    """Return the configuration of an evaluation without a recipe.
+
+    Args:
+        given: Fields; those that are None keep their defaults, tasks that of ``available``.
+        overrides: Further fields as text, ``beam_search.weight=1.5``.
+        changes: Further fields by key.
+
+    Raises:
+        ConfigError: A field does not exist, or has a value that is not allowed.
+    """
+    content: dict[str, Any] = {"tasks": "available"}
+    content |= {name: value for name, value in given.items() if value is not None}
+    content = apply_changes(apply_overrides(content, overrides), (changes or {}).items())
+    if "floors" in content:
+        raise ConfigError(
+            "floors are rows that a run adds; an evaluation has the encoders that it is given",
+            hint="give mfcc as an encoder",
+        )
+    return build(EvaluationConfig, {**content, "floors": ()}, "evaluate")
 
 
 class ProbeConfig(Config):

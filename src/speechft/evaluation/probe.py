@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from speechft.console import progress_bar
-from speechft.data.augment import SpecAugment, SpecAugmentConfig
+from speechft.data.augment import SpecAugment
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
@@ -92,7 +92,7 @@ class _Trial:
             hidden=self.config.hidden,
             units=self.config.units,
         )
-        augment = SpecAugment(SpecAugmentConfig()) if self.config.spec_augment else None
+        augment = SpecAugment() if self.config.spec_augment else None
         return make_grid(
             lambda: Probe(states, head(), augment),
             [rate for _, rate in keys],

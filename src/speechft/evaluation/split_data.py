@@ -48,7 +48,11 @@ class SplitData:
     ) -> None:
         framed = task.level == "frame"
         lengths = [features.length(cut) if framed else 1 for cut in cuts]
-        kept = [n for n, cut in enumerate(cuts) if not training or task.usable(cut, lengths[n])]
+        kept = [
+            n
+            for n, cut in enumerate(cuts)
+            if not training or task.problem(cut, vocabulary, lengths[n], training=True) is None
+        ]
         self.cuts = [cuts[n] for n in kept]
         self.lengths = np.array([lengths[n] for n in kept], dtype=np.int64)
         self.targets = [task.target(cuts[n], vocabulary, lengths[n]) for n in kept]
@@ -56,7 +60,7 @@ class SplitData:
         self._features = features
         self._pooled: Tensor | None = None
         if not framed and self.cuts:
-            rows = [features.pooled[cut.id].float() for cut in self.cuts]
+            rows = [features.mean(cut).float() for cut in self.cuts]
             self._pooled = torch.stack(rows, dim=1)[:, :, None]
 
     @cached_property

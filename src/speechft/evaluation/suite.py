@@ -16,6 +16,7 @@ from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.features.layers import pick_layers
 from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
@@ -36,8 +37,9 @@ def assign_tasks(
     if config.protocol not in PROTOCOLS:
         raise unknown_choice("protocol", config.protocol, PROTOCOLS)
     chosen: dict[str, Corpus] = {}
+    named = [] if config.tasks == "available" else _named_tasks(config)
     for corpus in corpora:
-        for task in TASKS.values():
+        for task in {**TASKS, **{task.name: task for task in named}}.values():
             if not task.supported_by(corpus):
                 continue
             best = chosen.setdefault(task.name, corpus)
@@ -47,7 +49,7 @@ def assign_tasks(
         tasks = choose_tasks(config, corpora[0]) if len(corpora) == 1 else []
         tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
     else:
-        tasks = _named_tasks(config)
+        tasks = named
     for task in tasks:
         if task.name not in chosen:
             reasons = "; ".join(f"{corpus.name}: {task.lacks(corpus)}" for corpus in corpora)
@@ -90,7 +92,7 @@ def _named_tasks(config: EvaluationConfig) -> list[Task]:
     tasks = [find_task(name) for name in dict.fromkeys(config.tasks)]
     if not tasks:
         raise ConfigError("no task to evaluate", hint=f"choose from: {', '.join(TASKS)}")
-    if config.language_model is not None and find_task("asr") not in tasks:
+    if config.language_model is not None and not any(t.takes_language_model for t in tasks):
         raise ConfigError(
             f"language model {config.language_model} is for task asr, which is not among the "
             f"tasks: {', '.join(config.tasks)}",
@@ -155,8 +157,9 @@ def _extract(
     """Run the encoder once over the union of all splits of tasks on the same corpus."""
     cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
     framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
-    return extract(
-        candidate.load(),
+    encoder = candidate.load(config.mode)
+    features = extract(
+        encoder,
         cuts.values(),
         frames=framed,
         device=pick_device(),
@@ -165,6 +168,9 @@ def _extract(
         storage=_storage(digest, config),
         description=f"features of {candidate.name}",
     )
+    if config.layers != "all":
+        features.layers = pick_layers(config.layers, encoder.num_layers)
+    return features
 
 
 def _storage(digest: str, config: EvaluationConfig) -> Storage:
@@ -172,7 +178,8 @@ def _storage(digest: str, config: EvaluationConfig) -> Storage:
     if config.cache is None:
         return Storage(memory=memory)
     precision = resolve_precision(config.precision, pick_device())
-    key = hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:24]
+    mode = "" if config.mode == "exact" else f" {config.mode}"
+    key = hashlib.sha256(f"{digest} {precision}{mode}".encode()).hexdigest()[:24]
     place = Path(config.cache).expanduser() / key
     quota = int(config.frame_cache_gb * 1e9)
     frames = FrameCache(place, quota, config.frame_codec) if quota else None

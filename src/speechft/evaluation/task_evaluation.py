@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from speechft.console import log
@@ -28,7 +27,6 @@ from speechft.files import atomic_write, file_digest, json_digest
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
-from speechft.tasks.characters import CharacterRecognition
 from speechft.tasks.measures import Measure
 from speechft.tasks.word_search import LanguageModel
 
@@ -90,7 +88,7 @@ class TaskEvaluation:
         resolved |= {key: value for key, value in changed.items() if key not in _APART}
         if self._codec is not None:
             resolved["frame_codec"] = self._codec
-        if isinstance(task, CharacterRecognition) and task.language_model is not None:
+        if task.language_model is not None:
             resolved["beam_search"] = config.beam_search.as_dict()
             manifests["language model"] = file_digest(task.language_model.file)
         return Identity(self.digest, task.name, manifests, resolved, tuple(self.seeds))
@@ -104,7 +102,7 @@ class TaskEvaluation:
     def task(self) -> Task:
         """Return the task as the protocol wants it."""
         task = self.named_task.variant(self.config.protocol)
-        if self.config.language_model is None or not isinstance(task, CharacterRecognition):
+        if self.config.language_model is None or not task.takes_language_model:
             return task
         file = Path(self.config.language_model).expanduser()
         return task.with_language_model(LanguageModel(file, **self.config.beam_search.as_dict()))
@@ -268,11 +266,13 @@ class TaskEvaluation:
             "layer_weights": [round(weight, 4) for weight in first.layer_weights],
             "best_epoch": first.epochs,
             "converged": None if fixed else all(result.converged for result in results),
-            **_rates(items),
+            **(measure.details(items) if measure.details else {}),
         }
         if len({item.group for item in items}) > 1:
             interval = bootstrap_interval(items, measure=measure, groups=True)
             details["interval_over_groups"] = interval
+        if self.config.layers != "all":
+            details["layers"] = self.config.as_dict()["layers"]
         if first.setting is not None:
             details["setting"] = first.setting
         if len(results) > 1:
@@ -307,7 +307,7 @@ class TaskEvaluation:
                 protocol=self.config.protocol,
                 candidate=self.candidate,
                 digest=self.digest,
-                precision=self.config.precision,
+                evaluation=self.config,
             )
 
 
@@ -344,22 +344,3 @@ def _merged(parts: Sequence[Sequence[Item]]) -> list[Item]:
         return list(parts[0])
     items = [replace(item, fold=n) for n, part in enumerate(parts, start=1) for item in part]
     return sorted(items, key=lambda item: item.id)
-
-
-def _rates(items: Sequence[Item]) -> dict[str, float]:
-    """Return insertions, deletions and substitutions in percent, and the mean blank ratio."""
-    counts: Mapping[str, float] = items[0].counts if items else {}
-    if "missed" in counts:
-        total = sum(item.total for item in items)
-        return {
-            name: round(100 * sum(item.counts[name] for item in items) / total, 2)
-            for name in ("missed", "false_alarm", "confusion")
-        }
-    if "blank_ratio" not in counts:
-        return {}
-    total = sum(item.counts.get("units", item.total) for item in items)
-    rates = {
-        name: round(100 * sum(item.counts[name] for item in items) / total, 2)
-        for name in ("substitutions", "insertions", "deletions")
-    }
-    return {**rates, "blank_ratio": round(fmean(item.counts["blank_ratio"] for item in items), 4)}

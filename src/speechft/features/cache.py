@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,6 +37,32 @@ def audio_key(cut: Cut) -> str:
             identity = str(source)
     text = f"{identity}:{cut.start:.6f}:{cut.duration:.6f}:{cut.channel}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+class Room:
+    """Bytes that a cache may hold: every key counts once, as much as what it holds now.
+
+    Caches ask before they keep and say what they kept, so that what is charged is what is there,
+    however often a key is put and even if writing it failed.
+
+    Args:
+        limit: Bytes in all.
+        held: Bytes of what is there already, by key.
+    """
+
+    def __init__(self, limit: int, held: Mapping[str, int] | None = None) -> None:
+        self._limit = limit
+        self._held: dict[Any, int] = dict(held or {})
+        self.used = sum(self._held.values())
+
+    def fits(self, key: Hashable, size: int) -> bool:
+        """Return whether a key may hold so many bytes, in place of what it holds now."""
+        return self.used - self._held.get(key, 0) + size <= self._limit
+
+    def hold(self, key: Hashable, size: int) -> None:
+        """Note that a key now holds so many bytes, in place of what it held."""
+        self.used += size - self._held.get(key, 0)
+        self._held[key] = size
 
 
 class PooledCache:
@@ -92,8 +118,8 @@ class FrameCache:
 
     def __init__(self, folder: Path, quota: int, codec: Codec = "bfloat16") -> None:
         self.folder, self.codec = folder / codec, codec
-        sizes = (path.stat().st_size for path in self.folder.glob("*.safetensors"))
-        self._left = quota - sum(sizes)
+        sizes = {path.stem: path.stat().st_size for path in self.folder.glob("*.safetensors")}
+        self.room = Room(quota, sizes)
         self._wrong = self._all = 0.0
 
     @property
@@ -116,15 +142,18 @@ class FrameCache:
         return decode(stored)
 
     def put(self, key: str, states: Tensor) -> bool:
-        """Keep (N, T, D) states if there is room; return whether they are kept."""
+        """Keep (N, T, D) states if there is room; return whether they are kept.
+
+        What the key held before stays where they do not fit.
+        """
         stored = encode(states, self.codec)
         content = save(stored)
-        if len(content) > self._left:
+        if not self.room.fits(key, len(content)):
             return False
         self.folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(self.folder / f"{key}.safetensors") as file:
             file.write(content)
-        self._left -= len(content)
+        self.room.hold(key, len(content))
         values = states.float()
         self._wrong += float((decode(stored).float() - values).square().sum())
         self._all += float(values.square().sum())

@@ -13,9 +13,10 @@ from torch import Tensor
 from speechft.console import progress_bar
 from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
+from speechft.data.waveform import count_samples
 from speechft.devices import Precision, Resolved, autocast, resolve_precision
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
-from speechft.features.cache import FrameCache, PooledCache, audio_key
+from speechft.features.cache import FrameCache, PooledCache, Room, audio_key
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -43,11 +44,18 @@ class Features:
     """Where further frames may lie."""
     compute: Compute | None = None
     """How frames are made that lie nowhere."""
+    layers: list[int] | None = None
+    """The hidden states that are read; None reads all N."""
 
     def length(self, cut: Cut) -> int:
         """Return T of a cut whose frames were asked for."""
         kept = self.frames.get(cut.id)
         return self.lengths[cut.id] if kept is None else kept.shape[1]
+
+    def mean(self, cut: Cut) -> Tensor:
+        """Return the (N, D) mean over time of the hidden states that are read."""
+        kept = self.pooled[cut.id]
+        return kept if self.layers is None else kept[self.layers]
 
     def rows(self, cuts: Sequence[Cut]) -> list[Tensor]:
         """Return the (N, T, D) hidden states of cuts: kept, read from disk, or computed again."""
@@ -62,7 +70,8 @@ class Features:
         if missing:
             assert self.compute is not None
             found |= zip((cut.id for cut in missing), self.compute(missing), strict=True)
-        return [found[cut.id] for cut in cuts]
+        every = [found[cut.id] for cut in cuts]
+        return every if self.layers is None else [states[self.layers] for states in every]
 
 
 @dataclass(frozen=True)
@@ -92,18 +101,19 @@ class DownsamplerCache:
 
     def __init__(self, limit_bytes: int = 4 << 30) -> None:
         self._store: dict[tuple[str, str], tuple[Tensor, int]] = {}
-        self._left = limit_bytes
+        self.room = Room(limit_bytes)
 
     def get(self, key: str, cut: Cut) -> tuple[Tensor, int] | None:
         """Return the (T, C) output and the number of samples of a cut, if it is kept."""
         return self._store.get((key, audio_key(cut)))
 
     def put(self, key: str, cut: Cut, features: Tensor, samples: int) -> None:
-        """Keep the (T, C) output of a cut while there is room."""
+        """Keep the (T, C) output of a cut while there is room, else what was kept before."""
+        place = key, audio_key(cut)
         size = features.numel() * features.element_size()
-        if size <= self._left:
-            self._left -= size
-            self._store[key, audio_key(cut)] = features.clone(), samples
+        if self.room.fits(place, size):
+            self._store[place] = features.clone(), samples
+            self.room.hold(place, size)
 
 
 def downsampler_key(encoder: Encoder, precision: Resolved = "fp32") -> str | None:
@@ -210,7 +220,7 @@ class _Keeper:
 
     def __init__(self, features: Features, frames: frozenset[str], storage: Storage) -> None:
         self._features, self._frames, self._storage = features, frames, storage
-        self._left = storage.memory
+        self._room = Room(storage.memory)
         self._new: dict[str, Tensor] = {}
 
     def reuse(self, encoder: Encoder, cuts: list[Cut]) -> list[Cut]:
@@ -253,8 +263,8 @@ class _Keeper:
 
     def _remember(self, cut: Cut, states: Tensor) -> None:
         size = states.numel() * states.element_size()
-        if size <= self._left:
-            self._left -= size
+        if self._room.fits(cut.id, size):
+            self._room.hold(cut.id, size)
             self._features.frames[cut.id] = states
         else:
             self._features.lengths[cut.id] = states.shape[1]
@@ -284,6 +294,13 @@ def batch_limits(
     if device.type != "cpu":
         return 160.0, PAD_TO
     return (0.0, 1) if is_large(encoder) else (48.0, PAD_TO)
+
+
+def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> list[int]:
+    """Return the frames that an encoder makes of each cut, without reading any audio."""
+    samples = torch.tensor([count_samples(cut) for cut in cuts], dtype=torch.int64)
+    counts: list[int] = encoder.frame_lengths(samples).clamp(min=0).tolist()
+    return counts
 
 
 def is_large(encoder: Encoder) -> bool:

@@ -30,17 +30,3 @@ class WeightedSum(nn.Module):
             hidden_states = F.layer_norm(hidden_states, hidden_states.shape[-1:])
         summed: Tensor = torch.tensordot(self.weights.softmax(0), hidden_states, 1)
         return summed
-
-
-def kept_frames(samples: int, frames: int, *, rate: int = 320) -> int:
-    """Return how many of an utterance's frames s3prl's featurizer keeps.
-
-    ``round(samples / rate)``, ties to even, but not more than there are: often one more than the
-    encoder's convolutions yield, so that the last one may belong to the padding.
-
-    Args:
-        samples: Of the utterance.
-        frames: Of the padded batch.
-        rate: Samples between frames.
-    """
-    return min(frames, round(samples / rate))

@@ -22,6 +22,7 @@ from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder, settings_digest
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
 from speechft.features.extract import batch_limits, group_by_length
+from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import Sources, find_sources
 from speechft.files import atomic_write, read_json, write_json
 
@@ -68,7 +69,7 @@ def extract_files(
     audio: Sequence[str | Path],
     out: str | Path,
     *,
-    layer: str = "all",
+    layer: str | int | Sequence[int] = "all",
     mode: Mode = "exact",
     format: Format = "safetensors",
     dtype: str = "float32",
@@ -119,7 +120,7 @@ def extract_files(
     place = processes.device
     sources = find_sources(audio)
     model = load_encoder(encoder, mode, config=config, allow_nonfinite=allow_nonfinite).to(place)
-    layers = parse_layers(layer, model.num_layers)
+    layers = pick_layers(read_layers(layer), model.num_layers)
     resolved = resolve_precision(precision, place)
     report = ExtractionReport(
         str(out), str(encoder), digest_of(encoder), layers, model.dim, model.frame_rate
@@ -134,7 +135,7 @@ def extract_files(
         "format": format,
         "frame_rate": model.frame_rate,
     }
-    writer = _Writer(Path(out), settings, DTYPES[dtype])
+    writer = _Writer(Path(out).expanduser(), settings, DTYPES[dtype])
     report.failed = dict(sources.problems)
     cuts = _usable(model, sources, report)
     if not cuts:
@@ -150,33 +151,6 @@ def extract_files(
     if not report.written and not report.skipped:
         raise _nothing(report.failed)
     return report
-
-
-def parse_layers(text: str, count: int) -> list[int]:
-    """Read ``all``, ``last``, or numbers and ranges from 0 to ``count``.
-
-    Raises:
-        ConfigError: It is something else, or out of range.
-    """
-    if text == "all":
-        return list(range(count + 1))
-    if text == "last":
-        return [count]
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, separator, last = part.strip().partition("-")
-        if not first.isdigit() or (separator and not last.isdigit()):
-            raise ConfigError(
-                f"layer {text!r} is not all, last, or numbers and ranges such as 0,6,9-12"
-            )
-        chosen += range(int(first), int(last if separator else first) + 1)
-    wrong = [n for n in chosen if n > count]
-    if wrong or not chosen:
-        raise ConfigError(
-            f"layer {text!r}: the encoder has the hidden states 0 (input of the first layer) to "
-            f"{count}"
-        )
-    return list(dict.fromkeys(chosen))
 
 
 class _Processes:

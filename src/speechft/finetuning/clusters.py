@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
 
-from speechft.config import Config
 from speechft.console import log, progress_bar
 from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
@@ -19,19 +17,7 @@ from speechft.devices import autocast, pick_device, resolve_precision
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 from speechft.files import atomic_write
-
-
-class Targets(Config):
-    """Where the cluster targets come from."""
-
-    source: str = "mfcc-cmvn"
-    """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
-    layer: int = Field(default=0, ge=0)
-    """Hidden state of that encoder, 0 being the input of its first layer."""
-    clusters: int = Field(default=100, ge=2)
-    """k of k-means."""
-    fit_frames: int = Field(default=200_000, ge=2)
-    """Frames that k-means is fitted on."""
+from speechft.finetuning.config import Targets
 
 
 def make_targets(

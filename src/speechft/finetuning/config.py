@@ -1,4 +1,7 @@
-"""What a fine-tuning may be configured to do; every strategy shares one set of keys."""
+"""What fine-tuning and pre-training may be configured to do; light: recipes need no torch.
+
+Every strategy of fine-tuning shares one set of keys.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,10 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from speechft.config import Config
-from speechft.data.augment import SpecAugmentConfig
-from speechft.finetuning.clusters import Targets
+from speechft.data.config import SpecAugmentConfig
+from speechft.data.labels import MAX_LEFT_OUT
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import EncoderMode, Phase, stable_phases
-from speechft.finetuning.pretraining import Masking
 
 Strategy = Literal[
     "stable", "plain", "l2sp", "lora", "dora", "early-checkpoint", "early-decayed", "distill"
@@ -71,6 +73,30 @@ class RecurrentConfig(Config):
     """Dropout after each layer (official TED-LIUM recipe: 0.2)."""
 
 
+class Targets(Config):
+    """Where the cluster targets come from."""
+
+    source: str = "mfcc-cmvn"
+    """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
+    layer: int = Field(default=0, ge=0)
+    """Hidden state of that encoder, 0 being the input of its first layer."""
+    clusters: int = Field(default=100, ge=2)
+    """k of k-means."""
+    fit_frames: int = Field(default=200_000, ge=2)
+    """Frames that k-means is fitted on."""
+
+
+class Masking(Config):
+    """Which frames are hidden from the transformer."""
+
+    probability: float = Field(default=0.075, gt=0.0, le=1.0)
+    """Probability of a frame to start a masked span."""
+    span: int = Field(default=7, ge=1)
+    """Frames of a span; HuBERT masks 10, our utterances are short."""
+    unmasked_weight: float = Field(default=0.3, ge=0.0)
+    """Weight of the loss over frames that are not masked."""
+
+
 class FinetuningConfig(Optimization):
     """Fine-tuning on one task, or on several at once."""
 
@@ -108,10 +134,11 @@ class FinetuningConfig(Optimization):
     """Dropout rates by Hugging Face name; those left out are 0."""
     evaluate_every: int = Field(default=0, ge=0)
     """Updates between evaluations on dev; 0 evaluates at the end only."""
-    clip: float = Field(default=1.0, gt=0.0)
-    """Largest norm of the gradient (official code: 1)."""
     max_duration: float | None = Field(default=None, gt=0.0)
     """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
+    max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
+    """Largest share of a split that is left out because a task cannot use it, such as transcripts
+    that are too long for CTC; 1 never refuses."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where curves go beside the progress bar: tensorboard, wandb, mlflow and others by the names
     that Accelerate gives them."""
@@ -137,8 +164,11 @@ class FinetuningConfig(Optimization):
         return self
 
     def with_effect(self) -> dict[str, Any]:
-        """Return the settings that decide the result: a change of others goes on where it was."""
-        without = {"workers", "trackers", "checkpoint_every", "keep"}
+        """Return the settings that decide the result; they are what a fine-tuning is resumed by.
+
+        A stopped fine-tuning goes on after a change of any other setting.
+        """
+        without = {"workers", "trackers", "checkpoint_every", "keep", "max_left_out"}
         return {key: value for key, value in self.as_dict().items() if key not in without}
 
     def task_weights(self) -> dict[str, float]:
@@ -146,19 +176,26 @@ class FinetuningConfig(Optimization):
         return dict(self.tasks) or {self.task: 1.0}
 
     def resolved(self) -> FinetuningConfig:
-        """Return the configuration with the steps that the strategy really makes the plan for."""
+        """Return the configuration with the steps that the schedule is made for.
+
+        ``early-decayed`` is a whole stable run, decay of the learning rate included, of a share of
+        the steps.
+        """
         if self.strategy != "early-decayed":
             return self
         return self.model_copy(update={"steps": max(1, int(self.early.share * self.steps))})
 
     def stop_after(self) -> int:
-        """Return after how many updates training ends; the schedule may be longer."""
+        """Return after how many updates training ends.
+
+        ``early-checkpoint`` follows the schedule of all steps and ends at a share of them.
+        """
         if self.strategy == "early-checkpoint":
             return max(1, int(self.early.share * self.steps))
         return self.steps
 
     def phases(self) -> list[Phase]:
-        """Return what is trainable when."""
+        """Return the stretches of updates with what is trainable in each."""
         if self.strategy == "plain":
             return [Phase(self.steps, "everything")]
         return stable_phases(
@@ -169,3 +206,38 @@ class FinetuningConfig(Optimization):
             else "head and layers",
             head_only_mode=self.head_only_mode,
         )
+
+
+class PretrainingConfig(Config):
+    """A round of pre-training."""
+
+    title: str = "pre-training"
+    """One line that says what it does."""
+    corpus: str = "synthetic-pretrain"
+    """Embedded corpus or folder of a prepared one."""
+    split: str = "train"
+    """Split of the corpus to train on."""
+    utterances: int | None = None
+    """Train on the first so many utterances only; None takes all."""
+    start_from: str | None = None
+    """Encoder to go on from; None draws fresh weights."""
+    architecture: dict[str, Any] = Field(default_factory=dict)
+    """Fields of the Hugging Face HubertConfig, for fresh weights."""
+    targets: Targets = Targets()
+    """What is predicted."""
+    masking: Masking = Masking()
+    """What is hidden."""
+    distort: bool = True
+    """Put the input (never the targets' signal) into random rooms and noise."""
+    mix: float = 0.2
+    """Probability that another utterance talks into the input, for at most half of its length."""
+    max_duration: float = 4.0
+    """Longer utterances are cropped at random, in seconds."""
+    dropout: dict[str, float] = Field(default_factory=dict)
+    """Dropout rates by Hugging Face name; those left out are 0."""
+    optimization: Optimization = Optimization(
+        steps=10_000, learning_rate=1e-3, weight_decay=0.01, clip=5.0, checkpoint_every=200
+    )
+    """Steps, learning rate, batches."""
+    seed: int = 1
+    """Seed of weights, order, crops, rooms, noise and masks."""

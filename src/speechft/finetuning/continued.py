@@ -20,7 +20,7 @@ from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.examples import Examples, whole_batch
 from speechft.finetuning.memory import Limits
 from speechft.finetuning.pretraining import HubertObjective, pad_clusters
-from speechft.finetuning.splits import unlabelled_splits
+from speechft.finetuning.splits import SplitReader
 from speechft.finetuning.training_setup import Corpora, TrainingSetup, contiguous
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ class Continued(TrainingSetup):
         if not isinstance(corpus, Corpus):
             raise ConfigError("continued pre-training takes one corpus")
         config, need_dev = self.config, self.config.select == "best"
-        cuts, self.dev_cuts = unlabelled_splits(corpus, splits, need_dev=need_dev)
+        reader = SplitReader(corpus, self.encoder, splits, need_dev, config.max_left_out)
+        cuts, self.dev_cuts, left_out = reader.read_unlabelled()
+        self.note_left_out(folder, {self.name: left_out})
         with self.accelerator.main_process_first():
             path = folder / ".targets.npz"
             self.clusters: Clusters = make_targets(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-from speechft.encoders.base import Encoder
+    from speechft.encoders.base import Encoder
 
 Trainable = Literal["head", "head and layers", "head and adapters", "everything"]
 EncoderMode = Literal["train", "eval"]

@@ -11,10 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
-from speechft.config import Config
 from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
 from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
@@ -25,57 +23,12 @@ from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 from speechft.files import write_json, write_text
-from speechft.finetuning.clusters import Targets, make_targets
-from speechft.finetuning.loop import History, Objective, Optimization, train
+from speechft.finetuning.clusters import make_targets
+from speechft.finetuning.config import Masking, PretrainingConfig
+from speechft.finetuning.loop import History, Objective, train
 from speechft.finetuning.phases import Phase
 
 _IGNORED = -100
-
-
-class Masking(Config):
-    """Which frames are hidden from the transformer."""
-
-    probability: float = Field(default=0.075, gt=0.0, le=1.0)
-    """Probability of a frame to start a masked span."""
-    span: int = Field(default=7, ge=1)
-    """Frames of a span; HuBERT masks 10, our utterances are short."""
-    unmasked_weight: float = Field(default=0.3, ge=0.0)
-    """Weight of the loss over frames that are not masked."""
-
-
-class PretrainingConfig(Config):
-    """A round of pre-training."""
-
-    title: str = "pre-training"
-    """One line that says what it does."""
-    corpus: str = "synthetic-pretrain"
-    """Embedded corpus or folder of a prepared one."""
-    split: str = "train"
-    """Split of the corpus to train on."""
-    utterances: int | None = None
-    """Train on the first so many utterances only; None takes all."""
-    start_from: str | None = None
-    """Encoder to go on from; None draws fresh weights."""
-    architecture: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the Hugging Face HubertConfig, for fresh weights."""
-    targets: Targets = Targets()
-    """What is predicted."""
-    masking: Masking = Masking()
-    """What is hidden."""
-    distort: bool = True
-    """Put the input (never the targets' signal) into random rooms and noise."""
-    mix: float = 0.2
-    """Probability that another utterance talks into the input, for at most half of its length."""
-    max_duration: float = 4.0
-    """Longer utterances are cropped at random, in seconds."""
-    dropout: dict[str, float] = Field(default_factory=dict)
-    """Dropout rates by Hugging Face name; those left out are 0."""
-    optimization: Optimization = Optimization(
-        steps=10_000, learning_rate=1e-3, weight_decay=0.01, clip=5.0, checkpoint_every=200
-    )
-    """Steps, learning rate, batches."""
-    seed: int = 1
-    """Seed of weights, order, crops, rooms, noise and masks."""
 
 
 class CosineHead(nn.Module):

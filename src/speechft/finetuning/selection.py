@@ -30,6 +30,7 @@ class DevEvaluator:
         downsampled: Outputs of the frozen downsampler, by task, where they are kept.
         accelerator: Says where and in which precision to compute.
         batch_seconds: Audio in a batch.
+        contexts: What scoring takes beside the cuts, by task, such as trials.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class DevEvaluator:
         downsampled: Mapping[str, CachedFeatures | None],
         accelerator: Any,
         batch_seconds: float,
+        contexts: Mapping[str, Any] | None = None,
     ) -> None:
         self.objective, self.cuts, self.downsampled = objective, cuts, downsampled
         self.accelerator, self.batch_seconds = accelerator, batch_seconds
+        self.contexts = contexts or {}
 
     def evaluate(self) -> dict[str, float]:
         """Return the metric of each task; ``score`` is their mean, the higher the better."""
@@ -55,23 +58,34 @@ class DevEvaluator:
         return figures
 
     def items(self, name: str) -> list[Item]:
-        """Return how each utterance of a task was solved, sorted by id."""
+        """Return what each utterance of a task counts, or each trial, sorted by id."""
+        part, cuts = self.objective.parts[name], list(self.cuts[name])
+        solved = self._predictions(name)
+        predictions = [solved[cut.id][0] for cut in cuts]
+        targets = [part.task.target(cut, part.vocabulary, solved[cut.id][1]) for cut in cuts]
+        items = part.task.items(
+            cuts, predictions, targets, part.vocabulary, self.contexts.get(name)
+        )
+        return sorted(items, key=lambda item: item.id)
+
+    def _predictions(self, name: str) -> dict[str, tuple[Any, int]]:
+        """Return the prediction and the frames of every cut, by its id."""
         self.objective.eval()
         share = self.accelerator.num_processes > 1 and not is_sharded(self.objective)
         groups = list(group_by_length(self.cuts[name], self.batch_seconds))
         if share:
             groups = groups[self.accelerator.process_index :: self.accelerator.num_processes]
-        items: list[Item] = []
+        found: list[tuple[str, Any, int]] = []
         with torch.no_grad():
             for group in groups:
-                items += self._score(group, self.objective.parts[name])
+                found += self._predicted(group, self.objective.parts[name])
         if share:
             from accelerate.utils import gather_object
 
-            items = gather_object(items)
-        return sorted(items, key=lambda item: item.id)
+            found = gather_object(found)
+        return {name: (prediction, frames) for name, prediction, frames in found}
 
-    def _score(self, group: list[Cut], part: WeightedTask) -> list[Item]:
+    def _predicted(self, group: list[Cut], part: WeightedTask) -> list[tuple[str, Any, int]]:
         objective, task, vocabulary = self.objective, part.task, part.vocabulary
         batch = whole_batch(group, self.downsampled[task.name]).to(self.accelerator.device)
         batch = replace(batch, task=task.name)
@@ -79,10 +93,8 @@ class DevEvaluator:
             logits = objective(batch)
         lengths = objective.encoder.frame_lengths(batch.lengths)
         predictions = task.predict(logits.float(), lengths, vocabulary)
-        return [
-            task.score(cut, prediction, task.target(cut, vocabulary, frames), vocabulary)
-            for cut, prediction, frames in zip(group, predictions, lengths.tolist(), strict=True)
-        ]
+        frames = lengths.tolist()
+        return [(c.id, p, n) for c, p, n in zip(group, predictions, frames, strict=True)]
 
 
 def warn_if_all_blank(dev: DevEvaluator) -> None:

@@ -2,99 +2,154 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from speechft.console import warn
+from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
-from speechft.errors import DataError
+from speechft.errors import ConfigError, DataError
+from speechft.features.extract import count_frames
+from speechft.finetuning.config import PRETRAINING
 from speechft.tasks import TASKS
-from speechft.tasks.base import Task
+from speechft.tasks.base import NO_FRAME, Split, Task
+from speechft.tasks.left_out import LeftOut, usable_splits
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+_SETTING = "finetuning.max_left_out"
+_WITHOUT_DEV = "set finetuning.select=last to train without a dev split"
 
-def labelled_splits(
-    task: Task,
-    corpus: Corpus,
-    encoder: Encoder,
-    splits: tuple[str, str] | None = None,
-    *,
-    need_dev: bool = True,
-) -> tuple[list[Cut], list[Cut]]:
-    """Return the cuts to train on and to select on; those that cannot be aligned are left out.
+
+@dataclass(frozen=True)
+class TuningSplits:
+    """What one task is tuned and selected on."""
+
+    train: list[Cut]
+    dev: list[Cut]
+    """Empty where there is no dev split."""
+    vocabulary: Vocabulary
+    context: Any
+    """What scoring dev needs beside its cuts, from `Task.context`."""
+    left_out: LeftOut
+
+
+@dataclass(frozen=True)
+class SplitReader:
+    """Reads the splits of a corpus for fine-tuning.
 
     Args:
-        task: Says which label is needed, and what can be trained on.
         corpus: Where they come from.
         encoder: Says how many frames so many samples are.
-        splits: Names of the splits, instead of those that the corpus names.
+        splits: Names of train and dev, instead of those that the corpus names.
         need_dev: Whether a missing dev split is an error.
-
-    Raises:
-        DataError: A split or a label is missing, or nothing can be trained on.
+        limit: Largest share of a split that may be left out.
     """
-    probed = None if corpus.info.get("tuning_splits") else corpus.task_splits(task.name)[:2]
-    names = _names(corpus, splits or probed, need_dev)
-    for name in names:
-        statistics = corpus.statistics[name]
-        if statistics["labels"].get(task.label, 0) < statistics["utterances"]:
-            raise DataError(
-                f"fine-tuning on {task.name} needs label {task.label!r} for every utterance of "
-                f"split {name}; corpus {corpus.name} does not have that",
-                hint=f"set finetuning.task to one that it supports: {_tunable(corpus, names)}",
-            )
-    cuts = list(corpus.split(names[0]))
-    kept = [cut for cut in cuts if task.usable(cut, _frames(cut, encoder))]
-    if len(kept) < len(cuts):
-        dropped = sorted({cut.id for cut in cuts} - {cut.id for cut in kept})
-        warn(f"{len(dropped)} utterances are too short for their target, left out: {dropped[:5]}")
-    if not kept:
-        raise DataError(f"no utterance of split {names[0]} can be trained on")
-    return kept, [cut for name in names[1:] for cut in corpus.split(name)]
 
+    corpus: Corpus
+    encoder: Encoder
+    splits: tuple[str, str] | None = None
+    need_dev: bool = True
+    limit: float = MAX_LEFT_OUT
 
-def unlabelled_splits(
-    corpus: Corpus, splits: tuple[str, str] | None = None, *, need_dev: bool = True
-) -> tuple[list[Cut], list[Cut]]:
-    """Return the cuts to train on and to select on where no labels are needed."""
-    names = _names(corpus, splits, need_dev)
-    return list(corpus.split(names[0])), [c for name in names[1:] for c in corpus.split(name)]
+    def read(
+        self, task: Task, vocabulary: Callable[[Split], Vocabulary] | None = None
+    ) -> TuningSplits:
+        """Return the cuts to train on and to select on, without what the task cannot use.
 
+        Args:
+            task: Says which label is needed, and what can be trained on.
+            vocabulary: How symbols are collected; None as the task does it.
 
-def _names(corpus: Corpus, splits: tuple[str, str] | None, need_dev: bool) -> list[str]:
-    """Return the names of the train split and, unless it may be missing and is, the dev split."""
-    names = list(splits or corpus.tuning_splits())
-    for name in list(names):
-        if corpus.statistics.get(name, {"utterances": 0})["utterances"]:
-            continue
-        dev = name == names[-1]
-        if dev and not need_dev:
-            names.remove(name)
-            continue
-        raise DataError(
-            f"corpus {corpus.name} has no split {name!r} to {'select' if dev else 'fine-tune'} "
-            f"with; it has: {', '.join(corpus.statistics)}",
-            hint="set finetuning.select=last to train without a dev split" if dev else None,
-        )
-    return names
+        Raises:
+            ConfigError: The task trains nothing.
+            DataError: A split is missing, too much of it is unusable, or its classes are too few.
+        """
+        try:
+            return self._read(task, vocabulary or task.vocabulary)
+        except (ConfigError, DataError) as error:
+            error.hint = error.hint or self._advice(task)
+            raise
 
+    def read_unlabelled(self) -> tuple[list[Cut], list[Cut], LeftOut]:
+        """Return the cuts to train on and to select on where no labels are needed.
 
-def _tunable(corpus: Corpus, splits: Sequence[str]) -> str:
-    """Return the names of the tasks whose labels these splits have throughout."""
+        Raises:
+            DataError: A split is missing, or too much of it is shorter than a frame.
+        """
+        names = self._existing(self.splits or self.corpus.tuning_splits(), _WITHOUT_DEV)
+        left_out, kept = LeftOut(PRETRAINING, self.limit, _SETTING), []
+        for name in names:
+            cuts = list(self.corpus.split(name))
+            counts = count_frames(self.encoder, cuts)
+            kept.append([cut for cut, count in zip(cuts, counts, strict=True) if count])
+            for cut, count in zip(cuts, counts, strict=True):
+                if not count:
+                    left_out.add(name, cut.id, NO_FRAME)
+            left_out.require(name, len(kept[-1]))
+        return kept[0], [cut for cuts in kept[1:] for cut in cuts], left_out
 
-    def has(split: str, label: str) -> bool:
-        statistics = corpus.statistics.get(split, {"utterances": 0, "labels": {}})
-        return bool(0 < statistics["utterances"] == statistics["labels"].get(label, 0))
+    def _read(self, task: Task, vocabulary: Callable[[Split], Vocabulary]) -> TuningSplits:
+        if not task.can_finetune:
+            raise ConfigError(f"encoders cannot be fine-tuned on {task.name}: {task.no_finetuning}")
+        corpus, limit = self.corpus, self.limit
+        names = self._names(task)
+        cuts = [list(corpus.split(name)) for name in names]
+        for name, part in zip(names, cuts, strict=True):
+            labelled = sum(map(task.labelled, part))
+            if not labelled or len(part) - labelled > limit * len(part):
+                raise DataError(
+                    f"fine-tuning on {task.name} needs label {task.label!r} for every utterance "
+                    f"of split {name}; in corpus {corpus.name} {labelled} of {len(part)} have it"
+                )
+        left_out = LeftOut(task.name, limit, _SETTING)
+        frames = partial(count_frames, self.encoder)
+        kept, known = usable_splits(task, names, cuts, frames, left_out, vocabulary=vocabulary)
+        dev = kept[1] if len(kept) > 1 else []
+        context = task.context(corpus, names[1], dev, left_out) if dev else None
+        return TuningSplits(kept[0], dev, known, context, left_out)
 
-    names = [t.name for t in TASKS.values() if all(has(split, t.label) for split in splits)]
-    return ", ".join(names) or "none"
+    def _names(self, task: Task) -> list[str]:
+        """Return the names of the task's train and dev split."""
+        own = None if self.corpus.info.get("tuning_splits") else self.corpus.task_splits(task.name)
+        return self._existing(self.splits or (own and own[:2]) or self.corpus.tuning_splits())
 
+    def _existing(self, names: tuple[str, str], advice: str | None = None) -> list[str]:
+        """Return the names of the train split and, unless it may be missing and is, of dev."""
+        known, found = self.corpus.statistics, []
+        for place, name in enumerate(names):
+            if known.get(name, {"utterances": 0})["utterances"]:
+                found.append(name)
+            elif place == 0 or self.need_dev:
+                raise DataError(
+                    f"corpus {self.corpus.name} has no split {name!r} to "
+                    f"{'select' if place else 'fine-tune'} with; it has: {', '.join(known)}",
+                    hint=advice if place else None,
+                )
+        return found
 
-def _frames(cut: Cut, encoder: Encoder) -> int:
-    samples = round(cut.duration * 16_000)
-    return int(encoder.frame_lengths(torch.tensor(samples)))
+    def _advice(self, task: Task) -> str | None:
+        """Return what would work instead, tried; None where nothing does."""
+        relaxed = replace(self, need_dev=False)
+        if self.need_dev and relaxed._suits(task):
+            return _WITHOUT_DEV
+        if others := self._suited():
+            return f"set finetuning.task to one that it supports: {', '.join(others)}"
+        if others := relaxed._suited():
+            listed = ", ".join(others)
+            return f"set finetuning.select=last and finetuning.task to one of these: {listed}"
+        return None
+
+    def _suited(self) -> list[str]:
+        """Return the tasks that could be tuned on."""
+        return [task.name for task in TASKS.values() if self._suits(task)]
+
+    def _suits(self, task: Task) -> bool:
+        try:
+            self._read(task, task.vocabulary)
+        except (ConfigError, DataError):
+            return False
+        return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,13 @@ from speechft.finetuning.memory import Limits
 from speechft.finetuning.objective import Objective, TaskObjective, WeightedTask
 from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.selection import DevEvaluator, warn_if_all_blank
-from speechft.finetuning.splits import labelled_splits
+from speechft.finetuning.splits import SplitReader, TuningSplits
 from speechft.finetuning.task_schedule import task_schedule
 from speechft.tasks import find_task
-from speechft.tasks.base import Task
+from speechft.tasks.base import Split, Task, file_name
+from speechft.tasks.left_out import LeftOut
 from speechft.tasks.recurrent import RecurrentHead
-from speechft.tasks.text import TedliumText
+from speechft.tasks.text import WAV2VEC2_SYMBOLS
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -119,6 +120,14 @@ class TrainingSetup(ABC):
             unfreeze=self.unfreeze,
         )
 
+    def note_left_out(self, folder: Path, found: Mapping[str, LeftOut]) -> None:
+        """Say what the tasks cannot use, and name it in a file beside the weights."""
+        for name, left_out in found.items():
+            left_out.report()
+            if self.accelerator.is_main_process:
+                mark = f"-{file_name(name)}" if len(found) > 1 else ""
+                left_out.write(folder / f"left_out{mark}.jsonl")
+
     def take(self, plain: Objective, state: dict[str, Tensor]) -> None:
         """Go on with an objective that is not sharded and a state gathered from one that was."""
         plain.load_state_dict(state)
@@ -147,18 +156,18 @@ class SupervisedSetup(TrainingSetup):
         tasks = {name: find_task(name) for name in weights}
         self.name = " and ".join(weights)
         self.metric = "score" if len(weights) > 1 else next(iter(tasks.values())).metric
-        cuts: dict[str, list[Cut]] = {}
-        dev_cuts: dict[str, list[Cut]] = {}
+        read: dict[str, TuningSplits] = {}
         for name, task in tasks.items():
             _check_task(task, config)
             source = corpus if isinstance(corpus, Corpus) else corpus[name]
-            cuts[name], dev_cuts[name] = labelled_splits(
-                task, source, encoder, splits, need_dev=config.select == "best"
+            reader = SplitReader(
+                source, encoder, splits, config.select == "best", config.max_left_out
             )
-        vocabularies = {name: _vocabulary(tasks[name], cuts[name], config) for name in tasks}
-        for name, task in tasks.items():  # a label that training does not hold ends it now
-            for cut in dev_cuts[name]:
-                task.target(cut, vocabularies[name], 1)
+            read[name] = reader.read(task, _vocabulary(config))
+        self.note_left_out(folder, {name: found.left_out for name, found in read.items()})
+        cuts = {name: found.train for name, found in read.items()}
+        dev_cuts = {name: found.dev for name, found in read.items()}
+        vocabularies = {name: found.vocabulary for name, found in read.items()}
         torch.manual_seed(self.seed)
         heads = {n: _head(task, encoder, vocabularies[n], config) for n, task in tasks.items()}
         share = len(weights) / sum(weights.values()) if config.mixing == "weighted" else 0.0
@@ -181,7 +190,8 @@ class SupervisedSetup(TrainingSetup):
             for name, task in tasks.items()
         }
         seconds = config.batch_seconds
-        self.dev = DevEvaluator(self.objective, dev_cuts, kept, self.accelerator, seconds)
+        contexts = {name: found.context for name, found in read.items()}
+        self.dev = DevEvaluator(self.objective, dev_cuts, kept, self.accelerator, seconds, contexts)
         self.trained = DevEvaluator(self.objective, cuts, kept, self.accelerator, seconds)
 
     def _kept(self, cuts: Sequence[Cut], cache: DownsamplerCache | None) -> CachedFeatures | None:
@@ -233,14 +243,15 @@ class SupervisedSetup(TrainingSetup):
     def write(self, folder: Path) -> None:
         """Write the encoder, and head and vocabulary of each task."""
         super().write(folder)
-        for name, part in self.objective.parts.items():
-            mark = "" if len(self.objective.parts) == 1 else f"-{name}"
-            save_file(contiguous(self.objective.head[name]), folder / f"head{mark}.safetensors")
+        for part in self.objective.parts.values():
+            place = part.task.folder
+            mark = "" if len(self.objective.parts) == 1 else f"-{place}"
+            save_file(contiguous(self.objective.head[place]), folder / f"head{mark}.safetensors")
             write_json(folder / f"vocabulary{mark}.json", list(part.vocabulary.symbols))
 
 
 def _check_task(task: Task, config: FinetuningConfig) -> None:
-    if config.recurrent is not None and task.level != "frame":
+    if config.recurrent is not None and not task.per_frame:
         raise ConfigError(
             f"finetuning.recurrent is for tasks that work on frames; {task.name} does not",
             hint="set finetuning.recurrent=null",
@@ -252,10 +263,11 @@ def _check_task(task: Task, config: FinetuningConfig) -> None:
         )
 
 
-def _vocabulary(task: Task, cuts: Sequence[Cut], config: FinetuningConfig) -> Vocabulary:
+def _vocabulary(config: FinetuningConfig) -> Callable[[Split], Vocabulary] | None:
+    """Return how symbols are collected; None as the task does it."""
     if config.vocabulary == "wav2vec2":
-        return Vocabulary(TedliumText.symbols)
-    return task.vocabulary(cuts)
+        return lambda cuts: Vocabulary(WAV2VEC2_SYMBOLS)
+    return None
 
 
 def _head(

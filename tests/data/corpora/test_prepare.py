@@ -1,41 +1,15 @@
-"""The verb prepare: a summary for people and for programs, clear errors."""
+"""A corpus by name into a folder: clear errors, and where embedded corpora go."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 
 from speechft.data.corpora import synthetic
-from speechft.data.corpora.prepare import prepare, prepare_verb
+from speechft.data.corpora.prepare import prepare
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
-
-
-@pytest.fixture
-def csv(tmp_path: Path) -> Path:
-    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
-    path = tmp_path / "my.csv"
-    path.write_text("path,split,speaker\na.wav,train,anna\n")
-    return path
-
-
-def test_summary(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare_verb("generic", str(csv), tmp_path / "out", as_json=False)
-    text = capsys.readouterr().out
-    for part in ("my", "train", "speaker", f"corpus: {tmp_path / 'out'}", "next: speechft run"):
-        assert part in text
-
-
-def test_json(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare_verb("generic", str(csv), tmp_path / "out", as_json=True)
-    content = json.loads(capsys.readouterr().out)
-    assert content["folder"] == str(tmp_path / "out")
-    assert content["splits"]["train"]["utterances"] == 1
-    assert content["splits"]["train"]["speakers"] == 1
 
 
 def test_unknown_corpus() -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
-from helpers import ORACLE
+from oracle_data import entries
 from speechft.tasks import metrics
 
-CASES = json.loads((ORACLE / "superb" / "07_metrics" / "eer_mindcf.json").read_text())
+CASES = entries("superb/07_metrics/eer_mindcf.json")
 
 
 @pytest.mark.parametrize("case", CASES, ids=range(len(CASES)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from speechft.data.corpora.base import Card
-from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
-from speechft.data.places import is_address
 from speechft.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from speechft.data.manifest import Corpus
 
 ARCHIVES = (
     "tedlium3",
@@ -36,10 +37,10 @@ def archive(name: str) -> Any:
 
 def cards() -> dict[str, Card]:
     """Return what every corpus is, by name: embedded ones, archives, your own."""
-    from speechft.data.corpora import embedded, generic
+    from speechft.data.corpora import embedded
 
     read = {name: archive(name).CARD for name in ARCHIVES}
-    return {**embedded.CARDS, **read, "generic": generic.CARD}
+    return {**embedded.CARDS, **read, "generic": embedded.GENERIC}
 
 
 def cache_folder() -> Path:
@@ -60,6 +61,8 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
         DataError: There is no such corpus.
     """
     from speechft.data.corpora import generic, synthetic
+    from speechft.data.manifest import CORPUS_FILE, open_corpus
+    from speechft.data.places import is_address
 
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]

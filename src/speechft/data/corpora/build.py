@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -26,8 +26,6 @@ from speechft.runs import STAGE_FILE, stage
 _CHUNK = 32
 _FRAME, _HOP = 400, 320
 """Window and step of the common encoders in samples at 16 kHz."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)

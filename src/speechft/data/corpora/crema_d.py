@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
-
 from speechft.data.corpora.base import Card, Draft, Scan, need
 from speechft.data.issues import Issue
 from speechft.errors import ConfigError
@@ -62,6 +60,8 @@ def scan(root: Path, *, seed: int = 0, folds: int = 0) -> Scan:
         ConfigError: Fewer than two folds.
         DataError: This is not CREMA-D.
     """
+    import numpy as np  # here: `speechft corpora` needs only the card
+
     if folds < 0 or folds == 1:
         raise ConfigError(f"folds={folds} is not 0 or at least 2")
     folder = need(root, "AudioWAV", what=CARD.root)

@@ -1,4 +1,4 @@
-"""Cards of the corpora that this package speaks itself."""
+"""Cards of the corpora without an archive: those that this package speaks itself, and your own."""
 
 from __future__ import annotations
 
@@ -54,3 +54,15 @@ CARDS = {
     )
 }
 """By name; every spec of the synthetic corpus has one."""
+
+GENERIC = Card(
+    name="generic",
+    title="your own: a CSV with path, split and any of start, end, text, phones, speaker, label; a "
+    "Hugging Face audiofolder; or parquet with audio bytes",
+    root="a CSV, an audiofolder, or parquet",
+    licence="yours",
+    hours="any",
+    splits="as named",
+    tasks=("pr", "asr", "sid", "ic", "ks", "er", "label"),
+    source="your own recordings",
+)

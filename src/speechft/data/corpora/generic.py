@@ -12,24 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.data.corpora.base import AUDIO_SUFFIXES, Card, Draft, Scan, audio_below, read_lines
+from speechft.data.corpora.base import AUDIO_SUFFIXES, Draft, Scan, audio_below, read_lines
 from speechft.data.corpora.build import Options, build
+from speechft.data.corpora.embedded import GENERIC
 from speechft.data.corpora.parquet import read_parquet
 from speechft.data.issues import Issue
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-
-CARD = Card(
-    name="generic",
-    title="your own: a CSV with path, split and any of start, end, text, phones, speaker, label; a "
-    "Hugging Face audiofolder; or parquet with audio bytes",
-    root="a CSV, an audiofolder, or parquet",
-    licence="yours",
-    hours="any",
-    splits="as named",
-    tasks=("pr", "asr", "sid", "ic", "ks", "er", "label"),
-    source="your own recordings",
-)
 
 _NAMES = {
     "file_name": "path",
@@ -102,7 +91,7 @@ def prepare(
         scan.disjoint = (("train", "dev", "test"),)
     root = table.root.resolve()
     config = {"place": place.name, "disjoint_speakers": disjoint_speakers}
-    return build(CARD, root, scan, folder, options, name=place.stem, config=config)
+    return build(GENERIC, root, scan, folder, options, name=place.stem, config=config)
 
 
 def _read(place: Path, folder: Path) -> Table:

@@ -1,19 +1,15 @@
-"""The verb ``prepare``: a corpus by name into a folder, with a summary."""
+"""A corpus by name into a folder of manifests, with the settings that it has."""
 
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from speechft.console import print_table
 from speechft.data.corpora import archive, cache_folder, cards, generic, synthetic
 from speechft.data.corpora.build import Options, build
-from speechft.data.issues import ISSUES_FILE
 from speechft.data.manifest import Corpus
-from speechft.data.shar import export_shards
 from speechft.errors import ConfigError, unknown_choice
 
 
@@ -88,29 +84,16 @@ def _value(key: str, text: str, kind: Any) -> Any:
         raise ConfigError(f"{key}={text} is not {kind.__name__}") from None
 
 
-def prepare_verb(
-    name: str,
-    root: str | None,
-    out: Path | None,
-    options: Options | None = None,
-    settings: Sequence[str] = (),
-    *,
-    shards: Path | None = None,
-    shard_size: int = 1000,
-    as_json: bool = False,
-) -> None:
-    """Prepare a corpus, shard it where that is asked for, and print what is in it."""
-    corpus = prepare(name, root, out, options, settings)
-    if shards is not None:
-        corpus = export_shards(corpus, shards, shard_size=shard_size)
-    summarise(corpus, as_json=as_json)
-
-
-def archive_verb(name: str, layout: str, out: Path | None) -> None:
+def write_layout(name: str, layout: str, out: Path | None) -> None:
     """Write the embedded corpus in the layout of an archive, for trying its recipe.
 
+    Args:
+        name: Key of the embedded corpus that has the parts.
+        layout: Name of the archive.
+        out: Where it goes.
+
     Raises:
-        ConfigError: The corpus has no such parts, the layout is unknown, or OUT is missing.
+        ConfigError: The corpus has no such parts, the layout is unknown, or ``out`` is missing.
     """
     from speechft.data.corpora.synthetic.archives import write_archive
 
@@ -121,41 +104,4 @@ def archive_verb(name: str, layout: str, out: Path | None) -> None:
         )
     if out is None:
         raise ConfigError("--layout needs an output folder", hint="--out DIR")
-    write_archive(layout, lambda: prepare(name, None, None), out)
-    print(f"wrote {out} in the layout of {layout}")
-    print(f"next: speechft prepare {layout} {out} --out corpora/{layout}")
-
-
-def summarise(corpus: Corpus, *, as_json: bool) -> None:
-    """Print what is in a corpus, and what was wrong with it."""
-    issues = corpus.info.get("issues", {})
-    if as_json:
-        content = {"folder": corpus.place, "splits": corpus.statistics, "issues": issues}
-        print(json.dumps(content))
-        return
-    rows = [_row(split, values, corpus) for split, values in corpus.statistics.items()]
-    header = ["split", "utterances", "hours", "seconds", "speakers", "labels"]
-    print_table(corpus.name, header, rows)
-    for name in ("licence", "source"):
-        if name in corpus.info:
-            print(f"{name}: {corpus.info[name]}")
-    for note in corpus.info.get("notes", ()):
-        print(f"note: {note}")
-    if issues:
-        counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
-        print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
-    print(f"corpus: {corpus.place}")
-    print(f"next: speechft run demo --set data.corpus={corpus.place} --out runs/mine")
-
-
-def _row(split: str, values: dict[str, Any], corpus: Corpus) -> list[str]:
-    seconds = corpus.info.get("seconds", {}).get(split)
-    lengths = f"{seconds['min']:.1f}-{seconds['max']:.1f}" if seconds else ""
-    return [
-        split,
-        str(values["utterances"]),
-        f"{values['hours']:.2f}",
-        lengths,
-        str(values["speakers"]),
-        ", ".join(values["labels"]),
-    ]
+    write_archive(layout, lambda: prepare(name, None, None), out.expanduser())

@@ -8,8 +8,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from speechft.data.corpora.base import ENGLISH, Card, Draft, Scan, need, read_lines
 from speechft.data.issues import Issue
 from speechft.errors import ConfigError, unknown_choice
@@ -141,6 +139,8 @@ def _ten_hours(drafts: list[Draft], subset: str, seed: int) -> list[Draft]:
     """Take utterances, in order or shuffled, until `SUBSET_SECONDS` are exceeded."""
     order = list(range(len(drafts)))
     if subset == "random-10h":
+        import numpy as np  # here: `speechft corpora` needs only the card
+
         order = np.random.default_rng(seed).permutation(len(drafts)).tolist()
     total, chosen = 0.0, []
     for index in order:

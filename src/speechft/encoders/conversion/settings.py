@@ -47,7 +47,7 @@ def complete_settings(
     if isinstance(given, Mapping):
         settings = dict(given)
     elif given is not None:
-        settings = _read(Path(given), checkpoint)
+        settings = _read(Path(given).expanduser(), checkpoint)
     else:
         settings = told_settings(checkpoint) or published_settings(checkpoint)
     family = settings.get("model_type")

@@ -10,7 +10,7 @@ import pytest
 
 from corpora import sizes, train
 from speechft.data.corpora import ARCHIVES, synthetic
-from speechft.data.corpora.prepare import archive_verb, prepare
+from speechft.data.corpora.prepare import prepare, write_layout
 from speechft.data.corpora.synthetic import material_texts as texts
 from speechft.data.corpora.synthetic.archives import write_archive
 from speechft.data.corpora.synthetic.material import MaterialSpec
@@ -227,9 +227,9 @@ def test_every_recipe_reads_the_archive_that_is_written(
 
 def test_the_verb_refuses_what_it_cannot_write(tmp_path: Path, corpus: Corpus) -> None:
     with pytest.raises(ConfigError, match="timit cannot be written in another layout"):
-        archive_verb("timit", "snips", tmp_path)
+        write_layout("timit", "snips", tmp_path)
     with pytest.raises(ConfigError, match="--layout needs an output folder"):
-        archive_verb("synthetic-archives", "snips", None)
+        write_layout("synthetic-archives", "snips", None)
     with pytest.raises(ConfigError, match="did you mean 'snips'"):
         write_archive("snip", lambda: corpus, tmp_path / "new")
     (tmp_path / "mine.txt").write_text("mine")

@@ -22,9 +22,6 @@ ARPABET = {
     )
 }
 
-PHONES = tuple(sorted({phone for phones in ARPABET.values() for phone in phones}))
-"""All phones, without silence."""
-
 
 def to_arpabet(mnemonic: str) -> tuple[str, ...]:
     """Return the phones of one mnemonic; a pause gives ``("SIL",)``.

@@ -1,4 +1,4 @@
-"""A miniature corpus with the labels of all ten SUPERB tasks, and one evaluation of it."""
+"""A miniature corpus with the labels of all ten SUPERB tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
 
 from helpers import tone_corpus
@@ -15,10 +14,10 @@ from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, Utterance, load_waveform, open_corpus, write_corpus
 
 
-def superb_corpus(folder: Path) -> Corpus:
+def superb_corpus(folder: Path, per_speaker: int = 5) -> Corpus:
     """Write tones with labels for every task; speakers have pitches, phones formants."""
     (folder / "tones").mkdir()
-    base = tone_corpus(folder / "tones", speakers=4, per_speaker=5)
+    base = tone_corpus(folder / "tones", speakers=4, per_speaker=per_speaker)
     splits: dict[str, list[Utterance]] = {}
     waves = {}
     for split in ("train", "dev", "test"):
@@ -110,9 +109,3 @@ def _mixture(
         (second.speaker, start / 16_000, len(mixed) / 16_000),
     ]
     return Utterance(name, f"{name}.wav", len(mixed), labels={"turns": json.dumps(turns)})
-
-
-@pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """Return the miniature corpus of all ten tasks."""
-    return superb_corpus(tmp_path_factory.mktemp("miniature"))

@@ -1,0 +1,111 @@
+"""What verbs print about their results: lines and tables for people; numbers go to ``--json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from speechft.console import print_table
+
+if TYPE_CHECKING:
+    from speechft.data.manifest import Corpus
+    from speechft.features.files import ExtractionReport
+    from speechft.results import ResultRow
+
+
+def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
+    """Print a table of figures with their intervals, and SUPERB_S where its tasks are there."""
+    from speechft.results import mean_over_seeds
+
+    encoders = list(dict.fromkeys(row.encoder for row in rows))
+    header = ["task", "metric", *encoders, "n"]
+    table: dict[tuple[str, str], dict[str, ResultRow]] = {}
+    shown = mean_over_seeds(rows)
+    for row in shown:
+        table.setdefault((row.task, row.metric), {}).setdefault(row.encoder, row)
+    cells = []
+    for (task, metric), by_encoder in table.items():
+        arrow = "↑" if next(iter(by_encoder.values())).higher_is_better else "↓"
+        values = [_figure(by_encoder.get(name)) for name in encoders]
+        cells.append([task, f"{metric} {arrow}", *values, str(next(iter(by_encoder.values())).n)])
+    scores = [_score(shown, name) for name in encoders]
+    if any(score is not None for score in scores):
+        texts = ["-" if score is None else f"{score:.1f}" for score in scores]
+        cells.append(["SUPERB_S", "speech-ft ↑", *texts, ""])
+    seeds = max(row.details.get("seeds", 1) for row in shown)
+    over = f"items and {seeds} seeds, means over them" if seeds > 1 else "items only"
+    print_table(f"protocol {protocol}; in brackets 95 % over {over}", header, cells)
+    if any(row.details.get("converged") is False for row in shown):
+        print("* the probe was still improving on dev when its epochs were over")
+
+
+def print_corpus(corpus: Corpus) -> None:
+    """Print what is in a corpus, and what was wrong with it."""
+    from speechft.data.issues import ISSUES_FILE
+
+    rows = [_split(split, values, corpus) for split, values in corpus.statistics.items()]
+    header = ["split", "utterances", "hours", "seconds", "speakers", "labels"]
+    print_table(corpus.name, header, rows)
+    for name in ("licence", "source"):
+        if name in corpus.info:
+            print(f"{name}: {corpus.info[name]}")
+    for note in corpus.info.get("notes", ()):
+        print(f"note: {note}")
+    if issues := corpus.info.get("issues", {}):
+        counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
+        print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
+    print(f"corpus: {corpus.place}")
+    print(f"next: speechft run demo --corpus {corpus.place} --out runs/mine")
+
+
+def extraction_lines(report: ExtractionReport) -> Iterator[str]:
+    """Yield what was written, from what."""
+    layers = ",".join(map(str, report.layers))
+    yield (
+        f"encoder {report.encoder} (sha256 {report.digest[:12]}), layers {layers}, dimension "
+        f"{report.dim}, {report.frame_rate:g} frames a second"
+    )
+    yield f"wrote {report.written} files to {report.out} ({report.seconds / 60:.1f} min of audio)"
+    if report.skipped:
+        yield f"{report.skipped} were there already"
+
+
+def _figure(row: ResultRow | None) -> str:
+    from speechft.tasks import measure_of
+
+    if row is None:
+        return "-"
+    digits = measure_of(row.task, row.metric).decimals + 1
+    text = f"{row.value:.{digits}f}"
+    if row.interval is not None:
+        low, high = row.interval
+        text += f" [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{text} *" if row.details.get("converged") is False else text
+
+
+def _score(rows: Sequence[ResultRow], encoder: str) -> float | None:
+    from speechft.errors import ConfigError
+    from speechft.evaluation.superb_score import superb_score
+
+    figures: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row.encoder == encoder:
+            figures.setdefault(row.task, {}).setdefault(row.metric, row.value)
+    try:
+        return superb_score(figures)
+    except ConfigError:
+        return None
+
+
+def _split(split: str, values: dict[str, Any], corpus: Corpus) -> list[str]:
+    seconds = corpus.info.get("seconds", {}).get(split)
+    lengths = f"{seconds['min']:.1f}-{seconds['max']:.1f}" if seconds else ""
+    return [
+        split,
+        str(values["utterances"]),
+        f"{values['hours']:.2f}",
+        lengths,
+        str(values["speakers"]),
+        ", ".join(values["labels"]),
+    ]

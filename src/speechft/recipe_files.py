@@ -1,0 +1,119 @@
+"""Recipes as files: packaged ones by name, your own by path, and what they extend.
+
+Light on purpose: `speechft recipes` needs no configuration classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from speechft.errors import ConfigError, unknown_choice
+from speechft.files import read_yaml
+
+EXTENDS = "extends"
+"""Key that names the recipe whose settings a recipe begins with."""
+VERBS = {"finetuning": ("run", "finetune"), "optimization": ("pretrain",)}
+"""The verbs that take a recipe, by the section that only their recipes have."""
+
+_FOLDER = Path(__file__).parent / "recipes"
+
+
+def packaged_recipes() -> dict[str, Path]:
+    """Return the packaged recipes by name, the demo first."""
+    paths = sorted(_FOLDER.glob("*.yaml"), key=lambda path: (path.stem != "demo", path.stem))
+    return {path.stem: path for path in paths}
+
+
+def packaged_bases() -> dict[str, Path]:
+    """Return by name what packaged recipes have in common: it can be extended, not run."""
+    return {path.stem: path for path in sorted((_FOLDER / "bases").glob("*.yaml"))}
+
+
+def find_recipe(name: str | Path) -> Path:
+    """Return the file of a packaged recipe, or the user's own file.
+
+    Raises:
+        ConfigError: There is no such recipe, or it is a base.
+    """
+    packaged = packaged_recipes()
+    if str(name) in packaged:
+        return packaged[str(name)]
+    path = Path(name).expanduser()
+    if path.suffix in (".yaml", ".yml"):
+        return path
+    if str(name) in packaged_bases():
+        raise ConfigError(
+            f"recipe {name} is a base of others and cannot be run by itself",
+            hint=f"put 'extends: {name}' into a file of your own; choices are: "
+            f"{', '.join(packaged)}",
+        )
+    raise unknown_choice("recipe", str(name), packaged)
+
+
+def read_recipe(name: str | Path) -> dict[str, Any]:
+    """Read a recipe with everything that it extends; nothing in a file is ever executed.
+
+    ``extends`` is the name of a packaged recipe or base, or a ``.yaml`` file relative to the file
+    that says so. Sections are merged key by key; any other value, a list or null too, takes the
+    place of what was there.
+
+    Args:
+        name: Packaged name or YAML file.
+
+    Raises:
+        ConfigError: There is no such recipe, a file is no YAML mapping, or ``extends`` names
+            nothing or goes round in a circle.
+    """
+    return _resolved(find_recipe(name), ())
+
+
+def verbs_of(content: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the verbs that take a recipe; none where its sections do not tell."""
+    return next((verbs for section, verbs in VERBS.items() if section in content), ())
+
+
+def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+    """Return the content of a file upon that of the one it extends.
+
+    Args:
+        path: The file.
+        before: The files that extend it, the outermost first.
+    """
+    content = read_yaml(path)
+    if EXTENDS not in content:
+        return content
+    chain = (*before, path)
+    base = _extended(content.pop(EXTENDS), path)
+    if base.resolve() in {file.resolve() for file in chain}:
+        circle = " -> ".join(str(file) for file in (*chain, base))
+        raise ConfigError(f"recipes extend each other in a circle: {circle}")
+    return _merged(_resolved(base, chain), content)
+
+
+def _extended(name: Any, path: Path) -> Path:
+    """Return the file that the recipe in ``path`` extends by ``name``."""
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"{path}: extends is {name!r}, expected one name of a recipe or one file",
+            hint="for example 'extends: demo' or 'extends: ../mine.yaml'",
+        )
+    if name.endswith((".yaml", ".yml")):
+        base = path.parent / Path(name).expanduser()
+        if not base.is_file():
+            raise ConfigError(f"{path} extends {name}, but {base} does not exist")
+        return base
+    known = packaged_recipes() | packaged_bases()
+    if name not in known:
+        raise unknown_choice(f"recipe that {path} extends:", name, known)
+    return known[name]
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result

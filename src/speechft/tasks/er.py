@@ -1,0 +1,5 @@
+"""Emotion recognition (SUPERB ER)."""
+
+from speechft.tasks.label import classification
+
+ER = classification("er", "emotion recognition", label="emotion")

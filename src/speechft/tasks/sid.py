@@ -1,0 +1,5 @@
+"""Speaker identification (SUPERB SID)."""
+
+from speechft.tasks.label import classification
+
+SID = classification("sid", "speaker identification", label="speaker")

@@ -1,0 +1,94 @@
+"""What verbs print about results and corpora."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechft import cli
+from speechft.cli.tables import print_results
+from speechft.results import ResultRow
+
+
+def row(encoder: str, task: str, metric: str, value: float, **changes: object) -> ResultRow:
+    fields: dict[str, object] = {
+        "encoder": encoder,
+        "encoder_digest": "0",
+        "task": task,
+        "metric": metric,
+        "value": value,
+        "higher_is_better": metric not in ("per", "slot_value_cer"),
+        "n": 10,
+        "interval": (value - 1, value + 1),
+        "split": "test",
+        "seed": 0,
+        "protocol": "default",
+        "learning_rate": 1e-3,
+    }
+    return ResultRow.model_validate({**fields, **changes})
+
+
+def test_table_has_the_score_where_its_tasks_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    figures = {
+        ("pr", "per"): 5.17,
+        ("sid", "accuracy"): 81.86,
+        ("er", "accuracy"): 64.99,
+        ("sf", "slot_type_f1"): 88.54,
+        ("sf", "slot_value_cer"): 24.70,
+    }
+    rows = [row("hubert", *key, value) for key, value in figures.items()]
+    rows += [row("other", "pr", "per", 9.0, details={"converged": False})]
+    print_results(rows, "default")
+    printed = capsys.readouterr().out
+    assert "870.2" in printed
+    assert "9.00 [8.00, 10.00] *" in printed
+    assert "per ↓" in printed
+
+
+def test_seeds_are_shown_together(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"interval_over_seeds": [45.0, 62.0], "converged": False}
+    rows = [row("a", "sid", "accuracy", 50.0 + n, seed=n, details=known) for n in range(3)]
+    print_results(rows, "default")
+    printed = capsys.readouterr().out
+    assert "51.00 [45.00, 62.00] *" in printed
+    assert "over items and 3 seeds" in " ".join(printed.split())
+    assert "* the probe was still improving" in printed
+
+
+@pytest.fixture
+def csv(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+    path = tmp_path / "my.csv"
+    path.write_text("path,split,speaker\na.wav,train,anna\n")
+    return path
+
+
+def prepare(csv: Path, out: Path, *options: str) -> None:
+    given = ["prepare", "generic", str(csv), "--out", str(out), *options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["speechft", *given])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    assert not stop.value.code
+
+
+def test_summary_of_a_corpus(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare(csv, tmp_path / "out")
+    text = capsys.readouterr().out
+    for part in ("my", "train", "speaker", f"corpus: {tmp_path / 'out'}", "next: speechft run"):
+        assert part in text
+
+
+def test_summary_of_a_corpus_for_programs(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(csv, tmp_path / "out", "--json")
+    content = json.loads(capsys.readouterr().out)
+    assert content["folder"] == str(tmp_path / "out")
+    assert content["splits"]["train"]["utterances"] == 1
+    assert content["splits"]["train"]["speakers"] == 1
