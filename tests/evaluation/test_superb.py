@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +273,28 @@ def test_targets_of_s3prl_close_as_its_text_encoders_do(miniature: Corpus) -> No
     assert symbols[:-1] == [*text.replace(" ", "|"), "|"], "s3prl ends every word, the last too"
     assert symbols[-1] == "<eos>"
     assert task.describe((vocabulary.encode(symbols[:-1], ""), 0.0), vocabulary) == text
+
+
+def test_a_limit_takes_so_many_of_every_split_and_their_pairs(
+    tiny_hubert: Path, miniature: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, "quick-ten", QUICK)
+    names = ("pr", "ks", "qbe", "sid", "asv", "er")
+    config = EvaluationConfig(
+        tasks=names, protocol="quick-ten", precision="fp32", floors=(), limit=12
+    )
+    rows = evaluate([str(tiny_hubert)], str(miniature.folder), config, tmp_path)
+    found = {row.task: row for row in rows}
+    assert set(found) == set(names)
+    assert found["pr"].n == found["sid"].n == 12
+    assert all(row.left_out == {} for row in rows)
+    per_speaker = Counter(item.reference for item in items_of(found["sid"], tmp_path))
+    assert max(per_speaker.values()) - min(per_speaker.values()) <= 1, "classes take turns"
+    known = {cut.id for cut in miniature.split("test")}
+    for item in items_of(found["asv"], tmp_path):
+        assert set(item.id.split("|")) <= known
+    whole = config.model_copy(update={"limit": None, "tasks": ("sid",)})
+    [row] = evaluate([str(tiny_hubert)], str(miniature.folder), whole, tmp_path)
+    assert row.n > 12
+    assert row.evaluation != found["sid"].evaluation
+    assert len(read_rows(tmp_path / "results.jsonl")) == len(rows) + 1

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.console import log
 from speechft.data.batching import seed_of
+from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.identity import Identity
+from speechft.evaluation.limit import limited
 from speechft.evaluation.pipelines import save_pipeline
 from speechft.evaluation.predictions import write_items
 from speechft.evaluation.probe import ProbeResult, probe_seeds
@@ -206,6 +208,12 @@ class TaskEvaluation:
         if not self.test:
             test = []
         left_out = self.left_out
+        listed = LeftOut(task.name, 0.0, _LIMIT) if left_out is None else left_out
+        if self.config.limit is not None:
+            every = train, dev, test
+            train, dev, test = limited(every, self.config.limit, self._balanced)
+            for name, before, kept in zip(names, every, (train, dev, test), strict=True):
+                listed.pass_over(name, {cut.id for cut in before} - {cut.id for cut in kept})
 
         def divide(train: list[Cut], dev: list[Cut]) -> tuple[list[Cut], list[Cut]]:
             train, dev = task.split_off_dev(train, dev, names)
@@ -220,13 +228,18 @@ class TaskEvaluation:
                 task, names, splits, frames, left_out, divide=divide
             )
         contexts = (
-            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev, left_out),
-            task.context(self.corpus, names[2], test, left_out) if test else None,
+            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev, listed),
+            task.context(self.corpus, names[2], test, listed) if test else None,
         )
         train = cropped(task, train, config.crop_seconds, config.crops, self.seed)
         if config.crop_dev:
             dev, test = (cropped(task, c, config.crop_seconds, 1, self.seed) for c in (dev, test))
         return Fold(names, train, dev, test, contexts)
+
+    def _balanced(self, cut: Cut) -> str | None:
+        """Return what a limited split has equally often: the classes of a label, else speakers."""
+        own = None if self.task.level == "frame" else label_of(cut, self.task.label)
+        return own or label_of(cut, "speaker")
 
     def _probe(self, features: Features, number: int) -> list[ProbeResult]:
         task, r = self.task, self.folds[number]

@@ -223,6 +223,7 @@ def read_trials(
     trials: list[Trial] = []
     absent: dict[str, tuple[int, str]] = {}
     bad = {} if left_out is None else left_out.of(split)
+    passed = frozenset[str]() if left_out is None else left_out.passed(split)
     for number, line in enumerate(corpus.read_text(file).splitlines(), start=1):
         cells = line.split()
         if not cells:
@@ -230,6 +231,8 @@ def read_trials(
         if len(cells) != 3 or cells[0] not in ("0", "1"):
             raise DataError(f"{path}, line {number}: expected '1|0 id id', found {line!r}")
         new = [name for name in cells[1:] if name not in known]
+        if any(name in passed for name in new):
+            continue
         if not new:
             trials.append((cells[0] == "1", cells[1], cells[2]))
         elif left_out is not None and any(name in bad for name in new):

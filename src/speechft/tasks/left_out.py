@@ -44,6 +44,7 @@ class LeftOut:
         self.task, self.limit, self.setting = task, limit, setting
         self._items: dict[tuple[str, str], str] = {}
         self._pairs: dict[tuple[str, str], str] = {}
+        self._passed: dict[str, frozenset[str]] = {}
 
     def add(self, split: str, name: str, reason: str) -> None:
         """Leave a recording out of a split."""
@@ -57,6 +58,14 @@ class LeftOut:
     def of(self, split: str) -> dict[str, str]:
         """Return the reasons by the ids of the recordings that are left out of a split."""
         return {name: reason for (where, name), reason in self._items.items() if where == split}
+
+    def pass_over(self, split: str, names: Iterable[str]) -> None:
+        """Note recordings that were not asked for: pairs of them go too, and nothing counts."""
+        self._passed[split] = self.passed(split) | frozenset(names)
+
+    def passed(self, split: str) -> frozenset[str]:
+        """Return the ids of the recordings of a split that were not asked for."""
+        return self._passed.get(split, frozenset())
 
     def counts(self) -> dict[str, int]:
         """Return how many items were left out by reason; one of several folds counts once."""

@@ -154,6 +154,9 @@ class PairScorer(Scorer):
         left_out: LeftOut,
     ) -> None:
         """Leave out the pairs of documents that are left out, or that have no audio."""
+        for found in pairs.values():
+            for document in found.keys() & left_out.passed(place):
+                del found[document]
         bad, known = left_out.of(place), {cut.id for cut in corpus.split(place)}
         absent = [(q, d) for q, found in pairs.items() for d in found if d not in known]
         if not left_out.allows(len(absent), sum(map(len, pairs.values()))):
