@@ -116,11 +116,16 @@ class PairScorer(Scorer):
                 or no query tells documents apart.
         """
         path = f"{corpus.place}/{corpus.info['qbe']}"
-        pairs = self._pairs(corpus, {cut.id for cut in cuts})
-        missing = sorted({cut.id for cut in cuts} - pairs.keys())
+        wanted = {cut.id for cut in cuts}
+        bad = {} if left_out is None else left_out.of(split)
+        pairs = self._pairs(corpus, wanted | bad.keys())
+        missing = sorted(wanted - pairs.keys())
         if missing and (left_out is None or not left_out.allows(len(missing), len(cuts))):
             raise DataError(f"{path} holds no pair of query {missing[0]!r} of split {split}")
         if left_out is not None:
+            for name in bad:
+                fallen = [f"{name}|{document}" for document in pairs.pop(name, {})]
+                left_out.add_pairs(split, fallen, OF_LEFT_OUT)
             for name in missing:
                 left_out.add(split, name, "query without a pair")
             self._drop(corpus, names[0], split, pairs, left_out)
