@@ -49,9 +49,9 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
         rules: Rules as ``{"layers.0-3": 0.1}`` or ``["layers.0-3: 0.1"]``.
 
     Raises:
-        ConfigError: A rule cannot be read or matches nothing, or a coefficient is not finite.
+        ConfigError: A rule cannot be read or matches nothing.
     """
-    result = dict.fromkeys(names, finite(alpha, "alpha"))
+    result = dict.fromkeys(names, alpha)
     for selector, value in read_rules(rules or {}).items():
         select = _selector(selector)
         chosen = [name for name in names if select(name)]
@@ -149,7 +149,7 @@ def _selector(text: str) -> Callable[[str], bool]:
 def _values(chosen: Sequence[str], selector: str, value: float | str) -> dict[str, float]:
     gradient = _GRADIENT.match(value) if isinstance(value, str) else None
     if gradient is None:
-        return dict.fromkeys(chosen, finite(value, f"alpha rule {selector!r}"))
+        return dict.fromkeys(chosen, float(value))
     layers = {name: layer_of(name) for name in chosen}
     depths = [layer for layer in layers.values() if layer is not None]
     if len(depths) != len(chosen):
