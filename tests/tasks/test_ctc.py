@@ -13,9 +13,9 @@ from helpers import cut_of
 from oracle_data import entries, oracle_json
 from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
-from speechft.tasks.asr import ASR, CharacterLabels
+from speechft.tasks.asr import ASR, CHARACTERS
 from speechft.tasks.ctc import BLANK
-from speechft.tasks.pr import PR, PhoneLabels
+from speechft.tasks.pr import PHONES, PR
 
 GREEDY = "superb/02_ctc/greedy_decode/greedy.json"
 ROWS = {kind: entries(GREEDY, kind, "rows") for kind in ("pr", "asr")}
@@ -51,7 +51,7 @@ def test_greedy_decoding_of_words_is_that_of_s3prl(row: dict[str, Any]) -> None:
     length = torch.tensor([len(row["frame_path"])])
     [(numbers, _)] = ASR.predict(logits, length, Vocabulary(symbols))
     kept = [symbols[n] for n in numbers if n != recorded["eos"]]
-    assert CharacterLabels().units(kept) == row["pred_words"]
+    assert CHARACTERS.units(kept) == row["pred_words"]
 
 
 def test_rows_of_a_batch_are_decoded_up_to_their_lengths() -> None:
@@ -64,7 +64,7 @@ def test_rows_of_a_batch_are_decoded_up_to_their_lengths() -> None:
 def test_silences_are_left_out_and_the_blank_comes_first() -> None:
     task = PR
     cuts = [spoken("SIL", "B", "A", "sp"), spoken("A", "C", "SIL")]
-    assert PhoneLabels().symbols(cuts[0]) == ["B", "A"]
+    assert PHONES.symbols(cuts[0]) == ["B", "A"]
     vocabulary = task.vocabulary(cuts)
     assert vocabulary.symbols == (BLANK, UNKNOWN, "A", "B", "C")
     assert task.target(cuts[1], vocabulary, 50).tolist() == [2, 4]
@@ -81,7 +81,7 @@ def test_silences_are_left_out_and_the_blank_comes_first() -> None:
     ],
 )
 def test_text_becomes_words(text: str, words: list[str]) -> None:
-    labels = CharacterLabels()
+    labels = CHARACTERS
     symbols = labels.symbols(cut_of("a", text=text))
     assert "".join(symbols) == "|".join(words)
     assert labels.units(symbols) == words
@@ -104,7 +104,7 @@ def test_text_becomes_words(text: str, words: list[str]) -> None:
 def test_usable_is_what_ctc_can_align(names: str, frames: int, usable: bool) -> None:
     task, cut = PR, spoken(*names.split())
     assert (task.problem(cut, None, frames, training=True) is None) is usable
-    symbols = PhoneLabels().symbols(cut)
+    symbols = PHONES.symbols(cut)
     if symbols:
         vocabulary = task.vocabulary([cut])
         target = task.target(cut, vocabulary, frames)

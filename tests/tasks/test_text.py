@@ -85,7 +85,7 @@ def test_letters_are_encoded_as_in_s3prl() -> None:
         words = row["text"].split()
         known = all(c.upper() in theirs for word in words for c in word)
         if known and words and row["text"] == " ".join(words):
-            labels = CharacterLabels(closing=("|", "</s>"))
+            labels = CharacterLabels("asr", "text", closing=("|", "</s>"))
             target = labels.target(cut_of("a", text=row["text"]), Vocabulary(tuple(theirs)), 99)
             assert target.tolist() == row["ids"]
             assert labels.units(row["string"].split()) == row["words"].split()

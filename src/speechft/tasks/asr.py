@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
@@ -28,7 +28,6 @@ WER_LM = Measure(
 )
 
 
-@dataclass(frozen=True)
 class CharacterLabels(SymbolLabels):
     """Characters of the text in upper case.
 
@@ -36,8 +35,6 @@ class CharacterLabels(SymbolLabels):
     """
 
     s3prl_closing: ClassVar[tuple[str, ...]] = (BOUNDARY, END)
-    task: str = "asr"
-    kind: str = "text"
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the characters, words separated by `BOUNDARY`."""
@@ -50,7 +47,6 @@ class CharacterLabels(SymbolLabels):
         return "".join(symbols).replace(BOUNDARY, " ").split()
 
 
-@dataclass(frozen=True, kw_only=True)
 class WordScorer(EditScorer):
     """Counts edits of words, those with the language model apart."""
 
@@ -72,10 +68,11 @@ class WordScorer(EditScorer):
         return replace(item, counts=counts, searched=" ".join(words))
 
 
+CHARACTERS = CharacterLabels("asr", "text")
 ASR = Task(
     "asr",
     "speech recognition (characters)",
-    labels=CharacterLabels(),
+    labels=CHARACTERS,
     model=WordCtcModel(),
-    scorer=WordScorer((WER, WER_LM), labels=CharacterLabels()),
+    scorer=WordScorer((WER, WER_LM), labels=CHARACTERS),
 )

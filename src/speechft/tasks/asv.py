@@ -38,12 +38,8 @@ _DEV_TRIALS = 4000
 _UNSEEN = -1
 
 
-@dataclass(frozen=True)
 class SpeakerLabels(Labels):
     """The speakers of the training split; targets are (1,) int64, -1 for other speakers."""
-
-    task: str = "asv"
-    kind: str = "speaker"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the training speakers."""
@@ -112,7 +108,6 @@ class SpeakerModel(Model):
         return list(logits[:, len(vocabulary) :].cpu())
 
 
-@dataclass(frozen=True)
 class TrialScorer(Scorer):
     """Cosines between the embeddings of the two sides of each trial.
 
@@ -168,7 +163,6 @@ class TrialScorer(Scorer):
         return " ".join(f"{value:.6f}" for value in prediction.tolist())
 
 
-@dataclass(frozen=True, kw_only=True)
 class SpeakerNeeds(Needs):
     """Where dev and test are one split, some training speakers are held out for dev instead."""
 
@@ -194,7 +188,7 @@ class SpeakerNeeds(Needs):
 ASV = Task(
     "asv",
     "speaker verification",
-    labels=SpeakerLabels(),
+    labels=SpeakerLabels("asv", "speaker"),
     model=SpeakerModel(),
     scorer=TrialScorer((EER,)),
     needs=SpeakerNeeds(),

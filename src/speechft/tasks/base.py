@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -377,5 +376,7 @@ def file_name(task: str) -> str:
     plain = task.replace(":", "-", 1)
     if re.fullmatch(r"[A-Za-z0-9_-]+", plain):
         return plain
+    import hashlib  # of rare use; it loads OpenSSL
+
     digest = hashlib.sha256(task.encode()).hexdigest()[:8]
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', plain).strip('-')}-{digest}"

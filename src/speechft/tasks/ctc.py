@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import UNKNOWN, Vocabulary
@@ -149,7 +149,6 @@ class CtcModel(Model):
         return decoded
 
 
-@dataclass(frozen=True)
 class LinearCtcModel(CtcModel):
     """The same with a linear layer only, also in probes (SUPERB PR)."""
 
@@ -160,7 +159,6 @@ class LinearCtcModel(CtcModel):
         return super().head(dim, vocabulary, hidden, ())
 
 
-@dataclass(frozen=True)
 class WordCtcModel(CtcModel):
     """The same with a search for words where a language model is given (SUPERB ASR)."""
 
@@ -210,4 +208,5 @@ def edit_rates(items: Sequence[Item]) -> dict[str, float]:
         name: round(100 * sum(item.counts[name] for item in items) / total, 2)
         for name in ("substitutions", "insertions", "deletions")
     }
-    return {**rates, "blank_ratio": round(fmean(item.counts["blank_ratio"] for item in items), 4)}
+    blanks = math.fsum(item.counts["blank_ratio"] for item in items) / len(items)
+    return {**rates, "blank_ratio": round(blanks, 4)}

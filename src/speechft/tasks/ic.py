@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
@@ -21,15 +20,11 @@ if TYPE_CHECKING:
 _ODD = "another number of slots"
 
 
-@dataclass(frozen=True)
 class IntentLabels(Labels):
     """Slots written as ``action/object/location``; symbols are ``slot number:value``.
 
     Targets are (slots,) int64.
     """
-
-    task: str = "ic"
-    kind: str = "intent"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the values of every slot.
@@ -87,7 +82,6 @@ class IntentLabels(Labels):
         return [f"{number}:{value}" for number, value in enumerate(values)]
 
 
-@dataclass(frozen=True)
 class IntentModel(Model):
     """One linear layer gives the classes of all slots side by side; losses are summed."""
 
@@ -126,7 +120,6 @@ class IntentModel(Model):
         return torch.stack(columns, dim=1).tolist()
 
 
-@dataclass(frozen=True)
 class IntentScorer(UtteranceScorer):
     """A hit when all slots are right."""
 
@@ -153,7 +146,7 @@ def slot_ranges(vocabulary: Vocabulary) -> list[tuple[int, int]]:
 IC = Task(
     "ic",
     "intent classification",
-    labels=IntentLabels(),
+    labels=IntentLabels("ic", "intent"),
     model=IntentModel(),
     scorer=IntentScorer((ACCURACY,)),
 )

@@ -89,7 +89,6 @@ def column_task(name: str) -> Task:
     )
 
 
-@dataclass(frozen=True)
 class ClassLabels(Labels):
     """One label an utterance; targets are (1,) int64."""
 
@@ -125,7 +124,6 @@ class ClassLabels(Labels):
         return torch.tensor(vocabulary.encode([label], f"cut {cut.id}"))
 
 
-@dataclass(frozen=True)
 class ClassModel(Model):
     """Mean over time, linear layer, cross entropy, the most likely class."""
 
@@ -154,7 +152,6 @@ class ClassModel(Model):
         return logits.argmax(-1).tolist()
 
 
-@dataclass(frozen=True)
 class ClassScorer(UtteranceScorer):
     """A hit or a miss."""
 

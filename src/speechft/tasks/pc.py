@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
@@ -23,12 +22,8 @@ _HOP, _CENTRE = 0.02, 0.0125
 _NOTHING = -100
 
 
-@dataclass(frozen=True)
 class AlignmentLabels(Labels):
     """The phone at the middle of each 25 ms frame; targets are (T,) int64, -100 where none is."""
-
-    task: str = "pc"
-    kind: str = "alignment"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect all phones, silence included."""
@@ -63,7 +58,6 @@ class AlignmentLabels(Labels):
         return target
 
 
-@dataclass(frozen=True)
 class FrameModel(Model):
     """A linear layer and cross entropy for every frame."""
 
@@ -95,7 +89,6 @@ class FrameModel(Model):
         return [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
 
 
-@dataclass(frozen=True)
 class FrameScorer(UtteranceScorer):
     """Counts right frames among those labelled."""
 
@@ -117,7 +110,7 @@ class FrameScorer(UtteranceScorer):
 PC = Task(
     "pc",
     "phone classification of frames",
-    labels=AlignmentLabels(),
+    labels=AlignmentLabels("pc", "alignment"),
     model=FrameModel(),
     scorer=FrameScorer((FRAME_ACCURACY,)),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from speechft.data.labels import phones_of
@@ -18,12 +17,8 @@ PER = Measure("per", False, ratio, written="PER", details=edit_rates)
 _SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
 
 
-@dataclass(frozen=True)
 class PhoneLabels(SymbolLabels):
     """Phones; silences are left out."""
-
-    task: str = "pr"
-    kind: str = "phones"
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the phones without silence."""
@@ -38,10 +33,11 @@ class PhoneLabels(SymbolLabels):
         return list(symbols)
 
 
+PHONES = PhoneLabels("pr", "phones")
 PR = Task(
     "pr",
     "phone recognition",
-    labels=PhoneLabels(),
+    labels=PHONES,
     model=LinearCtcModel(),
-    scorer=EditScorer((PER,), labels=PhoneLabels()),
+    scorer=EditScorer((PER,), labels=PHONES),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
@@ -33,12 +32,8 @@ MTWV = Measure(
 )
 
 
-@dataclass(frozen=True)
 class PairLabels(Labels):
     """Pairs of recordings have the labels; utterances have none, and targets are empty."""
-
-    task: str = "qbe"
-    kind: str = "qbe"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Return an empty vocabulary."""
@@ -55,7 +50,6 @@ class PairLabels(Labels):
         return torch.zeros(0)
 
 
-@dataclass(frozen=True)
 class WarpingSearch(Search):
     """Subsequence DTW of queries in documents; scores are standardised over each query."""
 
@@ -89,7 +83,6 @@ class WarpingSearch(Search):
         return query_scores(found, frames)
 
 
-@dataclass(frozen=True)
 class PairScorer(Scorer):
     """The score of every pair; its predictions are scores by document, one a query.
 
@@ -203,7 +196,6 @@ class PairScorer(Scorer):
         return str(max(prediction, key=prediction.__getitem__))
 
 
-@dataclass(frozen=True, kw_only=True)
 class PairNeeds(Needs):
     """A file of pairs, and three splits: documents, dev queries, test queries."""
 
@@ -220,7 +212,7 @@ class PairNeeds(Needs):
 QBE = Task(
     "qbe",
     "spoken query detection",
-    labels=PairLabels(),
+    labels=PairLabels("qbe", "qbe"),
     search=WarpingSearch(),
     scorer=PairScorer((MTWV,)),
     needs=PairNeeds(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
@@ -42,12 +41,8 @@ def error_parts(items: Sequence[Item]) -> dict[str, float]:
 DER = Measure("der", False, ratio, written="DER", details=error_parts)
 
 
-@dataclass(frozen=True)
 class TurnLabels(Labels):
     """A JSON list of [speaker, start, end] in seconds; targets are (T, K) 0/1 of K speakers."""
-
-    task: str = "sd"
-    kind: str = "turns"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Return as many numbered speakers as a recording has at most."""
@@ -91,7 +86,6 @@ class TurnLabels(Labels):
         return labels
 
 
-@dataclass(frozen=True)
 class TurnModel(Model):
     """A one-way LSTM, the loss of the best permutation, probabilities of speakers by frame."""
 
@@ -125,7 +119,6 @@ class TurnModel(Model):
         return [row[:n].numpy() for row, n in zip(probabilities, lengths.tolist(), strict=True)]
 
 
-@dataclass(frozen=True)
 class TurnScorer(Scorer):
     """Diarisation error rate without a collar, overlapped speech included.
 
@@ -183,7 +176,6 @@ class TurnScorer(Scorer):
         return json.dumps([[n, round(a, 2), round(b, 2)] for n, a, b in turns])
 
 
-@dataclass(frozen=True, kw_only=True)
 class ChunkNeeds(Needs):
     """Training recordings are cut into chunks of 40 s."""
 
@@ -206,7 +198,7 @@ class ChunkNeeds(Needs):
 SD = Task(
     "sd",
     "speaker diarisation",
-    labels=TurnLabels(),
+    labels=TurnLabels("sd", "turns"),
     model=TurnModel(),
     scorer=TurnScorer((DER,)),
     needs=ChunkNeeds(),

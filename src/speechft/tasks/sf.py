@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from speechft.data.labels import Vocabulary, label_of
@@ -27,16 +27,12 @@ SLOT_VALUE_CER = Measure(
 )
 
 
-@dataclass(frozen=True)
 class SlotLabels(SymbolLabels):
     """Words as characters, with a tag before and after every slot.
 
     The label ``slots`` holds one slot type for each word of the text, ``O`` for none, separated by
     spaces; ``B-`` and ``I-`` before a type are allowed.
     """
-
-    task: str = "sf"
-    kind: str = "slots"
 
     def labelled(self, cut: Cut) -> bool:
         """Return whether a cut has both text and slots."""
@@ -80,7 +76,6 @@ class SlotLabels(SymbolLabels):
         return "".join(symbols).split()
 
 
-@dataclass(frozen=True, kw_only=True)
 class SlotScorer(EditScorer):
     """F1 of slot types, which selects, and character error rate of slot values."""
 
@@ -109,12 +104,13 @@ class SlotScorer(EditScorer):
         )
 
 
+SLOTS = SlotLabels("sf", "slots")
 SF = Task(
     "sf",
     "slot filling",
-    labels=SlotLabels(),
+    labels=SLOTS,
     model=CtcModel(),
-    scorer=SlotScorer((SLOT_TYPE_F1, SLOT_VALUE_CER), labels=SlotLabels()),
+    scorer=SlotScorer((SLOT_TYPE_F1, SLOT_VALUE_CER), labels=SLOTS),
 )
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    import io
+    from pathlib import Path
+
     from torch import Tensor
 
 BOUNDARY = "|"
@@ -141,6 +140,8 @@ def model_words(file: Path) -> Iterator[str]:
     Raises:
         DataError: The file cannot be read, or is not in that format.
     """
+    import zlib
+
     section = ""
     try:
         with _opened(file) as lines:
@@ -176,6 +177,8 @@ def model_words(file: Path) -> Iterator[str]:
 
 def _opened(file: Path) -> io.TextIOBase:
     if file.suffix == ".gz":
+        import gzip
+
         return gzip.open(file, "rt", encoding="utf-8")
     return open(file, encoding="utf-8")
 
