@@ -20,6 +20,7 @@ from speechft.encoders.load import resolve_encoder
 from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.finetuning import pretraining
+from speechft.merging import load_delta, make_delta
 from speechft.recipe import Recipe
 
 VERBS = {
@@ -217,6 +218,10 @@ def test_home_is_expanded(
     assert speechft.inspect("~/encoder").path == str(tmp_path / "encoder")
     converted = speechft.convert("~/encoder", "~/converted.pt", config="~/encoder/config.json")
     assert converted.out == str(tmp_path / "converted.pt")
+    delta = make_delta(tiny_hubert, "~/encoder", "~/delta.safetensors", force=True)
+    assert set(load_delta("~/delta.safetensors"))
+    merged = speechft.merge("~/encoder", str(delta.out), out="~/merged", force=True)
+    assert (delta.out.parent, merged.out) == (tmp_path, tmp_path / "merged")
     given = record("run", None, monkeypatch)
     speechft.run("demo", out="~/run")
     assert given[0][1] == tmp_path / "run"

@@ -40,6 +40,7 @@ VERBS = sorted(command.callback.__name__ for command in cli.app.registered_comma
         ([["--help"], *([verb, "--help"] for verb in VERBS)], "evaluate"),
         ([["recipes"], ["recipes", "--json"]], "demo"),
         ([["corpora"], ["corpora", "--json"]], "tedlium3"),
+        ([["tasks"], ["tasks", "--json"]], "qbe"),
     ],
 )
 def test_help_and_lists_import_nothing_heavy(commands: list[list[str]], expected: str) -> None:

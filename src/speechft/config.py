@@ -11,7 +11,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speechft.errors import ConfigError, nearest
-from speechft.files import read_yaml as read_yaml
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from speechft.evaluation.probe import ProbeResult, probe
 from speechft.evaluation.score import RATIO
 from speechft.features.extract import Features
 from speechft.tasks import find_task
+from speechft.tasks.left_out import LeftOut, usable_splits
 
 STATES, DIM, PLANTED = 3, 12, 1
 """The signal lies in hidden state 1."""
@@ -170,9 +173,20 @@ def test_cuts_that_ctc_cannot_align_are_left_out_of_training() -> None:
     features.frames["long"] = torch.zeros(STATES, 5, DIM).half()
     expected = run("pr", features, splits, epochs=2)
     with_long = {**splits, "train": [*splits["train"], long]}
-    assert run("pr", features, with_long, epochs=2) == expected
+    parts = list(with_long.values())
+    frames = partial(map, lambda cut: features.frames[cut.id].shape[1])
+    left_out = LeftOut("pr", 0.2, "evaluation.max_left_out")
+    kept, _ = usable_splits(find_task("pr"), list(splits), parts, frames, left_out)
+    assert left_out.counts() == {"target longer than the frames": 1}
+    usable = dict(zip(splits, kept, strict=True))
+    assert run("pr", features, usable, epochs=2) == expected
+    kept_by_s3prl = run("pr", features, with_long, epochs=2)
+    assert math.isfinite(kept_by_s3prl.dev), "it counts as zero in its batch"
     with pytest.raises(DataError, match="task pr: the train or dev split is empty"):
-        run("pr", features, {**splits, "train": [long]}, epochs=2)
+        run("pr", features, {**splits, "dev": []}, epochs=2)
+    parts[0] = [long]
+    with pytest.raises(DataError, match="task pr cannot use any of the 1 items of split train"):
+        usable_splits(find_task("pr"), list(splits), parts, frames, LeftOut("pr", 1.0, ""))
 
 
 def test_empty_dev_split_is_refused() -> None:

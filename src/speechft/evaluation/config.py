@@ -95,6 +95,11 @@ class EvaluationConfig(Config):
     beam_search: BeamSearchConfig = BeamSearchConfig()
     """The search with it."""
 
+    @property
+    def left_out_limit(self) -> float:
+        """Return the largest share of a split that is left out, none under ``s3prl``."""
+        return 0.0 if self.protocol == "s3prl" else self.max_left_out
+
 
 def evaluation_config(
     given: Mapping[str, Any],

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +23,24 @@ from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval
-from speechft.features.extract import Features
+from speechft.features.extract import Features, count_frames
 from speechft.files import atomic_write, file_digest, json_digest
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
+from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.measures import Measure
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.encoders.base import Encoder
     from speechft.evaluation.candidates import Candidate
     from speechft.evaluation.config import EvaluationConfig
 
 
+_LIMIT = "evaluation.max_left_out, for evaluate --set max_left_out"
 _APART = frozenset(
     "tasks floors seeds protocol precision cache frame_cache_gb frame_codec frame_memory_gb device "
     "max_left_out language_model beam_search".split()
@@ -68,6 +72,8 @@ class TaskEvaluation:
     out: Path
     seed: int
     test: bool
+    encoder: Callable[[], Encoder]
+    """Loads the encoder, once."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -122,9 +128,22 @@ class TaskEvaluation:
         """Return the splits, one for each fold.
 
         Raises:
-            DataError: A split has no usable labels, or a trial no audio.
+            DataError: Too much of a split cannot be used, or too many trials have no audio.
         """
-        return [self._fold(names) for names in self.task.folds(self.corpus)]
+        folds = []
+        for number, names in enumerate(self.task.folds(self.corpus)):
+            with self._naming_fold(number, names):
+                folds.append(self._fold(names))
+        if self.left_out is not None:
+            self.left_out.report()
+        return folds
+
+    @cached_property
+    def left_out(self) -> LeftOut | None:
+        """Return what is left out of the splits; None where the protocol leaves out nothing."""
+        if self.config.protocol == "s3prl":
+            return None
+        return LeftOut(self.task.name, self.config.max_left_out, _LIMIT)
 
     def cuts(self) -> list[Cut]:
         """Return every cut that is needed, some of them more than once."""
@@ -149,6 +168,8 @@ class TaskEvaluation:
                 reported = items[place] if self.test else dev
                 write_items(work.scratch / self._predictions(place), reported)
             self._save(work.scratch, by_fold)
+            if self.left_out is not None:
+                self.left_out.write(work.scratch / "left_out.jsonl")
             write_rows(work.scratch / "results.jsonl", rows)
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
@@ -184,12 +205,25 @@ class TaskEvaluation:
         train, dev, test = (list(self.corpus.split(name)) for name in names)
         if not self.test:
             test = []
-        train, dev = task.split_off_dev(train, dev, names)
+        left_out = self.left_out
+
+        def divide(train: list[Cut], dev: list[Cut]) -> tuple[list[Cut], list[Cut]]:
+            train, dev = task.split_off_dev(train, dev, names)
+            return task.expand(train), dev
+
+        if left_out is None:
+            train, dev = divide(train, dev)
+        else:
+            frames = partial(count_frames, self.encoder())
+            splits = (train, dev, test)
+            (train, dev, test), _ = usable_splits(
+                task, names, splits, frames, left_out, divide=divide
+            )
         contexts = (
-            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev),
-            task.context(self.corpus, names[2], test) if test else None,
+            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev, left_out),
+            task.context(self.corpus, names[2], test, left_out) if test else None,
         )
-        train = cropped(task, task.expand(train), config.crop_seconds, config.crops, self.seed)
+        train = cropped(task, train, config.crop_seconds, config.crops, self.seed)
         if config.crop_dev:
             dev, test = (cropped(task, c, config.crop_seconds, 1, self.seed) for c in (dev, test))
         return Fold(names, train, dev, test, contexts)
@@ -199,7 +233,7 @@ class TaskEvaluation:
         if not task.trained:
             return [detect(task, features, r.train, r.dev, r.test, r.contexts)]
         device = pick_device()
-        try:
+        with self._naming_fold(number, r.names):
             return probe_seeds(
                 task,
                 features,
@@ -211,11 +245,16 @@ class TaskEvaluation:
                 r.contexts,
                 None if device.type == "cpu" else device,
             )
+
+    @contextmanager
+    def _naming_fold(self, number: int, names: Sequence[str]) -> Iterator[None]:
+        """Say in errors which of several folds they are about."""
+        try:
+            yield
         except DataError as error:
-            if len(self.folds) == 1:
-                raise
-            where = f"fold {number + 1} ({', '.join(r.names)})"
-            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
+            if len(self.task.folds(self.corpus)) > 1:
+                error.message = f"fold {number + 1} ({', '.join(names)}): {error.message}"
+            raise
 
     def _row(
         self,
@@ -246,6 +285,7 @@ class TaskEvaluation:
             learning_rate=first.learning_rate,
             evaluation=self.identity.evaluation,
             predictions=self._predictions(place),
+            left_out={} if self.left_out is None else self.left_out.counts(),
             details=details,
             **self.candidate.label(),
         )

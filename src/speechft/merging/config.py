@@ -146,7 +146,7 @@ class MergeConfig(MergeSettings):
         if self.out is not None:
             if not isinstance(self.out, str | Path) or not str(self.out):
                 raise ConfigError(f"out is {self.out!r}, expected the name of a folder or file")
-            self._set("out", Path(self.out))
+            self._set("out", Path(self.out).expanduser())
         if self.to is not None:
             _choose("output format", self.to, Format)
         for name in ("force", "dry_run"):

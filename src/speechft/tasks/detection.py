@@ -96,10 +96,6 @@ def query_scores(
     return result
 
 
-DECISION = 2.0
-"""A standardised score above this says that the document holds the query."""
-
-
 def _cosines(query: Floats, document: Floats) -> Floats:
     def unit(frames: Floats) -> Floats:
         result: Floats = frames / np.linalg.norm(frames, axis=1, keepdims=True).clip(min=1e-300)
