@@ -11,6 +11,7 @@ import torch
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError
 from speechft.merging import interpolate_, load_delta, make_delta, merge
+from speechft.merging.methods import METHODS
 
 
 def test_modules_give_a_new_module(base_model: Any, tune: Any, official_formula: Any) -> None:
@@ -53,6 +54,21 @@ def test_scalars_and_empty_tensors_pass() -> None:
     assert merged["s"].item() == 2.0
     assert merged["e"].shape == (0, 4)
     assert merged["count"].item() == 7
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [*((n, {}) for n in METHODS), ("ties", {"trim": "tensor"})]
+)
+def test_every_method_takes_scalars_and_empty_tensors(method: str, options: Any) -> None:
+    """TIES by tensor ended with a StopIteration where a tensor had no entry."""
+    layer = "encoder.layers.0.attention.q_proj.weight"
+    base = {"s": np.ones((), np.float32), "e": np.zeros((0, 4), np.float32)}
+    base[layer] = np.arange(12, dtype=np.float32).reshape(3, 4)
+    tuned = {name: np.asarray(value + np.float32(0.5)) for name, value in base.items()}
+    models = tuned if METHODS[method].models[1] == 1 else [tuned, tuned]
+    merged = merge(base, models, method=method, **options)
+    assert {n: v.shape for n, v in merged.items()} == {n: v.shape for n, v in base.items()}
+    assert np.isfinite(merged[layer]).all()
 
 
 def test_interpolate_swaps_alphas_in_place(

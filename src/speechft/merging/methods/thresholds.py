@@ -41,9 +41,9 @@ def thresholds(deltas: Deltas, rank: int, size: int) -> list[float]:
     so a histogram of the upper 16 bits finds the bin and one of the lower 16 the value.
     """
     if rank < 1:
-        return [0.0] * len(next(iter(deltas())))
+        return [0.0] * len(next(iter(deltas()), []))
     if rank > size:
-        return [float("inf")] * len(next(iter(deltas())))
+        return [float("inf")] * len(next(iter(deltas()), []))
     upper = _histograms(deltas, lambda model, bits: bits >> 16)
     bins = [int(np.searchsorted(np.cumsum(counts), rank)) for counts in upper]
     below = [int(counts[:b].sum()) for counts, b in zip(upper, bins, strict=True)]
