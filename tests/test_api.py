@@ -20,6 +20,7 @@ from speechft.encoders.load import resolve_encoder
 from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.finetuning import pretraining
+from speechft.merging import load_delta, make_delta
 from speechft.recipe import Recipe
 
 VERBS = {
@@ -79,7 +80,9 @@ def test_every_field_of_an_evaluation_can_be_given(
         "protocol": ("s3prl", "s3prl"),
         "seeds": ("3", 3),
         "layers": ("6,1-2", (1, 2, 6)),
+        "mode": ("s3prl", "s3prl"),
         "limit": ("7", 7),
+        "max_left_out": ("0.5", 0.5),
         "cache": ("features", "features"),
         "frame_cache_gb": ("2.5", 2.5),
         "frame_codec": ("int8", "int8"),
@@ -215,6 +218,10 @@ def test_home_is_expanded(
     assert speechft.inspect("~/encoder").path == str(tmp_path / "encoder")
     converted = speechft.convert("~/encoder", "~/converted.pt", config="~/encoder/config.json")
     assert converted.out == str(tmp_path / "converted.pt")
+    delta = make_delta(tiny_hubert, "~/encoder", "~/delta.safetensors", force=True)
+    assert set(load_delta("~/delta.safetensors"))
+    merged = speechft.merge("~/encoder", str(delta.out), out="~/merged", force=True)
+    assert (delta.out.parent, merged.out) == (tmp_path, tmp_path / "merged")
     given = record("run", None, monkeypatch)
     speechft.run("demo", out="~/run")
     assert given[0][1] == tmp_path / "run"

@@ -40,6 +40,7 @@ VERBS = sorted(command.callback.__name__ for command in cli.app.registered_comma
         ([["--help"], *([verb, "--help"] for verb in VERBS)], "evaluate"),
         ([["recipes"], ["recipes", "--json"]], "demo"),
         ([["corpora"], ["corpora", "--json"]], "tedlium3"),
+        ([["tasks"], ["tasks", "--json"]], "qbe"),
     ],
 )
 def test_help_and_lists_import_nothing_heavy(commands: list[list[str]], expected: str) -> None:
@@ -119,7 +120,7 @@ def test_every_verb_has_an_example() -> None:
         (["run", "demo", "--out", "OUT", "--set", "data.corpus=synthetik"], "'synthetic'"),
         (["finetune", "demo", "--out", "OUT", "--strategy", "steady"], "finetuning.strategy"),
         (["evaluate", "/nowhere", "--out", "OUT"], "no encoder at /nowhere"),
-        (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "/nowhere does not exist"),
+        (["merge", "tiny-hubert", "/nowhere", "--out", "OUT"], "no encoder at /nowhere"),
         (["merge", "tiny-hubert", "--out", "OUT"], "merge lacks tuned"),
         (["prepare", "generic"], "needs a CSV"),
         (["prepare", "librispeach", "--out", "OUT"], "did you mean 'librispeech'"),

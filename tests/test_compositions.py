@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from safetensors.torch import load_file
 import speechft
 from helpers import tone_corpus
 from speechft import pipeline
-from speechft.compositions import Composer, check_recipe
+from speechft.compositions import Composer, check_recipe, merge_settings
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError
+from speechft.merging.methods import METHODS
 from speechft.recipe import Recipe
 from speechft.results import Role
 
@@ -81,6 +83,49 @@ def test_ties_is_the_merge_method_with_its_options(
     )
     ours, theirs = _read(models.merged[0.5]), _read(tmp_path / "by-hand")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_any_merge_method_can_be_run(tmp_path: Path, tiny_hubert: Path, tones: Corpus) -> None:
+    """By the recipe's method, options, rules, weight norm and type, as `speechft.merge` does it."""
+    folder = tmp_path / "run"
+    tuned = [folder / "finetuning" / "stable" / task / "encoder" for task in ("pr", "sid")]
+    calls: dict[str, dict[str, Any]] = {
+        name: {"alpha": 0.5 if kind.takes_alpha else None, "method": name}
+        for name, kind in METHODS.items()
+    }
+    calls["lines"]["options"] = {"first": 0.1}
+    calls["dare-linear"]["options"] = {"seed": 3, "weights": [1, 0.5]}
+    calls["linear"] |= {"rules": {"layers.0": 0.1}, "weight_norm": "fused", "dtype": "float16"}
+    for name, merging in calls.items():
+        several = METHODS[name].models[1] > 1
+        kind, tasks = ("average", ["pr", "sid"]) if several else ("single", [])
+        composition = {"kind": kind, "tasks": tasks}
+        recipe = _recipe(tiny_hubert, tones, merging=merging, composition=composition)
+        recipe = Recipe.model_validate(recipe.as_dict())
+        check_recipe(recipe)
+        models = Composer(recipe, {"*": tones}, folder).compose("stable", [recipe.merging.alpha])
+        options = merging.pop("options", {})
+        out = tmp_path / name
+        speechft.merge(
+            tiny_hubert, tuned if several else models.tuned, out=out, **merging, **options
+        )
+        ours, theirs = _read(models.merged[recipe.merging.alpha]), _read(out)
+        assert all(torch.equal(ours[n], theirs[n]) for n in theirs), name
+
+
+def test_the_key_of_a_merge_is_what_it_was(tiny_hubert: Path, tones: Corpus) -> None:
+    """Finished runs are not redone: a plain merge is known by alpha alone, ties by its options."""
+    plain = _recipe(tiny_hubert, tones)
+    assert merge_settings(plain).only(alpha=0.5).changed() == {"alpha": 0.5}
+    ties = {"kind": "ties", "tasks": ["pr", "sid"], "options": {"density": 0.3}}
+    settings = merge_settings(_recipe(tiny_hubert, tones, composition=ties)).only(alpha=0.25)
+    assert settings.changed() == {"alpha": 0.25, "method": "ties", "density": 0.3}
+    other = _recipe(tiny_hubert, tones, merging={"rules": ["cnn: 0"], "dtype": "float16"})
+    assert merge_settings(other).changed() == {
+        "alpha": 0.25,
+        "rules": {"cnn": 0.0},
+        "dtype": "float16",
+    }
 
 
 def test_sequential_goes_on_from_the_merged_encoder(
@@ -181,6 +226,38 @@ def test_compositions_that_contradict_themselves(
                 }
             },
             "composition.overrides of sid: unknown key 'stepz'",
+        ),
+        (
+            {"composition": {"kind": "single"}, "merging": {"method": "model-stock"}},
+            "method 'model-stock' takes two tuned models or more, given: 1",
+        ),
+        ({"merging": {"method": "slerp"}}, "method 'slerp' takes one tuned model, given: 2"),
+        (
+            {"merging": {"method": "ties", "options": {"weights": [1, 2, 3]}}},
+            "3 weights were given for 2 tuned models",
+        ),
+        ({"merging": {"rules": {"layers.7": 0.1}}}, "'layers.7' matches no tensor"),
+        (
+            {"composition": {"kind": "average", "tasks": ["pr", "sid"], "options": {"density": 1}}},
+            "composition.options is for kind ties, composition.kind is average",
+        ),
+        (
+            {
+                "composition": {"kind": "ties", "tasks": ["pr", "sid"]},
+                "merging": {"method": "dare-ties"},
+            },
+            "merges with method ties, merging.method is dare-ties",
+        ),
+        (
+            {
+                "composition": {"kind": "ties", "tasks": ["pr", "sid"], "options": {"density": 1}},
+                "merging": {"method": "ties", "options": {"density": 0.3}},
+            },
+            "density: in composition.options and in merging.options",
+        ),
+        (
+            {"composition": {"kind": "ties", "tasks": ["pr", "sid"], "options": {"densty": 1}}},
+            "has no option 'densty'",
         ),
         (
             {"data": {"corpus": "x", "corpora": {"sdi": "y"}}},

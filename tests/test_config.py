@@ -9,8 +9,9 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError
 
-from speechft.config import Config, apply_overrides, build, read_yaml
+from speechft.config import Config, apply_overrides, build
 from speechft.errors import ConfigError
+from speechft.files import read_yaml
 
 
 class Schedule(Config):

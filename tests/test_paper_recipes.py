@@ -24,7 +24,7 @@ from speechft.files import read_json
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
 from speechft.recipe_files import packaged_bases
 from speechft.tasks import TASKS
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
 PAPER = [name for name in packaged_recipes() if name.split("-")[0] not in ("demo", "pretrain")]
 SOURCES = packaged_bases() | {name: packaged_recipes()[name] for name in PAPER}
@@ -124,7 +124,7 @@ def test_a_recipe_trains_from_the_archive_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if "er" not in TASKS:
-        emotion = LabelClassification("er", "emotion recognition", label="emotion")
+        emotion = classification("er", "emotion recognition", label="emotion")
         monkeypatch.setitem(TASKS, "er", emotion)
     base = _encoder(name, tmp_path / "base")
     recipe = _shrunk(load_recipe(Recipe, name), base, archives)

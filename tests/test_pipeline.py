@@ -214,7 +214,8 @@ _CHILD = """
 import sys
 from pathlib import Path
 from speechft import pipeline
-from speechft.config import build, read_yaml
+from speechft.config import build
+from speechft.files import read_yaml
 from speechft.recipe import Recipe
 pipeline.run(build(Recipe, read_yaml(Path(sys.argv[1])), "recipe"), Path(sys.argv[2]))
 """

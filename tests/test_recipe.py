@@ -99,6 +99,38 @@ def test_alpha_outside_its_range(alpha: str) -> None:
     assert alpha in caught.value.message
 
 
+def test_every_merge_setting_can_be_set() -> None:
+    overrides = ["merging.method=lines", "merging.options.first=0.1", "merging.dtype=float32"]
+    merging = load_recipe(Recipe, "demo", overrides).merging
+    assert (merging.method, merging.options) == ("lines", {"first": 0.1})
+    assert (merging.alpha, merging.label) == (0.25, "lines, 0.25")
+    overrides = ["merging.rules={layers.0-1: 0.1, cnn: 0}", "merging.weight_norm=fused"]
+    merging = load_recipe(Recipe, "demo", overrides).merging
+    assert merging.rules == {"layers.0-1": 0.1, "cnn": 0.0}
+    assert (merging.weight_norm, merging.label) == ("fused", "0.25")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["merging.method=liens"], "did you mean 'lines'"),
+        (["merging.method=ties", "merging.options.densty=1"], "did you mean 'density'"),
+        (["merging.method=ties", "merging.options.density=2"], "density is 2.0, expected a number"),
+        (["merging.options.first=0.1"], "first is for lines"),
+        (["merging.options.alpha=0.1"], "alpha is no option of method 'linear'"),
+        (["merging.method=lines", "merging.rules={cnn: 0}"], "drop the alpha rules"),
+        (["merging.rules={cnn: .nan}"], "expected a finite number"),
+        (["merging.method=model-stock"], "finds the alpha of every tensor itself"),
+        (["merging.method=model-stock", "merging.alpha=null"], "set merging.curve="),
+    ],
+)
+def test_impossible_merges_are_refused_with_the_recipe(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(Recipe, "demo", overrides)
+    assert str(caught.value).startswith("recipe demo: merging")
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("suffix", [".yaml", ".yml"])
 def test_the_users_own_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"mine{suffix}"

@@ -23,7 +23,7 @@ from speechft.finetuning.finetune import Tuned, finetune_encoder
 from speechft.tasks import TASKS
 from superb import superb_corpus
 
-TRAINED = [name for name, task in TASKS.items() if task.trained]
+TRAINED = [name for name, task in TASKS.items() if task.can_finetune]
 _ENCODER = tiny_encoder(num_hidden_layers=1, conv_dim=[4] * 7, intermediate_size=8)
 _SETTINGS: dict[str, Any] = {
     "steps": 2,
@@ -102,7 +102,9 @@ def advised(error: SpeechftError) -> dict[str, str]:
 def test_a_task_that_trains_nothing_names_those_that_do(
     dev: bool, corpus: Corpus, without_dev: Corpus, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="trains nothing, so qbe cannot be tuned on") as caught:
+    with pytest.raises(
+        ConfigError, match="cannot be fine-tuned on qbe: it trains no head"
+    ) as caught:
         tune(tmp_path, corpus if dev else without_dev, task="qbe")
     found = advised(caught.value)
     assert found.pop("task").split(", ") == TRAINED, "the test above tunes on each of them"

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from speechft.evaluation.identity import slug
+from speechft.evaluation.score import RATIO
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role
-from speechft.tasks.base import Item, figure
+from speechft.tasks.base import Item
 from speechft.verdict import Finding, colours, judge, verdict
 
 PRE_TRAINED, TUNED, MERGED = "pre-trained", "stable fine-tuning", "Speech-FT (0.25)"
@@ -41,7 +42,7 @@ class Run:
             "encoder_digest": "",
             "task": task,
             "metric": "accuracy",
-            "value": figure(items),
+            "value": RATIO.value(items),
             "higher_is_better": True,
             "n": len(items),
             "interval": None,

@@ -166,6 +166,7 @@ def evaluate(
     seed: int = 0,
     seeds: int = 1,
     layers: str | int | Sequence[int] = "all",
+    mode: str = "exact",
     limit: int | None = None,
     cache: PathLike | bool = True,
     frame_cache_gb: float | None = None,
@@ -188,6 +189,7 @@ def evaluate(
         seed: First seed of the probes.
         seeds: Probe seeds, trained side by side.
         layers: Hidden states that probes see: ``all``, ``last``, or numbers: ``"6,9-12"``.
+        mode: How hidden states are computed: ``exact`` or ``s3prl``, see `load_encoder`.
         limit: So many utterances of every split at most, for a quick look.
         cache: Folder of features that evaluations share; True is ``out/cache``, False none.
         frame_cache_gb: Quota of frames in it.
@@ -213,6 +215,7 @@ def evaluate(
         "protocol": protocol,
         "seeds": seeds,
         "layers": layers,
+        "mode": mode,
         "limit": limit,
         "cache": str(folder / "cache" if cache is True else cache) if cache else None,
         "frame_cache_gb": frame_cache_gb,

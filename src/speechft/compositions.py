@@ -17,9 +17,11 @@ from speechft.files import read_json
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.distributed import shared_job
 from speechft.finetuning.finetune import check_config, finetune
-from speechft.merging import merge
+from speechft.merging.config import MergeSettings
+from speechft.merging.execution import check_base, write_merge
 from speechft.recipe import Recipe
 from speechft.runs import stage
+from speechft.tasks.base import file_name
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,8 @@ class Models:
     the task before the last."""
     tuned: Path
     """The tuned encoder, theta'; of several that are merged together, their merge at alpha 1."""
-    merged: Mapping[float, Path]
-    """By coefficient."""
+    merged: Mapping[float | None, Path]
+    """By coefficient; None with a method that finds it itself."""
     histories: Mapping[str, Mapping[str, Any]]
     """What happened in each fine-tuning, by strategy, and task where there are several."""
 
@@ -53,7 +55,7 @@ class Composer:
     folder: Path
     cache: DownsamplerCache = field(default_factory=DownsamplerCache)
 
-    def compose(self, strategy: Strategy, alphas: Sequence[float] = ()) -> Models:
+    def compose(self, strategy: Strategy, alphas: Sequence[float | None] = ()) -> Models:
         """Make the encoders of a strategy.
 
         * ``single``: tune on one task, or on several at once, then merge.
@@ -75,27 +77,26 @@ class Composer:
         merged = {a: self._merge(base, [tuned], a, "") for a in alphas}
         return Models(base, tuned, merged, history)
 
-    def _together(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
+    def _together(self, config: FinetuningConfig, alphas: Sequence[float | None]) -> Models:
         base, strategy = self.recipe.encoder, config.strategy
         tuned = {
-            task: self._tune(self._for(config, task), base, f"{strategy}/{task}")
+            task: self._tune(self._for(config, task), base, f"{strategy}/{file_name(task)}")
             for task in self.recipe.composition.tasks
         }
-        merged = {
-            alpha: self._merge(base, list(tuned.values()), alpha, strategy)
-            for alpha in {*alphas, 1.0}
-        }
+        paths = list(tuned.values())
+        whole = self._merge_whole(base, paths, strategy)
+        merged = {alpha: self._merge(base, paths, alpha, strategy) for alpha in alphas}
         histories = {
             f"{strategy} on {task}": read_json(path.parent / "history.json")
             for task, path in tuned.items()
         }
-        return Models(base, merged[1.0], {alpha: merged[alpha] for alpha in alphas}, histories)
+        return Models(base, whole, merged, histories)
 
-    def _sequential(self, config: FinetuningConfig, alphas: Sequence[float]) -> Models:
+    def _sequential(self, config: FinetuningConfig, alphas: Sequence[float | None]) -> Models:
         base, strategy = str(self.recipe.encoder), config.strategy
         tasks, histories = self.recipe.composition.tasks, {}
         for number, task in enumerate(tasks, 1):
-            place = f"{strategy}/{number}-{task}"
+            place = f"{strategy}/{number}-{file_name(task)}"
             tuned = self._tune(self._for(config, task), base, place)
             histories[f"{strategy} on {task}"] = read_json(tuned.parent / "history.json")
             if number < len(tasks):
@@ -141,30 +142,70 @@ class Composer:
                     finetune(**job, cache=self.cache)
         return folder / "encoder"
 
-    def _merge(self, base: str, tuned: Sequence[Path], alpha: float, place: str) -> Path:
-        composition = self.recipe.composition
-        method = "ties" if composition.kind == "ties" else "linear"
-        folder = self.folder / "merging" / place / f"alpha-{alpha:g}"
+    def _merge(self, base: str, tuned: Sequence[Path], alpha: float | None, place: str) -> Path:
+        settings = merge_settings(self.recipe).only(alpha=alpha)
+        name = settings.method if alpha is None else f"alpha-{alpha:g}"
+        return self._run_merge(base, tuned, settings, self.folder / "merging" / place / name)
+
+    def _merge_whole(self, base: str, tuned: Sequence[Path], place: str) -> Path:
+        """Merge models that were tuned apart with nothing taken back: alpha is 1 everywhere.
+
+        A method that sets alpha by tensor has no such end; the mean of the models stands for it.
+        """
+        settings = merge_settings(self.recipe)
+        whole = (
+            settings.only(alpha=1.0, rules={}) if settings.takes_rules else MergeSettings(alpha=1)
+        )
+        is_end = settings.takes_rules and not settings.rules
+        folder = self.folder / "merging" / place / ("alpha-1" if is_end else "whole")
+        return self._run_merge(base, tuned, whole, folder)
+
+    def _run_merge(
+        self, base: str, tuned: Sequence[Path], settings: MergeSettings, folder: Path
+    ) -> Path:
         inputs = {"base": digest_of(base)}
         inputs |= {f"tuned{n or ''}": digest_of(path) for n, path in enumerate(tuned)}
-        settings: dict[str, Any] = {"alpha": alpha}
-        if method != "linear":
-            settings |= {"method": method, **composition.options}
-        with stage(folder, name="merge", config=settings, inputs=inputs) as work:
+        with stage(folder, name="merge", config=settings.changed(), inputs=inputs) as work:
             if not work.done:
                 out = work.scratch / "encoder"
-                merge(resolve_encoder(base), list(tuned), out=out, **settings)
+                write_merge(settings.of(resolve_encoder(base), list(tuned), out))
         return folder / "encoder"
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Refuse a recipe whose fine-tunings cannot be run, before anything is.
+def merge_settings(recipe: Recipe) -> MergeSettings:
+    """Return how a recipe merges; a composition of kind ``ties`` brings the method and options.
 
     Raises:
-        ConfigError: Too few tasks, a key for a task that is not among them, or a fine-tuning that
-            contradicts itself.
+        ConfigError: Composition and merging contradict each other.
+    """
+    merging, composition = recipe.merging, recipe.composition
+    if composition.kind != "ties":
+        if composition.options:
+            raise ConfigError(
+                f"composition.options is for kind ties, composition.kind is {composition.kind}",
+                hint="set merging.method and merging.options",
+            )
+        return merging.only()
+    if merging.method not in (MergeSettings.method, "ties"):
+        raise ConfigError(
+            f"composition.kind=ties merges with method ties, merging.method is {merging.method}",
+            hint="set composition.kind=average to merge with merging.method",
+        )
+    twice = sorted(composition.options.keys() & merging.options.keys())
+    if twice:
+        raise ConfigError(f"{', '.join(twice)}: in composition.options and in merging.options")
+    return merging.only(method="ties", options={**composition.options, **merging.options})
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuse a recipe whose fine-tunings or merges cannot be run, before anything is.
+
+    Raises:
+        ConfigError: Too few tasks, a key for a task that is not among them, or a fine-tuning or
+            merge that contradicts itself or does not fit the encoder.
     """
     _check_tasks(recipe)
+    _check_merge(recipe)
     composer = Composer(recipe, {}, Path())
     for strategy in dict.fromkeys((recipe.finetuning.strategy, *recipe.baselines)):
         plans = composer.plans(strategy)
@@ -197,6 +238,15 @@ def _check_tasks(recipe: Recipe) -> None:
                 f"composition.overrides: task {task!r} is not among composition.tasks: "
                 f"{', '.join(composition.tasks)}"
             )
+
+
+def _check_merge(recipe: Recipe) -> None:
+    """Refuse a merge of so many models, or with settings that nothing in the encoder fits."""
+    settings, composition = merge_settings(recipe), recipe.composition
+    together = composition.kind in ("average", "ties")
+    settings.configured_method().check(len(composition.tasks) if together else 1)
+    if settings.rules or settings.weight_norm != MergeSettings.weight_norm:
+        check_base(settings, resolve_encoder(recipe.encoder))
 
 
 def _light(corpus: Any) -> Any:

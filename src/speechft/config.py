@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -10,7 +11,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speechft.errors import ConfigError, nearest
-from speechft.files import read_yaml as read_yaml
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 
@@ -79,11 +79,13 @@ def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> Co
     """
     try:
         return kind.model_validate(content)
+    except ConfigError as error:  # a section's own check
+        raise ConfigError(f"{source}: {error.message}", hint=error.hint) from None
     except ValidationError as error:
         lines, hint = [], None
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-            if problem["type"] == "extra_forbidden":
+            if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
                 valid = _valid_keys(kind, problem["loc"][:-1])
                 near = nearest(str(problem["loc"][-1]), valid)
                 hint = hint or (f"did you mean {near!r}?" if near else None)
@@ -122,12 +124,17 @@ def _scalar(text: str) -> Any:
 
 def _valid_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Return the field names of the section at ``location`` below ``kind``."""
-    current: type[BaseModel] = kind
+    current: Any = kind
     for part in location:
-        field = current.model_fields.get(str(part))
-        if field is None:
-            continue
-        for candidate in (field.annotation, *get_args(field.annotation)):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+        annotation = _fields(current).get(str(part))
+        for candidate in (annotation, *get_args(annotation)):
+            if isinstance(candidate, type) and _fields(candidate):
                 current = candidate
-    return sorted(current.model_fields)
+    return sorted(_fields(current))
+
+
+def _fields(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a section, which is a model or a dataclass, by name."""
+    if issubclass(kind, BaseModel):
+        return {name: field.annotation for name, field in kind.model_fields.items()}
+    return {f.name: f.type for f in fields(kind)} if is_dataclass(kind) else {}

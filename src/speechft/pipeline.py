@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from speechft.compositions import Composer, Models, check_recipe
 from speechft.console import log, print_table, warn
@@ -18,6 +19,7 @@ from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
 from speechft.evaluation.candidates import Candidate, distinct_names
 from speechft.evaluation.config import RANDOM, EvaluationConfig
+from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder
@@ -27,8 +29,8 @@ from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
 from speechft.runs import lock
-from speechft.tasks import TASKS
-from speechft.tasks.base import Task
+from speechft.tasks import find_task
+from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
 
 
@@ -45,6 +47,8 @@ class Run:
     """The corpus that each task is evaluated on."""
     cache: DownsamplerCache = field(default_factory=DownsamplerCache)
     seconds: dict[str, float] = field(default_factory=dict)
+    failures: Failures = field(default_factory=Failures)
+    """What could not be evaluated."""
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -78,7 +82,8 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         command: Command line, for the report.
 
     Raises:
-        SpeechftError: Whatever a stage cannot do, with what to do about it.
+        SpeechftError: Whatever a stage cannot do, with what to do about it. Where single tasks
+            cannot be evaluated, all others are, and reported, before it is raised.
     """
     with lock(folder):
         started = time.monotonic()
@@ -89,8 +94,15 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         _export(main.merged[recipe.merging.alpha], folder / "merged")
         rows = _evaluate(state, models, main.merged[recipe.merging.alpha])
         curve = _curve(state, rows, main)
+        write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
+        failed = state.failures.tasks
+        rows, curve = ([r for r in part if r.task not in failed] for part in (rows, curve))
+        if not rows:
+            state.failures.raise_any(folder)
         with state.timed("report"):
-            return _report(state, rows, curve, models, command)
+            summary = _report(state, rows, curve, models, command)
+        state.failures.raise_any(folder)
+        return summary
 
 
 def evaluate(
@@ -111,6 +123,10 @@ def evaluate(
         config: Tasks and protocol.
         folder: Where results go.
         seed: Seed of the probes.
+
+    Raises:
+        SpeechftError: Something is wrong with an encoder, a task or the corpus. Where single tasks
+            of encoders fail, all others are evaluated and written before it is raised.
     """
     with lock(folder):
         encoders = list(dict.fromkeys(encoders))
@@ -127,13 +143,13 @@ def evaluate(
         tasks, by_task = assign_tasks(config, opened)
         for note, about in protocol_notes(config.protocol, tasks).items():
             log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
-        cache, rows = DownsamplerCache(), []
+        cache, rows, failures = DownsamplerCache(), [], Failures()
+        settings: dict[str, Any] = {"seed": seed, "cache": cache, "failures": failures}
         for candidate in candidates:
-            rows += evaluate_encoder(
-                candidate, tasks, by_task, config, folder, seed=seed, cache=cache
-            )
+            rows += evaluate_encoder(candidate, tasks, by_task, config, folder, **settings)
         kept = _kept(earlier, rows, digests)
         write_rows(file, [*kept, *rows])
+        failures.raise_any(folder)
     return rows
 
 
@@ -179,7 +195,7 @@ def _corpora(recipe: Recipe, folder: Path) -> dict[str, Corpus]:
     """Open the corpus of the run, and those that belong to a task."""
     corpora = {"*": find_corpus(recipe.data.corpus, folder / "corpus")}
     for task, name in recipe.data.corpora.items():
-        corpora[task] = find_corpus(name, folder / f"corpus-{task}")
+        corpora[task] = find_corpus(name, folder / f"corpus-{file_name(task)}")
     return corpora
 
 
@@ -208,8 +224,8 @@ def _baselines(recipe: Recipe) -> list[Strategy]:
     return [s for s in recipe.baselines if s != recipe.finetuning.strategy]
 
 
-def _alphas(recipe: Recipe) -> list[float]:
-    return sorted({recipe.merging.alpha, *recipe.merging.curve})
+def _alphas(recipe: Recipe) -> list[float | None]:
+    return [recipe.merging.alpha, *sorted({*recipe.merging.curve} - {recipe.merging.alpha})]
 
 
 def _compose(state: Run) -> dict[Strategy, Models]:
@@ -253,7 +269,7 @@ def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> li
         Candidate(f"{s} fine-tuning", str(models[s].tuned), role=Role.TUNED, strategy=s)
         for s in (*_baselines(recipe), strategy)
     ]
-    name = f"Speech-FT ({alpha:g})"
+    name = f"Speech-FT ({recipe.merging.label})"
     candidates.append(
         Candidate(name, str(merged), alpha=alpha, role=Role.MERGED, strategy=strategy)
     )
@@ -276,6 +292,7 @@ def _evaluate_one(
         seed=state.recipe.seed,
         test=test,
         cache=state.cache,
+        failures=state.failures,
     )
 
 
@@ -348,11 +365,17 @@ def scores(rows: Sequence[ResultRow], evaluated: Mapping[str, Corpus]) -> dict[s
     anchors = load_anchors()
     figures: dict[str, dict[str, float]] = {}
     for row in mean_over_seeds(rows):
-        if row.metric == TASKS[row.task].measures[0].name:
+        if row.metric == find_task(row.task).metric:
             figures.setdefault(row.encoder, {})[row.task] = row.value
     fits = all(corpus.info.get("spec") == anchors.corpus for corpus in evaluated.values())
     fits = fits and all(row.protocol == anchors.protocol for row in rows)
     return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
+
+
+def _between(rows: Sequence[ResultRow], curve: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return the rows of the curve whose encoders have no test rows."""
+    tested = {row.encoder for row in rows}
+    return [row for row in curve if row.encoder not in tested]
 
 
 def _report(
@@ -367,8 +390,6 @@ def _report(
     recipe, folder = state.recipe, state.folder
     judgements = judge(rows, folder, recipe.verdict)
     said = verdict(rows, judgements, recipe.tuned_on)
-    between = [row for row in curve if row.encoder not in {r.encoder for r in rows}]
-    write_rows(folder / "results.jsonl", [*rows, *between])
     by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)
     histories = {
         name: {"strategy": strategy, **history}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,6 +13,7 @@ from speechft.config import Config, apply_changes, apply_overrides, build
 from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.finetuning.config import FinetuningConfig, PretrainingConfig, Strategy
+from speechft.merging.config import MergeSettings
 from speechft.recipe_files import find_recipe as find_recipe
 from speechft.recipe_files import packaged_recipes as packaged_recipes
 from speechft.recipe_files import read_recipe, verbs_of
@@ -31,15 +33,38 @@ class DataConfig(Config):
     lists of its own for it, else the first that supports it."""
 
 
-class MergingConfig(Config):
-    """Weight-space interpolation between the encoder and what fine-tuning made of it."""
+@dataclass(frozen=True, kw_only=True)
+class MergingConfig(MergeSettings):
+    """Weight-space interpolation between the encoder and what fine-tuning made of it.
 
-    alpha: float = Field(default=0.25, ge=0.0, le=1.0)
-    """Coefficient: theta = (1 - alpha) theta_0 + alpha theta'."""
+    theta = (1 - alpha) theta_0 + alpha theta', or another method, see `MergeSettings`.
+    """
+
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
+    """Coefficient; None is 0.25, and stays None with a method that finds it itself."""
     curve: tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...] = ()
     """Further coefficients that are merged and looked at on dev only."""
     curve_tasks: tuple[str, ...] = ()
     """Tasks of the curve; all tasks of the evaluation where it has none of these."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without the models; see `MergeSettings`."""
+        try:
+            super().__post_init__()
+        except ConfigError as error:
+            raise ConfigError(f"merging: {error.message}", hint=error.hint) from None
+        self._set("alpha", self.coefficient)
+        if self.curve and self.alpha is None:
+            raise ConfigError(
+                f"merging.curve is over alpha, which method {self.method!r} finds itself",
+                hint="set merging.curve=[]",
+            )
+
+    @property
+    def label(self) -> str:
+        """What tells the merged encoder from others: the coefficient, and a method of its own."""
+        parts = [] if self.method == MergeSettings.method else [self.method]
+        return ", ".join(parts if self.alpha is None else [*parts, f"{self.alpha:g}"])
 
 
 class CompositionConfig(Config):
@@ -47,14 +72,15 @@ class CompositionConfig(Config):
 
     kind: Literal["single", "average", "ties", "sequential"] = "single"
     """``single``: one fine-tuning (on several tasks at once with ``finetuning.tasks``), one merge;
-    ``average`` or ``ties``: a fine-tuning for each task, all merged together; ``sequential``: each
-    merged encoder is the base of the next task."""
+    ``average``: a fine-tuning for each task, all merged together by the method of ``merging``;
+    ``ties``: the same with method ties; ``sequential``: each merged encoder is the base of the next
+    task."""
     tasks: tuple[str, ...] = ()
     """Keys of the tasks, in order."""
     overrides: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Keys of ``finetuning`` that differ for a task."""
-    options: dict[str, float] = Field(default_factory=dict)
-    """Options of the merge method, such as density for TIES."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the merge method for ``ties``; otherwise they are ``merging.options``."""
 
 
 class VerdictConfig(Config):

@@ -8,11 +8,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from speechft.evaluation.predictions import items_of
-from speechft.evaluation.score import RATIO, difference_over_seeds, paired_difference
+from speechft.evaluation.score import difference_over_seeds, paired_difference
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role, mean_over_seeds
-from speechft.tasks import TASKS
-from speechft.tasks.measures import Measure
+from speechft.tasks import measure_of
 
 Figure = tuple[str, str, str]
 """(encoder, task, metric)."""
@@ -113,7 +112,7 @@ def _sentence(
     said: dict[Finding, list[str]] = {finding: [] for finding in Finding}
     for task, metric in keys:
         row, before = figures[encoder, task, metric], figures[base, task, metric]
-        judgement, digits = judgements[encoder, task, metric], _digits(_measure(row))
+        judgement, digits = judgements[encoder, task, metric], measure_of(task, metric).decimals
         addition = ""
         if judgement.finding is Finding.OPEN and judgement.interval is not None:
             low, high = judgement.interval
@@ -136,7 +135,7 @@ def _judgement(
         return Judgement(Finding.FEW, change)
     if before.details.get("converged", False) is False:
         return Judgement(Finding.UNCONVERGED, change)
-    measure = _measure(row)
+    measure = measure_of(row.task, row.metric)
     items, base_items = ([items_of(r, folder) for r in part] for part in (rows, base))
     interval = difference_over_seeds(items, base_items, level=0.90, measure=measure)
     low, high = interval or paired_difference(items[0], base_items[0], measure=measure)[1:]
@@ -152,12 +151,3 @@ def _judgement(
     elif best < 0:
         finding = Finding.LOSES
     return Judgement(finding, change, (low, high))
-
-
-def _measure(row: ResultRow) -> Measure:
-    return TASKS[row.task].measure(row.metric) or RATIO
-
-
-def _digits(measure: Measure) -> int:
-    """Return decimals of a figure in a sentence."""
-    return 1 if measure.percent else 3

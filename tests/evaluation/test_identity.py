@@ -11,7 +11,7 @@ import pytest
 
 import speechft
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
-from speechft.errors import CheckpointError, DataError
+from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.candidates import Candidate, save_candidate
 from speechft.evaluation.compare import compare
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
@@ -107,6 +107,40 @@ def test_only_what_decides_a_figure_is_part_of_it(
     assert same == first
     [other] = run([str(tiny_hubert)], tones, tmp_path, "style", precision="bf16")
     assert other.evaluation != first.evaluation
+
+
+def test_probes_see_the_layers_that_are_asked_for_and_load_with_them(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    every = {}
+    for layers in ("all", "last", "0,2", (1,)):
+        [row] = run([str(tiny_hubert)], tones, tmp_path, "pr", layers=layers)
+        every[layers] = row
+        count = {"all": 3, "0,2": 2}.get(str(layers), 1)
+        assert len(row.details["layer_weights"]) == count
+        folder = (tmp_path / str(row.predictions)).parent
+        pipeline = speechft.load_pipeline(folder)
+        items = {item.id: item for item in items_of(row, tmp_path)}
+        cut = next(iter(tones.split("test")))
+        said = pipeline.predict(cut.recording.sources[0].source)
+        assert said == items[cut.id].prediction
+    assert len({row.evaluation for row in every.values()}) == 4
+    with pytest.raises(ConfigError, match="layer 3: the encoder has the hidden states 0"):
+        run([str(tiny_hubert)], tones, tmp_path, "style", layers="3")
+
+
+def test_the_mode_of_the_encoder_is_part_of_it(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    cache = str(tmp_path / "cache")
+    rows = [
+        run([str(tiny_hubert)], tones, tmp_path, "style", mode=mode, cache=cache)[0]
+        for mode in ("exact", "s3prl")
+    ]
+    assert rows[0].evaluation != rows[1].evaluation
+    probe = (tmp_path / str(rows[1].predictions)).parent / "probe"
+    assert read_json(probe / "pipeline.json")["mode"] == "s3prl"
+    assert speechft.load_pipeline(probe).encoder.depends_on_batch
 
 
 def test_the_name_of_an_encoder_is_only_a_label(

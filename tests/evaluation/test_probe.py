@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ from helpers import cut_of
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.probe import ProbeResult, probe
+from speechft.evaluation.score import RATIO
 from speechft.features.extract import Features
 from speechft.tasks import find_task
-from speechft.tasks.base import figure
+from speechft.tasks.left_out import LeftOut, usable_splits
 
 STATES, DIM, PLANTED = 3, 12, 1
 """The signal lies in hidden state 1."""
@@ -72,7 +75,7 @@ def test_planted_signal_is_learned_from_its_layer() -> None:
     features, splits = labelled(80)
     result = run("style", features, splits)
     assert result.dev > 95
-    assert figure(result.items) > 95
+    assert RATIO.value(result.items) > 95
     assert [item.id for item in result.items] == [cut.id for cut in splits["test"]]
     assert sum(result.layer_weights) == pytest.approx(1.0)
     assert int(np.argmax(result.layer_weights)) == PLANTED
@@ -87,14 +90,14 @@ def test_noise_is_not_learned() -> None:
             features.pooled[name] = torch.randn(
                 STATES, DIM, generator=torch.Generator().manual_seed(len(name))
             )
-    assert figure(run("style", features, splits, epochs=10).items) < 60
+    assert RATIO.value(run("style", features, splits, epochs=10).items) < 60
 
 
 @pytest.mark.parametrize(("task", "best"), [("pr", 10.0), ("pc", 95.0)])
 def test_planted_phones_are_learned(task: str, best: float) -> None:
     features, splits = spoken(48)
     result = run(task, features, splits, learning_rates=(3e-2,), batch=16, epochs=25)
-    value = figure(result.items)
+    value = RATIO.value(result.items)
     if find_task(task).higher_is_better:
         assert value > best
         assert result.dev > best
@@ -170,9 +173,20 @@ def test_cuts_that_ctc_cannot_align_are_left_out_of_training() -> None:
     features.frames["long"] = torch.zeros(STATES, 5, DIM).half()
     expected = run("pr", features, splits, epochs=2)
     with_long = {**splits, "train": [*splits["train"], long]}
-    assert run("pr", features, with_long, epochs=2) == expected
+    parts = list(with_long.values())
+    frames = partial(map, lambda cut: features.frames[cut.id].shape[1])
+    left_out = LeftOut("pr", 0.2, "evaluation.max_left_out")
+    kept, _ = usable_splits(find_task("pr"), list(splits), parts, frames, left_out)
+    assert left_out.counts() == {"target longer than the frames": 1}
+    usable = dict(zip(splits, kept, strict=True))
+    assert run("pr", features, usable, epochs=2) == expected
+    kept_by_s3prl = run("pr", features, with_long, epochs=2)
+    assert math.isfinite(kept_by_s3prl.dev), "it counts as zero in its batch"
     with pytest.raises(DataError, match="task pr: the train or dev split is empty"):
-        run("pr", features, {**splits, "train": [long]}, epochs=2)
+        run("pr", features, {**splits, "dev": []}, epochs=2)
+    parts[0] = [long]
+    with pytest.raises(DataError, match="task pr cannot use any of the 1 items of split train"):
+        usable_splits(find_task("pr"), list(splits), parts, frames, LeftOut("pr", 1.0, ""))
 
 
 def test_empty_dev_split_is_refused() -> None:

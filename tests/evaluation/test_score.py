@@ -21,7 +21,7 @@ from speechft.evaluation.score import (
     paired_p_value,
 )
 from speechft.tasks import find_task
-from speechft.tasks.base import Item, figure
+from speechft.tasks.base import Item
 from speechft.tasks.measures import weighted_eer, weighted_mtwv
 from speechft.tasks.metrics import equal_error_rate, mtwv
 
@@ -64,7 +64,7 @@ def test_interval_is_that_of_scipy(seed: int, level: float) -> None:
     width = expected.high - expected.low
     assert found[0] == pytest.approx(expected.low, abs=0.1 * width)
     assert found[1] == pytest.approx(expected.high, abs=0.1 * width)
-    assert found[0] < figure(items) < found[1]
+    assert found[0] < RATIO.value(items) < found[1]
 
 
 def test_interval_is_repeatable_and_needs_two_items() -> None:
@@ -89,7 +89,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 def test_paired_difference_is_that_of_scipy() -> None:
     first, second = make_items(200, 0, harder=0.1), make_items(200, 0)
     difference, low, high = paired_difference(first, second)
-    assert difference == pytest.approx(figure(first) - figure(second))
+    assert difference == pytest.approx(RATIO.value(first) - RATIO.value(second))
 
     def statistic(a: Any, t: Any, b: Any, u: Any, axis: int = -1) -> Any:
         return ratio(a, t, axis) - ratio(b, u, axis)
@@ -228,7 +228,7 @@ def test_seeds_widen_the_interval() -> None:
     assert wide is not None
     assert single is not None
     assert wide[1] - wide[0] > single[1] - single[0]
-    assert wide[0] < np.mean([figure(run) for run in runs]) < wide[1]
+    assert wide[0] < np.mean([RATIO.value(run) for run in runs]) < wide[1]
     same = hierarchical_interval([runs[0]] * 3)
     assert same == pytest.approx(single)
     assert hierarchical_interval(runs[:1]) is None

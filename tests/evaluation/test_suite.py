@@ -15,10 +15,10 @@ from speechft.evaluation import suite, task_evaluation
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import RANDOM, EvaluationConfig, ProbeConfig
 from speechft.evaluation.predictions import items_of, read_items
+from speechft.evaluation.score import RATIO
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import TASKS, find_task
-from speechft.tasks.base import figure
 
 QUICK = {
     "frame": ProbeConfig(learning_rates=(3e-2,), extend=0, batch=16, epochs=3),
@@ -97,7 +97,7 @@ def test_evaluation_writes_rows_and_predictions(
     for row in rows:
         items = items_of(row, folder)
         assert [item.id for item in items] == test_ids
-        assert row.value == pytest.approx(figure(items))
+        assert row.value == pytest.approx(RATIO.value(items))
         assert row.n == len(items)
         assert row.interval is not None
         assert row.interval[0] <= row.value <= row.interval[1]

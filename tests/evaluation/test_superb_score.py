@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from speechft.errors import ConfigError
+from speechft.evaluation.score import RATIO
 from speechft.evaluation.superb_score import CONSTANTS, superb_score, superb_score_values
 from speechft.tasks.base import Item
-from speechft.tasks.measures import figure
 
 PUBLISHED = [
     ((5.17, 81.86, 64.99, 88.54, 24.70), 870.20),
@@ -73,7 +73,9 @@ def test_spread_of_the_score_is_that_of_its_parts() -> None:
     items = {"pr": hits(300, 0.1), "sid": hits(300, 0.8), "er": hits(300, 0.6), "sf": slots(300)}
     values = superb_score_values(items)
     cer = 100 * sum(i.counts["value_edits"] for i in items["sf"]) / 3000
-    expected = superb_score(four((*(figure(items[t]) for t in ("pr", "sid", "er", "sf")), cer)))
+    expected = superb_score(
+        four((*(RATIO.value(items[t]) for t in ("pr", "sid", "er", "sf")), cer))
+    )
     assert values.mean() == pytest.approx(expected, abs=1.0)
     slopes = {"pr": 1 / (82.01 - 2.42), "sid": 1 / 95.13, "er": 1 / (70.67 - 35.39)}
     spread = sum(

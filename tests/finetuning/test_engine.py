@@ -224,9 +224,9 @@ def test_ctc_that_is_all_blank_at_the_unfreeze_step_is_pointed_out(
     tmp_path: Path, tones: Corpus, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     settings = {"task": "pr", "steps": 20, "head_only": 0.3, "learning_rate": 1e-6}
-    from speechft.tasks.ctc import CtcTask
+    from speechft.tasks.ctc import CtcModel
 
-    head = CtcTask.head
+    head = CtcModel.head
 
     def blank(self: Any, *args: Any) -> Any:
         made = head(self, *args)
@@ -236,7 +236,7 @@ def test_ctc_that_is_all_blank_at_the_unfreeze_step_is_pointed_out(
 
     _tune(tmp_path / "awake", tones, **{**settings, "steps": 10, "head_only": 0.0})
     assert "nothing but blanks" not in capsys.readouterr().err
-    monkeypatch.setattr(CtcTask, "head", blank)
+    monkeypatch.setattr(CtcModel, "head", blank)
     _tune(tmp_path / "asleep", tones, **settings)
     said = capsys.readouterr().err
     assert said.count("task pr: CTC still gives nothing but blanks at the unfreeze step") == 1

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft.utils import merge_utils
 
+from speechft import merging
+from speechft.errors import ConfigError
 from speechft.merging.coefficients import along_layers
+from speechft.merging.config import MergeConfig
+from speechft.merging.method import Method
+from speechft.merging.methods import METHODS, configure
 from speechft.merging.methods.dropping import drop
 from speechft.merging.methods.election import elect_signs, merge_agreeing
 from speechft.merging.methods.linear import linear
@@ -151,3 +160,45 @@ def test_lines_grows_linearly_from_first_to_last_layer() -> None:
     assert values == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
     assert along_layers(-1, 5, 0.1, 0.5) == 0.1
     assert along_layers(0, 1, 0.1, 0.5) == 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_says_all_of_itself(name: str) -> None:
+    kind = METHODS[name]
+    file = name.replace("-", "_")
+    assert (kind.name, kind.__module__) == (name, f"speechft.merging.methods.{file}")
+    assert kind.__doc__ is not None
+    assert 10 < len(kind.title) < 100
+    assert re.search(r"(19|20)\d\d", kind.paper), "a paper has a year"
+    assert 1 <= kind.models[0] <= kind.models[1]
+    settings = {f.name for f in dataclasses.fields(MergeConfig)}
+    assert not settings & set(kind.option_names()), "an option would hide a setting"
+    assert len(kind.describe()) == 2 + len(kind.option_names())
+    assert kind.configure({}) == kind()
+    assert kind.takes_rules or kind.alphas is not Method.alphas
+
+
+def test_an_unknown_method_or_option_lists_what_there_is() -> None:
+    with pytest.raises(ConfigError) as caught:
+        configure("tise", {})
+    assert "did you mean 'ties'?" in str(caught.value)
+    for kind in METHODS.values():
+        assert f"{kind.name}  " in caught.value.message
+        assert kind.title in caught.value.message
+    with pytest.raises(ConfigError, match=r"its options: density, rescale, seed, weights$"):
+        configure("dare-linear", {"density": 0.5, "foo": 1})
+    with pytest.raises(ConfigError, match="seed is for dare-linear, dare-ties"):
+        configure("ties", {"seed": 1})
+
+
+def test_nothing_outside_its_file_branches_by_the_name_of_a_method() -> None:
+    found = []
+    root = Path(merging.__file__).parent
+    for path in sorted({*root.glob("*.py"), root.parent / "cli" / "merging.py"}):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                constants = {n.value for n in ast.walk(node) if isinstance(n, ast.Constant)}
+                found += [f"{path.name}:{node.lineno}"] if constants & {*METHODS} else []
+    assert [place.partition(":")[0] for place in found] == ["config_file.py"], (
+        "only the official file format may name a method"
+    )

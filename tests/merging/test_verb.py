@@ -14,6 +14,7 @@ import pytest
 from speechft import cli
 from speechft.files import encoder_digest, file_digest
 from speechft.merging import merge
+from speechft.merging.methods import METHODS
 
 
 @pytest.fixture
@@ -126,13 +127,31 @@ def test_our_configuration_can_force(
         (["--alpha", "nan"], "finite"),
         (["--alpha", "0.3", "--method", "model-stock"], "finds the alpha of every tensor itself"),
         (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+        (["--config", "CONFIG.JSON"], "config.json is the configuration of an encoder (hubert);"),
+        (["--option", "dry_run=true"], "dry_run is no option of method 'linear' but a setting"),
+        (["--option", "force=true"], "give it as --force on the command line"),
+        (["--alpha", "0.3", "--option", "alpha=0.9"], "give it as --alpha on the command line"),
+        (["--method", "ties", "--option", "density=1", "--option", "density=0.1"], "given twice"),
+        (["--method", "lines", "--alpha-rule", "cnn: 0"], "sets alpha per tensor itself"),
+        (["--method", "teis"], "\n  ties             trim, elect signs"),
     ],
 )
 def test_mistakes_in_options(
     arguments: list[str], message: str, pair: Any, tmp_path: Path, speechft: Any
 ) -> None:
+    config = str(pair[0] / "config.json")
+    arguments = [config if argument == "CONFIG.JSON" else argument for argument in arguments]
     refused(speechft("merge", *pair, "--out", tmp_path / "out", *arguments), message)
     assert not (tmp_path / "out").exists()
+
+
+def test_methods_are_listed_with_their_options(speechft: Any) -> None:
+    code, out, _ = speechft("merge", "--method", "help")
+    assert code == 0
+    for kind in METHODS.values():
+        assert "\n".join(kind.describe()) in out
+    shown = "".join(speechft("merge", "--help")[1].split())  # lines break at hyphens too
+    assert ",".join(METHODS) in shown
 
 
 def test_delta_and_back(pair: Any, tmp_path: Path, speechft: Any) -> None:
@@ -173,6 +192,21 @@ def test_delta_spares_its_inputs(pair: Any, tmp_path: Path, speechft: Any) -> No
     )
     refused(speechft("delta", path, tuned, "--out", tmp_path / "e.safetensors"), "not a base")
     assert file_digest(weights) == before
+
+
+@pytest.mark.integration
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['speechft', 'merge', '--help']\nfrom speechft.cli import main\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code, stop.code\n"
+        "bad = {'torch', 'numpy', 'yaml', 'speechft.config'} & set(sys.modules)\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.integration

@@ -13,9 +13,9 @@ from helpers import cut_of
 from oracle_data import entries, oracle_json
 from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
-from speechft.tasks.asr import CharacterRecognition
+from speechft.tasks.asr import ASR, CharacterLabels
 from speechft.tasks.ctc import BLANK
-from speechft.tasks.pr import PhoneRecognition
+from speechft.tasks.pr import PR, PhoneLabels
 
 GREEDY = "superb/02_ctc/greedy_decode/greedy.json"
 ROWS = {kind: entries(GREEDY, kind, "rows") for kind in ("pr", "asr")}
@@ -36,7 +36,7 @@ def test_greedy_decoding_of_phones_is_that_of_s3prl(row: dict[str, Any]) -> None
     path = torch.tensor(row["frame_path"])
     junk = torch.tensor([len(symbols) - 1, recorded["blank"], len(symbols) - 2])  # past the length
     logits = F.one_hot(torch.cat([path, junk]), len(symbols)).float()[None]
-    task = PhoneRecognition()
+    task = PR
     [(numbers, blanks)] = task.predict(logits, torch.tensor([len(path)]), Vocabulary(symbols))
     kept = [symbols[n] for n in numbers if n != recorded["eos"]]  # we have no eos
     assert " ".join(kept) == row["hypothesis"]
@@ -48,24 +48,23 @@ def test_greedy_decoding_of_words_is_that_of_s3prl(row: dict[str, Any]) -> None:
     recorded = oracle_json(GREEDY)["asr"]
     symbols = recorded["vocab"]
     logits = F.one_hot(torch.tensor(row["frame_path"]), len(symbols)).float()[None]
-    task = CharacterRecognition()
     length = torch.tensor([len(row["frame_path"])])
-    [(numbers, _)] = task.predict(logits, length, Vocabulary(symbols))
+    [(numbers, _)] = ASR.predict(logits, length, Vocabulary(symbols))
     kept = [symbols[n] for n in numbers if n != recorded["eos"]]
-    assert task.units(kept) == row["pred_words"]
+    assert CharacterLabels().units(kept) == row["pred_words"]
 
 
 def test_rows_of_a_batch_are_decoded_up_to_their_lengths() -> None:
     paths = torch.tensor([[1, 1, 0, 1], [2, 2, 2, 3], [0, 0, 3, 3]])
     logits = F.one_hot(paths, 4).float()
-    decoded = PhoneRecognition().predict(logits, torch.tensor([4, 3, 2]), Vocabulary(()))
+    decoded = PR.predict(logits, torch.tensor([4, 3, 2]), Vocabulary(()))
     assert decoded == [([1, 1], 0.25), ([2], 0.0), ([], 1.0)]
 
 
 def test_silences_are_left_out_and_the_blank_comes_first() -> None:
-    task = PhoneRecognition()
+    task = PR
     cuts = [spoken("SIL", "B", "A", "sp"), spoken("A", "C", "SIL")]
-    assert task.symbols(cuts[0]) == ["B", "A"]
+    assert PhoneLabels().symbols(cuts[0]) == ["B", "A"]
     vocabulary = task.vocabulary(cuts)
     assert vocabulary.symbols == (BLANK, UNKNOWN, "A", "B", "C")
     assert task.target(cuts[1], vocabulary, 50).tolist() == [2, 4]
@@ -82,10 +81,10 @@ def test_silences_are_left_out_and_the_blank_comes_first() -> None:
     ],
 )
 def test_text_becomes_words(text: str, words: list[str]) -> None:
-    task = CharacterRecognition()
-    symbols = task.symbols(cut_of("a", text=text))
+    labels = CharacterLabels()
+    symbols = labels.symbols(cut_of("a", text=text))
     assert "".join(symbols) == "|".join(words)
-    assert task.units(symbols) == words
+    assert labels.units(symbols) == words
 
 
 @pytest.mark.parametrize(
@@ -103,9 +102,9 @@ def test_text_becomes_words(text: str, words: list[str]) -> None:
     ],
 )
 def test_usable_is_what_ctc_can_align(names: str, frames: int, usable: bool) -> None:
-    task, cut = PhoneRecognition(), spoken(*names.split())
+    task, cut = PR, spoken(*names.split())
     assert (task.problem(cut, None, frames, training=True) is None) is usable
-    symbols = task.symbols(cut)
+    symbols = PhoneLabels().symbols(cut)
     if symbols:
         vocabulary = task.vocabulary([cut])
         target = task.target(cut, vocabulary, frames)
@@ -120,7 +119,7 @@ def test_usable_is_what_ctc_can_align(names: str, frames: int, usable: bool) -> 
 
 
 def test_missing_labels_are_named() -> None:
-    task = PhoneRecognition()
+    task = PR
     with pytest.raises(DataError, match="task pr: the training split holds no phones"):
         task.vocabulary([cut_of("silent")])
     vocabulary = task.vocabulary([spoken("A")])
@@ -129,11 +128,12 @@ def test_missing_labels_are_named() -> None:
 
 
 def test_edits_are_counted_against_the_reference() -> None:
-    task = PhoneRecognition()
+    task = PR
     cut = spoken("A", "B", "C", "B")
     vocabulary = task.vocabulary([cut])
     numbers = vocabulary.encode(["A", "C", "C", "B", "A"], "here")
-    item = task.score(cut, (numbers, 0.25), task.target(cut, vocabulary, 50), vocabulary)
+    target = task.target(cut, vocabulary, 50)
+    [item] = task.items([cut], [(numbers, 0.25)], [target], vocabulary)
     assert (item.prediction, item.reference) == ("A C C B A", "A B C B")
     assert (item.amount, item.total) == (2, 4)
     assert item.counts == {
@@ -145,11 +145,11 @@ def test_edits_are_counted_against_the_reference() -> None:
 
 
 def test_what_training_did_not_hold_always_counts_as_wrong() -> None:
-    task = PhoneRecognition()
+    task = PR
     vocabulary = task.vocabulary([spoken("A", "B")])
     cut = spoken("A", "X")
     target = task.target(cut, vocabulary, 50)
     guess = vocabulary.encode(["A", UNKNOWN], "here")
-    item = task.score(cut, (guess, 0.0), target, vocabulary)
+    [item] = task.items([cut], [(guess, 0.0)], [target], vocabulary)
     assert item.reference == "A X"
     assert (item.amount, item.total) == (1, 2)

@@ -9,9 +9,9 @@ from lhotse.cut import Cut
 
 from helpers import cut_of
 from speechft.errors import DataError
-from speechft.tasks.ic import IntentClassification, slot_ranges
+from speechft.tasks.ic import IC, slot_ranges
 
-TASK = IntentClassification()
+TASK = IC
 
 
 def asking(intent: str) -> Cut:
@@ -83,7 +83,7 @@ def test_only_all_slots_right_is_a_hit() -> None:
     logits[0, [1, 2, 5]] = 1.0
     logits[1, [1, 3, 5]] = 1.0
     predictions = TASK.predict(logits, torch.ones(2), vocabulary)
-    items = [TASK.score(CUTS[0], prediction, target, vocabulary) for prediction in predictions]
+    items = TASK.items([CUTS[0]] * 2, predictions, [target] * 2, vocabulary)
     assert [item.amount for item in items] == [1.0, 0.0]
     assert items[1].prediction == "bring/shoes/none"
     assert items[1].reference == "bring/lamp/none"

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from helpers import cut_of
 from speechft.errors import DataError
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
-TASK = LabelClassification("style", "speaking style", label="style")
+TASK = classification("style", "speaking style", label="style")
 CUTS = [cut_of(f"cut-{s}", labels={"style": s}) for s in ("slow", "fast", "slow", "odd")]
 
 
@@ -22,7 +22,7 @@ def test_classes_are_the_sorted_labels() -> None:
 
 
 def test_speakers_are_labels_too() -> None:
-    task = LabelClassification("sid", "speakers", label="speaker")
+    task = classification("sid", "speakers", label="speaker")
     vocabulary = task.vocabulary([cut_of("a", speaker="ann"), cut_of("b", speaker="bob")])
     assert vocabulary.symbols == ("ann", "bob")
 
@@ -34,9 +34,9 @@ def test_losses_and_hits() -> None:
     losses = TASK.losses(logits, torch.ones(4), targets, vocabulary)
     for row, target in enumerate(targets):
         torch.testing.assert_close(losses[row], F.cross_entropy(logits[row], target[0]))
-    item = TASK.score(CUTS[1], 0, targets[1], vocabulary)
+    [item] = TASK.items(CUTS[1:2], [0], targets[1:2], vocabulary)
     assert (item.amount, item.total, item.prediction, item.reference) == (1, 1, "fast", "fast")
-    item = TASK.score(CUTS[1], 2, targets[1], vocabulary)
+    [item] = TASK.items(CUTS[1:2], [2], targets[1:2], vocabulary)
     assert (item.amount, item.prediction, item.reference) == (0, "slow", "fast")
 
 

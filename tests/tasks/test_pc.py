@@ -12,9 +12,9 @@ from lhotse.cut import Cut
 from helpers import cut_of
 from speechft.data.labels import UNKNOWN
 from speechft.errors import DataError
-from speechft.tasks.pc import PhoneClassification
+from speechft.tasks.pc import PC
 
-TASK = PhoneClassification()
+TASK = PC
 
 
 def aligned(*phones: tuple[str, int, int]) -> Cut:
@@ -82,7 +82,7 @@ def test_hits_are_counted_over_labelled_frames() -> None:
     target = TASK.target(cut, vocabulary, 6)
     logits = F.one_hot(torch.tensor(vocabulary.encode("AAABAA", "here")), len(vocabulary)).float()
     [prediction] = TASK.predict(logits[None], torch.tensor([6]), vocabulary)
-    item = TASK.score(cut, prediction, target, vocabulary)
+    [item] = TASK.items([cut], [prediction], [target], vocabulary)
     assert (item.prediction, item.reference) == ("A A B A", "A A B B")
     assert (item.amount, item.total) == (3, 4)
 
@@ -92,7 +92,8 @@ def test_unseen_phones_always_count_as_wrong() -> None:
     vocabulary = TASK.vocabulary(_cuts())
     target = TASK.target(cut, vocabulary, 4)
     guess = torch.tensor(vocabulary.encode(["A", "A", UNKNOWN, UNKNOWN], "here"))
-    assert (TASK.score(cut, guess, target, vocabulary).amount) == 2
+    [item] = TASK.items([cut], [guess], [target], vocabulary)
+    assert item.amount == 2
 
 
 def test_alignment_is_needed() -> None:

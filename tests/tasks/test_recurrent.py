@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from oracle_data import cases, oracle, oracle_json
+from speechft.data.labels import Vocabulary
 from speechft.encoders.hugging_face import s3prl_lengths
 from speechft.errors import CheckpointError
 from speechft.features.featurizer import WeightedSum
-from speechft.tasks import LetterText, RecurrentHead, TedliumText, from_s3prl, to_s3prl
+from speechft.tasks import WAV2VEC2_SYMBOLS, RecurrentHead, find_task, from_s3prl, to_s3prl
 from speechft.tasks.losses import ctc_losses
 from speechft.tasks.recurrent import read_in_time, thin_out
 
@@ -53,6 +54,17 @@ def head_of(name: str) -> tuple[RecurrentHead, dict[str, Tensor]]:
     )
     head.load_state_dict(from_s3prl("asr", state))
     return head.eval(), state
+
+
+def letters_of(name: str) -> tuple[tuple[str, ...], int | None]:
+    """Return the symbols, LibriSpeech's or TED-LIUM's or none, and the end of the sequence."""
+    config = oracle_json(f"{name}/config.json")
+    if "symbols" in config:
+        recorded = oracle_json("superb/02_ctc/greedy_decode/greedy.json")["asr"]
+        return tuple(recorded["vocab"]), recorded["eos"]
+    if "vocab" in config:
+        return WAV2VEC2_SYMBOLS, None
+    return (), None
 
 
 def loss_of(logits: Tensor, lengths: Tensor, labels: list[list[int]]) -> Tensor:
@@ -108,8 +120,7 @@ def test_single_utterances_are_those_of_s3prl(name: str) -> None:
     expected = load_file(oracle(f"{name}/outputs_batch1.safetensors"))
     features = load_file(oracle(f"{name}/outputs.safetensors"))
     records = oracle_json(f"{name}/records.json")
-    config = oracle_json(f"{name}/config.json")  # whose letters: LibriSpeech's, TED-LIUM's, others
-    text = LetterText() if "symbols" in config else TedliumText() if "vocab" in config else None
+    symbols, end = letters_of(name)
     for number in range(len(inputs["wav_lens"])):
         row = features[f"feature_{number}"][None]
         logits, length = head.with_lengths(row, torch.tensor([row.shape[1]]))
@@ -118,8 +129,10 @@ def test_single_utterances_are_those_of_s3prl(name: str) -> None:
         )
         loss = loss_of(logits, length, records["labels"][number : number + 1])
         torch.testing.assert_close(loss, expected[f"loss_{number}"], atol=1e-5, rtol=1e-5)
-        if text is not None:
-            decoded = text.decode_path(logits[0].argmax(-1).tolist())
+        if symbols:
+            [(numbers, _)] = find_task("asr").predict(logits, length, Vocabulary(symbols))
+            kept = [number for number in numbers if number != end]
+            decoded = find_task("asr").describe((kept, 0.0), Vocabulary(symbols))
             words = records["batch1"]["pred_words"][number]
             assert decoded == (words if isinstance(words, str) else " ".join(words))
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from helpers import cut_of
+from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
-from speechft.tasks import SUPERB, TASKS, find_task
-from speechft.tasks.base import Item, figure
+from speechft.tasks import SUPERB, TASKS, LanguageModel, find_task
+from speechft.tasks.measures import Item, Measure, ratio
 
 
 def corpus_with(labels: dict[str, dict[str, int]], info: dict[str, Any] | None = None) -> Corpus:
@@ -41,6 +43,57 @@ def test_unknown_task_is_refused() -> None:
     with pytest.raises(ConfigError, match="unknown task 'slid'; choices are: asr, asv,") as caught:
         find_task("slid")
     assert caught.value.hint == "did you mean 'sid'?"
+
+
+@pytest.mark.parametrize("name", ["label:language", "label:First Language", "label:a.b/c:d"])
+def test_any_column_is_a_task(name: str) -> None:
+    task = find_task(name)
+    assert task == find_task(name)
+    assert (task.name, task.label) == (name, name.partition(":")[2])
+    assert [m.name for m in task.measures] == ["accuracy", "uar", "macro_f1"]
+    assert re.fullmatch(r"[A-Za-z0-9_-]+", task.folder)
+    corpus = corpus_with({s: {task.label: 10} for s in EVERYWHERE})
+    assert task.supported_by(corpus)
+
+
+def test_columns_have_folders_of_their_own() -> None:
+    names = ("label:a-b", "label:a b", "label:a:b", "label:a.b", "label:Ä", "label:Ö")
+    assert len({find_task(name).folder for name in names}) == len(names)
+    assert find_task("label:language").folder == "label-language"
+    assert all(task.folder == name for name, task in TASKS.items())
+
+
+def test_a_column_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match="names no column") as caught:
+        find_task("label:")
+    assert "label:language" in (caught.value.hint or "")
+    corpus = corpus_with({s: {"speaker": 10, "accent": 10} for s in EVERYWHERE})
+    lacking = find_task("label:langage").lacks(corpus)
+    assert lacking == (
+        "every utterance needs label 'langage', in its split train 0 of 10 have it; its labels: "
+        "speaker, accent"
+    )
+
+
+def test_what_a_task_cannot_do_is_declared() -> None:
+    assert [n for n, task in TASKS.items() if not task.can_finetune] == ["qbe"]
+    assert [n for n, task in TASKS.items() if not task.trained] == ["qbe"]
+    assert [n for n, task in TASKS.items() if not task.predicts_files] == ["qbe", "asv"]
+    assert [n for n, task in TASKS.items() if task.takes_language_model] == ["asr"]
+    by_frame = {n for n, task in TASKS.items() if task.per_frame}
+    assert by_frame == {"pr", "asr", "sf", "sd", "pc"}
+    pooled = {n for n, task in TASKS.items() if task.level == "utterance"}
+    assert pooled == {"ks", "sid", "er", "ic", "style", "label"}
+    for name in ("qbe", "sid"):
+        with pytest.raises(ConfigError, match=f"task {name} takes no language model"):
+            find_task(name).with_language_model(LanguageModel(Path("any.arpa")))
+    with pytest.raises(ConfigError, match="task qbe trains no head"):
+        find_task("qbe").probe_head(4, Vocabulary(()), hidden=None)
+
+
+def test_a_protocol_changes_what_is_ctc_only() -> None:
+    assert {n for n, task in TASKS.items() if task.variant("s3prl") != task} == {"pr", "asr", "sf"}
+    assert all(task.variant("default") is task for task in TASKS.values())
 
 
 def test_all_utterances_of_all_splits_need_the_label() -> None:
@@ -103,6 +156,7 @@ def test_require_names_what_is_missing_and_what_there_is() -> None:
 
 
 def test_figure_is_the_ratio_of_sums() -> None:
+    figure = Measure("rate", True, ratio).value
     items = [Item("a", "", "", 1, 4), Item("b", "", "", 3, 4), Item("c", "", "", 1, 2)]
     assert figure(items) == pytest.approx(50.0)
     assert figure([*items, Item("d", "", "", 5, 10)]) == pytest.approx(50.0)

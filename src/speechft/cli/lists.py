@@ -37,7 +37,7 @@ def corpora(as_json: Json = False) -> None:
 
 @app.command()
 def tasks(as_json: Json = False) -> None:
-    """List the tasks."""
+    """List the tasks; any other column of labels is one too, as label:COLUMN."""
     from speechft.tasks import TASKS
 
     _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in TASKS.items()}, as_json)

@@ -72,9 +72,11 @@ def extraction_lines(report: ExtractionReport) -> Iterator[str]:
 
 
 def _figure(row: ResultRow | None) -> str:
+    from speechft.tasks import measure_of
+
     if row is None:
         return "-"
-    digits = 4 if row.metric == "mtwv" else 2
+    digits = measure_of(row.task, row.metric).decimals + 1
     text = f"{row.value:.{digits}f}"
     if row.interval is not None:
         low, high = row.interval

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.errors import CheckpointError, SpeechftError
-from speechft.evaluation.config import RANDOM
+from speechft.evaluation.config import RANDOM, Mode
 from speechft.files import read_json, write_json
 from speechft.results import Role
 
@@ -38,13 +38,13 @@ class Candidate:
     strategy: str | None = None
     """How it, or the tuned end that it was merged from, was fine-tuned."""
 
-    def load(self) -> Encoder:
-        """Load it."""
+    def load(self, mode: Mode = "exact") -> Encoder:
+        """Load it in a mode, see `load_encoder`."""
         from speechft.encoders.load import load_encoder, random_encoder
 
         if self.source == RANDOM:
-            return random_encoder(self.like or "", self.seed)
-        return load_encoder(self.source)
+            return random_encoder(self.like or "", self.seed, mode)
+        return load_encoder(self.source, mode)
 
     def digest(self) -> str:
         """Return the digest of its weights and configuration."""

@@ -11,7 +11,6 @@ import numpy as np
 from speechft.errors import DataError, unknown_choice
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.score import (
-    RATIO,
     difference_over_seeds,
     interval_of,
     paired_difference,
@@ -19,7 +18,7 @@ from speechft.evaluation.score import (
 )
 from speechft.evaluation.superb_score import constants_named, superb_score, superb_score_values
 from speechft.results import ResultRow, read_rows
-from speechft.tasks import TASKS
+from speechft.tasks import TASKS, measure_of
 from speechft.tasks.measures import Item
 
 SCORE = "SUPERB_S"
@@ -162,7 +161,7 @@ def _compared(first: list[Evaluated], second: list[Evaluated]) -> Difference:
     if shared:
         first, second = ([e for e in part if e.row.seed in shared] for part in (first, second))
     row = first[0].row
-    measure = (TASKS[row.task].measure(row.metric) if row.task in TASKS else None) or RATIO
+    measure = measure_of(row.task, row.metric)
     items = [[_items(e) for e in part] for part in (first, second)]
     same = {tuple(item.id for item in part) for parts in items for part in parts}
     if len(same) != 1 or not items[0][0]:
@@ -289,7 +288,7 @@ def difference_table(found: Sequence[Difference]) -> tuple[list[str], list[list[
     words = {True: "better", False: "worse", None: "open"}
     cells = []
     for d in found:
-        digits = 4 if d.metric == "mtwv" else 2
+        digits = 2 if d.task == SCORE else measure_of(d.task, d.metric).decimals + 1
         low, high = d.interval or (float("nan"), float("nan"))
         cells.append(
             [

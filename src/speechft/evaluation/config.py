@@ -15,6 +15,8 @@ from speechft.features.layers import Layers, read_layers
 
 Codec = Literal["float16", "bfloat16", "int8"]
 """How frames are kept on disk."""
+Mode = Literal["exact", "s3prl"]
+"""Modes of `speechft.encoders.base.MODES`."""
 RANDOM = "random"
 """Floor with the weights of an untrained encoder."""
 
@@ -69,6 +71,8 @@ class EvaluationConfig(Config):
     layers: Annotated[Layers, BeforeValidator(_read_layers)] = "all"
     """Hidden states that probes see: ``all``, ``last``, or numbers and ranges such as ``6,9-12``, 0
     being the input of the first layer."""
+    mode: Mode = "exact"
+    """How hidden states are computed: ``exact``, or ``s3prl``, see `load_encoder`."""
     limit: int | None = Field(default=None, ge=1)
     """So many utterances of every split at most, balanced by class; null takes all."""
     cache: str | None = None
@@ -90,6 +94,11 @@ class EvaluationConfig(Config):
     """Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second word error rate of ASR."""
     beam_search: BeamSearchConfig = BeamSearchConfig()
     """The search with it."""
+
+    @property
+    def left_out_limit(self) -> float:
+        """Return the largest share of a split that is left out, none under ``s3prl``."""
+        return 0.0 if self.protocol == "s3prl" else self.max_left_out
 
 
 def evaluation_config(

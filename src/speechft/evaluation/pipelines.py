@@ -15,19 +15,18 @@ from speechft.encoders.base import Encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.candidates import find_candidate
 from speechft.evaluation.grid import Probe
+from speechft.features.layers import Layers, pick_layers, read_layers
 from speechft.files import atomic_write, read_json, write_json
 from speechft.tasks import find_task
-from speechft.tasks.asr import CharacterRecognition
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
     from speechft.evaluation.candidates import Candidate
-    from speechft.evaluation.config import ProbeConfig
+    from speechft.evaluation.config import EvaluationConfig, ProbeConfig
     from speechft.evaluation.probe import ProbeResult
     from speechft.tasks.base import Task
 
 PIPELINE_FILE, WEIGHTS_FILE = "pipeline.json", "probe.safetensors"
-_NOT_FOR_FILES = {"qbe": "it has no probe", "asv": "it compares two files"}
 
 
 class Pipeline:
@@ -40,6 +39,7 @@ class Pipeline:
         vocabulary: Of the probe's training split.
         setting: Of the decision, chosen on dev.
         precision: Of the encoder's forward pass.
+        layers: The hidden states that the probe sees.
     """
 
     def __init__(
@@ -50,10 +50,11 @@ class Pipeline:
         vocabulary: Vocabulary,
         setting: Any = None,
         precision: Precision = "auto",
+        layers: Layers = "all",
     ) -> None:
         self.encoder, self.probe = encoder, probe.eval()
         self.task, self.vocabulary = task, vocabulary
-        self._setting, self._precision = setting, precision
+        self._setting, self._precision, self._layers = setting, precision, layers
 
     def predict(self, audio: str | Path) -> str:
         """Return what the probe says about an audio file.
@@ -72,7 +73,8 @@ class Pipeline:
                 output = self.encoder(
                     waveform[None].to(device), torch.tensor([len(waveform)], device=device)
                 )
-            states = torch.stack([layer.float() for layer in output.layers])
+            layers = pick_layers(self._layers, len(output.layers) - 1)
+            states = torch.stack([output.layers[number].float() for number in layers])
             logits = self.probe(states, output.lengths)
         [prediction] = self.task.predict(logits, output.lengths, self.vocabulary)
         return self.task.describe(prediction, self.vocabulary, self._setting)
@@ -105,14 +107,12 @@ def load_pipeline(
             hint="give OUT/evaluation/ENCODER/TASK of: speechft evaluate ... --out OUT",
         )
     content = read_json(place / PIPELINE_FILE)
-    if content["task"] in _NOT_FOR_FILES:
-        raise DataError(
-            f"task {content['task']} does not predict on a file: {_NOT_FOR_FILES[content['task']]}"
-        )
     task = find_task(content["task"]).variant(content["protocol"])
+    if not task.predicts_files:
+        raise DataError(f"task {task.name} does not predict on a file: {task.no_files}")
     vocabulary = Vocabulary(tuple(content["vocabulary"]))
     if language_model is not None:
-        if not isinstance(task, CharacterRecognition):
+        if not task.takes_language_model:
             raise ConfigError(f"a language model is for task asr; this is a probe of {task.name}")
         if not isinstance(language_model, LanguageModel):
             language_model = LanguageModel(Path(language_model).expanduser())
@@ -126,12 +126,13 @@ def load_pipeline(
     found = find_candidate(place, content["encoder"], content["encoder_digest"], given)
     device = pick_device()
     return Pipeline(
-        found.load().to(device),
+        found.load(content.get("mode", "exact")).to(device),
         probe.to(device),
         task,
         vocabulary,
         content["setting"],
         content["precision"],
+        read_layers(content.get("layers", "all")),
     )
 
 
@@ -144,7 +145,7 @@ def save_pipeline(
     protocol: str,
     candidate: Candidate,
     digest: str,
-    precision: Precision,
+    evaluation: EvaluationConfig,
 ) -> None:
     """Write a trained probe, and what else `load_pipeline` needs.
 
@@ -156,7 +157,7 @@ def save_pipeline(
         protocol: Name of the protocol.
         candidate: The encoder.
         digest: Of the encoder.
-        precision: Of the encoder's forward pass.
+        evaluation: Precision and mode of the encoder, and the layers that the probe sees.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS_FILE) as file:
@@ -171,7 +172,9 @@ def save_pipeline(
         "units": list(config.units),
         "encoder": asdict(candidate),
         "encoder_digest": digest,
-        "precision": precision,
+        "precision": evaluation.precision,
+        "mode": evaluation.mode,
+        "layers": evaluation.as_dict()["layers"],
         "learning_rate": result.learning_rate,
         "setting": result.setting,
     }

@@ -119,7 +119,7 @@ def probe(
     Args:
         task: What to probe for.
         features: Of all cuts; frames for tasks that need them.
-        train: Cuts to train on; those that CTC cannot align are left out.
+        train: Cuts to train on; what CTC cannot align counts as zero, as in s3prl.
         dev: Cuts to choose on.
         test: Cuts to report; may be empty.
         config: Grid and limits.
@@ -151,7 +151,7 @@ def probe_seeds(
     Batches are the same for all of them, in the order of the first seed.
     """
     vocabulary = task.vocabulary(train)
-    data = SplitData(task, features, train, vocabulary, training=True)
+    data = SplitData(task, features, train, vocabulary)
     dev_data = SplitData(task, features, dev, vocabulary, context=contexts[0])
     if not data.cuts or not dev_data.cuts:
         raise DataError(f"task {task.name}: the train or dev split is empty")

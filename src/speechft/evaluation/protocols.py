@@ -146,6 +146,7 @@ _DIFFERENCES: dict[str, dict[str, str]] = {
         "er": "folds and their dev part as the corpus names them: prepare IEMOCAP with s3prl's "
         "metadata for its order",
         "asr": "batches of 16, as s3prl's length rule makes of 32",
+        "sf": "slots on punctuation keep their borders",
     },
 }
 

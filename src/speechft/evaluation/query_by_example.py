@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from speechft.console import progress_bar
+from speechft.data.labels import Vocabulary
 from speechft.evaluation.probe import ProbeResult
 from speechft.features.extract import Features
 from speechft.tasks.base import Item, Task
-from speechft.tasks.qbe import QueryByExample
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -29,14 +29,13 @@ def detect(
     """Match queries with documents by the features of every layer, and take the best on dev.
 
     Args:
-        task: Query by example.
+        task: One that is searched for, such as query by example.
         features: Frames of all cuts.
         documents: What is searched.
         dev: Queries to choose the layer on.
         test: Queries to report; may be empty.
         contexts: Pairs of dev and test, from `Task.context`.
     """
-    assert isinstance(task, QueryByExample)
     count = len(features.rows(dev[:1])[0])
     found: list[tuple[float, list[Item]]] = []
     with progress_bar("query by example, layers", count) as bar:
@@ -60,7 +59,7 @@ def detect(
 
 
 def _matched(
-    task: QueryByExample,
+    task: Task,
     features: Features,
     layer: int,
     queries: Sequence[Cut],
@@ -69,9 +68,11 @@ def _matched(
 ) -> list[Item]:
     """Return the items of one layer, the only one in memory at a time."""
     paired = [cut for cut in queries if cut.id in truth]
-    return task.detect(
+    assert task.search is not None
+    found = task.search.scores(
         _of_layer(features, paired, layer), _of_layer(features, documents, layer), truth
     )
+    return task.items(paired, [found[cut.id] for cut in paired], [], Vocabulary(()), truth)
 
 
 def _of_layer(features: Features, cuts: Sequence[Cut], layer: int) -> dict[str, Any]:

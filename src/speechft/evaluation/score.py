@@ -52,7 +52,7 @@ def bootstrap_values(
     items: Sequence[Item], *, seed: int = 0, measure: Measure = RATIO, groups: bool = False
 ) -> Floats | None:
     """Return the metric of 2,000 resamples; arguments as for `bootstrap_interval`."""
-    units = _units(items, groups or measure.name == "mtwv")
+    units = _units(items, groups or measure.whole_groups)
     if len(np.unique(units)) < 2:
         return None
     return _resampled(items, units, seed, measure)
@@ -259,7 +259,7 @@ def _differences(
 ) -> Floats:
     if [item.id for item in first] != [item.id for item in second]:
         raise ValueError("paired comparison needs the same utterances in the same order")
-    units = _units(first, groups or measure.name == "mtwv")
+    units = _units(first, groups or measure.whole_groups)
     one, two = (_resampled(items, units, seed, measure) for items in (first, second))
     return one - two
 

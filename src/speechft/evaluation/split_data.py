@@ -30,9 +30,8 @@ class SplitData:
     Args:
         task: Whose level decides whether frames or pooled statistics are read.
         features: Of all cuts.
-        cuts: Of the split.
+        cuts: Of the split; all can be used, see `speechft.tasks.left_out`.
         vocabulary: Of the training split.
-        training: Leave out what cannot be trained on.
         context: What scoring needs beside the cuts.
     """
 
@@ -43,24 +42,20 @@ class SplitData:
         cuts: Sequence[Cut],
         vocabulary: Vocabulary,
         *,
-        training: bool = False,
         context: Any = None,
     ) -> None:
         framed = task.level == "frame"
         lengths = [features.length(cut) if framed else 1 for cut in cuts]
-        kept = [
-            n
-            for n, cut in enumerate(cuts)
-            if not training or task.problem(cut, vocabulary, lengths[n], training=True) is None
+        self.cuts = list(cuts)
+        self.lengths = np.array(lengths, dtype=np.int64)
+        self.targets = [
+            task.target(cut, vocabulary, length) for cut, length in zip(cuts, lengths, strict=True)
         ]
-        self.cuts = [cuts[n] for n in kept]
-        self.lengths = np.array([lengths[n] for n in kept], dtype=np.int64)
-        self.targets = [task.target(cuts[n], vocabulary, lengths[n]) for n in kept]
         self.context = context
         self._features = features
         self._pooled: Tensor | None = None
         if not framed and self.cuts:
-            rows = [features.pooled[cut.id].float() for cut in self.cuts]
+            rows = [features.mean(cut).float() for cut in self.cuts]
             self._pooled = torch.stack(rows, dim=1)[:, :, None]
 
     @cached_property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from speechft.console import log
@@ -23,22 +23,24 @@ from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval
-from speechft.features.extract import Features
+from speechft.features.extract import Features, count_frames
 from speechft.files import atomic_write, file_digest, json_digest
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import is_done, stage
-from speechft.tasks.asr import CharacterRecognition
 from speechft.tasks.base import Item, Task
+from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.measures import Measure
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.encoders.base import Encoder
     from speechft.evaluation.candidates import Candidate
     from speechft.evaluation.config import EvaluationConfig
 
 
+_LIMIT = "evaluation.max_left_out, for evaluate --set max_left_out"
 _APART = frozenset(
     "tasks floors seeds protocol precision cache frame_cache_gb frame_codec frame_memory_gb device "
     "max_left_out language_model beam_search".split()
@@ -70,6 +72,8 @@ class TaskEvaluation:
     out: Path
     seed: int
     test: bool
+    encoder: Callable[[], Encoder]
+    """Loads the encoder, once."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -90,7 +94,7 @@ class TaskEvaluation:
         resolved |= {key: value for key, value in changed.items() if key not in _APART}
         if self._codec is not None:
             resolved["frame_codec"] = self._codec
-        if isinstance(task, CharacterRecognition) and task.language_model is not None:
+        if task.language_model is not None:
             resolved["beam_search"] = config.beam_search.as_dict()
             manifests["language model"] = file_digest(task.language_model.file)
         return Identity(self.digest, task.name, manifests, resolved, tuple(self.seeds))
@@ -104,7 +108,7 @@ class TaskEvaluation:
     def task(self) -> Task:
         """Return the task as the protocol wants it."""
         task = self.named_task.variant(self.config.protocol)
-        if self.config.language_model is None or not isinstance(task, CharacterRecognition):
+        if self.config.language_model is None or not task.takes_language_model:
             return task
         file = Path(self.config.language_model).expanduser()
         return task.with_language_model(LanguageModel(file, **self.config.beam_search.as_dict()))
@@ -124,9 +128,22 @@ class TaskEvaluation:
         """Return the splits, one for each fold.
 
         Raises:
-            DataError: A split has no usable labels, or a trial no audio.
+            DataError: Too much of a split cannot be used, or too many trials have no audio.
         """
-        return [self._fold(names) for names in self.task.folds(self.corpus)]
+        folds = []
+        for number, names in enumerate(self.task.folds(self.corpus)):
+            with self._naming_fold(number, names):
+                folds.append(self._fold(names))
+        if self.left_out is not None:
+            self.left_out.report()
+        return folds
+
+    @cached_property
+    def left_out(self) -> LeftOut | None:
+        """Return what is left out of the splits; None where the protocol leaves out nothing."""
+        if self.config.protocol == "s3prl":
+            return None
+        return LeftOut(self.task.name, self.config.max_left_out, _LIMIT)
 
     def cuts(self) -> list[Cut]:
         """Return every cut that is needed, some of them more than once."""
@@ -151,6 +168,8 @@ class TaskEvaluation:
                 reported = items[place] if self.test else dev
                 write_items(work.scratch / self._predictions(place), reported)
             self._save(work.scratch, by_fold)
+            if self.left_out is not None:
+                self.left_out.write(work.scratch / "left_out.jsonl")
             write_rows(work.scratch / "results.jsonl", rows)
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
@@ -186,12 +205,25 @@ class TaskEvaluation:
         train, dev, test = (list(self.corpus.split(name)) for name in names)
         if not self.test:
             test = []
-        train, dev = task.split_off_dev(train, dev, names)
+        left_out = self.left_out
+
+        def divide(train: list[Cut], dev: list[Cut]) -> tuple[list[Cut], list[Cut]]:
+            train, dev = task.split_off_dev(train, dev, names)
+            return task.expand(train), dev
+
+        if left_out is None:
+            train, dev = divide(train, dev)
+        else:
+            frames = partial(count_frames, self.encoder())
+            splits = (train, dev, test)
+            (train, dev, test), _ = usable_splits(
+                task, names, splits, frames, left_out, divide=divide
+            )
         contexts = (
-            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev),
-            task.context(self.corpus, names[2], test) if test else None,
+            task.context(self.corpus, names[1] if names[1] != names[2] else "", dev, left_out),
+            task.context(self.corpus, names[2], test, left_out) if test else None,
         )
-        train = cropped(task, task.expand(train), config.crop_seconds, config.crops, self.seed)
+        train = cropped(task, train, config.crop_seconds, config.crops, self.seed)
         if config.crop_dev:
             dev, test = (cropped(task, c, config.crop_seconds, 1, self.seed) for c in (dev, test))
         return Fold(names, train, dev, test, contexts)
@@ -201,7 +233,7 @@ class TaskEvaluation:
         if not task.trained:
             return [detect(task, features, r.train, r.dev, r.test, r.contexts)]
         device = pick_device()
-        try:
+        with self._naming_fold(number, r.names):
             return probe_seeds(
                 task,
                 features,
@@ -213,11 +245,16 @@ class TaskEvaluation:
                 r.contexts,
                 None if device.type == "cpu" else device,
             )
+
+    @contextmanager
+    def _naming_fold(self, number: int, names: Sequence[str]) -> Iterator[None]:
+        """Say in errors which of several folds they are about."""
+        try:
+            yield
         except DataError as error:
-            if len(self.folds) == 1:
-                raise
-            where = f"fold {number + 1} ({', '.join(r.names)})"
-            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
+            if len(self.task.folds(self.corpus)) > 1:
+                error.message = f"fold {number + 1} ({', '.join(names)}): {error.message}"
+            raise
 
     def _row(
         self,
@@ -248,6 +285,7 @@ class TaskEvaluation:
             learning_rate=first.learning_rate,
             evaluation=self.identity.evaluation,
             predictions=self._predictions(place),
+            left_out={} if self.left_out is None else self.left_out.counts(),
             details=details,
             **self.candidate.label(),
         )
@@ -268,11 +306,13 @@ class TaskEvaluation:
             "layer_weights": [round(weight, 4) for weight in first.layer_weights],
             "best_epoch": first.epochs,
             "converged": None if fixed else all(result.converged for result in results),
-            **_rates(items),
+            **(measure.details(items) if measure.details else {}),
         }
         if len({item.group for item in items}) > 1:
             interval = bootstrap_interval(items, measure=measure, groups=True)
             details["interval_over_groups"] = interval
+        if self.config.layers != "all":
+            details["layers"] = self.config.as_dict()["layers"]
         if first.setting is not None:
             details["setting"] = first.setting
         if len(results) > 1:
@@ -307,7 +347,7 @@ class TaskEvaluation:
                 protocol=self.config.protocol,
                 candidate=self.candidate,
                 digest=self.digest,
-                precision=self.config.precision,
+                evaluation=self.config,
             )
 
 
@@ -344,22 +384,3 @@ def _merged(parts: Sequence[Sequence[Item]]) -> list[Item]:
         return list(parts[0])
     items = [replace(item, fold=n) for n, part in enumerate(parts, start=1) for item in part]
     return sorted(items, key=lambda item: item.id)
-
-
-def _rates(items: Sequence[Item]) -> dict[str, float]:
-    """Return insertions, deletions and substitutions in percent, and the mean blank ratio."""
-    counts: Mapping[str, float] = items[0].counts if items else {}
-    if "missed" in counts:
-        total = sum(item.total for item in items)
-        return {
-            name: round(100 * sum(item.counts[name] for item in items) / total, 2)
-            for name in ("missed", "false_alarm", "confusion")
-        }
-    if "blank_ratio" not in counts:
-        return {}
-    total = sum(item.counts.get("units", item.total) for item in items)
-    rates = {
-        name: round(100 * sum(item.counts[name] for item in items) / total, 2)
-        for name in ("substitutions", "insertions", "deletions")
-    }
-    return {**rates, "blank_ratio": round(fmean(item.counts["blank_ratio"] for item in items), 4)}

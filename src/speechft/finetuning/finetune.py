@@ -13,7 +13,7 @@ import torch
 from speechft.console import log, warn
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import ConfigError, TrainingError, unknown_choice
+from speechft.errors import ConfigError, TrainingError
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_json
 from speechft.finetuning.baselines import add_adapters, merge_adapters
@@ -26,7 +26,7 @@ from speechft.finetuning.memory import Limits, fit_batches
 from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.trackers import check_trackers
 from speechft.finetuning.training_setup import Corpora, SupervisedSetup, TrainingSetup
-from speechft.tasks import TASKS
+from speechft.tasks import find_task
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]
 
@@ -164,8 +164,8 @@ def check_config(config: FinetuningConfig) -> None:
     """
     check_trackers(config.trackers)
     for task in config.task_weights():
-        if task != PRETRAINING and task not in TASKS:
-            raise unknown_choice("task", task, [*TASKS, PRETRAINING])
+        if task != PRETRAINING:
+            find_task(task, also=[PRETRAINING])
     if sharding_asked() and config.strategy not in _SHARDABLE:
         raise ConfigError(
             f"strategy {config.strategy} does not work with FSDP",

@@ -61,7 +61,7 @@ class TaskObjective(Objective):
         super().__init__()
         self.encoder = encoder
         self.parts = {part.task.name: part for part in parts}
-        self.head = nn.ModuleDict(heads)
+        self.head = nn.ModuleDict({p.task.folder: heads[p.task.name] for p in parts})
         self.augment, self.tie = augment, tie
 
     def forward(self, batch: Batch) -> Tensor:
@@ -69,13 +69,13 @@ class TaskObjective(Objective):
 
         Everything goes through here, as the parameters of a sharded module are there only then.
         """
-        part, head = self.part(batch), self.head[self.part(batch).task.name]
+        part = self.part(batch)
         output = self.encode(batch) if batch.hidden is None else None
         lengths = self.encoder.frame_lengths(batch.lengths) if output is None else output.lengths
         hidden = batch.hidden if output is None else output.last_hidden_state
         if self.augment is not None and self.training:
             hidden = self.augment(hidden, lengths)
-        logits: Tensor = head(hidden, lengths)
+        logits: Tensor = self.head[part.task.folder](hidden, lengths)
         if batch.targets is None:
             return logits
         losses = part.task.losses(logits, lengths, batch.targets, part.vocabulary)

@@ -93,8 +93,8 @@ class SplitReader:
         return kept[0], [cut for cuts in kept[1:] for cut in cuts], left_out
 
     def _read(self, task: Task, vocabulary: Callable[[Split], Vocabulary]) -> TuningSplits:
-        if not task.trained:
-            raise ConfigError(f"{task.title} trains nothing, so {task.name} cannot be tuned on")
+        if not task.can_finetune:
+            raise ConfigError(f"encoders cannot be fine-tuned on {task.name}: {task.no_finetuning}")
         corpus, limit = self.corpus, self.limit
         names = self._names(task)
         cuts = [list(corpus.split(name)) for name in names]

@@ -34,10 +34,10 @@ from speechft.finetuning.selection import DevEvaluator, warn_if_all_blank
 from speechft.finetuning.splits import SplitReader, TuningSplits
 from speechft.finetuning.task_schedule import task_schedule
 from speechft.tasks import find_task
-from speechft.tasks.base import Split, Task
+from speechft.tasks.base import Split, Task, file_name
 from speechft.tasks.left_out import LeftOut
 from speechft.tasks.recurrent import RecurrentHead
-from speechft.tasks.text import TedliumText
+from speechft.tasks.text import WAV2VEC2_SYMBOLS
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -125,7 +125,7 @@ class TrainingSetup(ABC):
         for name, left_out in found.items():
             left_out.report()
             if self.accelerator.is_main_process:
-                mark = f"-{name}" if len(found) > 1 else ""
+                mark = f"-{file_name(name)}" if len(found) > 1 else ""
                 left_out.write(folder / f"left_out{mark}.jsonl")
 
     def take(self, plain: Objective, state: dict[str, Tensor]) -> None:
@@ -243,9 +243,10 @@ class SupervisedSetup(TrainingSetup):
     def write(self, folder: Path) -> None:
         """Write the encoder, and head and vocabulary of each task."""
         super().write(folder)
-        for name, part in self.objective.parts.items():
-            mark = "" if len(self.objective.parts) == 1 else f"-{name}"
-            save_file(contiguous(self.objective.head[name]), folder / f"head{mark}.safetensors")
+        for part in self.objective.parts.values():
+            place = part.task.folder
+            mark = "" if len(self.objective.parts) == 1 else f"-{place}"
+            save_file(contiguous(self.objective.head[place]), folder / f"head{mark}.safetensors")
             write_json(folder / f"vocabulary{mark}.json", list(part.vocabulary.symbols))
 
 
@@ -265,7 +266,7 @@ def _check_task(task: Task, config: FinetuningConfig) -> None:
 def _vocabulary(config: FinetuningConfig) -> Callable[[Split], Vocabulary] | None:
     """Return how symbols are collected; None as the task does it."""
     if config.vocabulary == "wav2vec2":
-        return lambda cuts: Vocabulary(TedliumText.symbols)
+        return lambda cuts: Vocabulary(WAV2VEC2_SYMBOLS)
     return None
 
 

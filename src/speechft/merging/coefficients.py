@@ -49,9 +49,9 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
         rules: Rules as ``{"layers.0-3": 0.1}`` or ``["layers.0-3: 0.1"]``.
 
     Raises:
-        ConfigError: A rule cannot be read or matches nothing, or a coefficient is not finite.
+        ConfigError: A rule cannot be read or matches nothing.
     """
-    result = dict.fromkeys(names, finite(alpha, "alpha"))
+    result = dict.fromkeys(names, alpha)
     for selector, value in read_rules(rules or {}).items():
         select = _selector(selector)
         chosen = [name for name in names if select(name)]
@@ -97,8 +97,10 @@ def read_rules(rules: Rules) -> dict[str, float | str]:
     for selector, value in _pairs(rules):
         _selector(selector)
         result.pop(selector, None)  # said again, it holds from its new place on
-        is_gradient = isinstance(value, str) and _GRADIENT.match(value)
-        result[selector] = value if is_gradient else finite(value, f"alpha rule {selector!r}")
+        gradient = _GRADIENT.match(value) if isinstance(value, str) else None
+        ends = gradient.groups() if gradient else (value,)
+        numbers = [finite(end, f"alpha rule {selector!r}") for end in ends]
+        result[selector] = value if gradient else numbers[0]
     return result
 
 
@@ -147,7 +149,7 @@ def _selector(text: str) -> Callable[[str], bool]:
 def _values(chosen: Sequence[str], selector: str, value: float | str) -> dict[str, float]:
     gradient = _GRADIENT.match(value) if isinstance(value, str) else None
     if gradient is None:
-        return dict.fromkeys(chosen, finite(value, f"alpha rule {selector!r}"))
+        return dict.fromkeys(chosen, float(value))
     layers = {name: layer_of(name) for name in chosen}
     depths = [layer for layer in layers.values() if layer is not None]
     if len(depths) != len(chosen):
@@ -155,7 +157,7 @@ def _values(chosen: Sequence[str], selector: str, value: float | str) -> dict[st
             f"alpha rule {selector!r} gives a gradient but also covers tensors outside the layers",
             hint="write 'layers: 0.1..0.5'",
         )
-    first, last = (finite(end, f"alpha rule {selector!r}") for end in gradient.groups())
+    first, last = map(float, gradient.groups())
     lowest, span = min(depths), max(depths) - min(depths) + 1
     return {n: along_layers((layers[n] or 0) - lowest, span, first, last) for n in chosen}
 

@@ -65,7 +65,7 @@ class MergeSettings:
                 raise ConfigError(
                     f"method {self.method!r} finds the alpha of every tensor itself, "
                     f"given: {self.alpha:g}",
-                    hint="leave alpha out",
+                    hint="leave alpha out; where a recipe states it, set it to null",
                 )
         if self.rules and not kind.takes_rules:
             raise ConfigError(
@@ -92,15 +92,24 @@ class MergeSettings:
         return configure(self.method, self.options)
 
     @property
+    def takes_rules(self) -> bool:
+        """Whether one alpha goes for all tensors but those of rules; else the method sets them."""
+        return find_method(self.method).takes_rules
+
+    @property
     def coefficient(self) -> float | None:
         """The alpha that holds; None for a method that finds it itself."""
         if self.alpha is None and find_method(self.method).takes_alpha:
             return DEFAULT_ALPHA
         return self.alpha
 
-    def with_alpha(self, alpha: float | None) -> MergeSettings:
-        """Return the settings of a merge, and nothing else, with another alpha."""
-        return MergeSettings(**{**self._settings(), "alpha": alpha})
+    def only(self, **changes: Any) -> MergeSettings:
+        """Return the settings of the merge without what a subclass adds, with changes."""
+        return MergeSettings(**{**self._settings(), **changes})
+
+    def of(self, base: Any, tuned: Any, out: Path | None = None) -> MergeConfig:
+        """Return the merge of a base and tuned models with these settings."""
+        return MergeConfig(base=base, tuned=tuned, out=out, **self._settings())
 
     def changed(self) -> dict[str, Any]:
         """Return alpha, and what differs from the default: the key of a finished merge."""
@@ -137,7 +146,7 @@ class MergeConfig(MergeSettings):
         if self.out is not None:
             if not isinstance(self.out, str | Path) or not str(self.out):
                 raise ConfigError(f"out is {self.out!r}, expected the name of a folder or file")
-            self._set("out", Path(self.out))
+            self._set("out", Path(self.out).expanduser())
         if self.to is not None:
             _choose("output format", self.to, Format)
         for name in ("force", "dry_run"):

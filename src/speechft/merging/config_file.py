@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.errors import ConfigError, nearest, unknown_choice
+from speechft.files import read_yaml
 from speechft.merging.config import MergeConfig
 from speechft.merging.methods import METHODS
 
@@ -85,8 +86,6 @@ def read_merge_file(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file cannot be read, is about something else, or a key is wrong.
     """
-    from speechft.config import read_yaml  # pydantic and yaml cost 0.1 s
-
     content = read_yaml(path)
     official = [key for key in content if key in OFFICIAL_KEYS and key != "alpha"]
     own = [key for key in content if key in OUR_KEYS and key != "alpha"]

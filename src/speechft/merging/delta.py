@@ -86,9 +86,10 @@ def make_delta(
         ConfigError: ``dtype`` is unknown.
         RunError: The file cannot be written.
     """
+    place = Path(out).expanduser()
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
-    if Path(out).suffix != ".safetensors":
+    if place.suffix != ".safetensors":
         raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
     opened, (model,) = open_models(base, [tuned])
     if model.format == "delta":
@@ -96,7 +97,7 @@ def make_delta(
             f"{model.source} is a delta file already",
             hint="give the tuned model itself to write its delta in another type",
         )
-    check_not_input(Path(out), (opened, model))
+    check_not_input(place, (opened, model))
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
@@ -124,9 +125,9 @@ def make_delta(
     }
     items = _items(plan, stored, scales)
     metadata = {"format": "pt", DELTA_KEY: json.dumps(details)}
-    write_tensors_file(Path(out), items, _content(plan, stored, scales), metadata)
+    write_tensors_file(place, items, _content(plan, stored, scales), metadata)
     return DeltaReport(
-        Path(out),
+        place,
         len(plan.merged),
         sum(item.nbytes for item in items),
         dtype,
@@ -147,7 +148,7 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    checkpoint = open_checkpoint(path)
+    checkpoint = open_checkpoint(Path(path).expanduser())
     if checkpoint.format != "delta":
         raise CheckpointError(
             f"{path} is not a delta file",

@@ -13,7 +13,7 @@ from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.opening import WEIGHT_SUFFIXES
 from speechft.errors import ConfigError, LineageError
 from speechft.merging import lineage, output
-from speechft.merging.config import MergeConfig
+from speechft.merging.config import MergeConfig, MergeSettings
 from speechft.merging.digests import InputDigests, combined_digest
 from speechft.merging.fused import fuse_weight_norm, store_norms
 from speechft.merging.memory import in_memory
@@ -22,6 +22,7 @@ from speechft.merging.report import MergeReport
 from speechft.merging.sources import (
     check_base_digest,
     check_not_input,
+    open_base,
     open_models,
 )
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
@@ -127,6 +128,20 @@ def prepare(config: MergeConfig, target: Target) -> Prepared:
     if target in ("hf", "tensors"):
         plan = plan.reordered(output.order_for_storage(plan.items))
     return Prepared(config, plan, combine, tuple(objections))
+
+
+def check_base(settings: MergeSettings, base: Any) -> None:
+    """Refuse settings that nothing in a base fits; all but the position convolution stays unread.
+
+    Raises:
+        ConfigError: A rule matches no tensor, or there is no weight norm to fuse.
+    """
+    opened = open_base(base)
+    plan = build_plan(opened, [opened], "memory")
+    if settings.weight_norm == "fused":
+        plan = fuse_weight_norm(plan)
+    if settings.takes_rules:
+        settings.configured_method().alphas(plan, 1.0, settings.rules)
 
 
 HINT = (

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from speechft.results import ResultRow, Role
+from speechft.tasks import measure_of
 
 MISSING = "–"
 MINUS = "−"
-
-_PERCENT = {"accuracy", "cer", "der", "eer", "f1", "frame_accuracy", "per", "wer"}
-_INITIALS = {"acc", "cer", "der", "eer", "f1", "mtwv", "per", "wer"}
 
 
 class Look(StrEnum):
@@ -76,9 +74,7 @@ class Column:
     @property
     def metric_name(self) -> str:
         """The metric as the field writes it, with its unit."""
-        known = self.metric in _INITIALS
-        name = self.metric.upper() if known else self.metric.replace("_", " ")
-        return f"{name} %" if self.metric in _PERCENT else name
+        return measure_of(self.task, self.metric).heading
 
     @property
     def direction(self) -> str:
@@ -131,15 +127,10 @@ class Figures:
 
 
 def _columns(rows: Sequence[ResultRow]) -> tuple[Column, ...]:
-    found: dict[tuple[str, str], list[ResultRow]] = {}
-    for row in rows:
-        found.setdefault((row.task, row.metric), []).append(row)
-    columns = []
-    for (task, metric), group in found.items():
-        largest = max((abs(row.value) for row in group if math.isfinite(row.value)), default=0.0)
-        decimals = 1 if metric in _PERCENT or largest >= 2 else 3
-        columns.append(Column(task, metric, group[-1].higher_is_better, decimals))
-    return tuple(columns)
+    directions = {(row.task, row.metric): row.higher_is_better for row in rows}
+    return tuple(
+        Column(*key, better, measure_of(*key).decimals) for key, better in directions.items()
+    )
 
 
 def number(value: float | None, decimals: int = 1, *, signed: bool = False) -> str:

@@ -133,6 +133,6 @@ def _lead(report: Report, figures: Figures, alpha: float | None) -> str:
 
 def _titles(columns: Sequence[Column]) -> dict[str, str]:
     """Return what the tasks are in words, for those that the library knows."""
-    from speechft.tasks import TASKS
+    from speechft.tasks import find_task, is_task
 
-    return {c.task: TASKS[c.task].title for c in columns if c.task in TASKS}
+    return {c.task: find_task(c.task).title for c in columns if is_task(c.task)}

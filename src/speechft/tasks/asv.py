@@ -3,162 +3,133 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from speechft.data.labels import Vocabulary, label_of
-from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.tasks.base import NO_AUDIO, OF_LEFT_OUT, TOO_SHORT, Level, Predictions, Split, Task
+from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, weighted_eer
-from speechft.tasks.speaker import LOST_FRAMES, XVectorHead
+from speechft.tasks.parts import (
+    NO_AUDIO,
+    OF_LEFT_OUT,
+    Labels,
+    Level,
+    Model,
+    Needs,
+    Predictions,
+    Scorer,
+    Split,
+)
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from torch import Tensor, nn
 
+    from speechft.data.manifest import Corpus
     from speechft.tasks.left_out import LeftOut
 
 Trial = tuple[bool, str, str]
 """(same speaker, id, id)."""
 
-_SCALE, _MARGIN = 30.0, 0.4
+EER = Measure("eer", False, weighted_eer, written="EER")
 _DEV_TRIALS = 4000
 _UNSEEN = -1
-_LEAST_FRAMES = LOST_FRAMES + 2
-"""Statistics pooling takes two frames."""
 
 
-class SpeakerHead(nn.Module):
-    """X-vector and the directions of the training speakers (AM-softmax).
+@dataclass(frozen=True)
+class SpeakerLabels(Labels):
+    """The speakers of the training split; targets are (1,) int64, -1 for other speakers."""
 
-    Shapes: B batch, T frames, D dim, H embedding, C speakers.
-    """
-
-    def __init__(self, dim: int, speakers: int, hidden: int, pooled: int) -> None:
-        super().__init__()
-        self.xvector = XVectorHead(dim, hidden, pooled)
-        self.speakers = nn.Parameter(torch.empty(hidden, speakers))
-        nn.init.xavier_normal_(self.speakers)
-
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Map (B, T, D) to (B, C + H): cosines to the speakers, then the embedding."""
-        vectors, embeddings = self.xvector.both(features, lengths)
-        cosines = F.normalize(vectors, dim=1) @ F.normalize(self.speakers, dim=0)
-        return torch.cat([cosines, embeddings], dim=1)
-
-
-class SpeakerVerification(Task):
-    """Equal error rate of cosines between the embeddings of the two sides of each trial.
-
-    Trials are lines ``1|0 id id`` in the file that ``corpus.info["trials"]`` names, or names by
-    split. A split without trials gets pairs of its own: all of the same speaker, as many of
-    different ones, at most 4,000. Where dev and test are the same split, one in twenty training
-    speakers (at least two) is held out for dev instead.
-    """
-
-    name = "asv"
-    title = "speaker verification"
-    label = "speaker"
-    level: ClassVar[Level] = "frame"
-    metric: ClassVar[str] = "eer"
-    lists: ClassVar[tuple[str, ...]] = ("trials",)
-    higher_is_better: ClassVar[bool] = False
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """Return the equal error rate."""
-        return (Measure("eer", False, weighted_eer),)
+    task: str = "asv"
+    kind: str = "speaker"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the training speakers."""
-        found = {label for cut in cuts if (label := label_of(cut, self.label)) is not None}
+        found = {label for cut in cuts if (label := label_of(cut, self.kind)) is not None}
         if len(found) < 2:
             raise DataError(f"task asv needs at least two training speakers, found {len(found)}")
         return Vocabulary.from_symbols(found)
 
-    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
-        """Build the x-vector with SUPERB's proportions."""
-        return self.probe_head(dim, vocabulary, hidden=hidden)
-
-    def probe_head(
-        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
-    ) -> nn.Module:
-        """Build the x-vector; ``units`` holds the pooled size (SUPERB: 1500)."""
-        size = hidden or 512
-        pooled = units[0] if units else 3 * size
-        return SpeakerHead(dim, len(vocabulary), size, pooled)
-
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
         """Return (1,) speaker, -1 for one that training does not hold."""
-        speaker = label_of(cut, self.label)
+        import torch
+
+        speaker = label_of(cut, self.kind)
         if speaker is None:
             raise DataError(f"cut {cut.id} has no speaker, which task asv needs")
-        if frames < _LEAST_FRAMES:
-            raise DataError(
-                f"cut {cut.id} has {frames} frames; the x-vector of task asv needs at least "
-                f"{_LEAST_FRAMES}, about {0.02 * (LOST_FRAMES + 3):.2f} s",
-                hint="leave such recordings out of dev and test, and out of the trials",
-            )
         known = speaker in vocabulary
         return torch.tensor([vocabulary.symbols.index(speaker) if known else _UNSEEN])
 
-    def problem(
-        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
-    ) -> str | None:
-        """Say whether a cut has no speaker, or fewer frames than the x-vector's contexts need."""
-        if reason := super().problem(cut, vocabulary, frames, training=training):
-            return reason
-        return None if frames >= _LEAST_FRAMES else TOO_SHORT
 
-    @property
-    def per_frame(self) -> bool:
-        """Return False: the x-vector gives one vector an utterance."""
-        return False
+@dataclass(frozen=True)
+class SpeakerModel(Model):
+    """The x-vector and a loss that tells the training speakers; predictions are embeddings.
+
+    Logits are (B, C + H): of C speakers, then an embedding of H.
+    """
+
+    level: ClassVar[Level] = "frame"
+    per_frame: ClassVar[bool] = False
+    least_frames: ClassVar[int] = 16
+    """The contexts of the x-vector use up 14, and statistics pooling takes two."""
+    loss: Literal["am-softmax", "aam-softmax", "softmax"] = "am-softmax"
+    pooling: Literal["statistics", "mean"] = "statistics"
+    extra_frame: bool = False
+    """Whether to pool the frame too many of s3prl's training; see `XVectorHead`."""
+
+    def head(
+        self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
+    ) -> nn.Module:
+        """Build the x-vector; ``units`` holds the pooled size (SUPERB: 512 and 1500)."""
+        from speechft.tasks.speaker import SpeakerHead
+
+        size = hidden or 512
+        return SpeakerHead(
+            dim,
+            len(vocabulary),
+            size,
+            units[0] if units else 3 * size,
+            biased=self.loss == "softmax",
+            pooling=self.pooling,
+            extra_frame=self.extra_frame,
+        )
 
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
-        """Return AM-softmax losses, (B,); 0 for speakers that training does not hold."""
+        """Return losses, (B,); 0 for speakers that training does not hold."""
+        import torch
+
+        from speechft.tasks.speaker import SPEAKER_LOSSES
+
         labels = torch.cat(list(targets))
-        cosines = logits[:, : len(vocabulary)]
-        margins = _MARGIN * F.one_hot(labels.clamp(min=0), len(vocabulary))
-        return F.cross_entropy(
-            _SCALE * (cosines - margins), labels, reduction="none", ignore_index=_UNSEEN
-        )
+        return SPEAKER_LOSSES[self.loss](logits[:, : len(vocabulary)], labels, ignored=_UNSEEN)
 
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
         """Return the (H,) embedding of each utterance, of unit length."""
         return list(logits[:, len(vocabulary) :].cpu())
 
-    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
-        """Refuse: verification scores trials, see `items`."""
-        raise NotImplementedError("speaker verification scores trials, not utterances")
 
-    def split_off_dev(
-        self, train: Split, dev: Split, names: tuple[str, str, str]
-    ) -> tuple[Split, Split]:
-        """Hold out every twentieth training speaker where dev is the test split."""
-        if names[1] != names[2]:
-            return train, dev
-        speakers = sorted({label_of(cut, self.label) or "" for cut in train})
-        held = set(speakers[:: max(1, min(20, len(speakers) // 2))])
-        if len(speakers) - len(held) < 2:
-            raise DataError(
-                f"task asv needs at least four training speakers to hold out two for dev, found "
-                f"{len(speakers)}"
-            )
-        return (
-            [cut for cut in train if label_of(cut, self.label) not in held],
-            [cut for cut in train if label_of(cut, self.label) in held],
-        )
+@dataclass(frozen=True)
+class TrialScorer(Scorer):
+    """Cosines between the embeddings of the two sides of each trial.
+
+    Trials are lines ``1|0 id id`` in the file that ``corpus.info["trials"]`` names, or names by
+    split. A split without trials gets pairs of its own: all of the same speaker, as many of
+    different ones, at most 4,000.
+    """
+
+    lists: ClassVar[tuple[str, ...]] = ("trials",)
 
     def context(
-        self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
+        self,
+        corpus: Corpus,
+        names: tuple[str, str, str],
+        split: str,
+        cuts: Split,
+        left_out: LeftOut | None,
     ) -> list[Trial]:
         """Return the trials of a split, without those of recordings that are left out.
 
@@ -167,12 +138,9 @@ class SpeakerVerification(Task):
         """
         named = corpus.info.get("trials")
         file = named.get(split) if isinstance(named, dict) else named
-        if file is None or (not isinstance(named, dict) and split != self._tested(corpus)):
+        if file is None or (not isinstance(named, dict) and split != names[2]):
             return drawn_trials(cuts, split)
         return read_trials(corpus, str(file), split, {cut.id for cut in cuts}, left_out)
-
-    def _tested(self, corpus: Corpus) -> str:
-        return self.folds(corpus)[0][2]
 
     def items(
         self,
@@ -180,12 +148,12 @@ class SpeakerVerification(Task):
         predictions: Predictions,
         targets: Sequence[Tensor],
         vocabulary: Vocabulary,
-        context: Any = None,
-        setting: Any = None,
+        context: Any,
+        setting: Any,
     ) -> list[Item]:
         """Return one item a trial: its cosine, and 1 for the same speaker; none without trials."""
         embeddings = {cut.id: e for cut, e in zip(cuts, predictions, strict=True)}
-        speakers = {cut.id: label_of(cut, self.label) or "" for cut in cuts}
+        speakers = {cut.id: label_of(cut, "speaker") or "" for cut in cuts}
         items = []
         for same, first, second in context or ():
             cosine = float(embeddings[first] @ embeddings[second])
@@ -194,6 +162,44 @@ class SpeakerVerification(Task):
                 Item(name, f"{cosine:.6f}", str(int(same)), cosine, truth, group=speakers[first])
             )
         return items
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
+        """Return the embedding, its values separated by spaces."""
+        return " ".join(f"{value:.6f}" for value in prediction.tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeakerNeeds(Needs):
+    """Where dev and test are one split, some training speakers are held out for dev instead."""
+
+    def split_off_dev(
+        self, train: Split, dev: Split, names: tuple[str, str, str]
+    ) -> tuple[Split, Split]:
+        """Hold out every twentieth training speaker, at least two, where dev is the test split."""
+        if names[1] != names[2]:
+            return train, dev
+        speakers = sorted({label_of(cut, "speaker") or "" for cut in train})
+        held = set(speakers[:: max(1, min(20, len(speakers) // 2))])
+        if len(speakers) - len(held) < 2:
+            raise DataError(
+                f"task asv needs at least four training speakers to hold out two for dev, found "
+                f"{len(speakers)}"
+            )
+        return (
+            [cut for cut in train if label_of(cut, "speaker") not in held],
+            [cut for cut in train if label_of(cut, "speaker") in held],
+        )
+
+
+ASV = Task(
+    "asv",
+    "speaker verification",
+    labels=SpeakerLabels(),
+    model=SpeakerModel(),
+    scorer=TrialScorer((EER,)),
+    needs=SpeakerNeeds(),
+    no_files="it compares two files",
+)
 
 
 def read_trials(
@@ -268,6 +274,8 @@ def drawn_trials(cuts: Split, split: str = "") -> list[Trial]:
             if split
             else "give training more speakers with two utterances each",
         )
+    import numpy as np
+
     rng = np.random.default_rng(0)
     count = min(_DEV_TRIALS // 2, len(same))
     chosen = sorted(rng.choice(len(same), count, replace=False).tolist())

@@ -1,173 +1,280 @@
-"""What a task is: which labels it needs, its head, its loss, its predictions and their score."""
+"""A task of speech: labels, model, scorer and needs put together, and what it can be used for."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import hashlib
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
-from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
-from speechft.data.manifest import Corpus
-from speechft.errors import DataError
-from speechft.tasks.measures import Item, Measure, figure, ratio
-
-__all__ = ["Item", "Level", "Task", "figure"]
+from speechft.data.labels import MAX_LEFT_OUT
+from speechft.errors import ConfigError, DataError
+from speechft.tasks.measures import Item, Measure
+from speechft.tasks.parts import (
+    NO_AUDIO,
+    NO_FRAME,
+    NO_LABEL,
+    NO_SYMBOL,
+    OF_LEFT_OUT,
+    TOO_LONG,
+    TOO_SHORT,
+    UNSEEN,
+    Labels,
+    Level,
+    Model,
+    Needs,
+    Predictions,
+    Scorer,
+    Search,
+    Split,
+)
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from torch import Tensor, nn
 
+    from speechft.data.labels import Vocabulary
+    from speechft.data.manifest import Corpus
     from speechft.tasks.left_out import LeftOut
+    from speechft.tasks.word_search import LanguageModel
 
-Level = Literal["utterance", "frame"]
+__all__ = [
+    "NO_AUDIO",
+    "NO_FRAME",
+    "NO_LABEL",
+    "NO_SYMBOL",
+    "OF_LEFT_OUT",
+    "TOO_LONG",
+    "TOO_SHORT",
+    "UNSEEN",
+    "Item",
+    "Level",
+    "Predictions",
+    "Split",
+    "Task",
+    "file_name",
+]
 
-NO_LABEL = "no label"
-NO_SYMBOL = "text without a known symbol"
-UNSEEN = "class unseen in training"
-TOO_SHORT = "too short for the head"
-TOO_LONG = "target longer than the frames"
-NO_FRAME = "shorter than one frame"
-NO_AUDIO = "pair without audio"
-OF_LEFT_OUT = "pair of a recording that is left out"
 
-Split = list["Cut"]
-Predictions = Sequence[Any]
+@dataclass(frozen=True)
+class Task:
+    """One way to use speech features: four parts, and what it cannot be used for.
 
-
-class Task(ABC):
-    """One way to use speech features.
-
-    Shapes: B batch, T frames, D dim, C classes. A task with ``level`` ``utterance`` sees the mean
-    over time, so that a pooled cache serves it exactly.
+    Shapes: B batch, T frames, D dim, C classes.
     """
 
     name: str
     """Key in `TASKS`."""
     title: str
     """What it is, in words."""
-    label: str
-    """Kind of label that it needs, as corpora name it."""
-    level: ClassVar[Level]
-    metric: ClassVar[str]
-    """Name of the metric that selects and is reported."""
-    higher_is_better: ClassVar[bool]
+    labels: Labels
+    scorer: Scorer
+    model: Model | None = None
+    """Of what is trained; None where nothing is."""
+    search: Search | None = None
+    """Of what is searched instead, where nothing is trained."""
+    needs: Needs = field(default_factory=Needs)
+    no_finetuning: str = ""
+    """Why encoders cannot be fine-tuned on it, as the end of a sentence; empty where they can."""
+    no_files: str = ""
+    """Why it does not predict on single files, as the end of a sentence; empty where it does."""
+    language_model: LanguageModel | None = None
+    """Gives a second figure, of predictions that are searched with it."""
 
-    trained: ClassVar[bool] = True
-    """Whether a head is trained at all."""
-    balanced: bool = False
-    """Whether training draws every class equally often."""
-    lists: ClassVar[tuple[str, ...]] = ()
-    """Keys of ``corpus.info`` that name further files which the task reads, such as trials."""
-    grouped: bool = True
-    """Whether the items of one speaker are drawn together when items are resampled."""
+    # what it is
+
+    @property
+    def label(self) -> str:
+        """Return the kind of label that it needs, as corpora name it."""
+        return self.labels.kind
+
+    @property
+    def folder(self) -> str:
+        """Return its key as a part of file names: ``label:language`` is ``label-language``."""
+        return file_name(self.name)
+
+    @property
+    def level(self) -> Level:
+        """Return whether it sees frames, or the mean over time, so that a pooled cache serves."""
+        return "frame" if self.model is None else self.model.level
 
     @property
     def per_frame(self) -> bool:
         """Return whether the head gives logits for every frame, as a recurrent one would."""
-        return self.level == "frame"
+        return self.model is not None and self.model.per_frame
+
+    @property
+    def trained(self) -> bool:
+        """Return whether a head is trained at all."""
+        return self.model is not None
+
+    @property
+    def can_finetune(self) -> bool:
+        """Return whether an encoder can be fine-tuned on it."""
+        return not self.no_finetuning
+
+    @property
+    def predicts_files(self) -> bool:
+        """Return whether its trained probes predict on single files."""
+        return not self.no_files
+
+    @property
+    def takes_language_model(self) -> bool:
+        """Return whether its predictions can be searched with a language model."""
+        return self.model is not None and self.model.takes_language_model
+
+    @property
+    def lists(self) -> tuple[str, ...]:
+        """Return the keys of ``corpus.info`` that name further files which it reads."""
+        return self.scorer.lists
+
+    @property
+    def balanced(self) -> bool:
+        """Return whether training draws every class equally often."""
+        return self.needs.balanced
+
+    # measures
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """Return what is reported; the first one selects."""
-        return (Measure(self.metric, self.higher_is_better, ratio),)
+        """Return what has a row in the results; the first one selects."""
+        searched = self.language_model is not None
+        known = self.scorer.measures
+        return tuple(m for m in known if m.reported and (searched or not m.searched))
 
     def measure(self, name: str) -> Measure | None:
         """Return a measure by its name, also one that is not reported by default."""
-        return next((measure for measure in self.measures if measure.name == name), None)
+        return next((m for m in self.scorer.measures if m.name == name), None)
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the measure that selects."""
+        return self.scorer.measures[0].name
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Return the direction of the measure that selects."""
+        return self.scorer.measures[0].higher_is_better
 
     def figure(self, items: Sequence[Item]) -> float:
-        """Return the first measure of items."""
-        return self.measures[0].value(items)
+        """Return the measure of items that selects."""
+        return self.scorer.measures[0].value(items)
+
+    # variants
 
     def variant(self, protocol: str) -> Task:
         """Return the task as a protocol wants it."""
-        return self
+        labels = self.labels.variant(protocol)
+        model = None if self.model is None else self.model.variant(protocol)
+        if labels is self.labels and model is self.model:
+            return self
+        return replace(self, labels=labels, model=model)
+
+    def with_language_model(self, model: LanguageModel) -> Task:
+        """Return the task with a language model.
+
+        Raises:
+            ConfigError: It takes none, or the extra ``lm`` is not installed.
+            DataError: The file cannot be read or is no model.
+        """
+        from speechft.tasks.word_search import check_model
+
+        if not self.takes_language_model:
+            raise ConfigError(f"task {self.name} takes no language model")
+        check_model(model.file)
+        return replace(self, language_model=model)
 
     def final(self, vocabulary: Vocabulary) -> Task:
-        """Return the task as it decodes the chosen probe, such as with a language model."""
-        return self
+        """Return the task as it decodes the chosen probe: with its language model, if any."""
+        if self.language_model is None or self.model is None:
+            return self
+        return replace(self, model=self.model.searched(self.language_model, vocabulary))
 
-    @abstractmethod
+    # labels
+
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the symbols of the training split.
 
         Raises:
             DataError: The labels cannot be used.
         """
+        return self.labels.vocabulary(cuts)
 
-    @abstractmethod
-    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
-        """Build the head: features (B, T, D) and lengths (B,) to logits.
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return a cut's target.
+
+        Raises:
+            DataError: A label is missing or was not seen in training, or the cut is too short.
+        """
+        target = self.labels.target(cut, vocabulary, frames)
+        least = 1 if self.model is None else self.model.least_frames
+        if frames < least:
+            raise DataError(
+                f"cut {cut.id} has {frames} frames; the head of task {self.name} needs at least "
+                f"{least}, about {0.02 * (least + 1):.2f} s",
+                hint="leave such recordings out",
+            )
+        return target
+
+    def labelled(self, cut: Cut) -> bool:
+        """Return whether a cut has this task's label."""
+        return self.labels.labelled(cut)
+
+    def problem(
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+    ) -> str | None:
+        """Say why a cut cannot be used, in a short phrase to count by; None where it can.
 
         Args:
-            dim: D.
-            vocabulary: Of the training split.
-            hidden: Size of the projection before the last layer; None leaves it out.
+            cut: To train on, to choose on or to test on.
+            vocabulary: Of the training split; None while that is not known yet.
+            frames: T, as the encoder counts them.
+            training: Whether it is to be trained on, which asks for more: a CTC target must fit
+                into the frames.
         """
+        if frames < 1:
+            return NO_FRAME
+        if not self.labels.labelled(cut):
+            return NO_LABEL
+        if reason := self.labels.problem(cut, vocabulary, frames, training=training):
+            return reason
+        short = self.model is not None and frames < self.model.least_frames
+        return TOO_SHORT if short else None
+
+    def outliers(self, cuts: Sequence[Cut]) -> dict[str, str]:
+        """Return why some labelled cuts do not go with the rest of their training split, by id."""
+        return self.labels.outliers(cuts)
+
+    # model
+
+    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
+        """Build the head that an encoder is fine-tuned with; see `Model.head`."""
+        return self._model.head(dim, vocabulary, hidden, ())
 
     def probe_head(
         self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
     ) -> nn.Module:
-        """Build the head that evaluates frozen features.
+        """Build the head that evaluates frozen features; see `Model.head`."""
+        return self._model.head(dim, vocabulary, hidden, units)
 
-        Args:
-            dim: D.
-            vocabulary: Of the training split.
-            hidden: Size of the projection; None leaves it out.
-            units: Sizes of further layers, for heads that have some.
-        """
-        return self.head(dim, vocabulary, hidden)
-
-    @abstractmethod
-    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
-        """Return a cut's target, (n,) int64.
-
-        Raises:
-            DataError: A label is missing or was not seen in training.
-        """
-
-    @abstractmethod
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
-        """Return the loss of every utterance, (B,).
+        """Return the loss of every utterance, (B,)."""
+        return self._model.losses(logits, lengths, targets, vocabulary)
 
-        Args:
-            logits: Of `head`; where they are of frames, there may be more than the longest
-                utterance has, as a batch of waveforms is padded.
-            lengths: (B,) valid frames.
-            targets: B of them, each as long as its utterance asks for.
-            vocabulary: Of the training split.
-        """
-
-    @abstractmethod
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
         """Turn logits into predictions, one an utterance."""
+        return self._model.predict(logits, lengths, vocabulary)
 
-    @abstractmethod
-    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
-        """Compare a prediction with the target of its cut."""
+    @property
+    def _model(self) -> Model:
+        if self.model is None:
+            raise ConfigError(f"task {self.name} trains no head: ask `trained` first")
+        return self.model
 
-    def expand(self, cuts: Split) -> Split:
-        """Return the training cuts as they are trained on, such as in chunks."""
-        return cuts
-
-    def croppable(self, cut: Cut) -> bool:
-        """Return whether crops stand for a cut where the protocol takes some."""
-        return True
-
-    def folds(self, corpus: Corpus) -> list[tuple[str, str, str]]:
-        """Return the train, dev and test splits of every round: one, or one for each fold."""
-        folds = corpus.info.get("folds", {}).get(self.name)
-        return [(a, b, c) for a, b, c in folds] if folds else [corpus.task_splits(self.name)]
-
-    def split_off_dev(
-        self, train: Split, dev: Split, names: tuple[str, str, str]
-    ) -> tuple[Split, Split]:
-        """Return training and dev cuts, where the corpus has no dev split of its own."""
-        return train, dev
+    # scores
 
     def context(
         self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
@@ -184,13 +291,13 @@ class Task(ABC):
         Raises:
             DataError: It cannot be used.
         """
-        return None
+        return self.scorer.context(corpus, self.folds(corpus)[0], split, cuts, left_out)
 
     def tune(
         self, cuts: Split, predictions: Predictions, targets: Sequence[Tensor], context: Any
     ) -> Any:
         """Return settings of the decision, chosen on dev, that `items` takes."""
-        return None
+        return self.scorer.tune(cuts, predictions, targets, context)
 
     def items(
         self,
@@ -211,48 +318,31 @@ class Task(ABC):
             context: From `context`.
             setting: From `tune`; None takes the usual one.
         """
-        scored = [
-            self.score(cut, prediction, target, vocabulary)
-            for cut, prediction, target in zip(cuts, predictions, targets, strict=True)
-        ]
-        if not self.grouped:
-            return scored
-        return [
-            replace(item, group=cut.supervisions[0].speaker or "")
-            for item, cut in zip(scored, cuts, strict=True)
-        ]
+        return self.scorer.items(cuts, predictions, targets, vocabulary, context, setting)
 
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
         """Return a prediction as text."""
-        raise NotImplementedError
+        return self.scorer.describe(prediction, vocabulary, setting)
 
-    def problem(
-        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
-    ) -> str | None:
-        """Say why a cut cannot be used, in a short phrase to count by; None where it can.
+    # corpora
 
-        Args:
-            cut: To train on, to choose on or to test on.
-            vocabulary: Of the training split; None while that is not known yet.
-            frames: T, as the encoder counts them.
-            training: Whether it is to be trained on, which asks for more: a CTC target must fit
-                into the frames.
-        """
-        if frames < 1:
-            return NO_FRAME
-        return None if self.labelled(cut) else NO_LABEL
+    def folds(self, corpus: Corpus) -> list[tuple[str, str, str]]:
+        """Return the train, dev and test splits of every round: one, or one for each fold."""
+        return self.needs.folds(self.name, corpus)
 
-    def labelled(self, cut: Cut) -> bool:
-        """Return whether a cut has this task's label."""
-        return label_of(cut, self.label) is not None
+    def split_off_dev(
+        self, train: Split, dev: Split, names: tuple[str, str, str]
+    ) -> tuple[Split, Split]:
+        """Return training and dev cuts, where the corpus has no dev split of its own."""
+        return self.needs.split_off_dev(train, dev, names)
 
-    def outliers(self, cuts: Sequence[Cut]) -> dict[str, str]:
-        """Return why some labelled cuts do not go with the rest of their training split, by id."""
-        return {}
+    def expand(self, cuts: Split) -> Split:
+        """Return the training cuts as they are trained on, such as in chunks."""
+        return self.needs.expand(cuts)
 
-    def supported_by(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> bool:
-        """Return whether every split that the task needs has its labels, but for a few items."""
-        return not self.lacks(corpus, limit)
+    def croppable(self, cut: Cut) -> bool:
+        """Return whether crops stand for a cut where the protocol takes some."""
+        return self.needs.croppable(cut)
 
     def lacks(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
         """Say what a corpus lacks for this task; empty where it lacks nothing.
@@ -261,18 +351,11 @@ class Task(ABC):
             corpus: What is asked about.
             limit: Share of a split that may do without.
         """
-        for split in dict.fromkeys(name for names in self.folds(corpus) for name in names):
-            known = corpus.statistics.get(split, {"utterances": 0})
-            count = known["utterances"]
-            if count == 0:
-                return f"its split {split} is missing or empty"
-            labelled = known["labels"].get(self.label, 0)
-            if labelled == 0 or count - labelled > limit * count:
-                return (
-                    f"every utterance needs label {self.label!r}, in its split {split} "
-                    f"{labelled} of {count} have it"
-                )
-        return ""
+        return self.needs.lacks(self.name, self.label, corpus, limit)
+
+    def supported_by(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> bool:
+        """Return whether every split that the task needs has its labels, but for a few items."""
+        return not self.lacks(corpus, limit)
 
     def require(
         self, corpus: Corpus, supported: Sequence[str], limit: float = MAX_LEFT_OUT
@@ -282,9 +365,17 @@ class Task(ABC):
         Raises:
             DataError: Names what is missing and which tasks the corpus does support.
         """
-        if not (lacking := self.lacks(corpus, limit)):
-            return
-        raise DataError(
-            f"corpus {corpus.name} cannot be used for task {self.name}: {lacking}",
-            hint=f"tasks that this corpus supports: {', '.join(supported) or 'none'}",
-        )
+        if lacking := self.lacks(corpus, limit):
+            raise DataError(
+                f"corpus {corpus.name} cannot be used for task {self.name}: {lacking}",
+                hint=f"tasks that this corpus supports: {', '.join(supported) or 'none'}",
+            )
+
+
+def file_name(task: str) -> str:
+    """Return a task's key as a part of file names; other characters give it a digest."""
+    plain = task.replace(":", "-", 1)
+    if re.fullmatch(r"[A-Za-z0-9_-]+", plain):
+        return plain
+    digest = hashlib.sha256(task.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '-', plain).strip('-')}-{digest}"

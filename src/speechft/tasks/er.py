@@ -1,5 +1,5 @@
 """Emotion recognition (SUPERB ER)."""
 
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
-EMOTION_RECOGNITION = LabelClassification("er", "emotion recognition", label="emotion")
+ER = classification("er", "emotion recognition", label="emotion")

@@ -4,37 +4,32 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import torch
-from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.base import UNSEEN, Item, Level, Task
-from speechft.tasks.heads import UtteranceHead
-from speechft.tasks.losses import slot_losses
+from speechft.tasks.base import Task
+from speechft.tasks.label import ACCURACY
+from speechft.tasks.measures import Item
+from speechft.tasks.parts import UNSEEN, Labels, Level, Model, UtteranceScorer
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
-
+    from torch import Tensor, nn
 
 _ODD = "another number of slots"
 
 
-class IntentClassification(Task):
-    """Slots written as ``action/object/location``; the loss is the sum of their cross entropies.
+@dataclass(frozen=True)
+class IntentLabels(Labels):
+    """Slots written as ``action/object/location``; symbols are ``slot number:value``.
 
-    One linear layer gives the classes of all slots side by side. Symbols of the vocabulary are
-    ``slot number:value``.
+    Targets are (slots,) int64.
     """
 
-    name = "ic"
-    title = "intent classification"
-    label = "intent"
-    level: ClassVar[Level] = "utterance"
-    metric: ClassVar[str] = "accuracy"
-    higher_is_better: ClassVar[bool] = True
+    task: str = "ic"
+    kind: str = "intent"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect the values of every slot.
@@ -50,12 +45,10 @@ class IntentClassification(Task):
         return Vocabulary.from_symbols(symbol for values in slots for symbol in values)
 
     def problem(
-        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool
     ) -> str | None:
         """Say whether the slots of a cut cannot be read, or are not those of training."""
-        if reason := super().problem(cut, vocabulary, frames, training=training):
-            return reason
-        if "" in str(label_of(cut, self.label)).split("/"):
+        if "" in str(label_of(cut, self.kind)).split("/"):
             return "slot without a value"
         if vocabulary is None:
             return None
@@ -70,12 +63,10 @@ class IntentClassification(Task):
         [(usual, _)] = Counter(counts.values()).most_common(1) or [(0, 0)]
         return {name: _ODD for name, count in counts.items() if count != usual}
 
-    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
-        """Build mean pooling and a linear layer."""
-        return UtteranceHead(dim, len(vocabulary), hidden)
-
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
         """Return (slots,) symbols of the vocabulary."""
+        import torch
+
         slots, expected = self._slots(cut), len(slot_ranges(vocabulary))
         if len(slots) != expected:
             raise DataError(
@@ -83,34 +74,8 @@ class IntentClassification(Task):
             )
         return torch.tensor(vocabulary.encode(slots, f"cut {cut.id}"))
 
-    def losses(
-        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
-    ) -> Tensor:
-        """Return summed cross entropies, (B,)."""
-        ranges = slot_ranges(vocabulary)
-        firsts = torch.tensor([first for first, _ in ranges], device=logits.device)
-        sizes = [last - first for first, last in ranges]
-        ordered = torch.cat([logits[:, first:last] for first, last in ranges], dim=1)
-        return slot_losses(ordered, torch.stack(list(targets)) - firsts, sizes)
-
-    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
-        """Return the most likely value of every slot, as symbols of the vocabulary."""
-        columns = [
-            logits[:, first:last].argmax(-1) + first for first, last in slot_ranges(vocabulary)
-        ]
-        return torch.stack(columns, dim=1).tolist()
-
-    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
-        """Return the values of the slots, as the label writes them."""
-        return "/".join(symbol.partition(":")[2] for symbol in vocabulary.decode(prediction))
-
-    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
-        """Count a hit when all slots are right."""
-        texts = [self.describe(numbers, vocabulary) for numbers in (prediction, target.tolist())]
-        return Item(cut.id, texts[0], texts[1], float(prediction == target.tolist()), 1.0)
-
     def _slots(self, cut: Cut) -> list[str]:
-        intent = label_of(cut, self.label)
+        intent = label_of(cut, self.kind)
         if intent is None:
             raise DataError(f"cut {cut.id} has no intent, which task ic needs")
         values = intent.split("/")
@@ -122,6 +87,60 @@ class IntentClassification(Task):
         return [f"{number}:{value}" for number, value in enumerate(values)]
 
 
+@dataclass(frozen=True)
+class IntentModel(Model):
+    """One linear layer gives the classes of all slots side by side; losses are summed."""
+
+    level: ClassVar[Level] = "utterance"
+    per_frame: ClassVar[bool] = False
+
+    def head(
+        self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
+    ) -> nn.Module:
+        """Build mean pooling and a linear layer."""
+        from speechft.tasks.heads import UtteranceHead
+
+        return UtteranceHead(dim, len(vocabulary), hidden)
+
+    def losses(
+        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
+    ) -> Tensor:
+        """Return summed cross entropies, (B,)."""
+        import torch
+
+        from speechft.tasks.losses import slot_losses
+
+        ranges = slot_ranges(vocabulary)
+        firsts = torch.tensor([first for first, _ in ranges], device=logits.device)
+        sizes = [last - first for first, last in ranges]
+        ordered = torch.cat([logits[:, first:last] for first, last in ranges], dim=1)
+        return slot_losses(ordered, torch.stack(list(targets)) - firsts, sizes)
+
+    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
+        """Return the most likely value of every slot, as symbols of the vocabulary."""
+        import torch
+
+        columns = [
+            logits[:, first:last].argmax(-1) + first for first, last in slot_ranges(vocabulary)
+        ]
+        return torch.stack(columns, dim=1).tolist()
+
+
+@dataclass(frozen=True)
+class IntentScorer(UtteranceScorer):
+    """A hit when all slots are right."""
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
+        """Return the values of the slots, as the label writes them."""
+        return "/".join(symbol.partition(":")[2] for symbol in vocabulary.decode(prediction))
+
+    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
+        """Count a hit when all slots are right."""
+        numbers = target.tolist()
+        texts = [self.describe(slots, vocabulary, None) for slots in (prediction, numbers)]
+        return Item(cut.id, texts[0], texts[1], float(prediction == numbers), 1.0)
+
+
 def slot_ranges(vocabulary: Vocabulary) -> list[tuple[int, int]]:
     """Return where the classes of each slot begin and end in the vocabulary."""
     numbers = [int(symbol.partition(":")[0]) for symbol in vocabulary.symbols]
@@ -129,3 +148,12 @@ def slot_ranges(vocabulary: Vocabulary) -> list[tuple[int, int]]:
         (numbers.index(slot), len(numbers) - numbers[::-1].index(slot))
         for slot in range(max(numbers) + 1)
     ]
+
+
+IC = Task(
+    "ic",
+    "intent classification",
+    labels=IntentLabels(),
+    model=IntentModel(),
+    scorer=IntentScorer((ACCURACY,)),
+)

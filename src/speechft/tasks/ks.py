@@ -1,7 +1,5 @@
 """Keyword spotting (SUPERB KS): every class is drawn equally often, only noise is cropped."""
 
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
-KEYWORD_SPOTTING = LabelClassification(
-    "ks", "keyword spotting", label="keyword", balanced=True, noise="_silence_"
-)
+KS = classification("ks", "keyword spotting", label="keyword", balanced=True, noise="_silence_")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def ctc_losses(
@@ -50,3 +51,16 @@ def slot_losses(logits: Tensor, targets: Tensor, sizes: Sequence[int]) -> Tensor
         for number, part in enumerate(parts)
     ]
     return torch.stack(losses).sum(0)
+
+
+def padded_to(targets: Sequence[Tensor], frames: int, value: float) -> Tensor:
+    """Stack targets by frame, (T', ...), as one (B, T, ...) for T frames of logits.
+
+    Args:
+        targets: B tensors of no more frames than there are logits.
+        frames: T, the padding of waveforms included.
+        value: In frames without a target.
+    """
+    padded = pad_sequence(list(targets), batch_first=True, padding_value=value)
+    rest = (0, 0) * (padded.dim() - 2)
+    return F.pad(padded, (*rest, 0, frames - padded.shape[1]), value=value)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+    Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -32,23 +34,45 @@ class Item:
     """The prediction with a language model, where one was given."""
 
 
-Statistic = Callable[[Sequence[Item], Floats], Floats]
+Statistic = Callable[[Sequence[Item], "Floats"], "Floats"]
 """From n items and (R, n) weights to R figures."""
+Details = Callable[[Sequence[Item]], dict[str, float]]
+"""From items to further figures of a row, such as the rate of insertions."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure that a task reports."""
+    """A figure that a task reports, and all that a table has to know about it."""
 
     name: str
-    """As the field calls it, such as ``per``."""
+    """In result rows, such as ``per``."""
     higher_is_better: bool
     statistic: Statistic
     percent: bool = True
     """Whether the field gives it in percent; term-weighted values run from 0 to 1."""
+    written: str = ""
+    """As the field writes it, such as ``PER``; empty for the name with spaces."""
+    decimals: int = 1
+    """In tables; comparisons give one more."""
+    whole_groups: bool = False
+    """Whether it is defined over whole groups of items, such as queries, and so resampled."""
+    reported: bool = True
+    """Whether it has a row of its own in the results."""
+    searched: bool = False
+    """Whether it is about predictions with a language model."""
+    details: Details | None = None
+    """What a row says beside the figure."""
+
+    @property
+    def heading(self) -> str:
+        """Return how the field writes it, with its unit."""
+        written = self.written or self.name.replace("_", " ")
+        return f"{written} %" if self.percent else written
 
     def value(self, items: Sequence[Item]) -> float:
         """Return the figure of items, NaN without any; in percent where the field does so."""
+        import numpy as np
+
         if not items:
             return float("nan")
         return float(self.statistic(items, np.ones((1, len(items))))[0])
@@ -56,18 +80,21 @@ class Measure:
 
 def ratio(items: Sequence[Item], weights: Floats) -> Floats:
     """Return sum of amounts / sum of totals in percent; the mean of the folds if there are some."""
-    amounts = np.array([item.amount for item in items])
-    totals = np.array([item.total for item in items])
-    return _by_fold(items, weights, amounts, totals)
+    return _over_folds(items, weights, [item.amount for item in items], _totals(items), 100.0)
+
+
+def mean(items: Sequence[Item], weights: Floats) -> Floats:
+    """Return sum of amounts / sum of totals as it is; the mean of the folds if there are some."""
+    return _over_folds(items, weights, [item.amount for item in items], _totals(items), 1.0)
 
 
 def ratio_of(amount: str, total: str | None = None) -> Statistic:
     """Return a statistic like `ratio` of further counts; None takes the items' own totals."""
 
     def statistic(items: Sequence[Item], weights: Floats) -> Floats:
-        amounts = np.array([item.counts[amount] for item in items])
-        totals = np.array([item.counts[total] if total else item.total for item in items])
-        return _by_fold(items, weights, amounts, totals)
+        amounts = [item.counts[amount] for item in items]
+        totals = [item.counts[total] for item in items] if total else _totals(items)
+        return _over_folds(items, weights, amounts, totals, 100.0)
 
     return statistic
 
@@ -77,6 +104,8 @@ def weighted_eer(items: Sequence[Item], weights: Floats) -> Floats:
 
     NaN where one kind of trial is missing or a score is not finite.
     """
+    import numpy as np
+
     scores = np.array([item.amount for item in items])
     if not np.isfinite(scores).all():
         return np.full(len(weights), np.nan)
@@ -105,6 +134,8 @@ def weighted_mtwv(items: Sequence[Item], weights: Floats) -> Floats:
 
     NaN where a score is not finite.
     """
+    import numpy as np
+
     scores = np.array([item.amount for item in items])
     if not np.isfinite(scores).all():
         return np.full(len(weights), np.nan)
@@ -131,20 +162,74 @@ def weighted_mtwv(items: Sequence[Item], weights: Floats) -> Floats:
     return result
 
 
-def figure(items: Sequence[Item]) -> float:
-    """Return the ratio of sums over items, in percent."""
-    total = sum(item.total for item in items)
-    return 100.0 * sum(item.amount for item in items) / total if total else float("nan")
+def unweighted_recall(items: Sequence[Item], weights: Floats) -> Floats:
+    """Return the mean over classes of their recall in percent (UAR), the mean of the folds.
+
+    Classes are those that occur in the references, of a resample those of its references.
+    """
+    return _over_classes(items, weights, lambda hits, actual, guessed: hits / actual)
 
 
-def _by_fold(items: Sequence[Item], weights: Floats, amounts: Floats, totals: Floats) -> Floats:
-    folds = np.array([item.fold for item in items])
+def macro_f1(items: Sequence[Item], weights: Floats) -> Floats:
+    """Return the mean over classes of their F1 in percent; classes as in `unweighted_recall`."""
+    return _over_classes(
+        items, weights, lambda hits, actual, guessed: 2 * hits / (actual + guessed)
+    )
+
+
+def _totals(items: Sequence[Item]) -> list[float]:
+    return [item.total for item in items]
+
+
+def _over_folds(
+    items: Sequence[Item],
+    weights: Floats,
+    amounts: Sequence[float],
+    totals: Sequence[float],
+    scale: float,
+) -> Floats:
+    """Return scale x weighted amounts / weighted totals, (R,), the mean of the folds."""
+    import numpy as np
+
+    above, below = np.array(amounts), np.array(totals)
     parts = []
-    for fold in np.unique(folds):
-        mine = folds == fold
+    for mine in _folds(items):
         with np.errstate(invalid="ignore", divide="ignore"):
             parts.append(
-                100.0 * (weights[:, mine] @ amounts[mine]) / (weights[:, mine] @ totals[mine])
+                scale * (weights[:, mine] @ above[mine]) / (weights[:, mine] @ below[mine])
             )
     result: Floats = np.mean(parts, axis=0)
     return result
+
+
+def _over_classes(
+    items: Sequence[Item], weights: Floats, figure: Callable[[Floats, Floats, Floats], Floats]
+) -> Floats:
+    """Return the mean over classes in percent, (R,), of a figure of their counts."""
+    import numpy as np
+
+    names = sorted({item.reference for item in items})
+    number = {name: place for place, name in enumerate(names)}
+    truth = np.array([number[item.reference] for item in items])
+    guess = np.array([number.get(item.prediction, len(names)) for item in items])
+    size = len(names) + 1  # the last one: predictions of classes that no reference has
+    parts = []
+    for mine in _folds(items):
+        t, g, rows = truth[mine], guess[mine], weights[:, mine]
+        hits, actual, guessed = (
+            np.stack([np.bincount(which, row, size) for row in counted]).astype(np.float64)
+            for which, counted in ((t, rows * (t == g)), (t, rows), (g, rows))
+        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            values = np.where(actual > 0, figure(hits, actual, guessed), 0.0)
+            parts.append(100.0 * values.sum(1) / (actual > 0).sum(1))
+    result: Floats = np.mean(parts, axis=0)
+    return result
+
+
+def _folds(items: Sequence[Item]) -> list[npt.NDArray[np.bool_]]:
+    """Return which items belong to each fold."""
+    import numpy as np
+
+    folds = np.array([item.fold for item in items])
+    return [folds == fold for fold in np.unique(folds)]

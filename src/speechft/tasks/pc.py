@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
 from speechft.errors import DataError
-from speechft.tasks.base import Item, Level, Task
-from speechft.tasks.heads import FrameHead
+from speechft.tasks.base import Task
+from speechft.tasks.measures import Item, Measure, ratio
+from speechft.tasks.parts import Labels, Level, Model, UtteranceScorer
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from torch import Tensor, nn
 
+FRAME_ACCURACY = Measure("frame_accuracy", True, ratio)
 _HOP, _CENTRE = 0.02, 0.0125
 """Seconds between frames, and from the start of a frame to its middle."""
 _NOTHING = -100
 
 
-class PhoneClassification(Task):
-    """The phone at the middle of each 25 ms frame; frames outside the alignment do not count."""
+@dataclass(frozen=True)
+class AlignmentLabels(Labels):
+    """The phone at the middle of each 25 ms frame; targets are (T,) int64, -100 where none is."""
 
-    name = "pc"
-    title = "phone classification of frames"
-    label = "alignment"
-    level: ClassVar[Level] = "frame"
-    metric: ClassVar[str] = "frame_accuracy"
-    higher_is_better: ClassVar[bool] = True
+    task: str = "pc"
+    kind: str = "alignment"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect all phones, silence included."""
@@ -45,23 +42,19 @@ class PhoneClassification(Task):
         return any(end > 0 or math.isnan(end) for _, _, end in phones_of(cut))
 
     def problem(
-        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool
     ) -> str | None:
         """Say whether a cut's alignment cannot be read, or is about none of its frames."""
-        if reason := super().problem(cut, vocabulary, frames, training=training):
-            return reason
         times = [(start, end) for _, start, end in phones_of(cut)]
         if not all(math.isfinite(start) and start <= end < math.inf for start, end in times):
             return "alignment that cannot be read"
         spans = [(_frame_from(start), min(_frame_from(end), frames)) for start, end in times]
         return None if any(first < last for first, last in spans) else "alignment without a frame"
 
-    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
-        """Build a linear layer for every frame."""
-        return FrameHead(dim, len(vocabulary), hidden)
-
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
         """Return (T,) phones, -100 where there is none."""
+        import torch
+
         phones = phones_of(cut)
         numbers = vocabulary.encode((phone for phone, _, _ in phones), f"cut {cut.id}")
         target = torch.full((frames,), _NOTHING)
@@ -69,12 +62,30 @@ class PhoneClassification(Task):
             target[_frame_from(start) : _frame_from(end)] = number
         return target
 
+
+@dataclass(frozen=True)
+class FrameModel(Model):
+    """A linear layer and cross entropy for every frame."""
+
+    level: ClassVar[Level] = "frame"
+
+    def head(
+        self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
+    ) -> nn.Module:
+        """Build a linear layer for every frame."""
+        from speechft.tasks.heads import FrameHead
+
+        return FrameHead(dim, len(vocabulary), hidden)
+
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
         """Return mean cross entropies over labelled frames, (B,)."""
-        padded = nn.utils.rnn.pad_sequence(list(targets), batch_first=True, padding_value=_NOTHING)
-        padded = F.pad(padded, (0, logits.shape[1] - padded.shape[1]), value=_NOTHING)
+        import torch.nn.functional as F
+
+        from speechft.tasks.losses import padded_to
+
+        padded = padded_to(targets, logits.shape[1], _NOTHING)
         losses = F.cross_entropy(logits.float().transpose(1, 2), padded, reduction="none")
         return losses.sum(1) / (padded != _NOTHING).sum(1).clamp(min=1)
 
@@ -83,7 +94,12 @@ class PhoneClassification(Task):
         best = logits.argmax(-1).cpu()
         return [row[:length] for row, length in zip(best, lengths.tolist(), strict=True)]
 
-    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+
+@dataclass(frozen=True)
+class FrameScorer(UtteranceScorer):
+    """Counts right frames among those labelled."""
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the phone of every frame."""
         return " ".join(vocabulary.decode(prediction.tolist()))
 
@@ -96,6 +112,15 @@ class PhoneClassification(Task):
             " ".join(vocabulary.decode(row[labelled].tolist())) for row in (prediction, target)
         ]
         return Item(cut.id, texts[0], texts[1], hits, float(labelled.sum()))
+
+
+PC = Task(
+    "pc",
+    "phone classification of frames",
+    labels=AlignmentLabels(),
+    model=FrameModel(),
+    scorer=FrameScorer((FRAME_ACCURACY,)),
+)
 
 
 def _frame_from(seconds: float) -> int:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from speechft.data.labels import phones_of
-from speechft.tasks.ctc import CtcTask
+from speechft.tasks.base import Task
+from speechft.tasks.ctc import EditScorer, LinearCtcModel, SymbolLabels, edit_rates
+from speechft.tasks.measures import Measure, ratio
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+PER = Measure("per", False, ratio, written="PER", details=edit_rates)
 _SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
 
 
-class PhoneRecognition(CtcTask):
-    """Phone recognition (SUPERB PR); silences are left out."""
+@dataclass(frozen=True)
+class PhoneLabels(SymbolLabels):
+    """Phones; silences are left out."""
 
-    name = "pr"
-    title = "phone recognition"
-    label = "phones"
-    metric: ClassVar[str] = "per"
+    task: str = "pr"
+    kind: str = "phones"
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the phones without silence."""
@@ -33,3 +36,12 @@ class PhoneRecognition(CtcTask):
     def units(self, symbols: Sequence[str]) -> list[str]:
         """Return the phones."""
         return list(symbols)
+
+
+PR = Task(
+    "pr",
+    "phone recognition",
+    labels=PhoneLabels(),
+    model=LinearCtcModel(),
+    scorer=EditScorer((PER,), labels=PhoneLabels()),
+)

@@ -3,61 +3,108 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from torch import Tensor, nn
-
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
-from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.tasks.base import NO_AUDIO, OF_LEFT_OUT, Level, Split, Task
-from speechft.tasks.detection import match_all, query_scores, standardize
+from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, weighted_mtwv
+from speechft.tasks.parts import (
+    NO_AUDIO,
+    OF_LEFT_OUT,
+    Labels,
+    Needs,
+    Predictions,
+    Scorer,
+    Search,
+    Split,
+)
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from torch import Tensor
 
+    from speechft.data.manifest import Corpus
     from speechft.tasks.left_out import LeftOut
 
+MTWV = Measure(
+    "mtwv", True, weighted_mtwv, percent=False, written="MTWV", decimals=3, whole_groups=True
+)
 
-class QueryByExample(Task):
-    """Subsequence DTW of every query in every document, with the features of one layer.
 
-    The corpus names its splits (documents, dev queries, test queries) as those of the task, and in
-    ``info["qbe"]`` a file of tab-separated lines: query id, document id, 1 or 0. The layer with
-    the highest maximum term-weighted value on dev is taken.
-    """
+@dataclass(frozen=True)
+class PairLabels(Labels):
+    """Pairs of recordings have the labels; utterances have none, and targets are empty."""
 
-    name = "qbe"
-    title = "spoken query detection"
-    label = "qbe"
-    level: ClassVar[Level] = "frame"
-    metric: ClassVar[str] = "mtwv"
-    lists: ClassVar[tuple[str, ...]] = ("qbe",)
-    higher_is_better: ClassVar[bool] = True
-    trained: ClassVar[bool] = False
+    task: str = "qbe"
+    kind: str = "qbe"
 
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """Return the maximum term-weighted value."""
-        return (Measure("mtwv", True, weighted_mtwv, percent=False),)
-
-    def lacks(self, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
-        """Say whether the corpus names no pairs, or lacks a split."""
-        if "qbe" not in corpus.info:
-            return "its corpus.json names no file of query pairs as info.qbe"
-        for split in corpus.task_splits(self.name):
-            if not corpus.statistics.get(split, {}).get("utterances", 0):
-                return f"its split {split} is missing or empty"
-        return ""
+    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
+        """Return an empty vocabulary."""
+        return Vocabulary(())
 
     def labelled(self, cut: Cut) -> bool:
-        """Return True: pairs of recordings have the labels."""
+        """Return True."""
         return True
 
+    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
+        """Return an empty target."""
+        import torch
+
+        return torch.zeros(0)
+
+
+@dataclass(frozen=True)
+class WarpingSearch(Search):
+    """Subsequence DTW of queries in documents; scores are standardised over each query."""
+
+    def scores(
+        self,
+        queries: Mapping[str, Any],
+        documents: Mapping[str, Any],
+        pairs: Mapping[str, Iterable[str]],
+    ) -> dict[str, dict[str, float]]:
+        """Return the score of every pair; features are standardised over all recordings first."""
+        import numpy as np
+
+        from speechft.tasks.detection import match_all, query_scores, standardize
+
+        mean, std = standardize([*queries.values(), *documents.values()])
+        scale = np.where(std > 0, std, 1.0)
+
+        def normal(features: Any) -> Any:
+            return ((np.asarray(features, dtype=np.float64) - mean) / scale).astype(np.float32)
+
+        normalized = {name: normal(features) for name, features in documents.items()}
+        found: dict[str, dict[str, float]] = {}
+        for query, features in queries.items():
+            names = list(pairs[query])
+            absent = next((name for name in names if name not in normalized), None)
+            if absent is not None:
+                raise DataError(f"query {query!r} is paired with {absent!r}, which has no audio")
+            matched = match_all(normal(features), [normalized[name] for name in names])
+            found[query] = dict(zip(names, matched.tolist(), strict=True))
+        frames = {name: len(features) for name, features in queries.items()}
+        return query_scores(found, frames)
+
+
+@dataclass(frozen=True)
+class PairScorer(Scorer):
+    """The score of every pair; its predictions are scores by document, one a query.
+
+    ``corpus.info["qbe"]`` names a file of tab-separated lines: query id, document id, 1 or 0.
+    """
+
+    lists: ClassVar[tuple[str, ...]] = ("qbe",)
+
     def context(
-        self, corpus: Corpus, split: str, cuts: Split, left_out: LeftOut | None = None
+        self,
+        corpus: Corpus,
+        names: tuple[str, str, str],
+        split: str,
+        cuts: Split,
+        left_out: LeftOut | None,
     ) -> dict[str, dict[str, bool]]:
         """Return, by query of the split and document, whether the one occurs in the other.
 
@@ -76,7 +123,7 @@ class QueryByExample(Task):
         if left_out is not None:
             for name in missing:
                 left_out.add(split, name, "query without a pair")
-            self._drop(corpus, split, pairs, left_out)
+            self._drop(corpus, names[0], split, pairs, left_out)
         if not any(len(set(found.values())) == 2 for found in pairs.values()):
             raise DataError(
                 f"no query of split {split} occurs in some documents and not in others, by {path}; "
@@ -99,10 +146,14 @@ class QueryByExample(Task):
         return pairs
 
     def _drop(
-        self, corpus: Corpus, split: str, pairs: dict[str, dict[str, bool]], left_out: LeftOut
+        self,
+        corpus: Corpus,
+        place: str,
+        split: str,
+        pairs: dict[str, dict[str, bool]],
+        left_out: LeftOut,
     ) -> None:
         """Leave out the pairs of documents that are left out, or that have no audio."""
-        place = corpus.task_splits(self.name)[0]
         bad, known = left_out.of(place), {cut.id for cut in corpus.split(place)}
         absent = [(q, d) for q, found in pairs.items() for d in found if d not in known]
         if not left_out.allows(len(absent), sum(map(len, pairs.values()))):
@@ -116,73 +167,55 @@ class QueryByExample(Task):
         for query in [query for query, found in pairs.items() if not found]:
             del pairs[query]
 
-    def detect(
+    def items(
         self,
-        queries: Mapping[str, Any],
-        documents: Mapping[str, Any],
-        truth: Mapping[str, Mapping[str, bool]],
+        cuts: Split,
+        predictions: Predictions,
+        targets: Sequence[Tensor],
+        vocabulary: Vocabulary,
+        context: Any,
+        setting: Any,
     ) -> list[Item]:
-        """Return one item a pair: its standardised score, and 1 where the query occurs.
-
-        Args:
-            queries: (Q, D) features of one layer by id.
-            documents: (T, D) features by id.
-            truth: From `context`.
-
-        Raises:
-            DataError: A pair names a document without audio.
-        """
-        mean, std = standardize([*queries.values(), *documents.values()])
-        scale = np.where(std > 0, std, 1.0)
-
-        def normal(features: Any) -> Any:
-            return ((np.asarray(features, dtype=np.float64) - mean) / scale).astype(np.float32)
-
-        normalized = {name: normal(features) for name, features in documents.items()}
-        scores: dict[str, dict[str, float]] = {}
-        for query, features in queries.items():
-            names = list(truth[query])
-            absent = next((name for name in names if name not in normalized), None)
-            if absent is not None:
-                raise DataError(f"query {query!r} is paired with {absent!r}, which has no audio")
-            found = match_all(normal(features), [normalized[name] for name in names])
-            scores[query] = dict(zip(names, found.tolist(), strict=True))
-        frames = {name: len(features) for name, features in queries.items()}
+        """Return one item a pair: its standardised score, and 1 where the query occurs."""
         return [
             Item(
-                f"{query}|{document}",
+                f"{query.id}|{document}",
                 f"{score:.4f}",
-                str(int(truth[query][document])),
+                str(int(context[query.id][document])),
                 score,
-                float(truth[query][document]),
-                group=query,
+                float(context[query.id][document]),
+                group=query.id,
             )
-            for query, by_document in query_scores(scores, frames).items()
+            for query, by_document in zip(cuts, predictions, strict=True)
             for document, score in by_document.items()
         ]
 
-    def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
-        """Return an empty vocabulary: nothing is trained."""
-        return Vocabulary(())
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
+        """Return the document that is most alike."""
+        return str(max(prediction, key=prediction.__getitem__))
 
-    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
-        """Return nothing to train."""
-        return nn.Identity()
 
-    def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
-        """Refuse: pairs of recordings have the labels."""
-        raise NotImplementedError("query detection labels pairs, not utterances")
+@dataclass(frozen=True, kw_only=True)
+class PairNeeds(Needs):
+    """A file of pairs, and three splits: documents, dev queries, test queries."""
 
-    def losses(
-        self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
-    ) -> Tensor:
-        """Refuse: nothing is trained."""
-        raise NotImplementedError("query detection trains nothing")
+    def lacks(self, task: str, kind: str, corpus: Corpus, limit: float = MAX_LEFT_OUT) -> str:
+        """Say whether the corpus names no pairs, or lacks a split."""
+        if "qbe" not in corpus.info:
+            return "its corpus.json names no file of query pairs as info.qbe"
+        for split in corpus.task_splits(task):
+            if not corpus.statistics.get(split, {}).get("utterances", 0):
+                return f"its split {split} is missing or empty"
+        return ""
 
-    def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
-        """Refuse: see `detect`."""
-        raise NotImplementedError("query detection scores pairs, see detect")
 
-    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
-        """Refuse: see `detect`."""
-        raise NotImplementedError("query detection scores pairs, see detect")
+QBE = Task(
+    "qbe",
+    "spoken query detection",
+    labels=PairLabels(),
+    search=WarpingSearch(),
+    scorer=PairScorer((MTWV,)),
+    needs=PairNeeds(),
+    no_finetuning="it trains no head",
+    no_files="it has no probe",
+)

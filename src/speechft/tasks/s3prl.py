@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from speechft.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _UTTERANCE = {"projector": "projector", "model.post_net.linear": "linear"}
 _RECURRENT = {

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.base import Level, Predictions, Split, Task
-from speechft.tasks.measures import Item
-from speechft.tasks.metrics.diarization import Turn, diarization_errors
-from speechft.tasks.recurrent import DiarizationHead
-from speechft.tasks.turns import pit_losses, turn_labels, turns_of
+from speechft.tasks.base import Task
+from speechft.tasks.measures import Item, Measure, ratio
+from speechft.tasks.parts import Labels, Level, Model, Needs, Predictions, Scorer, Split
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from torch import Tensor, nn
+
+    from speechft.tasks.metrics.diarization import Turn
 
 _CHUNK_SECONDS = 40.0
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
@@ -30,20 +28,26 @@ Setting = tuple[float, int]
 """(threshold, frames of the median filter)."""
 
 
-class SpeakerDiarization(Task):
-    """Diarisation error rate without a collar, overlapped speech included.
+def error_parts(items: Sequence[Item]) -> dict[str, float]:
+    """Return missed, false and confused speaker time in percent of that of the reference."""
+    if not items:
+        return {}
+    total = sum(item.total for item in items)
+    return {
+        name: round(100 * sum(item.counts[name] for item in items) / total, 2)
+        for name in ("missed", "false_alarm", "confusion")
+    }
 
-    The label ``turns`` holds a JSON list of [speaker, start, end] in seconds. Training recordings
-    are cut into chunks of 40 s. Threshold and median filter are chosen on dev from SUPERB's ten
-    combinations (s3prl chooses them on test).
-    """
 
-    name = "sd"
-    title = "speaker diarisation"
-    label = "turns"
-    level: ClassVar[Level] = "frame"
-    metric: ClassVar[str] = "der"
-    higher_is_better: ClassVar[bool] = False
+DER = Measure("der", False, ratio, written="DER", details=error_parts)
+
+
+@dataclass(frozen=True)
+class TurnLabels(Labels):
+    """A JSON list of [speaker, start, end] in seconds; targets are (T, K) 0/1 of K speakers."""
+
+    task: str = "sd"
+    kind: str = "turns"
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Return as many numbered speakers as a recording has at most."""
@@ -57,11 +61,9 @@ class SpeakerDiarization(Task):
         return Vocabulary(tuple(f"speaker-{number}" for number in range(count)))
 
     def problem(
-        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool
     ) -> str | None:
         """Say whether the turns of a cut cannot be read, or are those of too many speakers."""
-        if reason := super().problem(cut, vocabulary, frames, training=training):
-            return reason
         try:
             speakers = {turn[0] for turn in turns_of_cut(cut)}
         except DataError:
@@ -72,18 +74,12 @@ class SpeakerDiarization(Task):
             return "more speakers than in training"
         return None
 
-    def head(self, dim: int, vocabulary: Vocabulary, hidden: int | None) -> nn.Module:
-        """Build a one-way LSTM with ``hidden`` units (SUPERB: 512)."""
-        return DiarizationHead(dim, len(vocabulary), hidden or 512)
-
-    def probe_head(
-        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
-    ) -> nn.Module:
-        """Build a one-way LSTM; ``units`` holds its size."""
-        return DiarizationHead(dim, len(vocabulary), units[0] if units else hidden or 512)
-
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
         """Return (T, K) 0/1 labels."""
+        import torch
+
+        from speechft.tasks.turns import turn_labels
+
         turns = turns_of_cut(cut)
         names = sorted({turn[0] for turn in turns})
         if len(names) > len(vocabulary):
@@ -94,13 +90,33 @@ class SpeakerDiarization(Task):
         labels[:, : len(names)] = torch.from_numpy(turn_labels(turns, 0, frames))
         return labels
 
+
+@dataclass(frozen=True)
+class TurnModel(Model):
+    """A one-way LSTM, the loss of the best permutation, probabilities of speakers by frame."""
+
+    level: ClassVar[Level] = "frame"
+
+    def head(
+        self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
+    ) -> nn.Module:
+        """Build a one-way LSTM; its size is in ``units``, else ``hidden`` (SUPERB: 512)."""
+        from speechft.tasks.recurrent import DiarizationHead
+
+        return DiarizationHead(dim, len(vocabulary), units[0] if units else hidden or 512)
+
     def losses(
         self, logits: Tensor, lengths: Tensor, targets: Sequence[Tensor], vocabulary: Vocabulary
     ) -> Tensor:
-        """Return losses whose mean is the batch's best permutations over its valid frames, (B,)."""
-        labels = nn.utils.rnn.pad_sequence(list(targets), batch_first=True)
-        labels = F.pad(labels, (0, 0, 0, logits.shape[1] - labels.shape[1]))
-        best = pit_losses(logits, labels, lengths)[0].min(1).values
+        """Return losses whose mean is the batch's best permutations over its valid frames, (B,).
+
+        Logits may have more frames than the longest target, where waveforms are padded.
+        """
+        from speechft.tasks.losses import padded_to
+        from speechft.tasks.turns import pit_losses
+
+        labels = padded_to(targets, logits.shape[1], 0.0)
+        best = pit_losses(logits, labels, lengths).min(1).values
         return best * len(best) / lengths.sum()
 
     def predict(self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary) -> list[Any]:
@@ -108,30 +124,21 @@ class SpeakerDiarization(Task):
         probabilities = logits.float().sigmoid().cpu()
         return [row[:n].numpy() for row, n in zip(probabilities, lengths.tolist(), strict=True)]
 
-    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
-        """Return the turns as JSON."""
-        turns = _decided(prediction, setting or _USUAL)
-        return json.dumps([[n, round(a, 2), round(b, 2)] for n, a, b in turns])
 
-    def expand(self, cuts: Split) -> Split:
-        """Cut training recordings into chunks; a rest shorter than a second is left out."""
-        chunks: Split = []
-        for cut in cuts:
-            if cut.duration <= _CHUNK_SECONDS:
-                chunks.append(cut)
-                continue
-            start = 0.0
-            while cut.duration - start >= 1.0:
-                length = min(_CHUNK_SECONDS, cut.duration - start)
-                part = cut.truncate(offset=start, duration=length)
-                chunks.append(part.with_id(f"{cut.id}@{start:g}"))
-                start += _CHUNK_SECONDS
-        return chunks
+@dataclass(frozen=True)
+class TurnScorer(Scorer):
+    """Diarisation error rate without a collar, overlapped speech included.
+
+    Threshold and median filter are chosen on dev from SUPERB's ten combinations (s3prl chooses
+    them on test).
+    """
 
     def tune(
         self, cuts: Split, predictions: Predictions, targets: Sequence[Tensor], context: Any
     ) -> Setting:
         """Return the threshold and median filter with the lowest error on dev."""
+        from speechft.tasks.metrics.diarization import diarization_errors
+
         settings = [(threshold, median) for threshold in _THRESHOLDS for median in _MEDIANS]
 
         def wrong(setting: Setting) -> float:
@@ -148,10 +155,12 @@ class SpeakerDiarization(Task):
         predictions: Predictions,
         targets: Sequence[Tensor],
         vocabulary: Vocabulary,
-        context: Any = None,
-        setting: Any = None,
+        context: Any,
+        setting: Any,
     ) -> list[Item]:
         """Return one item a recording: seconds of wrong and of all speaker time."""
+        from speechft.tasks.metrics.diarization import diarization_errors
+
         items = []
         for cut, prediction in zip(cuts, predictions, strict=True):
             turns, found = turns_of_cut(cut), _decided(prediction, setting or _USUAL)
@@ -168,9 +177,40 @@ class SpeakerDiarization(Task):
             items.append(Item(cut.id, texts[0], texts[1], errors.total, errors.speech, counts))
         return items
 
-    def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
-        """Compare the turns of one recording at the usual threshold."""
-        return self.items([cut], [prediction], [target], vocabulary)[0]
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
+        """Return the turns as JSON."""
+        turns = _decided(prediction, setting or _USUAL)
+        return json.dumps([[n, round(a, 2), round(b, 2)] for n, a, b in turns])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkNeeds(Needs):
+    """Training recordings are cut into chunks of 40 s."""
+
+    def expand(self, cuts: Split) -> Split:
+        """Cut training recordings into chunks; a rest shorter than a second is left out."""
+        chunks: Split = []
+        for cut in cuts:
+            if cut.duration <= _CHUNK_SECONDS:
+                chunks.append(cut)
+                continue
+            start = 0.0
+            while cut.duration - start >= 1.0:
+                length = min(_CHUNK_SECONDS, cut.duration - start)
+                part = cut.truncate(offset=start, duration=length)
+                chunks.append(part.with_id(f"{cut.id}@{start:g}"))
+                start += _CHUNK_SECONDS
+        return chunks
+
+
+SD = Task(
+    "sd",
+    "speaker diarisation",
+    labels=TurnLabels(),
+    model=TurnModel(),
+    scorer=TurnScorer((DER,)),
+    needs=ChunkNeeds(),
+)
 
 
 def turns_of_cut(cut: Cut) -> list[Turn]:
@@ -199,4 +239,6 @@ def turns_of_cut(cut: Cut) -> list[Turn]:
 
 
 def _decided(probabilities: Any, setting: Setting) -> list[Turn]:
+    from speechft.tasks.turns import turns_of
+
     return turns_of(probabilities, threshold=setting[0], median=setting[1])

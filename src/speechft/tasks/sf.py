@@ -3,65 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from torch import Tensor, nn
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
-from speechft.tasks.ctc import CtcTask, recurrent_head
+from speechft.tasks.base import Task
+from speechft.tasks.ctc import CtcModel, EditScorer, SymbolLabels, edit_rates
 from speechft.tasks.measures import Item, Measure, ratio, ratio_of
-from speechft.tasks.metrics.slots import slot_type_f1_of, slot_value_edits
 from speechft.tasks.text import slot_groups, tagged_text
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from torch import Tensor
+
+SLOT_TYPE_F1 = Measure("slot_type_f1", True, ratio, written="slot type F1", details=edit_rates)
+SLOT_VALUE_CER = Measure(
+    "slot_value_cer",
+    False,
+    ratio_of("value_edits", "value_length"),
+    written="slot value CER",
+    details=edit_rates,
+)
 
 
-class SlotFilling(CtcTask):
-    """Recognise words and mark their slots.
+@dataclass(frozen=True)
+class SlotLabels(SymbolLabels):
+    """Words as characters, with a tag before and after every slot.
 
     The label ``slots`` holds one slot type for each word of the text, ``O`` for none, separated by
-    spaces; ``B-`` and ``I-`` before a type are allowed. Reported are the F1 of slot types, which
-    selects, and the character error rate of slot values.
+    spaces; ``B-`` and ``I-`` before a type are allowed.
     """
 
-    name = "sf"
-    title = "slot filling"
-    label = "slots"
-    metric: ClassVar[str] = "slot_type_f1"
-    higher_is_better: ClassVar[bool] = True
-
-    @property
-    def measures(self) -> tuple[Measure, ...]:
-        """Return the F1 of slot types and the character error rate of slot values."""
-        return (
-            Measure("slot_type_f1", True, ratio),
-            Measure("slot_value_cer", False, ratio_of("value_edits", "value_length")),
-        )
+    task: str = "sf"
+    kind: str = "slots"
 
     def labelled(self, cut: Cut) -> bool:
         """Return whether a cut has both text and slots."""
         return label_of(cut, "text") is not None and super().labelled(cut)
 
     def problem(
-        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool = False
+        self, cut: Cut, vocabulary: Vocabulary | None, frames: int, *, training: bool
     ) -> str | None:
         """Say whether the slots of a cut do not go with its words, beside what CTC asks for."""
-        if self.labelled(cut):
-            words, slots = (str(label_of(cut, kind)).split() for kind in ("text", "slots"))
-            if len(words) != len(slots):
-                return "slots that do not match the words"
-            if _without_type(slots):
-                return "slot without a type"
+        words, slots = (str(label_of(cut, kind)).split() for kind in ("text", "slots"))
+        if len(words) != len(slots):
+            return "slots that do not match the words"
+        if _without_type(slots):
+            return "slot without a type"
         return super().problem(cut, vocabulary, frames, training=training)
-
-    def probe_head(
-        self, dim: int, vocabulary: Vocabulary, *, hidden: int | None, units: Sequence[int] = ()
-    ) -> nn.Module:
-        """Build stacked bidirectional LSTMs, or a linear layer where there are no units."""
-        return recurrent_head(dim, len(vocabulary), hidden, units)
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect all characters, and both tags of every slot type."""
@@ -89,14 +79,21 @@ class SlotFilling(CtcTask):
         """Return the words and tags."""
         return "".join(symbols).split()
 
-    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
+
+@dataclass(frozen=True, kw_only=True)
+class SlotScorer(EditScorer):
+    """F1 of slot types, which selects, and character error rate of slot values."""
+
+    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the tagged text."""
         return "".join(vocabulary.decode(prediction[0]))
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Compare slot types and values."""
+        from speechft.tasks.metrics.slots import slot_type_f1_of, slot_value_edits
+
         counted = super().score(cut, prediction, target, vocabulary)
-        hypothesis = self.describe(prediction, vocabulary)
+        hypothesis = self.describe(prediction, vocabulary, None)
         reference = tagged_text(*_words_and_slots(cut))
         wrong, length = slot_value_edits(reference, hypothesis)
         counts = {**counted.counts, "value_edits": float(wrong), "value_length": float(length)}
@@ -110,6 +107,15 @@ class SlotFilling(CtcTask):
             total=1.0,
             counts=counts,
         )
+
+
+SF = Task(
+    "sf",
+    "slot filling",
+    labels=SlotLabels(),
+    model=CtcModel(),
+    scorer=SlotScorer((SLOT_TYPE_F1, SLOT_VALUE_CER), labels=SlotLabels()),
+)
 
 
 def _is_tag(symbol: str) -> bool:

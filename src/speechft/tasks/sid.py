@@ -1,5 +1,5 @@
 """Speaker identification (SUPERB SID)."""
 
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
-SPEAKER_IDENTIFICATION = LabelClassification("sid", "speaker identification", label="speaker")
+SID = classification("sid", "speaker identification", label="speaker")

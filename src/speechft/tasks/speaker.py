@@ -6,12 +6,14 @@ Shapes: B batch, T frames, D dim, H hidden, C speakers.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Pooling = Literal["statistics", "mean"]
 _CONTEXTS = ((5, 1), (3, 2), (3, 3), (1, 1), (1, 1))
 """Frames and dilation of the five layers."""
 LOST_FRAMES = sum((size - 1) * dilation for size, dilation in _CONTEXTS)
@@ -61,7 +63,7 @@ class XVectorHead(nn.Module):
         hidden: int = 512,
         pooled: int = 1500,
         *,
-        pooling: Literal["statistics", "mean"] = "statistics",
+        pooling: Pooling = "statistics",
         extra_frame: bool = False,
     ) -> None:
         super().__init__()
@@ -73,22 +75,15 @@ class XVectorHead(nn.Module):
         self.pooling, self.extra_frame = pooling, extra_frame
         self.linear1 = nn.Linear(pooled * (2 if pooling == "statistics" else 1), hidden)
         self.linear2 = nn.Linear(hidden, hidden)
-        self.dim_out = hidden
 
-    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Map (B, T, D) with (B,) lengths to (B, H) vectors for the training loss.
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (B, T, D) with (B,) lengths to two (B, H).
+
+        The first are vectors for the training loss, the second embeddings of unit length.
 
         Raises:
             ValueError: An utterance has no frame left after the layers' contexts.
         """
-        return self.both(features, lengths)[0]
-
-    def embed(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """Map (B, T, D) with (B,) lengths to (B, H) embeddings of unit length."""
-        return self.both(features, lengths)[1]
-
-    def both(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `forward` and `embed` return, computed once."""
         first = F.relu(self.linear1(self.pool(features, lengths)))
         return F.relu(self.linear2(first)), F.normalize(first, dim=-1, eps=1e-12)
 
@@ -118,88 +113,105 @@ class XVectorHead(nn.Module):
         return torch.cat([mean, deviation], dim=-1)
 
 
-class SoftmaxLoss(nn.Module):
-    """Cross entropy after a linear layer.
+class SpeakerHead(nn.Module):
+    """X-vector and the directions of the training speakers.
 
     Args:
-        dim: H.
+        dim: D.
         speakers: C.
-    """
-
-    def __init__(self, dim: int, speakers: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, speakers)
-
-    def forward(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """Return the losses (B,) of (B, H) vectors of speakers (B,)."""
-        return F.cross_entropy(self.linear(vectors), labels, reduction="none")
-
-
-class AMSoftmaxLoss(nn.Module):
-    """Additive-margin softmax: cross entropy of ``scale (cos - margin at the target)``.
-
-    Source: Wang et al. 2018 (arXiv 1801.05599); SUPERB ASV: scale 30, margin 0.4.
-
-    Args:
-        dim: H.
-        speakers: C.
-        scale: s.
-        margin: m.
-    """
-
-    def __init__(
-        self, dim: int, speakers: int, *, scale: float = 30.0, margin: float = 0.4
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(dim, speakers))
-        nn.init.xavier_normal_(self.weight)
-        self.scale, self.margin = scale, margin
-
-    def forward(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """Return the losses (B,) of (B, H) vectors of speakers (B,)."""
-        cosines = F.normalize(vectors, dim=1) @ F.normalize(self.weight, dim=0)
-        margins = self.margin * F.one_hot(labels, cosines.shape[1])
-        return F.cross_entropy(self.scale * (cosines - margins), labels, reduction="none")
-
-
-class AAMSoftmaxLoss(nn.Module):
-    """Additive angular margin softmax: the target's angle grows by the margin.
-
-    Source: Deng et al. 2019 (arXiv 1801.07698), with a linear penalty where the angle would pass
-    pi, as in s3prl 0.4: scale 15, margin 0.3.
-
-    Args:
-        dim: H.
-        speakers: C.
-        scale: s.
-        margin: m, in radians.
-        easy_margin: Apply the margin to angles below pi / 2 only.
+        hidden: H.
+        pooled: Size of the last time-delay layer.
+        biased: Score speakers by a linear layer with bias rather than by cosines.
+        pooling: See `XVectorHead`.
+        extra_frame: See `XVectorHead`.
     """
 
     def __init__(
         self,
         dim: int,
         speakers: int,
+        hidden: int,
+        pooled: int,
         *,
-        scale: float = 15.0,
-        margin: float = 0.3,
-        easy_margin: bool = False,
+        biased: bool = False,
+        pooling: Pooling = "statistics",
+        extra_frame: bool = False,
     ) -> None:
         super().__init__()
-        self.class_weight = nn.Parameter(torch.empty(speakers, dim))
-        nn.init.xavier_normal_(self.class_weight)
-        self.scale, self.margin, self.easy_margin = scale, margin, easy_margin
+        self.xvector = XVectorHead(dim, hidden, pooled, pooling=pooling, extra_frame=extra_frame)
+        self.speakers = nn.Parameter(torch.empty(hidden, speakers))
+        nn.init.xavier_normal_(self.speakers)
+        self.bias = nn.Parameter(torch.zeros(speakers)) if biased else None
 
-    def forward(self, vectors: Tensor, labels: Tensor) -> Tensor:
-        """Return the losses (B,) of (B, H) vectors of speakers (B,)."""
-        cosines = F.normalize(vectors) @ F.normalize(self.class_weight).t()
-        sines = (1.0 - cosines.square()).clamp(0, 1).sqrt()
-        moved = cosines * math.cos(self.margin) - sines * math.sin(self.margin)
-        if self.easy_margin:
-            moved = torch.where(cosines > 0, moved, cosines)
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, C + H): scores of the speakers, then the embedding."""
+        vectors, embeddings = self.xvector(features, lengths)
+        if self.bias is None:
+            scores = F.normalize(vectors, dim=1) @ F.normalize(self.speakers, dim=0)
         else:
-            linear = cosines - math.sin(math.pi - self.margin) * self.margin
-            moved = torch.where(cosines > math.cos(math.pi - self.margin), moved, linear)
-        chosen = F.one_hot(labels, cosines.shape[1]).to(cosines.dtype)
-        logits = self.scale * (chosen * moved + (1.0 - chosen) * cosines)
-        return F.cross_entropy(logits, labels, reduction="none")
+            scores = vectors @ self.speakers + self.bias
+        return torch.cat([scores, embeddings], dim=1)
+
+
+def softmax(scores: Tensor, labels: Tensor, *, ignored: int = -1) -> Tensor:
+    """Return cross entropies, (B,), of (B, C) scores of speakers (B,); 0 where ignored."""
+    return F.cross_entropy(scores, labels, reduction="none", ignore_index=ignored)
+
+
+def am_softmax(
+    cosines: Tensor, labels: Tensor, *, scale: float = 30.0, margin: float = 0.4, ignored: int = -1
+) -> Tensor:
+    """Return additive-margin softmax losses, (B,): of ``scale (cos - margin at the target)``.
+
+    Source: Wang et al. 2018 (arXiv 1801.05599); SUPERB ASV: scale 30, margin 0.4.
+
+    Args:
+        cosines: (B, C) to the directions of speakers.
+        labels: (B,) speakers.
+        scale: s.
+        margin: m.
+        ignored: Label whose loss is 0.
+    """
+    margins = margin * F.one_hot(labels.clamp(min=0), cosines.shape[1])
+    return softmax(scale * (cosines - margins), labels, ignored=ignored)
+
+
+def aam_softmax(
+    cosines: Tensor,
+    labels: Tensor,
+    *,
+    scale: float = 15.0,
+    margin: float = 0.3,
+    easy_margin: bool = False,
+    ignored: int = -1,
+) -> Tensor:
+    """Return additive angular margin softmax losses, (B,): the target's angle grows by the margin.
+
+    Source: Deng et al. 2019 (arXiv 1801.07698), with a linear penalty where the angle would pass
+    pi, as in s3prl 0.4: scale 15, margin 0.3.
+
+    Args:
+        cosines: (B, C) to the directions of speakers.
+        labels: (B,) speakers.
+        scale: s.
+        margin: m, in radians.
+        easy_margin: Apply the margin to angles below pi / 2 only.
+        ignored: Label whose loss is 0.
+    """
+    sines = (1.0 - cosines.square()).clamp(0, 1).sqrt()
+    moved = cosines * math.cos(margin) - sines * math.sin(margin)
+    if easy_margin:
+        moved = torch.where(cosines > 0, moved, cosines)
+    else:
+        linear = cosines - math.sin(math.pi - margin) * margin
+        moved = torch.where(cosines > math.cos(math.pi - margin), moved, linear)
+    chosen = F.one_hot(labels.clamp(min=0), cosines.shape[1]).to(cosines.dtype)
+    return softmax(scale * (chosen * moved + (1.0 - chosen) * cosines), labels, ignored=ignored)
+
+
+SPEAKER_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "softmax": softmax,
+    "am-softmax": am_softmax,
+    "aam-softmax": aam_softmax,
+}
+"""Losses of speakers by name."""

@@ -8,12 +8,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from speechft.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BOUNDARY = "|"
 """Symbol between words."""
@@ -111,6 +111,8 @@ class WordSearch:
         Args:
             logits: (T, C) of its frames.
         """
+        import torch
+
         frames, classes = logits.shape
         emissions = torch.full((frames + 1, self._columns), _IMPOSSIBLE)
         emissions[:frames, :classes] = logits.detach().float().cpu().log_softmax(-1)

@@ -10,7 +10,7 @@ from corpora import issues, miniature, prepared, sizes, train
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_counts_ids_and_one_example(root: Path) -> None:
     }
     assert {kind: label_of(cut, kind) for kind in expected} == expected
     assert corpus.info["notes"] == ["60 of 7442 clips", "split by actor with seed 0"]
-    train(corpus, LabelClassification("er", "emotion", label="emotion"))
+    train(corpus, classification("er", "emotion", label="emotion"))
 
 
 def test_no_actor_is_on_both_sides(root: Path) -> None:

@@ -12,7 +12,7 @@ from corpora import issues, miniature, prepared, sizes, train
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
 BASE = Path("IEMOCAP_full_release")
 
@@ -52,7 +52,7 @@ def test_counts_ids_and_one_example(root: Path) -> None:
     assert label_of(cuts["Ses01F_impro01_F000"], "text") == "go on"
     assert "Ses01F_impro01_F005" not in cuts, "frustrated"
     assert "sorted ids" in corpus.info["notes"][0]
-    train(corpus, LabelClassification("er", "emotion", label="emotion"))
+    train(corpus, classification("er", "emotion", label="emotion"))
 
 
 def test_every_session_is_tested_once_and_never_trained_on(root: Path) -> None:

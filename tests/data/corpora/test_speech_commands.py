@@ -12,7 +12,7 @@ from corpora import WORDS, miniature, prepared, sizes, train
 from speechft.data.corpora.speech_commands import which_split
 from speechft.data.labels import label_of
 from speechft.errors import DataError
-from speechft.tasks.label import LabelClassification
+from speechft.tasks.label import classification
 
 VERSION = "speech_commands_v0.01"
 
@@ -49,7 +49,7 @@ def test_counts_ids_and_one_example(root: Path) -> None:
     bird = next(c for c in corpus.split("dev") if c.id.startswith("bird-"))
     assert label_of(bird, "keyword") == "_unknown_"
     assert bird.id == f"bird-{label_of(bird, 'speaker')}_nohash_2"
-    train(corpus, LabelClassification("ks", "keywords", label="keyword"))
+    train(corpus, classification("ks", "keywords", label="keyword"))
 
 
 def test_the_split_rule(root: Path) -> None:

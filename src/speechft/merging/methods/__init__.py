@@ -58,13 +58,13 @@ METHODS = Methods(
 """All methods, by name: file and class."""
 
 
-def find_method(name: str) -> type[Method]:
+def find_method(name: Any) -> type[Method]:
     """Return the class of a method.
 
     Raises:
         ConfigError: There is no such method; says what there is.
     """
-    if name in METHODS:
+    if isinstance(name, str) and name in METHODS:
         return METHODS[name]
     width = max(map(len, METHODS))
     choices = "".join(f"\n  {known:{width}}  {METHODS[known].title}" for known in METHODS)

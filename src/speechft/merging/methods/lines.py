@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from speechft.errors import ConfigError
-from speechft.merging.coefficients import along_layers, finite, last_layer, layer_of
+from speechft.merging.coefficients import along_layers, last_layer, layer_of
 from speechft.merging.method import Method, option
 from speechft.merging.methods.linear import linear
 
@@ -63,9 +63,8 @@ def lines_alphas(
             norm is behind the last layer then, else before the first.
 
     Raises:
-        ConfigError: There are no layers, or a coefficient is not finite.
+        ConfigError: There are no layers.
     """
-    finite(first, "first alpha"), finite(last, "alpha")
     layers = last_layer(names) + 1
     if not layers:
         raise ConfigError("method 'lines' needs transformer layers, and the encoder has none")
