@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 _SETTING = "finetuning.max_left_out"
+_READ_FOR_ADVICE = 50_000
+"""Utterances that are read for every other task, so that an error names those that work."""
 _WITHOUT_DEV = "set finetuning.select=last to train without a dev split"
 
 
@@ -148,8 +150,13 @@ class SplitReader:
         return [task.name for task in TASKS.values() if self._suits(task)]
 
     def _suits(self, task: Task) -> bool:
+        """Return whether a task could be tuned on; a large corpus is judged by its statistics."""
         try:
-            self._read(task, task.vocabulary)
+            known = [self.corpus.statistics[name] for name in self._names(task)]
+            if not all(s["labels"].get(task.label) for s in known) or not task.can_finetune:
+                return False
+            if sum(s["utterances"] for s in known) <= _READ_FOR_ADVICE:
+                self._read(task, task.vocabulary)
         except (ConfigError, DataError):
             return False
         return True
