@@ -21,7 +21,6 @@ PUBLIC = ("speechft", "speechft/merging", "speechft/tasks/metrics")
 """Packages whose ``__all__`` users import."""
 
 KNOWN: set[str] = {
-    "speechft/evaluation/limit.py:limited",
     "speechft/tasks/s3prl.py:_NOT_WEIGHTS",
     "speechft/tasks/s3prl.py:from_s3prl",
 }
