@@ -237,7 +237,7 @@ class Decoar2Encoder(HuggingFaceEncoder):
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether padding leaks into the features: never, in s3prl's mode neither."""
+        """Return False: padding never leaks into the features, not even in s3prl's mode."""
         return False
 
     def save(self, folder: Path) -> None:

@@ -83,7 +83,7 @@ class PooledCache:
                 continue  # a damaged file holds nothing; what it held is computed again
 
     def get(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Return what is there, by key."""
+        """Return the statistics of those keys that are kept, by key."""
         wanted: dict[Path, list[str]] = {}
         for key in keys:
             if key in self._files:

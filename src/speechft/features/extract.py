@@ -216,7 +216,7 @@ def extract(
 
 
 class _Keeper:
-    """Puts an encoder's output where it is kept."""
+    """Keeps an encoder's output in memory and on disk, as far as the storage has room."""
 
     def __init__(self, features: Features, frames: frozenset[str], storage: Storage) -> None:
         self._features, self._frames, self._storage = features, frames, storage
@@ -224,7 +224,7 @@ class _Keeper:
         self._new: dict[str, Tensor] = {}
 
     def reuse(self, encoder: Encoder, cuts: list[Cut]) -> list[Cut]:
-        """Take what earlier evaluations kept; return the cuts that are still to be encoded."""
+        """Read the features that earlier evaluations kept; return the cuts that have none yet."""
         if self._storage.pooled is None:
             return cuts
         keys = {cut.id: audio_key(cut) for cut in cuts}

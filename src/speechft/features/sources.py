@@ -1,4 +1,4 @@
-"""What to extract features of: audio files, folders, tables and manifests as named cuts."""
+"""Finds the audio to extract features of: files, folders, tables and manifests as named cuts."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Card:
     """Where to get it."""
 
     def line(self) -> str:
-        """Return it on one line."""
+        """Return title, size, splits, tasks and licence on one line."""
         tasks = ", ".join(self.tasks)
         return (
             f"{self.title}; {self.hours}; splits: {self.splits}; tasks: {tasks}; "
@@ -40,7 +40,7 @@ class Card:
         )
 
     def info(self) -> dict[str, Any]:
-        """Return what the manifests keep of it."""
+        """Return the fields that ``corpus.json`` keeps: licence, source and title."""
         return {"licence": self.licence, "source": self.source, "title": self.title}
 
 

@@ -98,7 +98,7 @@ def build(
 
 
 def _stamps(root: Path, scan: Scan) -> list[list[str | int]]:
-    """Return what tells whether recordings are still the same, without reading them."""
+    """Return name, size and time of change of every recording: a change of these is a change."""
     stamps: list[list[str | int]] = []
     for path in sorted({draft.path for drafts in scan.splits.values() for draft in drafts}):
         name = _below(path, root)

@@ -1,4 +1,4 @@
-"""Cards of the corpora without an archive: those that this package speaks itself, and your own."""
+"""Cards of the corpora without an archive: those that this package generates, and your own."""
 
 from __future__ import annotations
 

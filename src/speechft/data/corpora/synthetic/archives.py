@@ -1,4 +1,4 @@
-"""What is spoken for archives, in the layout of one: chosen from what serves its task."""
+"""Imitations of real archives: splits of the embedded corpus that suit a task, in its layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SPLITS: dict[str, tuple[str, str, str]] = {
 
 
 def write_archive(layout: str, corpus: Callable[[], Corpus], root: Path) -> None:
-    """Write the parts of the corpus that serve a layout as that archive has them.
+    """Write the splits of the embedded corpus that suit an archive, with its files and formats.
 
     Args:
         layout: Name of an archive.

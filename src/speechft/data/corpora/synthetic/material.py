@@ -1,4 +1,4 @@
-"""What the layouts of archives are written from: every label of the SUPERB tasks, spoken and mixed.
+"""The embedded corpus with labels for all SUPERB tasks; imitations of archives are made from it.
 
 Splits ``train``, ``dev`` and ``test`` hold commands by speakers that share nothing (phones, text,
 slots, intents, emotions); ``ic-*`` shorter commands for intents; ``sid-*`` the speakers of train
@@ -136,7 +136,7 @@ def _rng(*parts: object) -> np.random.Generator:
 
 
 def _lines(spec: MaterialSpec) -> list[dict[str, Any]]:
-    """Return what is said: everything that `speak` needs, and the labels."""
+    """Return every line to be spoken: its text, voice and prosody for `speak`, and its labels."""
     known = variants()
     voices = [make_speakers(pool, n, known) for pool, n in zip(_POOLS, spec.speakers, strict=True)]
     result = []
@@ -206,7 +206,7 @@ def _jobs(lines: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]
 
 
 def _read(folder: Path) -> dict[str, list[Utterance]]:
-    """Return what was spoken, by split."""
+    """Return the utterances that `speak` wrote, by split."""
     splits: dict[str, list[Utterance]] = {}
     for shard in sorted((folder / "spoken").iterdir()):
         for text in (shard / "shard.jsonl").read_text().splitlines():
@@ -226,7 +226,7 @@ def _read(folder: Path) -> dict[str, list[Utterance]]:
 
 
 def _write(folder: Path, split: str, name: str, waveform: Any) -> Utterance:
-    """Write a waveform made here; returns what is known of it so far."""
+    """Write a waveform that was mixed or made here; return its utterance, without labels."""
     pcm = np.round(waveform * 32767.0).astype(np.int16)
     path = folder / split / f"{name}.wav"
     path.parent.mkdir(parents=True, exist_ok=True)
