@@ -18,8 +18,6 @@ SRC = Path(__file__).parent.parent / "src"
 KNOWN = {
     # a process that is not the first waits for trainings to take part in, and starts them itself
     ("speechft.finetuning.distributed", "speechft.finetuning.finetune"),
-    # for the version, which the package itself holds
-    ("speechft.pipeline", "speechft"),
 }
 """Imports that may close a circle for now; one that no longer does must go from here."""
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
 
-__version__ = "0.1.0"
+from speechft.version import __version__
 
 __all__ = [
     "SpeechftError",

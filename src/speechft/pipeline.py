@@ -32,6 +32,7 @@ from speechft.runs import lock
 from speechft.tasks import find_task
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
+from speechft.version import __version__
 
 
 @dataclass
@@ -420,12 +421,10 @@ def _facts(state: Run, command: str) -> dict[str, str]:
     import torch
     import transformers
 
-    import speechft
-
     corpus = state.corpus
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
-    versions = f"speechft {speechft.__version__}, torch {torch.__version__}"
+    versions = f"speechft {__version__}, torch {torch.__version__}"
     others = {c.name: c.digest[:12] for c in state.evaluated.values() if c is not corpus}
     evaluated = ", ".join(f"{name}, digest {digest}" for name, digest in others.items())
     return {

@@ -22,6 +22,7 @@ from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import finetune_encoder
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows
+from speechft.tasks import SUPERB
 
 COLUMN = "spoken style.v1"
 NAME = f"label:{COLUMN}"
@@ -126,3 +127,9 @@ def test_an_encoder_is_fine_tuned_on_it(corpus: Corpus, tones: Corpus, tmp_path:
     assert "head-pr.safetensors" in names
     assert len(names) == 2
     assert all(" " not in name and ":" not in name for name in names)
+
+
+def test_it_is_named_beside_all_others() -> None:
+    chosen = EvaluationConfig.model_validate({"tasks": f"all, {NAME},sid"}).tasks
+    assert chosen == (*SUPERB, NAME)
+    assert EvaluationConfig.model_validate({"tasks": "all"}).tasks == SUPERB

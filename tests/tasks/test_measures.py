@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, recall_score
 from speechft.evaluation.score import bootstrap_values, paired_difference
 from speechft.tasks import TASKS, find_task, measure_of
 from speechft.tasks.label import MACRO_F1, UAR
-from speechft.tasks.measures import Item, macro_f1, mean, ratio, unweighted_recall
+from speechft.tasks.measures import Item, Measure, macro_f1, mean, ratio, unweighted_recall
 
 REFERENCE: dict[str, Any] = {"uar": recall_score, "macro_f1": f1_score}
 
@@ -150,3 +150,20 @@ def test_a_task_of_accuracy_only_has_the_others_in_its_details() -> None:
         }
         assert measure.details([]) == {}
     assert [m.name for m in find_task("label:accent").measures] == ["accuracy", *REFERENCE]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_groups_are_resampled_as_the_measure_says_whatever_its_name(whole: bool) -> None:
+    items = [Item(str(n), "", "", 1.0, 1.0, group=f"query-{n // 3}") for n in range(12)]
+    together: list[bool] = []
+
+    def noting(items: Any, weights: Any) -> Any:
+        if len(weights) > 1:  # of resamples
+            together.append(bool((weights.reshape(-1, 4, 3) == weights[:, ::3, None]).all()))
+        return weights.sum(1)
+
+    measure = Measure("anything", True, noting, whole_groups=whole)
+    assert bootstrap_values(items, measure=measure) is not None
+    paired_difference(items, items, measure=measure)
+    assert together
+    assert set(together) == {whole}

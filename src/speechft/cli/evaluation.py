@@ -19,7 +19,7 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            help="Tasks with commas, 'all' ten of SUPERB, or 'available'.",
+            help="Tasks with commas: 'all' ten of SUPERB, 'label:COLUMN'; or 'available'.",
             autocompletion=complete.tasks,
         ),
     ] = "available",

@@ -22,13 +22,13 @@ RANDOM = "random"
 
 
 def _read_tasks(given: Any) -> Any:
-    if given == "all":
-        from speechft.tasks import SUPERB
-
-        return SUPERB
     if not isinstance(given, str) or given == "available":
         return given
-    return tuple(name.strip() for name in given.split(",") if name.strip())
+    from speechft.tasks import SUPERB
+
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    chosen = [key for name in names for key in (SUPERB if name == "all" else (name,))]
+    return tuple(dict.fromkeys(chosen))
 
 
 def _read_layers(given: Any) -> Layers:

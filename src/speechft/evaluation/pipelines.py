@@ -17,6 +17,7 @@ from speechft.evaluation.candidates import find_candidate
 from speechft.evaluation.grid import Probe
 from speechft.features.layers import Layers, pick_layers, read_layers
 from speechft.files import atomic_write, read_json, write_json
+from speechft.results import read_rows
 from speechft.tasks import find_task
 from speechft.tasks.word_search import LanguageModel
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from speechft.tasks.base import Task
 
 PIPELINE_FILE, WEIGHTS_FILE = "pipeline.json", "probe.safetensors"
+RESULTS_FILE = "results.jsonl"
 
 
 class Pipeline:
@@ -83,41 +85,48 @@ class Pipeline:
 def load_pipeline(
     folder: str | Path,
     *,
+    name: str | None = None,
+    task: str | None = None,
     encoder: str | Path | None = None,
     language_model: str | Path | LanguageModel | None = None,
 ) -> Pipeline:
     """Load a probe that `evaluate` trained, with its encoder.
 
     Args:
-        folder: ``OUT/evaluation/<encoder>/<task>`` of an evaluation, or its ``probe``.
+        folder: OUT of an evaluation or a run, a folder of one task in it, or a ``probe``.
+        name: With OUT: name of the encoder in its results, where they hold several.
+        task: With OUT: key of the task, where they hold several.
         encoder: Where the encoder lies now, if not where the evaluation saw it.
         language_model: For ASR: a word n-gram model, ``.arpa`` or ``.arpa.gz``, or one with the
             settings of its search; None decodes greedily.
 
     Raises:
-        CheckpointError: The folder holds no probe, or its encoder is gone or has changed.
+        CheckpointError: The folder holds no probe, several that fit, or its encoder is gone or has
+            changed.
         ConfigError: A language model for another task than ASR, or its extra is not installed.
         DataError: The task does not predict on single files, or the language model is none.
     """
     place = Path(folder).expanduser()
+    if (place / RESULTS_FILE).is_file() and not (place / "probe").is_dir():
+        place = _chosen(place, name, task)
     place = place if (place / PIPELINE_FILE).is_file() else place / "probe"
     if not (place / PIPELINE_FILE).is_file():
         raise CheckpointError(
             f"{folder} holds no trained probe",
-            hint="give OUT/evaluation/ENCODER/TASK of: speechft evaluate ... --out OUT",
+            hint="give OUT of: speechft evaluate ... --out OUT, with name= and task=",
         )
     content = read_json(place / PIPELINE_FILE)
-    task = find_task(content["task"]).variant(content["protocol"])
-    if not task.predicts_files:
-        raise DataError(f"task {task.name} does not predict on a file: {task.no_files}")
+    about = find_task(content["task"]).variant(content["protocol"])
+    if not about.predicts_files:
+        raise DataError(f"task {about.name} does not predict on a file: {about.no_files}")
     vocabulary = Vocabulary(tuple(content["vocabulary"]))
     if language_model is not None:
-        if not task.takes_language_model:
-            raise ConfigError(f"a language model is for task asr; this is a probe of {task.name}")
+        if not about.takes_language_model:
+            raise ConfigError(f"a language model is for task asr; this is a probe of {about.name}")
         if not isinstance(language_model, LanguageModel):
             language_model = LanguageModel(Path(language_model).expanduser())
-        task = task.with_language_model(language_model).final(vocabulary)
-    head = task.probe_head(
+        about = about.with_language_model(language_model).final(vocabulary)
+    head = about.probe_head(
         content["dim"], vocabulary, hidden=content["hidden"], units=tuple(content["units"])
     )
     probe = Probe(content["states"], head)
@@ -128,12 +137,28 @@ def load_pipeline(
     return Pipeline(
         found.load(content.get("mode", "exact")).to(device),
         probe.to(device),
-        task,
+        about,
         vocabulary,
         content["setting"],
         content["precision"],
         read_layers(content.get("layers", "all")),
     )
+
+
+def _chosen(out: Path, name: str | None, task: str | None) -> Path:
+    """Return the folder of the evaluation that is meant, the latest where there are several."""
+    rows = [row for row in read_rows(out / RESULTS_FILE) if row.predictions is not None]
+    fit = [r for r in rows if name in (None, r.encoder) and task in (None, r.task)]
+    found = {(row.encoder, row.task): row for row in fit}
+    if len(found) != 1:
+        choices = sorted({(row.encoder, row.task) for row in fit or rows})
+        listed = ", ".join(f"name={n!r}, task={t!r}" for n, t in choices)
+        raise CheckpointError(
+            f"{out} holds {len(found) or 'no'} probe{'s' * (len(found) != 1)} that fit",
+            hint=f"choose from: {listed}" if listed else "evaluate into it again",
+        )
+    [row] = found.values()
+    return (out / str(row.predictions)).parent
 
 
 def save_pipeline(
