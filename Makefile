@@ -26,7 +26,7 @@ demo: setup
 	$(BIN)/speechft demo --out runs/demo
 
 test: setup
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .
