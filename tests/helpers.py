@@ -136,3 +136,15 @@ def noise(*lengths: int, seed: int = 0, offset: float = 0.0) -> tuple[torch.Tens
 def cut_of(name: str, samples: int = 16_000, **known: Any) -> Cut:
     """Return a cut with labels and no audio behind it."""
     return to_cut(Utterance(id=name, path=f"{name}.wav", samples=samples, **known))
+
+
+def quicken_probes() -> None:
+    """Train probes of protocol ``mini`` for two epochs: for tests of what is around them.
+
+    Call it in a fixture that puts `PROTOCOLS` back, or in a child process.
+    """
+    from speechft.evaluation.protocols import PROTOCOLS
+
+    brief = {"epochs": 2, "extend": 0, "halve_at": ()}
+    mini = PROTOCOLS["mini"]
+    PROTOCOLS["mini"] = {name: probe.model_copy(update=brief) for name, probe in mini.items()}
