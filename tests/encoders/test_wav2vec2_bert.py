@@ -135,7 +135,10 @@ def test_merge_and_fine_tuning(tmp_path: Path, tones: Corpus) -> None:
     for name in base:
         expected = torch.lerp(base[name], tuned[name], 0.5)
         torch.testing.assert_close(merged[name], expected, atol=1e-7, rtol=1e-6)
-    load_encoder(tmp_path / "merged")
+    [row] = speechft.evaluate(
+        tmp_path / "merged", tasks="sid", corpus=tones.folder, out=tmp_path / "out"
+    )
+    assert row.n > 0
 
 
 def test_dropout_reaches_every_module() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from transformers import (
@@ -18,12 +19,14 @@ from transformers import (
 )
 
 import speechft
-from helpers import noise
+from helpers import cut_of, noise
 from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
+from speechft.evaluation.pipelines import load_pipeline
 from speechft.features.extract import count_frames, downsampler_key, group_by_length
+from speechft.features.files import extract_files
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import finetune_encoder
 
@@ -104,8 +107,6 @@ def test_audio_longer_than_the_window_is_refused(folder: Path, tones: Corpus) ->
     message = r"2\.0 s; whisper sees 2 s and takes nothing longer"
     with pytest.raises(DataError, match=message):
         encoder(*noise(32_001))
-    from helpers import cut_of
-
     with pytest.raises(DataError, match=r"recording long lasts 3\.0 s; the encoder sees 2 s"):
         count_frames(encoder, [cut_of("short"), cut_of("long", 48_000)])
 
@@ -115,14 +116,8 @@ def test_timing_and_window_follow_the_model(folder: Path) -> None:
     assert (encoder.frame_rate, encoder.hop_size, encoder.window) == (50.0, 320, 32_000)
     assert encoder.timing.centre_seconds == 0.0
     assert downsampler_key(encoder) is None, "the silence behind an utterance is read too"
-    groups = list(group_by_length([cut_of_second(n) for n in range(5)], 4.0, encoder.window))
+    groups = list(group_by_length([cut_of(f"cut-{n}") for n in range(5)], 4.0, encoder.window))
     assert [len(group) for group in groups] == [2, 2, 1], "an utterance of 1 s takes 2 s"
-
-
-def cut_of_second(number: int) -> Any:
-    from helpers import cut_of
-
-    return cut_of(f"cut-{number}")
 
 
 def test_frame_centres_are_where_a_click_is_heard() -> None:
@@ -224,3 +219,17 @@ def test_dropout_reaches_every_module() -> None:
     assert torch.equal(output.layers[0], output.layers[1])
     with pytest.raises(ConfigError, match="unknown dropout 'layerdrop'"):
         encoder.set_dropout({"layerdrop": 0.1})
+
+
+def test_evaluation_and_extraction(folder: Path, tones: Corpus, tmp_path: Path) -> None:
+    rows = speechft.evaluate(folder, tasks="sid,pc", corpus=tones.folder, out=tmp_path / "out")
+    assert [(row.task, row.n > 0) for row in rows] == [("sid", True), ("pc", True)]
+    assert load_pipeline(tmp_path / "out", task="pc").task.timing == load_encoder(folder).timing
+    soundfile.write(tmp_path / "short.wav", np.zeros(8_000), 16_000)
+    soundfile.write(tmp_path / "long.wav", np.zeros(48_000), 16_000)
+    files = [tmp_path / "short.wav", tmp_path / "long.wav"]
+    report = extract_files(folder, files, tmp_path / "features", device="cpu")
+    assert report.written == 1
+    [problem] = report.failed.values()
+    assert problem == "lasts 3.0 s; the encoder sees 2 s and takes nothing longer"
+    assert load_file(tmp_path / "features" / "short.safetensors")["hidden_states"].shape[1] == 25

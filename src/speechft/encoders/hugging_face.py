@@ -67,7 +67,7 @@ class HuggingFaceEncoder(Encoder):
             "apply_spec_augment": getattr(config, "apply_spec_augment", True)
         }
         config.apply_spec_augment = False
-        self.num_layers = int(config.num_hidden_layers)
+        self.num_layers = len(model.encoder.layers)
         self.dim = int(config.hidden_size)
         settings = config.to_dict()
         self.timing, self._strides = family.timing(settings), family.strides(settings)

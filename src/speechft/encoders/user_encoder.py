@@ -90,16 +90,20 @@ class UserEncoder(Encoder):
                     f"hop_size_in_ms {1000 * self.timing.hop_seconds:g} expected are about "
                     f"{expected}"
                 )
-            self._lacking = max(self._lacking, expected - frames)
+            windows = int(self._windows(torch.tensor(samples)))
+            self._lacking = max(self._lacking, windows - frames)
         return len(output.layers) - 1
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Return what the encoder says, else what fits into the hop, less what noise lacked."""
+        """Return what the encoder says, else the windows that fit, less those noise lacked."""
         if hasattr(self._encoder[0], "frame_lengths"):
             told: Tensor = self._encoder[0].frame_lengths(self._at_rate(lengths))
             return told
-        whole = torch.div(lengths, self.hop_size, rounding_mode="floor")
-        return (whole - self._lacking).clamp(min=0)
+        return (self._windows(lengths) - self._lacking).clamp(min=0)
+
+    def _windows(self, lengths: Tensor) -> Tensor:
+        beyond = lengths - self.timing.receptive_field
+        return torch.div(beyond, self.hop_size, rounding_mode="floor") + 1
 
     def downsample(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         """Return the (B, S, 1) samples: nothing is known to be frozen."""

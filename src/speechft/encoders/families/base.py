@@ -40,6 +40,9 @@ class Family(ABC):
     """Names of the dropout rates in its configuration."""
     downsampler: ClassVar[tuple[str, ...]] = ()
     """What names of the downsampler's parameters begin with, in the Hugging Face model."""
+    reads_weights: ClassVar[tuple[str, ...]] = ()
+    """Classes of modules that hand the weights of their linear layers to a function instead of
+    calling the layers, so that an adapter on one would never be seen."""
     takes_normalized: ClassVar[bool] = False
     """Whether the configuration may ask for waveforms of zero mean and unit variance."""
     padding_leaks: ClassVar[bool] = False

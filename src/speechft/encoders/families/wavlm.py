@@ -17,6 +17,7 @@ class WavLM(FairseqFamily):
 
     name: ClassVar[str] = "wavlm"
     architecture: ClassVar[str] = "WavLMModel"
+    reads_weights: ClassVar[tuple[str, ...]] = ("WavLMAttention",)
     file_format: ClassVar[str] = "wavlm"
     config_fields: ClassVar[tuple[tuple[str, str], ...]] = (
         ("num_buckets", "num_buckets"),

@@ -6,11 +6,11 @@ Frames of the silence are cut off, so that the features of an utterance do not d
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.encoders.families.base import Family, Strides
+from speechft.encoders.families.encoder_only import encoder_only
 from speechft.encoders.timing import FrameTiming
 
 if TYPE_CHECKING:
@@ -40,8 +40,10 @@ class Whisper(Family):
 
     def model_class(self, settings: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return the whole model without its decoder."""
+        from transformers.models.whisper import modeling_whisper as whisper
+
         _, config = super().model_class(settings)
-        return _without_decoder(), config
+        return encoder_only(whisper.WhisperPreTrainedModel, whisper.WhisperEncoder), config
 
     def strides(self, settings: Mapping[str, Any]) -> Strides:
         """Return steps that give a frame for every 320 samples that have begun."""
@@ -150,22 +152,6 @@ def log_mel(waveforms: Tensor, filters: Tensor) -> Tensor:
     features = (filters.T @ power).clamp(min=1e-10).log10()
     features = torch.maximum(features, features.amax((1, 2), keepdim=True) - 8.0)
     return (features + 4.0) / 4.0
-
-
-@functools.cache
-def _without_decoder() -> Any:
-    """Return a class whose parameters have the names that they have in ``WhisperModel``."""
-    from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperPreTrainedModel
-
-    class WhisperModel(WhisperPreTrainedModel):  # type: ignore[misc]
-        """The whole model without its decoder, which large models would spend half of them on."""
-
-        def __init__(self, config: Any) -> None:
-            super().__init__(config)
-            self.encoder = WhisperEncoder(config)
-            self.post_init()
-
-    return WhisperModel
 
 
 FAMILY = Whisper()
