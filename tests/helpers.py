@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel
 from speechft.data.manifest import Corpus, Utterance, open_corpus, to_cut, write_corpus
 from speechft.encoders.base import Mode
 from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.encoders.timing import FrameTiming
 
 TINY = {
     "hidden_size": 24,
@@ -26,6 +27,9 @@ TINY = {
     "vocab_size": 8,
 }
 """Fields of a HubertConfig with the standard 7-layer geometry."""
+
+TIMING = FrameTiming(320, 400)
+"""Frames of the standard 7-layer geometry."""
 
 
 def tiny_encoder(seed: int = 0, **changes: Any) -> HuggingFaceEncoder:
@@ -112,7 +116,7 @@ def speech_encoder(
 
 def tiny_decoar2(seed: int = 0) -> HuggingFaceEncoder:
     """Return a tiny DeCoAR 2.0, which has filterbanks where others have a CNN."""
-    from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
+    from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
 
     torch.manual_seed(seed)
     config = Decoar2Config(
@@ -123,7 +127,7 @@ def tiny_decoar2(seed: int = 0) -> HuggingFaceEncoder:
         num_conv_pos_embeddings=8,
         num_conv_pos_embedding_groups=2,
     )
-    return Decoar2Encoder(Decoar2Model(config)).eval()
+    return HuggingFaceEncoder(Decoar2Model(config)).eval()
 
 
 def noise(*lengths: int, seed: int = 0, offset: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:

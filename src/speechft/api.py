@@ -157,7 +157,7 @@ def pretrain(
 
 
 def evaluate(
-    encoders: PathLike | Sequence[PathLike],
+    encoders: Any,
     *,
     out: PathLike,
     tasks: str | Sequence[str] | None = None,
@@ -179,7 +179,8 @@ def evaluate(
     """Evaluate frozen encoders with probes; run it again to go on.
 
     Args:
-        encoders: Folders, packaged names or hub ids, one or several.
+        encoders: Folders, packaged names or hub ids, one or several; or encoders of your own:
+            objects, ``my.py:MyEncoder``, or entry points, see docs/encoders.md.
         out: Folder for results and predictions.
         tasks: Keys of tasks, in a list or a text with commas; ``all`` for SUPERB's ten;
             ``available``, as None, for all that the corpora support.
@@ -224,7 +225,7 @@ def evaluate(
     }
     config = evaluation_config(given, overrides, _changes(settings, {}))
     with use_device(device):
-        return pipeline.evaluate(_texts(encoders), _texts(corpus), config, folder, seed=seed)
+        return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
 
 
 def compare(
@@ -302,6 +303,12 @@ def _folder(path: PathLike) -> Path:
 def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:
     """Return one or several names as a list of texts."""
     return [str(name) for name in ([names] if isinstance(names, (str, Path)) else names)]
+
+
+def _listed(encoders: Any) -> list[Any]:
+    """Return one or several encoders, names or objects, as a list."""
+    several = not isinstance(encoders, (str, Path)) and not callable(encoders)
+    return list(encoders) if several and hasattr(encoders, "__iter__") else [encoders]
 
 
 def _changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

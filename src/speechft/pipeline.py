@@ -17,7 +17,7 @@ from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, RunError
-from speechft.evaluation.candidates import Candidate, distinct_names
+from speechft.evaluation.candidates import Candidate, typed_candidates
 from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
@@ -107,7 +107,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
 
 
 def evaluate(
-    encoders: Sequence[str],
+    encoders: Sequence[Any],
     corpus: str | Sequence[str],
     config: EvaluationConfig,
     folder: Path,
@@ -119,7 +119,7 @@ def evaluate(
     Rows of earlier evaluations into the same folder stay, where nothing new replaces them.
 
     Args:
-        encoders: As `load_encoder` takes them.
+        encoders: As the user typed or gave them, see `typed_candidates`.
         corpus: As `find_corpus` takes it, one or several; see `assign_tasks`.
         config: Tasks and protocol.
         folder: Where results go.
@@ -130,11 +130,7 @@ def evaluate(
             of encoders fail, all others are evaluated and written before it is raised.
     """
     with lock(folder):
-        encoders = list(dict.fromkeys(encoders))
-        candidates = [
-            Candidate(name, encoder, role=Role.FLOOR if encoder in FEATURES else Role.FURTHER)
-            for name, encoder in zip(distinct_names(encoders), encoders, strict=True)
-        ]
+        candidates = typed_candidates(encoders)
         digests = {candidate.name: candidate.digest() for candidate in candidates}
         file = folder / "results.jsonl"
         earlier = read_rows(file) if file.exists() else []

@@ -11,12 +11,17 @@ from typing import Any, Literal
 
 import torch
 
-from speechft.encoders.build import build_encoder, check_family, model_class, torch_tensors
-from speechft.encoders.conversion import configs
+from speechft.encoders.build import build_encoder, check_family, torch_tensors
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
-from speechft.encoders.conversion.s3prl import REST_NAME, s3prl_checkpoint, s3prl_extras
+from speechft.encoders.conversion.s3prl import (
+    REST_NAME,
+    UPSTREAM_FORMATS,
+    s3prl_checkpoint,
+    s3prl_extras,
+)
 from speechft.encoders.conversion.settings import complete_settings
+from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
@@ -35,8 +40,8 @@ TARGETS: tuple[Target, ...] = ("hf", "s3prl")
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "auto": (),
-    "s3prl": ("s3prl", "s3prl-downstream", "wavlm", "decoar2"),
-    "fairseq": ("fairseq", "wavlm"),
+    "s3prl": ("s3prl-downstream", *(n for n in UPSTREAM_FORMATS if n != "fairseq")),
+    "fairseq": tuple({f.file_format for f in FAMILIES.values()}),
     "spin": ("spin",),
     "hf": ("hf",),
 }
@@ -141,8 +146,9 @@ def convert(
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.unlink(missing_ok=True)
-    if chosen == "s3prl" and settings["model_type"] == "decoar2":
-        _write_decoar2_settings(out, settings)
+    beside = _family(settings).sidecar(settings)
+    if chosen == "s3prl" and beside is not None:
+        write_json(out.with_suffix(".config.json"), beside)
     return ConversionReport(
         checkpoint.source,
         checkpoint.format,
@@ -199,15 +205,16 @@ def _write_folder(
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
     weights = {name: t.contiguous() for name, t in tensors.items() if name not in heads}
     config = {n: v for n, v in settings.items() if n not in ("do_normalize", "torch_dtype")}
-    config["architectures"] = [model_class(settings)[0].__name__]
+    config["architectures"] = [_family(settings).architecture]
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
         config["dtype"] = str(kinds.pop()).removeprefix("torch.")
     folder.mkdir(parents=True)
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     write_json(folder / CONFIG_NAME, config)
-    if settings["model_type"] != "decoar2":
-        write_json(folder / PROCESSOR_NAME, checkpoint.processor or configs.processor(settings))
+    processor = checkpoint.processor or _family(settings).processor(settings)
+    if processor is not None:
+        write_json(folder / PROCESSOR_NAME, processor)
     rest = s3prl_extras(checkpoint)
     if rest is None:
         return {}
@@ -226,8 +233,7 @@ def _write_file(
     own = {name: tensor for name, tensor in known.items() if is_pretraining_head(name)}
     heads = own if rest is None else rest.heads
     tensors = torch_tensors({n: t for n, t in known.items() if not is_pretraining_head(n)} | heads)
-    family = settings["model_type"]
-    spelled = to_s3prl(tensors, decoar2=family == "decoar2")
+    spelled = to_s3prl(tensors, settings["model_type"])
     if rest is not None:  # its order and spelling
         spelled |= {n: old for n, old in rest.names.items() if n in tensors}
         tensors = {n: tensors[n] for n in [*rest.names, *tensors] if n in tensors}
@@ -241,10 +247,8 @@ def _write_file(
     return {name: tensors[name] for name in heads}
 
 
-def _write_decoar2_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Put the configuration beside a file that cannot hold it, unless it is the published one."""
-    if any(settings.get(name) != value for name, value in configs.DECOAR2.items()):
-        write_json(out.with_suffix(".config.json"), dict(settings))
+def _family(settings: Mapping[str, Any]) -> Family:
+    return FAMILIES[settings["model_type"]]
 
 
 def _compare_tensors(source: Checkpoint, written: Checkpoint) -> int:

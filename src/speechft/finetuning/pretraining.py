@@ -224,7 +224,7 @@ class _Crops:
         others: Sequence[Any],
     ) -> None:
         self.config, self.targets, self.others = config, targets, others
-        self.hop = encoder.hop
+        self.hop = encoder.hop_size
         self.offsets: dict[str, int] = {}
         self.frame_lengths = encoder.frame_lengths
 

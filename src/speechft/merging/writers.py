@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.settings import implied_normalisation, published_settings
 from speechft.encoders.conversion.tensors import Buffer
+from speechft.encoders.families import find_family
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.merging.card import model_card
@@ -92,16 +92,15 @@ def folder_settings(plan: Plan) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """
     base = plan.base
     config = None if base.config is None else dict(base.config)
-    if config is None and base.family == "decoar2":
-        config = configs.decoar2_config(base.by_name())
     if config is None:
         config = _published(base)
     processor = base.processor
     if base.folder is None:
         normalize = config.pop("do_normalize", None)
-        if base.files and base.family != "decoar2":
+        family = find_family(config.get("model_type"))
+        if base.files and family is not None:
             implied = implied_normalisation(config) if normalize is None else normalize
-            processor = configs.processor({**config, "do_normalize": implied})
+            processor = family.processor({**config, "do_normalize": implied})
     kinds = {item.dtype for item in plan.items if item.is_float}
     if len(kinds) == 1:
         config.pop("torch_dtype", None)
