@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechft.finetuning.checkpointing import forget_after, load_checkpoint, save_checkpoint
+from speechft.finetuning.state import forget_after, load_checkpoint, save_checkpoint
 
 
 def test_later_steps_are_forgotten_by_a_training_that_goes_back(tmp_path: Path) -> None:
