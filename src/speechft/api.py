@@ -53,10 +53,11 @@ def run(
     from speechft import pipeline
     from speechft.devices import use_device
     from speechft.finetuning.distributed import main_process_scope
+    from speechft.finetuning.finetune import finetune as follow
     from speechft.recipe import Recipe, load_recipe
 
     changes = _changes(settings, {"data.corpus": corpus})
-    with use_device(device), main_process_scope() as first:
+    with use_device(device), main_process_scope(follow) as first:
         if not first:
             return None
         loaded = load_recipe(Recipe, recipe, overrides, changes)
@@ -93,11 +94,12 @@ def finetune(
     from speechft import pipeline
     from speechft.devices import use_device
     from speechft.finetuning.distributed import main_process_scope
+    from speechft.finetuning.finetune import finetune as follow
     from speechft.recipe import Recipe, load_recipe
 
     folder = _folder(out)
     changes = _changes(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
-    with use_device(device), main_process_scope() as first:
+    with use_device(device), main_process_scope(follow) as first:
         if first:
             loaded = load_recipe(Recipe, recipe, overrides, changes)
             return pipeline.finetune_recipe(loaded, folder)

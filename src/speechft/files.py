@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,28 +40,90 @@ class TensorEntry:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``.
+def write_beside(out: Path, hidden: Path) -> Iterator[None]:
+    """Have a file or a folder written to ``hidden``, and put it in the place of ``out`` at the end.
 
-    On any error, including Ctrl-C, the temporary file is removed and ``path`` is as it was.
+    On any error, including Ctrl-C, ``hidden`` is removed and ``out`` is as it was.
+
+    Args:
+        out: The final name.
+        hidden: Another name in the same file system; the block writes what it holds.
+
+    Raises:
+        RunError: The disk is full, or ``out`` cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove(hidden)
+        yield
+        _sync_tree(hidden)
+        swap(hidden, out, aside_of(out))
+        sync_folder(out.parent)
+    except OSError as error:
+        raise write_error(out, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            remove(hidden)
+
+
+def swap(new: Path, out: Path, aside: Path) -> None:
+    """Put a file or a folder in the place of another, which is gone afterwards.
+
+    A file, or an empty folder, is replaced in one step. A folder that holds something is renamed to
+    ``aside`` first and removed from there, so that the final name is never absent longer than a
+    rename takes, and nothing half-removed ever bears it. A file never replaces a folder.
+
+    Args:
+        new: Complete, and on the disk.
+        out: The final name.
+        aside: Where the old folder goes meanwhile; what is there is removed.
+    """
+    try:
+        os.replace(new, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        remove(aside)
+        os.replace(out, aside)
+        try:
+            os.replace(new, out)
+        except BaseException:
+            os.replace(aside, out)
+            raise
+        remove(aside)
+
+
+def aside_of(out: Path) -> Path:
+    """Return where a folder goes while another takes its place."""
+    return out.with_name(f".{out.name}.old")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with what it holds; nothing where there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place at the end, see `write_beside`.
 
     Raises:
         RunError: The disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with write_beside(path, hidden), open(hidden, "wb") as file:
+        yield cast(BinaryIO, file)
+
+
+def _sync_tree(path: Path) -> None:
+    """Make a file, or a folder with what it holds, durable."""
+    for item in sorted(path.rglob("*"), reverse=True) if path.is_dir() else ():
+        if not item.is_symlink():
+            sync_folder(item)
+    sync_folder(path)
 
 
 def write_error(path: Path, error: OSError) -> RunError:
@@ -71,7 +134,7 @@ def write_error(path: Path, error: OSError) -> RunError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable."""
+    """Make a rename in ``folder`` durable, or the content of a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

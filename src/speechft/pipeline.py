@@ -16,7 +16,7 @@ from speechft.console import log, print_table, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
-from speechft.errors import ConfigError, RunError
+from speechft.errors import ConfigError
 from speechft.evaluation.candidates import Candidate, typed_candidates
 from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.failures import Failures
@@ -28,7 +28,7 @@ from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
-from speechft.runs import lock
+from speechft.runs import lock, publish
 from speechft.tasks import find_task
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
@@ -239,14 +239,8 @@ def _compose(state: Run) -> dict[Strategy, Models]:
 
 def _export(source: Path, target: Path) -> None:
     """Put an encoder where users look for it, as links to the stage's files where possible."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary, copy_function=_link)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror or error}") from None
+    with publish(target) as hidden:
+        shutil.copytree(source, hidden, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,15 +24,8 @@ from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
-from speechft.files import (
-    CONFIG_NAME,
-    PROCESSOR_NAME,
-    WEIGHTS_NAME,
-    atomic_write,
-    sync_folder,
-    write_error,
-    write_json,
-)
+from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
+from speechft.runs import publish
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")
@@ -128,24 +120,15 @@ def convert(
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
     encoder = build_encoder(checkpoint, config=settings, allow_nonfinite=allow_nonfinite)
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        if chosen == "hf":
-            kept = _write_folder(hidden, checkpoint, settings)
-            written = open_checkpoint(hidden)
-        else:
-            hidden = hidden.with_suffix(".pt")
-            kept = _write_file(hidden, checkpoint, settings)
-            written = open_checkpoint(hidden)
+    with publish(out) as hidden:
+        place = hidden if chosen == "hf" else hidden.with_suffix(".pt")  # by which it is read back
+        write = _write_folder if chosen == "hf" else _write_file
+        kept = write(place, checkpoint, settings)
+        written = open_checkpoint(place)
         count = _compare_tensors(checkpoint, written)
         parity = _compare_features(encoder, written, settings, allow_nonfinite)
         heads = [n for n in checkpoint.by_name() if is_pretraining_head(n) and n not in kept]
-        _publish(hidden, out)
-    except OSError as error:
-        raise write_error(out, error) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.unlink(missing_ok=True)
+        place.rename(hidden)
     beside = _family(settings).sidecar(settings)
     if chosen == "s3prl" and beside is not None:
         write_json(out.with_suffix(".config.json"), beside)
@@ -239,11 +222,10 @@ def _write_file(
         tensors = {n: tensors[n] for n in [*rest.names, *tensors] if n in tensors}
     weights = {spelled[name]: tensor for name, tensor in tensors.items()}
     content = s3prl_checkpoint(checkpoint, weights, settings)
-    with atomic_write(path) as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # torch hides the system's refusal behind its own error
-            raise RunError(f"cannot write {path.parent}: {error}") from None
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # torch hides the system's refusal behind its own error
+        raise OSError(str(error)) from None
     return {name: tensors[name] for name in heads}
 
 
@@ -301,18 +283,3 @@ def _compare_features(
             hint="the configuration may be of another model",
         )
     return worst
-
-
-def _publish(hidden: Path, out: Path) -> None:
-    """Put what was written under its final name; what was there before goes in one step or two."""
-    for path in hidden.iterdir() if hidden.is_dir() else ():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    if out.is_dir():
-        old = out.with_name(f".{out.name}.{os.getpid()}.old")
-        os.rename(out, old)
-        os.rename(hidden, out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(hidden, out)
-    sync_folder(out.parent)

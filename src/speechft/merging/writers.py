@@ -21,12 +21,13 @@ from speechft.merging.output import (
     METADATA,
     REPORT_NAME,
     SafetensorsWriter,
-    publish_file,
-    publish_folder,
+    check_file,
+    check_replaceable,
 )
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
+from speechft.runs import publish
 
 Stream = Callable[[Sink], MergeReport]
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -69,7 +70,9 @@ def write_folder(
         RunError: The folder cannot be written.
     """
     config, processor = folder_settings(plan)
-    with publish_folder(out) as folder:
+    with publish(out) as folder:
+        check_replaceable(out)
+        folder.mkdir()
         writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
         try:
             report = stream(writer)
@@ -154,7 +157,8 @@ def write_tensors_file(
 def _safetensors_file(
     out: Path, items: Sequence[TensorPlan], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
-    with publish_file(out) as hidden:
+    check_file(out)
+    with publish(out) as hidden:
         writer = SafetensorsWriter(
             hidden.parent, items, shard_bytes=2**63, name=hidden.name, metadata=metadata
         )
@@ -178,7 +182,8 @@ def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
     report = stream(sink)
     weights = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
     content = s3prl_checkpoint(plan.base, weights)
-    with publish_file(out) as hidden, open(hidden, "wb") as file:
+    check_file(out)
+    with publish(out) as hidden, open(hidden, "wb") as file:
         remembering = _Remembering(file)
         try:
             torch.save(content, cast(BinaryIO, remembering))
