@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from speechft.console import warn
 from speechft.data.manifest import CORPUS_FILE, Utterance, open_corpus, to_cut
 from speechft.errors import DataError
 
@@ -84,19 +85,23 @@ def audio_cut(name: str, path: Path) -> Cut:
     Raises:
         DataError: It does not exist, is not audio, or is empty.
     """
-    import soundfile
+    from speechft.data.audio import read_header
+    from speechft.data.inspection import unreadable
 
     try:
-        with soundfile.SoundFile(path) as file:
-            samples, rate, channels = file.frames, file.samplerate, file.channels
-    except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
-        if not path.exists():
-            raise DataError("does not exist") from None
-        reason = str(error).rpartition(": ")[2].rstrip(".")
-        raise DataError(f"is not readable as audio ({reason})") from None
-    if samples == 0:
+        header = read_header(path)
+    except DataError as error:
+        reason = error.message
+        if reason != "does not exist":
+            reason = unreadable(reason)
+        raise DataError(f"is {reason}" if reason.startswith("not ") else reason) from None
+    if header.samples == 0:
         raise DataError("is empty")
-    return to_cut(Utterance(name, str(path), samples, rate, channels))
+    if header.cut_off:
+        raise DataError(header.cut_off)
+    if header.remark:
+        warn(f"{path}: {header.remark}")
+    return to_cut(Utterance(name, str(path), header.samples, header.sample_rate, header.channels))
 
 
 def _named(files: Sequence[Path], parents: Sequence[Path]) -> dict[str, Path]:

@@ -121,8 +121,8 @@ def test_unusable_recordings_are_left_out_counted_and_named(
     expected = {
         ("missing-audio", "gone.wav", "does not exist"),
         ("unreadable-audio", "text.wav", "not readable as audio"),
-        ("unreadable-audio", "headerless.raw", "not readable as audio"),
-        ("unreadable-audio", "folder.wav", "not readable as audio"),
+        ("unreadable-audio", "headerless.raw", "holds nothing but zero bytes"),
+        ("unreadable-audio", "folder.wav", "is a folder"),
         ("too-short", "short.wav", "160 samples at 16000 Hz are too short"),
         ("zero-length", "empty.wav", "holds no samples"),
         ("listed-twice", "./first.wav", "listed twice"),

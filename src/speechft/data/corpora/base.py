@@ -58,6 +58,8 @@ class Draft:
     start: float | None = None
     """First second, for a segment of a longer recording."""
     end: float | None = None
+    channel: int | None = None
+    """The channel that counts; None for the mean of all."""
 
 
 @dataclass(frozen=True)

@@ -133,10 +133,12 @@ def _inspect_all(
     repeated = total > len({(d.path, d.start) for ds in scan.splits.values() for d in ds})
 
     def look(draft: Draft) -> Found:
-        key = (draft.path, draft.start, draft.end)
+        key = (draft.path, draft.start, draft.end, draft.channel)
         if key in known:
             return known[key]
-        found = inspect(draft.path, draft.start, draft.end, samples=options.samples)
+        found = inspect(
+            draft.path, draft.start, draft.end, channel=draft.channel, samples=options.samples
+        )
         if repeated:
             known[key] = found
         return found
@@ -147,7 +149,7 @@ def _inspect_all(
             for draft, found in _parallel(look, drafts, jobs):
                 bar.advance()
                 problems = [
-                    *_audio_issues(found, scan, options),
+                    *_audio_issues(draft, found, scan, options),
                     *_label_issues(draft, found, scan),
                 ]
                 for kind, problem, outcome in problems:
@@ -196,7 +198,7 @@ def _drops(kind: str, outcome: str) -> bool:
     return Issue(kind, "", outcome=outcome).resolved() != "kept"  # type: ignore[arg-type]
 
 
-def _audio_issues(found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
+def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
     for kind, problem in found.problems:
         if kind == "silence" and scan.silence_allowed:
             continue
@@ -207,7 +209,8 @@ def _audio_issues(found: Found, scan: Scan, options: Options) -> Iterator[_Probl
         if found.header.sample_rate != scan.sample_rate:
             given, wanted = found.header.sample_rate, scan.sample_rate
             yield "rate-mismatch", f"{given} Hz instead of {wanted} Hz; it is resampled", ""
-        if found.header.channels != 1:
+        averaged = found.header.channels != 1 and draft.channel is None
+        if averaged and not any(_drops(kind, "") for kind, _ in found.problems):
             yield "channel-mismatch", f"{found.header.channels} channels instead of 1; averaged", ""
 
 
@@ -246,6 +249,7 @@ def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utte
         samples=found.samples,
         sample_rate=header.sample_rate,
         channels=header.channels,
+        channel=draft.channel,
         text=draft.text or None,
         speaker=draft.speaker or None,
         phones=draft.phones,
