@@ -19,6 +19,7 @@ from speechft.data.corpora.base import Card, Draft, Scan
 from speechft.data.inspection import Found, Header, inspect
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.text import composed, words
 from speechft.errors import DataError
 from speechft.files import file_digest, json_digest, write_text
 from speechft.runs import STAGE_FILE, stage
@@ -233,8 +234,7 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
 
 def _characters(text: str | None) -> list[str]:
     """Return the characters of a transcript as CTC counts them, words separated by ``|``."""
-    kept = "".join(c if c.isalnum() or c == "'" else " " for c in (text or "").upper())
-    return list("|".join(kept.split()))
+    return list("|".join(words(text or "")))
 
 
 def _phones(draft: Draft) -> list[str]:
@@ -250,10 +250,10 @@ def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utte
         sample_rate=header.sample_rate,
         channels=header.channels,
         channel=draft.channel,
-        text=draft.text or None,
-        speaker=draft.speaker or None,
+        text=composed(draft.text or "") or None,
+        speaker=composed(draft.speaker or "") or None,
         phones=draft.phones,
-        labels={kind: value for kind, value in draft.labels.items() if value != ""},
+        labels={k: composed(value) for k, value in draft.labels.items() if value != ""},
         offset=found.offset if segment else 0,
         recording_samples=header.samples if segment else 0,
     )
