@@ -23,10 +23,14 @@ _TOLD: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x93NUMPY", "is a numpy array, not audio"),
 )
 _CONVERT = ", which is not read here: ffmpeg -i FILE FILE.wav"
+AUDIO_SUFFIXES = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .snd .sph .w64 .wav".split()
+)
+"""What is taken from folders; a file that is named may have any suffix."""
 FOREIGN_SUFFIXES = frozenset(
     ".m4a .mp4 .aac .amr .awb .webm .mkv .mka .mov .3gp .wma .ra .rm .wv .ape".split()
 )
-"""Suffixes of recordings that libsndfile does not read."""
+"""Suffixes of recordings that libsndfile does not read: they are named."""
 _STREAMED = 0x7F00_0000
 """Sizes from here on stand for "not known" in WAV files that were written to a pipe."""
 

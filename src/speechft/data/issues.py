@@ -33,6 +33,7 @@ KINDS: dict[str, Outcome] = {
     "channels-cancel": "left out",
     "characters": "left out",
     "text-too-long": "left out",
+    "bracketed-text": "kept",
     "unseen-characters": "kept",
     "length-differs": "kept",
     "clipping": "kept",

@@ -160,7 +160,7 @@ def test_every_damage_gives_its_line(
 
 
 def test_the_kinds_are_all_tried() -> None:
-    elsewhere = {"bad-label", "no-label", "listed-twice", "unseen-characters"}  # by recipes; below
+    elsewhere = {"bad-label", "no-label", "listed-twice", "unseen-characters", "bracketed-text"}
     assert {kind for kind, _, _ in DAMAGES} | elsewhere == set(KINDS)
 
 

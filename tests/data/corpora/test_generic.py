@@ -204,7 +204,7 @@ def test_nothing_usable_is_one_clear_error(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ("path,text\na.wav,x\n", "lacks the column split; it has: path, text"),
-        ("file;split\na.wav;train\n", "lacks the column path, split"),
+        ("sound;part\na.wav;train\n", "lacks the column path, split; it has: sound, part"),
         ("", "lacks the column path, split"),
         ("path,split\n", "has no rows"),
         (None, "does not exist"),
