@@ -212,23 +212,24 @@ def read_audio(path: Path) -> torch.Tensor:
     Raises:
         DataError: It cannot be read or is empty.
     """
-    import soundfile
-
+    from speechft.data.audio import read_header
     from speechft.data.manifest import Utterance, load_waveform, to_cut
 
     try:
-        info = soundfile.info(str(path))
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"audio {path} cannot be read: {error}") from None
-    if info.frames == 0:
+        header = read_header(path)
+    except DataError as error:
+        raise DataError(f"audio {path} cannot be read: {error.message}") from None
+    if header.cut_off:
+        raise DataError(f"audio {path} {header.cut_off}")
+    if header.samples == 0:
         raise DataError(f"audio {path} is empty")
     cut = to_cut(
         Utterance(
             id=path.stem,
             path=str(path.resolve()),
-            samples=info.frames,
-            sample_rate=info.samplerate,
-            channels=info.channels,
+            samples=header.samples,
+            sample_rate=header.sample_rate,
+            channels=header.channels,
         )
     )
     return torch.from_numpy(load_waveform(cut))

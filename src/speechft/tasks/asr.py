@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
+from speechft.data.text import units_of, words
 from speechft.tasks.base import Task
 from speechft.tasks.ctc import END, EditScorer, SymbolLabels, WordCtcModel, edit_rates
 from speechft.tasks.measures import Item, Measure, ratio, ratio_of
@@ -29,22 +30,21 @@ WER_LM = Measure(
 
 
 class CharacterLabels(SymbolLabels):
-    """Characters of the text in upper case.
+    """Characters of the text in upper case, as `speechft.data.text` reads it.
 
-    Everything but letters, digits and apostrophes of any script separates words.
+    Everything but letters with their marks, digits and apostrophes of any script separates words.
     """
 
     s3prl_closing: ClassVar[tuple[str, ...]] = (BOUNDARY, END)
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the characters, words separated by `BOUNDARY`."""
-        text = (label_of(cut, "text") or "").upper()
-        kept = "".join(c if c.isalnum() or c == "'" else " " for c in text)
-        return list(BOUNDARY.join(kept.split()))
+        return list(BOUNDARY.join(words(label_of(cut, "text") or "")))
 
     def units(self, symbols: Sequence[str]) -> list[str]:
-        """Return the words."""
-        return "".join(symbols).replace(BOUNDARY, " ").split()
+        """Return the words; characters where a script has no spaces between words."""
+        found = "".join(symbols).replace(BOUNDARY, " ").split()
+        return [unit for word in found for unit in units_of(word)]
 
 
 class WordScorer(EditScorer):
@@ -63,9 +63,9 @@ class WordScorer(EditScorer):
         item = super().score(cut, prediction, target, vocabulary)
         if len(prediction) == 2:
             return item
-        words = prediction[2]
-        counts = {**item.counts, _LM_EDITS: edits(item.reference.split(), words).total}
-        return replace(item, counts=counts, searched=" ".join(words))
+        found = [unit for word in prediction[2] for unit in units_of(word)]
+        counts = {**item.counts, _LM_EDITS: edits(item.reference.split(), found).total}
+        return replace(item, counts=counts, searched=" ".join(found))
 
 
 CHARACTERS = CharacterLabels("asr", "text")

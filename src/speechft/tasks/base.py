@@ -225,6 +225,18 @@ class Task:
             )
         return target
 
+    def symbols(self, cut: Cut) -> list[str]:
+        """Return the target of a cut as symbols, for tasks that recognise sequences of them."""
+        labels: Any = self.labels
+        found: list[str] = labels.symbols(cut)
+        return found
+
+    def units(self, symbols: Sequence[str]) -> list[str]:
+        """Turn symbols into the units that the error rate of such a task counts."""
+        labels: Any = self.labels
+        found: list[str] = labels.units(symbols)
+        return found
+
     def labelled(self, cut: Cut) -> bool:
         """Return whether a cut has this task's label."""
         return self.labels.labelled(cut)
