@@ -36,6 +36,7 @@ def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
             "learning_rate": 5e-3,
             "hidden": None,
             "checkpoint_every": 4,
+            "head_only": 0.3,
         },
         "merging": {"alpha": 0.25, "curve": [0.5], "curve_tasks": ["sid"]},
         "evaluation": {"tasks": ["sid", "style"], "floors": ["mfcc", "random"]},

@@ -207,7 +207,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_tasks(recipe)
     _check_merge(recipe)
     composer = Composer(recipe, {}, Path())
-    for strategy in dict.fromkeys((recipe.finetuning.strategy, *recipe.baselines)):
+    for strategy in recipe.merged_at():
         plans = composer.plans(strategy)
         for config in plans:
             check_config(config)
@@ -242,6 +242,11 @@ def _check_tasks(recipe: Recipe) -> None:
 
 def _check_merge(recipe: Recipe) -> None:
     """Refuse a merge of so many models, or with settings that nothing in the encoder fits."""
+    if recipe.merging.alpha is None and any(recipe.merged_at().values()):
+        raise ConfigError(
+            f"baselines: alpha is given, which method {recipe.merging.method!r} finds itself",
+            hint="name the strategies alone, or set merging.method=linear",
+        )
     settings, composition = merge_settings(recipe), recipe.composition
     together = composition.kind in ("average", "ties")
     settings.configured_method().check(len(composition.tasks) if together else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -43,8 +44,24 @@ class CharacterLabels(SymbolLabels):
         return list(BOUNDARY.join(kept.split()))
 
     def units(self, symbols: Sequence[str]) -> list[str]:
-        """Return the words."""
-        return "".join(symbols).replace(BOUNDARY, " ").split()
+        """Return the words; in scripts without spaces every character is one."""
+        return words_of("".join(symbols).replace(BOUNDARY, " "))
+
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+"""Thai, Lao, Burmese, Khmer, kana and Han: scripts that put no spaces between words."""
+
+
+def words_of(text: str) -> list[str]:
+    """Return what the word error rate counts: words, and in unspaced scripts single characters.
+
+    The error rate of a Mandarin text is thus its character error rate, as the field gives it, and
+    that of mixed text counts English words and Mandarin characters (mixed error rate).
+    """
+    return _UNSPACED.sub(lambda match: f" {match[0]} ", text).split()
 
 
 class WordScorer(EditScorer):
@@ -54,7 +71,7 @@ class WordScorer(EditScorer):
         """Return the words, those of the language model if there is one."""
         if len(prediction) == 3:
             return " ".join(prediction[2])
-        return super().describe(prediction, vocabulary, setting)
+        return " ".join("".join(vocabulary.decode(prediction[0])).replace(BOUNDARY, " ").split())
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count edits of words, those with the language model apart."""
@@ -63,7 +80,7 @@ class WordScorer(EditScorer):
         item = super().score(cut, prediction, target, vocabulary)
         if len(prediction) == 2:
             return item
-        words = prediction[2]
+        words = words_of(" ".join(prediction[2]))
         counts = {**item.counts, _LM_EDITS: edits(item.reference.split(), words).total}
         return replace(item, counts=counts, searched=" ".join(words))
 
