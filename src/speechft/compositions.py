@@ -74,7 +74,8 @@ class Composer:
         tuned = self._tune(config, self.recipe.encoder, strategy)
         history = {str(strategy): read_json(tuned.parent / "history.json")}
         base = self.recipe.encoder
-        merged = {a: self._merge(base, [tuned], a, "") for a in alphas}
+        place = "" if strategy == self.recipe.finetuning.strategy else str(strategy)
+        merged = {a: self._merge(base, [tuned], a, place) for a in alphas}
         return Models(base, tuned, merged, history)
 
     def _together(self, config: FinetuningConfig, alphas: Sequence[float | None]) -> Models:

@@ -24,6 +24,7 @@ from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder, tasks_of
 from speechft.evaluation.superb_table import scored_table
+from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
@@ -94,7 +95,14 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         main = models[recipe.finetuning.strategy]
         _export(main.tuned, folder / "tuned")
         _export(main.merged[recipe.merging.alpha], folder / "merged")
-        rows = _evaluate(state, models)
+        rows = mark_overlap(
+            _evaluate(state, models),
+            recipe,
+            state.corpora,
+            state.tasks,
+            state.evaluated,
+            folder,
+        )
         curve = _curve(state, rows, main)
         write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
         failed = state.failures.tasks
@@ -222,6 +230,7 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     else:
         tasks, evaluated = assign_tasks(recipe.evaluation, list(further.values()) or [corpus])
     state = Run(recipe, folder, corpus, corpora, tasks, evaluated)
+    log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
     write_text(folder / "recipe.yaml", recipe.as_yaml())
     return state

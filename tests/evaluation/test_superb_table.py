@@ -86,6 +86,18 @@ def test_a_row_says_protocol_rates_and_what_is_doubtful() -> None:
     assert "fitted to six published rows" in text
 
 
+def test_test_items_that_were_tuned_on_are_named_with_the_score_without_them() -> None:
+    seen = rows("mine")
+    details = {**seen[2].details, "tuned_on": {"utterances": [8, 12]}}
+    seen[2] = seen[2].model_copy(update={"details": {**details, "clean": {"value": 60.0, "n": 4}}})
+    [note] = [note for note in superb_table(seen).notes if "tuned on" in note]
+    assert note.startswith("mine, er: 8 of 12 test utterances were tuned on; accuracy 64.99, ")
+    lower = 870.20 - 250 * 4.99 / (70.67 - 35.39)
+    assert note.endswith(f"without them 60.00; SUPERB_S 870.20, without them {lower:.2f}")
+    seen[2].details["clean"] = {"value": None, "n": 0}
+    assert any("none is left without them" in note for note in superb_table(seen).notes)
+
+
 def test_encoders_are_ranked_only_where_every_set_of_constants_agrees() -> None:
     def scores(*values: float) -> dict[str, float]:
         return dict(zip(FITTED, values, strict=True))

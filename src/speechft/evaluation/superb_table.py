@@ -220,6 +220,7 @@ def _notes(rows: Sequence[ResultRow], lines: Sequence[Line]) -> list[str]:
         for row in {(r.encoder, r.task, r.protocol): r for r in rows}.values()
         if at_edge(row)
     ]
+    notes += _overlaps(rows, lines)
     scored = [line for line in lines if line.scores]
     notes += [
         f"{one.name} and {two.name} are not ranked: less than {NEAR:g} points of SUPERB_S apart "
@@ -243,6 +244,28 @@ def _notes(rows: Sequence[ResultRow], lines: Sequence[Line]) -> list[str]:
         f"protocol {', '.join(protocols)}; published rows are of s3prl with learning rates that "
         "their papers do not say"
     )
+    return notes
+
+
+def _overlaps(rows: Sequence[ResultRow], lines: Sequence[Line]) -> list[str]:
+    """Say which test items were tuned on, and what figure and score are without them."""
+    notes = []
+    for row in rows:
+        clean, counts = row.details.get("clean"), row.details.get("tuned_on", {})
+        if not clean:
+            continue
+        seen, total = counts.get("utterances", (0, 0))
+        text = f"{row.encoder}, {row.task}: {seen} of {total} test utterances were tuned on"
+        if clean["value"] is None:
+            notes.append(f"{text}; none is left without them")
+            continue
+        text += f"; {row.metric} {row.value:.2f}, without them {clean['value']:.2f}"
+        line = next(n for n in lines if (n.name, n.protocol) == (row.encoder, row.protocol))
+        if line.scores and (row.task, row.metric) in line.figures:
+            figures = {**line.figures, (row.task, row.metric): float(clean["value"])}
+            text += f"; SUPERB_S {line.scores[FITTED[0]]:.2f}, without them "
+            text += f"{_scores(figures)[FITTED[0]]:.2f}"
+        notes.append(text)
     return notes
 
 
