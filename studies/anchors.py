@@ -33,7 +33,7 @@ def topline(task: str, start: str, corpus: Corpus, folder: Path) -> float:
     """Train everything on the probe's training split; return the metric on test."""
     config = FinetuningConfig(
         task=task,
-        strategy="plain",
+        strategy="plain-cnn",
         steps=STEPS[task],
         learning_rate=5e-4 if task in ("pr", "style") else 1e-3,
         hidden=None,

@@ -2,9 +2,9 @@
 
 Each lineage of the tiny encoder is fine-tuned on speakers and on phones with the demo's recipe, as
 many passes over three times the data, and merged at 0.25. Frozen probes then measure pre-trained,
-plain, stable and merged encoders on the test splits of ``synthetic-study``, and further
-coefficients on dev. One command; interrupt it and run it again, here or on another machine, and it
-goes on where it was:
+plain (the CNN is trained too: ``plain-cnn``), stable and merged encoders on the test splits of
+``synthetic-study``, and further coefficients on dev. One command; interrupt it and run it again,
+here or on another machine, and it goes on where it was:
 
     python studies/demo.py --out runs/study
 
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from pretraining import rounds
 
 from speechft.compositions import Composer
+from speechft.config import Config
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
@@ -83,11 +84,11 @@ class Lineage:
     def cell(self, tuned_on: str, seed: int) -> Rows:
         """Tune and merge on one task with one seed; measure all three encoders."""
         composer, place = self.composer(tuned_on, seed)
-        stable, plain = composer.compose("stable", [ALPHA]), composer.compose("plain")
+        stable, plain = composer.compose("stable", [ALPHA]), composer.compose("plain-cnn")
         candidates = [
             Candidate(f"Speech-FT {ALPHA:g}", str(stable.merged[ALPHA]), alpha=ALPHA),
             Candidate("stable", str(stable.tuned)),
-            Candidate("plain", str(plain.tuned)),
+            Candidate("plain-cnn", str(plain.tuned)),
         ]
         return [row for c in candidates for row in self.measure(c, place / c.name)]
 
@@ -179,11 +180,45 @@ def describe_items(lineage: Lineage) -> None:
 
 
 def design() -> str:
-    """Return a digest of how encoders are tuned, merged and probed; rows of another are void."""
+    """Return a digest of how encoders are tuned, merged and probed; rows of another are void.
+
+    ``design.json`` holds the settings that there were when the design was fixed. Settings that came
+    later count only where they differ from their defaults, so that new ones do not make the rows
+    void. Two things are read as they were: what the rows call ``plain-cnn`` was named ``plain``
+    then, and the three probe seeds shared the batches of the first.
+    """
     recipe = load_recipe(Recipe, "demo", [f"finetuning.steps={STEPS}"])
-    probes = {name: config.as_dict() for name, config in PROTOCOLS[PROBES.protocol].items()}
-    parts = [recipe.finetuning.as_dict(), recipe.merging.as_dict(), PROBES.as_dict(), probes]
+    probes = PROTOCOLS[PROBES.protocol]
+    merging = {f.name: getattr(recipe.merging, f.name) for f in fields(recipe.merging)}
+    now = [recipe.finetuning.as_dict(), merging, PROBES.as_dict()]
+    now.append({name: config.as_dict() for name, config in probes.items()})
+    changed = [_changed(recipe.finetuning), recipe.merging.changed(), _changed(PROBES)]
+    changed.append({name: _changed(config) for name, config in probes.items()})
+    fixed = json.loads((ROWS / "design.json").read_text())
+    parts = [as_fixed(*part) for part in zip(now, changed, fixed[:4], strict=True)]
     return json_digest([*parts, ALPHA, CURVE])[:12]
+
+
+def as_fixed(now: Any, changed: Any, fixed: Any) -> Any:
+    """Return the settings that a design was fixed with, and later ones that are no defaults.
+
+    Args:
+        now: All settings of today.
+        changed: Those of them that differ from their defaults.
+        fixed: The settings that there were.
+    """
+    if not isinstance(now, dict) or not isinstance(fixed, dict):
+        return now
+    changed = changed if isinstance(changed, dict) else {}
+    return {
+        key: as_fixed(value, changed.get(key), fixed.get(key))
+        for key, value in now.items()
+        if key in fixed or key in changed
+    }
+
+
+def _changed(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_defaults=True)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ HERE = Path(__file__).with_name("demo")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "study-alpha.png"
 TASKS = {"pr": "PR, PER %", "sid": "SID, %", "ic": "IC, %", "style": "style, %"}
 FLOORS = ("MFCC", "random")
-TUNED = ("plain", "stable", "Speech-FT 0.25")
+TUNED = ("plain-cnn", "stable", "Speech-FT 0.25")
 RATES = ("substitutions", "insertions", "deletions", "blank_ratio")
 DRAWS = 2000
 LEVEL = 0.90
@@ -187,10 +187,14 @@ def shown(values: Floats, digits: int = 1, sign: str = "") -> str:
 
 
 def judged(difference: Floats) -> str:
-    """Return whether PR is kept, by the interval of the PER difference."""
+    """Return whether PR is kept, by the interval of the PER difference.
+
+    A PER that is kept within the margin may be significantly higher or lower: both are said.
+    """
     low, high = np.quantile(difference[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if low >= -MARGIN and high <= MARGIN:
-        return "keeps PR"
+        word = "higher" if low > 0 else "lower" if high < 0 else ""
+        return f"keeps PR, PER significantly {word}" if word else "keeps PR"
     return "gains PR" if high < 0 else "loses PR" if low > 0 else "open"
 
 

@@ -150,7 +150,7 @@ def topline(task: str, like: Path, corpus: Corpus, folder: Path) -> dict[str, An
     assert isinstance(encoder, HuggingFaceEncoder)
     config = FinetuningConfig(
         task=task,
-        strategy="plain",
+        strategy="plain-cnn",
         steps=TOPLINE[task],
         learning_rate=1e-3,
         hidden=None,

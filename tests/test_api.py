@@ -35,7 +35,7 @@ VERBS = {
     "extract": speechft.extract,
 }
 ONLY_PYTHON = {"settings", "command"}
-ONLY_TYPED = {"as_json", "no_cache", "layout"}
+ONLY_TYPED = {"as_json", "as_format", "no_cache", "layout"}
 """How results are printed, what ``cache=False`` says in Python, and a verb within a verb."""
 OTHER_NAMES = {
     "set_": "overrides",

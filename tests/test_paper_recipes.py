@@ -24,11 +24,14 @@ from speechft.evaluation.suite import choose_tasks
 from speechft.files import read_json
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
 from speechft.recipe_files import packaged_bases
-from speechft.tasks import TASKS
+from speechft.tasks import SUPERB, TASKS
 from speechft.tasks.label import classification
 
-PAPER = [name for name in packaged_recipes() if name.split("-")[0] not in ("demo", "pretrain")]
-SOURCES = packaged_bases() | {name: packaged_recipes()[name] for name in PAPER}
+MINIATURE = "-miniature"
+_ALL = [name for name in packaged_recipes() if name.split("-")[0] not in ("demo", "pretrain")]
+MINIATURES = [name for name in _ALL if name.endswith(MINIATURE)]
+PAPER = [name for name in _ALL if name not in MINIATURES]
+SOURCES = packaged_bases() | {name: packaged_recipes()[name] for name in _ALL}
 """The files that hold their settings."""
 _SOURCES = ("official", "ours", "s3prl", "HuBERT", "paper", "same", "configuration")
 
@@ -54,6 +57,9 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Corpus
         "timit": {},
         "librispeech": {},
         "aishell3": {"per_speaker": 12, "text": "广州", "labels": _pinyin},
+        "crema-d": {"speakers": 10, "per_speaker": 2},
+        "snips": {},
+        "speech-commands": {},
     }
 
     def archive(name: str) -> Corpus:
@@ -67,6 +73,44 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Corpus
         return made[name]
 
     return archive
+
+
+OURS = 29
+"""Settings that no source gives, over all paper recipes; sources may be found, so it only falls."""
+TABLES = {
+    "I": (
+        "hubert-base-tedlium3-asr",
+        "hubert-base-voxceleb1-sid",
+        "hubert-base-iemocap-er",
+        "hubert-base-timit-pc",
+        "hubert-base-crema-d-er",
+        "hubert-base-snips-sf",
+        "hubert-base-librispeech-pr",
+        "hubert-base-speech-commands-ks",
+    ),
+    "II": ("hubert-base-aishell3-pretraining",),
+    "III": (
+        "hubert-base-pr-sid-joint",
+        "hubert-base-pr-sid-average",
+        "hubert-base-pr-sid-ties",
+        "hubert-base-pr-sid-sequential",
+    ),
+    "VII": ("hubert-base-voxceleb1-sid-ablation",),
+    "VIII": ("hubert-base-voxceleb1-sid-baselines",),
+}
+SMALLER = {
+    "title",
+    "encoder",
+    "finetuning.steps",
+    "finetuning.evaluate_every",
+    "finetuning.hidden",
+    "finetuning.recurrent.size",
+    "finetuning.targets.layer",
+    "finetuning.targets.clusters",
+    "evaluation.protocol",
+    "evaluation.limit",
+}
+"""All that a miniature may say otherwise beside ``data``: encoder, steps and sizes of heads."""
 
 
 def _pinyin(split: str, who: int, number: int) -> dict[str, str]:
@@ -116,8 +160,12 @@ def _shrunk(recipe: Recipe, encoder: Path, archives: Callable[[str], Corpus]) ->
     return Recipe.model_validate({**recipe.as_dict(), **content})
 
 
+_SAME_TUNING = ("-ablation", "-baselines", "-average", "-ties")
+"""Recipes whose fine-tunings are those of another one."""
+
+
 @pytest.mark.integration
-@pytest.mark.parametrize("name", PAPER)
+@pytest.mark.parametrize("name", [n for n in PAPER if not n.endswith(_SAME_TUNING)])
 def test_a_recipe_trains_from_the_archive_on(
     name: str,
     tmp_path: Path,
@@ -175,6 +223,79 @@ def test_every_number_of_a_recipe_says_where_it_is_from(name: str) -> None:
         named = any(s.lower() in comment.lower() for s in _SOURCES) or (nested and named)
         if re.search(r"\d", setting):
             assert named, f"{name}: {line.strip()!r} does not say where it is from"
+
+
+def test_settings_of_our_own_only_become_fewer() -> None:
+    settings = [
+        line.partition("#")
+        for name in (*packaged_bases(), *PAPER)
+        if name != "miniature"
+        for line in SOURCES[name].read_text().splitlines()
+    ]
+    count = sum(bool(s.strip()) and "ours" in comment for s, _, comment in settings)
+    assert count == OURS, "fewer: set OURS to it; more: find a source"
+
+
+def flat(content: Any, before: str = "") -> dict[str, Any]:
+    """Return a nested mapping with its keys joined by dots."""
+    if not isinstance(content, dict) or not content:
+        return {before: content}
+    return {
+        key: value
+        for name, part in content.items()
+        for key, value in flat(part, f"{before}.{name}" if before else name).items()
+    }
+
+
+def test_every_paper_recipe_has_its_miniature() -> None:
+    assert {name + MINIATURE for name in PAPER} == set(MINIATURES)
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_a_miniature_differs_in_nothing_but_size(name: str) -> None:
+    small, whole = (
+        flat(load_recipe(Recipe, n).as_dict()) for n in (name, name.removesuffix(MINIATURE))
+    )
+    different = {key for key in {*small, *whole} if small.get(key) != whole.get(key)}
+    assert {key for key in different if not key.startswith("data.")} <= SMALLER
+    corpora = {v for k, v in small.items() if k.startswith("data.") and isinstance(v, str)}
+    assert corpora == {"synthetic-archives"}
+    assert {k for k in small if k.startswith("data.")} == {
+        k for k in whole if k.startswith("data.")
+    }, "the same tasks are tuned and evaluated on"
+    assert small["finetuning.steps"] < 100
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_of_the_paper_has_its_recipes(table: str) -> None:
+    for name in TABLES[table]:
+        recipe = load_recipe(Recipe, name)
+        assert set(recipe.evaluation.tasks) >= {"pr", "sid", "er", "sf"}, "SUPERB_S by default"
+        everything = load_recipe(Recipe, name, ["evaluation.tasks=all"])
+        assert isinstance(recipe.data.evaluation, dict)
+        assert set(everything.evaluation.tasks) == set(SUPERB) == set(recipe.data.evaluation)
+
+
+def test_recipes_of_tables_have_what_their_tables_need() -> None:
+    three = [load_recipe(Recipe, name) for name in TABLES["III"]]
+    kinds = {"single", "average", "ties", "sequential"}
+    assert {recipe.composition.kind for recipe in three} == kinds
+    assert len({str(r.finetuning.model_copy(update={"tasks": {}})) for r in three}) == 1
+    [ablation] = (load_recipe(Recipe, name) for name in TABLES["VII"])
+    assert ablation.merged_at() == {"stable": [], "plain": [0.25]}
+    [rivals] = (load_recipe(Recipe, name) for name in TABLES["VIII"])
+    assert list(rivals.merged_at()) == ["stable", "l2sp", "lora", "dora", "early-checkpoint"]
+    assert rivals.finetuning.early.share == 0.2
+    assert "asr" in load_recipe(Recipe, TABLES["II"][0]).evaluation.tasks
+
+
+def test_values_that_the_released_code_says() -> None:
+    """Read in `downstream/asr_ted/config_finetune.yaml` and fairseq's pre-training settings."""
+    for family in ("hubert-base", "wav2vec2-base", "wavlm-base-plus", "decoar2"):
+        config = load_recipe(Recipe, f"{family}-tedlium3-asr").finetuning
+        assert config.steps == 50_000
+        expected = 0.0 if family.startswith("wavlm") else 0.1
+        assert config.dropout["feat_proj_dropout"] == expected
 
 
 def test_the_official_schedule_is_in_every_recipe() -> None:

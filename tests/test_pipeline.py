@@ -21,7 +21,7 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.predictions import items_of
 from speechft.files import file_digest, read_json
 from speechft.recipe import Recipe
-from speechft.results import read_rows
+from speechft.results import Role, read_rows
 from speechft.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("quick_probes")
@@ -38,6 +38,7 @@ def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
             "learning_rate": 5e-3,
             "hidden": None,
             "checkpoint_every": 4,
+            "head_only": 0.3,
         },
         "merging": {"alpha": 0.25, "curve": [0.5], "curve_tasks": ["sid"]},
         "evaluation": {"tasks": ["sid", "style"], "floors": ["mfcc", "random"]},
@@ -253,3 +254,45 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
         (r.encoder, r.task, r.value) for r in theirs
     ]
     assert read_json(folder / "finetuning" / "stable" / "stage.json")["stage"] == "finetune"
+
+
+def test_baselines_are_merged_and_tasks_have_their_corpora(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Corpora of tasks that are not evaluated need not be there."""
+    place = str(tones.folder)
+    recipe = _recipe(
+        tiny_hubert,
+        tones,
+        data={"corpus": place, "evaluation": {"sid": place, "er": "not/prepared"}},
+        baselines=[{"strategy": "plain", "alpha": 0.25}],
+        evaluation={"tasks": ["sid"], "floors": []},
+    )
+    summary = pipeline.run(recipe, tmp_path / "run")
+    assert "estimate: 24 updates" in capsys.readouterr().err
+    rows = {row.encoder: row for row in summary.rows}
+    assert list(rows) == [
+        "pre-trained",
+        "plain fine-tuning",
+        "stable fine-tuning",
+        "Speech-FT (0.25)",
+        "plain merged (0.25)",
+    ]
+    assert len({row.encoder_digest for row in rows.values()}) == 5
+    plain = rows["plain merged (0.25)"]
+    assert (plain.role, plain.strategy, plain.alpha) == (Role.MERGED, "plain", 0.25)
+    assert [row.alpha for row in summary.curve] == [0.0, 0.25, 0.5, 1.0], "of the recipe's own"
+    digests = {row.alpha: row.encoder_digest for row in summary.curve}
+    assert digests[0.25] == rows["Speech-FT (0.25)"].encoder_digest
+    assert summary.verdict[1].startswith("Speech-FT (0.25) ")
+    assert all(r.details["tuned_on"]["utterances"][0] == 0 for r in summary.rows)
+    merged = tmp_path / "run" / "merged" / "model.safetensors"
+    own = tmp_path / "run" / "merging" / "alpha-0.25" / "encoder" / "model.safetensors"
+    assert merged.read_bytes() == own.read_bytes()
+    with pytest.raises(ConfigError, match="names no corpus for task pr; it has: sid, er"):
+        pipeline.run(
+            recipe.model_copy(
+                update={"evaluation": recipe.evaluation.model_copy(update={"tasks": ("pr",)})}
+            ),
+            tmp_path / "other",
+        )

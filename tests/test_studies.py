@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,16 +15,42 @@ DRAWS = 20_000
 _ENCODERS = ("stable", "pre-trained", "MFCC")
 
 
-@pytest.fixture(scope="module")
-def table() -> ModuleType:
-    path = Path(__file__).parents[1] / "studies" / "demo_table.py"
-    spec = importlib.util.spec_from_file_location("demo_table", path)
+STUDIES = Path(__file__).parents[1] / "studies"
+
+
+def study(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, STUDIES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["demo_table"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def table() -> ModuleType:
+    return study("demo_table")
+
+
+def test_committed_rows_are_of_the_design_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New settings with their defaults do not make 30 fine-tunings void; a changed one does."""
+    monkeypatch.syspath_prepend(str(STUDIES))
+    demo = study("demo")
+    rows = [
+        json.loads(line)
+        for path in (STUDIES / "demo").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    assert {row["design"] for row in rows} == {demo.design()}
+    assert {row["encoder"] for row in rows if "tuning_seed" in row} >= {"plain-cnn", "stable"}
+    assert "plain" not in {row["encoder"] for row in rows}, "the CNN was trained there"
+    fixed, now = {"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 2, "new": 0}, "later": 5}
+    assert demo.as_fixed(now, {"a": 1}, fixed) == fixed
+    assert demo.as_fixed(now, {"later": 5}, fixed) == {**fixed, "later": 5}
+    assert demo.as_fixed(now, {"b": {"new": 0}}, fixed) == {"a": 1, "b": {"c": 2, "new": 0}}
+    monkeypatch.setattr(demo, "PROBES", demo.PROBES.model_copy(update={"layers": "last"}))
+    assert demo.design() not in {row["design"] for row in rows}
 
 
 def test_item_weights_have_the_variance_of_a_two_stage_bootstrap(table: ModuleType) -> None:
@@ -108,7 +135,14 @@ def test_figures_average_probe_seeds_then_seeds_then_lineages(table: ModuleType)
 
 @pytest.mark.parametrize(
     ("center", "spread", "word"),
-    [(0.0, 0.5, "keeps PR"), (0.0, 2.0, "open"), (4.0, 1.0, "loses PR"), (-4.0, 1.0, "gains PR")],
+    [
+        (0.0, 0.5, "keeps PR"),
+        (0.8, 0.5, "keeps PR, PER significantly higher"),
+        (-0.8, 0.5, "keeps PR, PER significantly lower"),
+        (0.0, 2.0, "open"),
+        (4.0, 1.0, "loses PR"),
+        (-4.0, 1.0, "gains PR"),
+    ],
 )
 def test_keeping_is_an_equivalence(
     table: ModuleType, center: float, spread: float, word: str

@@ -66,7 +66,7 @@ def tune(folder: Path, corpus: Corpus, **changes: Any) -> Tuned:
 
 
 @pytest.mark.parametrize("dev", [True, False], ids=["dev", "no dev"])
-@pytest.mark.parametrize("way", ["stable", "plain", "no downsampler cache"])
+@pytest.mark.parametrize("way", ["stable", "plain-cnn", "no downsampler cache"])
 @pytest.mark.parametrize("task", TRAINED)
 def test_every_task_is_tuned_on_in_every_way(
     task: str,
@@ -79,7 +79,7 @@ def test_every_task_is_tuned_on_in_every_way(
 ) -> None:
     if way == "no downsampler cache":
         monkeypatch.setattr(examples, "CACHE_BYTES", 0)
-    changes = {"task": task, "strategy": "plain" if way == "plain" else "stable"}
+    changes = {"task": task, "strategy": "plain-cnn" if way == "plain-cnn" else "stable"}
     if dev:
         tuned = tune(tmp_path, corpus, **changes)
         assert tuned.dev == tuned.dev, "a figure on dev"
@@ -122,10 +122,10 @@ OTHER_WAYS: dict[str, dict[str, Any]] = {
     "average": {"select": "ema"},
     "frozen states": {"head_only_mode": "eval"},
     "crops": {"max_duration": 0.3},
-    "crops of samples": {"max_duration": 0.3, "strategy": "plain"},
-    "masks": {"specaugment": {}, "strategy": "plain"},
-    "BiLSTM": {"recurrent": {"layers": 1, "size": 4}, "strategy": "plain"},
-    "joint": {"tasks": {"asv": 1.0, "sd": 1.0, "sf": 0.5}, "strategy": "plain"},
+    "crops of samples": {"max_duration": 0.3, "strategy": "plain-cnn"},
+    "masks": {"specaugment": {}, "strategy": "plain-cnn"},
+    "BiLSTM": {"recurrent": {"layers": 1, "size": 4}, "strategy": "plain-cnn"},
+    "joint": {"tasks": {"asv": 1.0, "sd": 1.0, "sf": 0.5}, "strategy": "plain-cnn"},
 }
 
 

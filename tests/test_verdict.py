@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +31,19 @@ class Run:
         self.rows: list[ResultRow] = []
 
     def add(
-        self, encoder: str, task: str, hits: Sequence[float], place: int = 0, **fields: object
+        self,
+        encoder: str,
+        task: str,
+        hits: Sequence[float],
+        place: int = 0,
+        speakers: int = 0,
+        **fields: object,
     ) -> None:
-        items = [Item(f"item-{n:04d}", "", "", hit, 1.0) for n, hit in enumerate(hits)]
+        each = len(hits) // max(speakers, 1)
+        items = [
+            Item(f"item-{n:04d}", "", "", hit, 1.0, group=f"{n // each}" if speakers else "")
+            for n, hit in enumerate(hits)
+        ]
         name = f"{task}.{place}.jsonl" if place else f"{task}.jsonl"
         path = self.folder / slug(encoder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +75,10 @@ class Run:
         *,
         task: str = "sid",
         converged: bool = True,
-        **fields: object,
+        **fields: Any,
     ) -> None:
-        self.add(PRE_TRAINED, task, base, **{"details": {"converged": converged}, **fields})
+        first: dict[str, Any] = {"details": {"converged": converged}, **fields}
+        self.add(PRE_TRAINED, task, base, **first)
         for name in (TUNED, MERGED):
             self.add(name, task, other, **fields)
 
@@ -84,15 +96,39 @@ def hits(share: float, count: int = 1000) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("other", "phrase"),
-    [(0.70, "keeps"), (0.71, "keeps"), (0.69, "keeps"), (0.80, "gains on"), (0.60, "loses on")],
+    ("other", "phrase", "beside"),
+    [
+        (0.70, "keeps", ""),
+        (0.71, "keeps", ", significantly higher, +1.0 with 90 % interval +0.5 to +1.6"),
+        (0.69, "keeps", ", significantly lower, -1.0 with 90 % interval -1.6 to -0.5"),
+        (0.80, "gains on", ""),
+        (0.60, "loses on", ""),
+    ],
 )
-def test_phrase_follows_the_paired_interval(run: Run, other: float, phrase: str) -> None:
+def test_phrase_follows_the_paired_interval(
+    run: Run, other: float, phrase: str, beside: str
+) -> None:
+    """What is kept within the margin may be significantly lower: both are said."""
     run.compare(hits(0.7), hits(other))
     first, second = run.say()
-    value = f"accuracy 70.0 to {100 * other:.1f}"
+    value = f"accuracy 70.0 to {100 * other:.1f}{beside}"
     assert first == f"Stable fine-tuning {phrase} sid ({value})."
     assert second.startswith(f"Speech-FT (0.25) {phrase} sid ({value}). ")
+
+
+def test_intervals_are_over_speakers_where_there_are_some(run: Run) -> None:
+    """The gain is one speaker's: significant over 1,000 items, but not over 20 speakers."""
+    base, other = hits(0.5), [1.0] * 50 + hits(0.5)[50:]
+    one = [0.0] * 50 + base[50:]
+    run.compare(one, other, speakers=20)
+    run.compare(hits(0.7), hits(0.7), task="ic")
+    found = judge(run.rows, run.folder, VerdictConfig(margins={"*": 0.5}))
+    assert found[TUNED, "sid", "accuracy"].drawn == "20 groups"
+    assert found[TUNED, "sid", "accuracy"].finding is Finding.OPEN
+    assert found[TUNED, "ic", "accuracy"].drawn == "1000 items"
+    assert run.say()[1].endswith(
+        "intervals cover the test speakers or other groups (on ic single items) only."
+    )
 
 
 @pytest.mark.parametrize(

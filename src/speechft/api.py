@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
     from speechft.evaluation.compare import Difference
+    from speechft.evaluation.superb_table import SuperbTable
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
 
@@ -247,9 +248,27 @@ def compare(
     """
     from speechft.evaluation import compare as comparison
 
+    return comparison.compare(_result_files(results), baseline)
+
+
+def superb_table(results: PathLike | Sequence[PathLike]) -> SuperbTable:
+    """Put the SUPERB row of evaluated encoders beside published ones.
+
+    Args:
+        results: Folders that `evaluate` or `run` wrote, or their ``results.jsonl``.
+
+    Raises:
+        SpeechftError: They hold no figure of a task of SUPERB.
+    """
+    from speechft.evaluation import superb_table as tables
+    from speechft.results import read_rows
+
+    return tables.superb_table([r for file in _result_files(results) for r in read_rows(file)])
+
+
+def _result_files(results: PathLike | Sequence[PathLike]) -> list[Path]:
     places = [_folder(place) for place in _texts(results)]
-    files = [place / "results.jsonl" if place.is_dir() else place for place in places]
-    return comparison.compare(files, baseline)
+    return [place / "results.jsonl" if place.is_dir() else place for place in places]
 
 
 def prepare(

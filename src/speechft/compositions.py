@@ -74,7 +74,8 @@ class Composer:
         tuned = self._tune(config, self.recipe.encoder, strategy)
         history = {str(strategy): read_json(tuned.parent / "history.json")}
         base = self.recipe.encoder
-        merged = {a: self._merge(base, [tuned], a, "") for a in alphas}
+        place = "" if strategy == self.recipe.finetuning.strategy else str(strategy)
+        merged = {a: self._merge(base, [tuned], a, place) for a in alphas}
         return Models(base, tuned, merged, history)
 
     def _together(self, config: FinetuningConfig, alphas: Sequence[float | None]) -> Models:
@@ -207,7 +208,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_tasks(recipe)
     _check_merge(recipe)
     composer = Composer(recipe, {}, Path())
-    for strategy in dict.fromkeys((recipe.finetuning.strategy, *recipe.baselines)):
+    for strategy in recipe.merged_at():
         plans = composer.plans(strategy)
         for config in plans:
             check_config(config)
@@ -242,6 +243,11 @@ def _check_tasks(recipe: Recipe) -> None:
 
 def _check_merge(recipe: Recipe) -> None:
     """Refuse a merge of so many models, or with settings that nothing in the encoder fits."""
+    if recipe.merging.alpha is None and any(recipe.merged_at().values()):
+        raise ConfigError(
+            f"baselines: alpha is given, which method {recipe.merging.method!r} finds itself",
+            hint="name the strategies alone, or set merging.method=linear",
+        )
     settings, composition = merge_settings(recipe), recipe.composition
     together = composition.kind in ("average", "ties")
     settings.configured_method().check(len(composition.tasks) if together else 1)

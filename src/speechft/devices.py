@@ -87,6 +87,25 @@ def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
     return "bf16" if device.type == "cpu" and fast else "fp32"
 
 
+def arithmetic_of(device: torch.device) -> dict[str, str | int]:
+    """Return what decides the last digits of a figure beside the precision.
+
+    ``device`` is ``cpu`` or the name of the GPU; on a processor ``kernel`` is the instruction set
+    that torch computes with, such as ``AVX512``, and ``threads`` their number, which decides the
+    order of sums.
+    """
+    import torch
+
+    if device.type != "cpu":
+        gpu = device.type == "cuda"
+        return {"device": torch.cuda.get_device_name(device) if gpu else device.type}
+    return {
+        "device": "cpu",
+        "kernel": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def autocast(
     precision: Resolved, device: torch.device
 ) -> contextlib.AbstractContextManager[object]:

@@ -22,7 +22,9 @@ from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.score import load_anchors, miniature_score
-from speechft.evaluation.suite import assign_tasks, evaluate_encoder
+from speechft.evaluation.suite import assign_tasks, evaluate_encoder, tasks_of
+from speechft.evaluation.superb_table import scored_table
+from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
@@ -93,7 +95,14 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         main = models[recipe.finetuning.strategy]
         _export(main.tuned, folder / "tuned")
         _export(main.merged[recipe.merging.alpha], folder / "merged")
-        rows = _evaluate(state, models, main.merged[recipe.merging.alpha])
+        rows = mark_overlap(
+            _evaluate(state, models),
+            recipe,
+            state.corpora,
+            state.tasks,
+            state.evaluated,
+            folder,
+        )
         curve = _curve(state, rows, main)
         write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
         failed = state.failures.tasks
@@ -204,36 +213,61 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
         _floor(name, recipe)
     corpora = _corpora(recipe, folder)
     corpus = corpora["*"]
-    further = [
-        find_corpus(name, folder / f"corpus-evaluation-{number}")
-        for number, name in enumerate(recipe.data.evaluation, 1)
-    ]
-    for one in (corpus, *further):
+    names = _evaluation_corpora(recipe)
+    further = {
+        name: find_corpus(name, folder / f"corpus-evaluation-{number}")
+        for number, name in enumerate(dict.fromkeys(names.values()), 1)
+    }
+    for one in (corpus, *further.values()):
         log(f"corpus: {one.name} (digest {one.digest[:12]}) in {one.place}")
-    tasks, evaluated = assign_tasks(recipe.evaluation, further or [corpus])
+    if isinstance(recipe.data.evaluation, dict):
+        by_task = {task: further[name] for task, name in names.items()}
+        tasks, evaluated = tasks_of(recipe.evaluation, by_task), by_task
+    else:
+        tasks, evaluated = assign_tasks(recipe.evaluation, list(further.values()) or [corpus])
     state = Run(recipe, folder, corpus, corpora, tasks, evaluated)
+    log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
     write_text(folder / "recipe.yaml", recipe.as_yaml())
     return state
 
 
-def _baselines(recipe: Recipe) -> list[Strategy]:
-    return [s for s in recipe.baselines if s != recipe.finetuning.strategy]
+def _evaluation_corpora(recipe: Recipe) -> dict[str, str]:
+    """Return the corpora that the evaluation needs: by task where the recipe says so.
+
+    Raises:
+        ConfigError: A task has none.
+    """
+    named, tasks = recipe.data.evaluation, recipe.evaluation.tasks
+    if not isinstance(named, dict):
+        return {str(number): name for number, name in enumerate(named)}
+    wanted = tuple(named) if tasks == "available" else tasks
+    for task in wanted:
+        if task not in named:
+            raise ConfigError(
+                f"data.evaluation names no corpus for task {task}; it has: {', '.join(named)}",
+                hint=f"--set data.evaluation.{task}=FOLDER, or leave the task out",
+            )
+    return {task: named[task] for task in wanted}
 
 
-def _alphas(recipe: Recipe) -> list[float | None]:
-    return [recipe.merging.alpha, *sorted({*recipe.merging.curve} - {recipe.merging.alpha})]
+def _alphas(recipe: Recipe, strategy: Strategy) -> list[float | None]:
+    """Return the coefficients that a strategy is merged at."""
+    further = recipe.merged_at()[strategy]
+    if strategy != recipe.finetuning.strategy:
+        return list(further)
+    own = recipe.merging.alpha
+    return [own, *sorted({*recipe.merging.curve, *further} - {own})]
 
 
 def _compose(state: Run) -> dict[Strategy, Models]:
-    """Make the encoders of the recipe's strategy, merged, and of the baselines, as they are."""
+    """Make the encoders of the recipe's strategy and of the baselines, and merge them."""
     recipe = state.recipe
     models: dict[Strategy, Models] = {}
     composer = Composer(recipe, state.corpora, state.folder, state.cache)
-    for strategy in (recipe.finetuning.strategy, *_baselines(recipe)):
-        alphas = _alphas(recipe) if not models else []
+    for strategy in recipe.merged_at():
         with state.timed(f"{strategy} fine-tuning"):
-            models[strategy] = composer.compose(strategy, alphas)
+            models[strategy] = composer.compose(strategy, _alphas(recipe, strategy))
     return models
 
 
@@ -250,20 +284,30 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _evaluate(state: Run, models: Mapping[Strategy, Models], merged: Path) -> list[ResultRow]:
-    """Evaluate floors, pre-trained, every strategy and the merged encoder on test."""
+def _evaluate(state: Run, models: Mapping[Strategy, Models]) -> list[ResultRow]:
+    """Evaluate floors, pre-trained, every strategy and the merged encoders on test.
+
+    The encoder that the recipe merges comes before merged baselines: verdict and report are about
+    the first merged one.
+    """
     recipe, strategy = state.recipe, state.recipe.finetuning.strategy
-    alpha = recipe.merging.alpha
+    alpha, further = recipe.merging.alpha, recipe.merged_at()
     candidates = [_floor(name, recipe) for name in recipe.evaluation.floors]
     candidates.append(Candidate("pre-trained", recipe.encoder, role=Role.PRE_TRAINED))
     candidates += [
         Candidate(f"{s} fine-tuning", str(models[s].tuned), role=Role.TUNED, strategy=s)
-        for s in (*_baselines(recipe), strategy)
+        for s in (*(s for s in further if s != strategy), strategy)
     ]
-    name = f"Speech-FT ({recipe.merging.label})"
-    candidates.append(
-        Candidate(name, str(merged), alpha=alpha, role=Role.MERGED, strategy=strategy)
-    )
+    merged = [(f"Speech-FT ({recipe.merging.label})", strategy, alpha)]
+    merged += [
+        (f"{s} merged ({recipe.merging.label_at(a)})", s, a)
+        for s, alphas in further.items()
+        for a in alphas
+    ]
+    candidates += [
+        Candidate(name, str(models[s].merged[a]), alpha=a, role=Role.MERGED, strategy=s)
+        for name, s, a in merged
+    ]
     rows: list[ResultRow] = []
     for candidate in candidates:
         with state.timed("evaluation"):
@@ -312,7 +356,7 @@ def _curve(state: Run, rows: Sequence[ResultRow], models: Models) -> list[Result
     strategy, base = recipe.finetuning.strategy, str(models.base)
     curve, known = [], set()
     for row in rows:
-        alpha = row.alpha
+        alpha = row.alpha if row.strategy == strategy else None
         if row.role is Role.TUNED and row.strategy == strategy:
             alpha = 1.0
         elif row.role is Role.PRE_TRAINED and base == recipe.encoder:
@@ -382,6 +426,7 @@ def _report(
     judgements = judge(rows, folder, recipe.verdict)
     said = verdict(rows, judgements, recipe.tuned_on)
     by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)
+    superb = scored_table(rows)
     histories = {
         name: {"strategy": strategy, **history}
         for strategy, made in models.items()
@@ -397,11 +442,15 @@ def _report(
         histories=histories,
         recipe=recipe.as_yaml(),
         facts=_facts(state, command),
+        superb=superb,
         colours=colours(judgements),
     )
     write_report(report, folder / "report.html")
     header, cells = table(shown, by_encoder)
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
+    if superb is not None:
+        print_table("SUPERB_S beside published rows", *superb.cells())
+        print("\n".join(superb.notes))
     print("\n".join(said))
     log(f"report: {folder / 'report.html'}")
     return Summary(rows, curve, said, folder / "report.html")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from speechft.config import Config, apply_changes, apply_overrides, build
 from speechft.errors import ConfigError
@@ -28,9 +28,10 @@ class DataConfig(Config):
     """Embedded corpus, a CSV of your own recordings, or the folder of a prepared corpus."""
     corpora: dict[str, str] = Field(default_factory=dict)
     """Corpora to fine-tune on by task, where that is not the one above."""
-    evaluation: tuple[str, ...] = ()
-    """Corpora of the evaluation, where that is not ``corpus``: a task takes the first that has
-    lists of its own for it, else the first that supports it."""
+    evaluation: tuple[str, ...] | dict[str, str] = ()
+    """Corpora of the evaluation, where that is not ``corpus``. Of a list a task takes the first
+    that has lists of its own for it, else the first that supports it; of a mapping the one of its
+    name, and those of tasks that are not evaluated need not be there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +64,12 @@ class MergingConfig(MergeSettings):
     @property
     def label(self) -> str:
         """What tells the merged encoder from others: the coefficient, and a method of its own."""
+        return self.label_at(self.alpha)
+
+    def label_at(self, alpha: float | None) -> str:
+        """Return the label at another coefficient."""
         parts = [] if self.method == MergeSettings.method else [self.method]
-        return ", ".join(parts if self.alpha is None else [*parts, f"{self.alpha:g}"])
+        return ", ".join(parts if alpha is None else [*parts, f"{alpha:g}"])
 
 
 class CompositionConfig(Config):
@@ -81,6 +86,19 @@ class CompositionConfig(Config):
     """Keys of ``finetuning`` that differ for a task."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the merge method for ``ties``; otherwise they are ``merging.options``."""
+
+
+class Baseline(Config):
+    """A strategy beside the recipe's own."""
+
+    strategy: Strategy
+    """How it is fine-tuned."""
+    alpha: float | None = Field(default=None, ge=0.0, le=1.0)
+    """Coefficient that it is merged at, beside being evaluated as it is; null does not merge it."""
+
+
+def _read_baseline(given: Any) -> Any:
+    return {"strategy": given} if isinstance(given, str) else given
 
 
 class VerdictConfig(Config):
@@ -104,8 +122,11 @@ class Recipe(Config):
     """Where the speech comes from."""
     finetuning: FinetuningConfig
     """The fine-tuning; its strategy is the one that gets merged."""
-    baselines: tuple[Strategy, ...] = ("plain",)
-    """Strategies that are fine-tuned and evaluated beside it, on the same data order."""
+    baselines: tuple[Annotated[Baseline, BeforeValidator(_read_baseline)], ...] = (
+        Baseline(strategy="plain"),
+    )
+    """Strategies that are fine-tuned and evaluated beside it, on the same data order: names, or
+    mappings with ``strategy`` and the ``alpha`` that it is merged at too."""
     composition: CompositionConfig = CompositionConfig()
     """How several tasks become one encoder."""
     merging: MergingConfig = MergingConfig()
@@ -116,6 +137,20 @@ class Recipe(Config):
     """What may be said about the result."""
     seed: int = 0
     """Seed of heads, order, dropout and probes."""
+
+    def merged_at(self) -> dict[Strategy, list[float]]:
+        """Return every strategy that is tuned, the recipe's own first, and its baselines' alphas.
+
+        The recipe's own coefficient is not among them.
+        """
+        found: dict[Strategy, list[float]] = {self.finetuning.strategy: []}
+        for baseline in self.baselines:
+            alphas = found.setdefault(baseline.strategy, [])
+            own = baseline.strategy == self.finetuning.strategy
+            known = [*alphas, *([self.merging.alpha] if own else [])]
+            if baseline.alpha is not None and baseline.alpha not in known:
+                alphas.append(baseline.alpha)
+        return found
 
     @property
     def tuned_on(self) -> str:

@@ -56,8 +56,8 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
     """Read a recipe with everything that it extends; nothing in a file is ever executed.
 
     ``extends`` is the name of a packaged recipe or base, or a ``.yaml`` file relative to the file
-    that says so. Sections are merged key by key; any other value, a list or null too, takes the
-    place of what was there.
+    that says so; of a list each is put upon those before it. Sections are merged key by key; any
+    other value, a list or null too, takes the place of what was there.
 
     Args:
         name: Packaged name or YAML file.
@@ -84,20 +84,23 @@ def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
     content = read_yaml(path)
     if EXTENDS not in content:
         return content
-    chain = (*before, path)
-    base = _extended(content.pop(EXTENDS), path)
-    if base.resolve() in {file.resolve() for file in chain}:
-        circle = " -> ".join(str(file) for file in (*chain, base))
-        raise ConfigError(f"recipes extend each other in a circle: {circle}")
-    return _merged(_resolved(base, chain), content)
+    chain, result = (*before, path), dict[str, Any]()
+    given = content.pop(EXTENDS)
+    for name in given if isinstance(given, list) and given else [given]:
+        base = _extended(name, path)
+        if base.resolve() in {file.resolve() for file in chain}:
+            circle = " -> ".join(str(file) for file in (*chain, base))
+            raise ConfigError(f"recipes extend each other in a circle: {circle}")
+        result = _merged(result, _resolved(base, chain))
+    return _merged(result, content)
 
 
 def _extended(name: Any, path: Path) -> Path:
     """Return the file that the recipe in ``path`` extends by ``name``."""
     if not isinstance(name, str):
         raise ConfigError(
-            f"{path}: extends is {name!r}, expected one name of a recipe or one file",
-            hint="for example 'extends: demo' or 'extends: ../mine.yaml'",
+            f"{path}: extends is {name!r}, expected the name of a recipe or file, or a list",
+            hint="for example 'extends: demo' or 'extends: [demo, ../mine.yaml]'",
         )
     if name.endswith((".yaml", ".yml")):
         base = path.parent / Path(name).expanduser()

@@ -49,7 +49,8 @@ class ResultRow(Config):
     n: int
     """Number of items that the figure is taken over."""
     interval: tuple[float, float] | None
-    """95 % bootstrap interval over items; None where it has none."""
+    """95 % bootstrap interval over groups of items, such as speakers, or over items where they have
+    no groups (``details["uncertainty"]`` says which); None where it has none."""
     split: str
     """The data split that the figure was measured on."""
     seed: int
@@ -85,7 +86,7 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return one row for each encoder and figure: the mean over its probe seeds.
 
-    Its interval is the one over seeds and items where all seeds were probed together, its
+    Its interval is the one over seeds and test data where all seeds were probed together, its
     ``details["seeds"]`` their number; a figure with a single seed stays as it is.
     """
     groups: dict[tuple[object, ...], list[ResultRow]] = {}

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from speechft.evaluation.predictions import items_of
-from speechft.evaluation.score import difference_over_seeds, paired_difference
+from speechft.evaluation.score import difference_over_seeds, paired_difference, resampled
 from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role, mean_over_seeds
 from speechft.tasks import measure_of
@@ -37,6 +37,18 @@ class Judgement:
     """Difference in points of the metric."""
     interval: tuple[float, float] | None = None
     """90 % interval of the paired difference; None where there is no verdict."""
+    drawn: str = ""
+    """What was drawn for it, such as ``30 groups``."""
+
+    @property
+    def significant(self) -> str:
+        """Return ``higher`` or ``lower`` where the interval lies on one side of zero.
+
+        A figure that is kept within the margin may be significantly lower all the same.
+        """
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return ""
+        return "higher" if self.interval[0] > 0 else "lower"
 
 
 def judge(
@@ -44,7 +56,9 @@ def judge(
 ) -> dict[Figure, Judgement]:
     """Judge every figure of every tuned and merged encoder against the pre-trained one.
 
-    "Keeps" is an equivalence: the 90 % interval of the paired difference lies within the margin.
+    "Keeps" is an equivalence: the 90 % interval of the paired difference lies within the margin;
+    the figure may be significantly higher or lower all the same, which is then said too. Intervals
+    are over groups of items, such as speakers, or over items where they have no groups.
     Otherwise an interval on one side of zero gains or loses, and any other is left open. Where the
     probe of the pre-trained encoder has not converged, or the test split is small, there is no
     verdict.
@@ -88,11 +102,18 @@ def verdict(
         _sentence(name, base, order, figures, judgements)
         for name in (tuned.encoder, merged.encoder)
     )
-    covered = "test items"
-    if any("seeds" in row.details for row in shown):
-        covered += " and probe seeds"
-    note = f"One fine-tuning seed; intervals cover the {covered} only."
+    note = f"One fine-tuning seed; intervals cover the {_covered(shown, judgements)} only."
     return first, f"{second} {note}"
+
+
+def _covered(rows: Sequence[ResultRow], judgements: Mapping[Figure, Judgement]) -> str:
+    """Say what intervals are over: groups of test items, or items where there are no groups."""
+    drawn = {figure[1]: j.drawn for figure, j in judgements.items() if j.drawn}
+    alone = [task for task, what in drawn.items() if what.endswith("items")]
+    covered = "test speakers or other groups" if len(alone) < len(drawn) else "test items"
+    if alone and len(alone) < len(drawn):
+        covered += f" (on {', '.join(alone)} single items)"
+    return covered + " and probe seeds" * any("seeds" in row.details for row in rows)
 
 
 def colours(judgements: Mapping[Figure, Judgement]) -> dict[Figure, str]:
@@ -113,11 +134,12 @@ def _sentence(
     for task, metric in keys:
         row, before = figures[encoder, task, metric], figures[base, task, metric]
         judgement, digits = judgements[encoder, task, metric], measure_of(task, metric).decimals
-        addition = ""
-        if judgement.finding is Finding.OPEN and judgement.interval is not None:
+        addition, beside = "", judgement.finding is Finding.KEEPS and judgement.significant
+        if judgement.interval is not None and (beside or judgement.finding is Finding.OPEN):
             low, high = judgement.interval
             between = f"{low:+.{digits}f} to {high:+.{digits}f}"
-            addition = f", {judgement.change:+.{digits}f} with 90 % interval {between}"
+            word = f"significantly {beside}, " if beside else ""
+            addition = f", {word}{judgement.change:+.{digits}f} with 90 % interval {between}"
         said[judgement.finding].append(
             f"{task} ({metric} {before.value:.{digits}f} to {row.value:.{digits}f}{addition})"
         )
@@ -150,4 +172,4 @@ def _judgement(
         finding = Finding.GAINS
     elif best < 0:
         finding = Finding.LOSES
-    return Judgement(finding, change, (low, high))
+    return Judgement(finding, change, (low, high), resampled(items[0], measure))

@@ -12,6 +12,7 @@ from lhotse.cut import Cut
 
 from helpers import TIMING, cut_of
 from speechft.errors import TrainingError
+from speechft.evaluation import probe as probe_module
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.probe import ProbeResult, probe, probe_seeds
 from speechft.evaluation.query_by_example import detect
@@ -129,7 +130,7 @@ def test_queries_are_found_by_the_right_layer() -> None:
     assert len(result.items) == 45
 
 
-def test_seeds_side_by_side_are_seeds_alone() -> None:
+def test_every_one_of_several_seeds_is_what_it_is_alone() -> None:
     rng, features = np.random.default_rng(4), Features()
     directions = rng.standard_normal((3, DIM))
     splits: dict[str, list[Cut]] = {split: [] for split in SPLITS}
@@ -141,9 +142,38 @@ def test_seeds_side_by_side_are_seeds_alone() -> None:
     config = ProbeConfig(learning_rates=(3e-2,), extend=0, halve_at=(), epochs=5, batch=64)
     parts = [splits[split] for split in SPLITS]
     together = probe_seeds(find_task("er"), features, *parts, config, [7, 8])
-    first = probe(find_task("er"), features, *parts, config, 7)
-    assert together[0].layer_weights == first.layer_weights
+    for seed, found in zip((7, 8), together, strict=True):
+        alone = probe(find_task("er"), features, *parts, config, seed)
+        assert found.layer_weights == alone.layer_weights
     assert together[0].layer_weights != together[1].layer_weights
+
+
+def test_a_seed_decides_the_order_of_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, features = np.random.default_rng(4), Features()
+    splits: dict[str, list[Cut]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for number in range(12):
+            name = f"{split}-{number:02d}"
+            features.pooled[name] = planted(rng.standard_normal((1, DIM)), rng)[:, 0].float()
+            splits[split].append(cut_of(name, labels={"emotion": str(number % 3)}))
+    orders: list[list[list[int]]] = []
+    original = probe_module._batches
+
+    def noting(trial: Any, data: Any, epoch: int) -> Any:
+        orders.append(list(original(trial, data, epoch)))
+        return orders[-1]
+
+    monkeypatch.setattr(probe_module, "_batches", noting)
+    config = ProbeConfig(learning_rates=(3e-2,), extend=0, halve_at=(), epochs=1, batch=4)
+    probe_seeds(find_task("er"), features, *(splits[s] for s in SPLITS), config, [0, 1])
+    for order in orders:
+        assert sorted(number for group in order for number in group) == list(range(12))
+    assert orders[0] != orders[1]
+    rng = np.random.default_rng([0, 1])  # the order that seed 0 has always had
+    lengths = np.ones(12, dtype=int)
+    keys = lengths * rng.uniform(0.9, 1.1, 12) + rng.uniform(0, 1e-3, 12)
+    groups = np.argsort(keys).reshape(3, 4).tolist()
+    assert orders[0] == [groups[n] for n in rng.permutation(3)]
 
 
 def test_halving_leaves_every_seed_its_best_rate() -> None:

@@ -14,14 +14,17 @@ from speechft.evaluation.score import (
     Anchor,
     Anchors,
     bootstrap_interval,
+    bootstrap_values,
     hierarchical_interval,
     load_anchors,
     miniature_score,
     paired_difference,
     paired_p_value,
+    resampled,
 )
 from speechft.tasks import find_task
 from speechft.tasks.base import Item
+from speechft.tasks.label import UAR
 from speechft.tasks.measures import weighted_eer, weighted_mtwv
 from speechft.tasks.metrics import equal_error_rate, mtwv
 
@@ -165,10 +168,70 @@ def test_groups_are_drawn_as_a_whole() -> None:
         n_resamples=4000,
         rng=np.random.default_rng(1),
     ).confidence_interval
-    found = bootstrap_interval(grouped, groups=True)
+    found = bootstrap_interval(grouped)
+    assert resampled(grouped) == "10 groups"
     assert found is not None
     assert found == pytest.approx(tuple(expected), abs=0.1 * (expected.high - expected.low))
-    assert bootstrap_interval([replace(i, group="one") for i in items], groups=True) is None
+    alone = bootstrap_interval(grouped, groups=False)
+    assert alone == bootstrap_interval(items)
+    single = [replace(i, group="one") for i in items]
+    assert bootstrap_interval(single) == alone, "one group alone cannot be drawn"
+    assert resampled(single) == resampled(items) == "200 items"
+
+
+@pytest.mark.parametrize("groups", [True, False])
+def test_paired_intervals_over_speakers_cover_what_they_say(groups: bool) -> None:
+    """Nominal 90 % over 30 speakers who differ in what a fine-tuning costs them.
+
+    Utterances of a speaker share its difference, so that drawing them one by one covers far less.
+    """
+    rng = np.random.default_rng(11)
+    speakers, each, rounds, hits = 30, 12, 200, 0
+    names = [f"s{n:02d}" for n in range(speakers) for _ in range(each)]
+    for number in range(rounds):
+        ability = rng.normal(0.7, 0.08, speakers)
+        change = rng.normal(-0.05, 0.10, speakers)
+        drawn = rng.random(speakers * each)
+        pairs = []
+        for shares in (ability, ability + change):
+            solved = drawn < np.repeat(shares.clip(0, 1), each)
+            pairs.append(
+                [
+                    Item(f"{n:03d}", "", "", float(hit), 1.0, group=name)
+                    for n, (hit, name) in enumerate(zip(solved, names, strict=True))
+                ]
+            )
+        _, low, high = paired_difference(pairs[1], pairs[0], seed=number, groups=groups)
+        hits += low <= -5.0 <= high
+    coverage = hits / rounds
+    if groups:
+        assert 0.85 <= coverage <= 0.95
+    else:
+        assert coverage < 0.85, "drawing utterances one by one is what this test guards against"
+
+
+def test_a_fold_that_is_not_drawn_takes_no_part() -> None:
+    """Two speakers a fold, as in IEMOCAP: a resample often leaves a fold out."""
+    rng = np.random.default_rng(0)
+    shares = rng.uniform(0.3, 0.9, 10)
+    items = [
+        Item(f"{s}-{n}", "", "", float(rng.random() < shares[s]), 1.0, group=str(s), fold=s // 2)
+        for s in range(10)
+        for n in range(40)
+    ]
+    assert resampled(items) == "10 groups"
+    by_fold = [RATIO.value([i for i in items if i.fold == fold]) for fold in range(5)]
+    assert RATIO.value(items) == pytest.approx(np.mean(by_fold))
+    values = bootstrap_values(items)
+    assert values is not None
+    speakers = [np.mean([i.amount for i in items if i.group == str(s)]) for s in range(10)]
+    expected = 100 * np.std(speakers) / 10**0.5  # the bootstrap of ten speakers of equal size
+    assert np.std(values) == pytest.approx(expected, rel=0.06)
+    for measure in (RATIO, UAR):
+        weights = np.ones((1, 400))
+        weights[0, [item.fold == 0 for item in items]] = 0.0
+        left = [item for item in items if item.fold]
+        assert measure.statistic(items, weights)[0] == pytest.approx(measure.value(left))
 
 
 def test_weighted_metrics_are_those_of_repeated_items() -> None:

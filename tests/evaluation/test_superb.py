@@ -20,6 +20,7 @@ from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.pipelines import load_pipeline
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
+from speechft.evaluation.score import resampled
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows, write_rows
@@ -95,7 +96,8 @@ def test_every_task_reports_its_figures(evaluated: tuple[Path, list[ResultRow]])
         assert [item.id for item in items] == sorted(item.id for item in items)
         assert row.interval is not None
         assert row.interval[0] - 1e-9 <= row.value <= row.interval[1] + 1e-9
-        assert row.details["uncertainty"] == "item uncertainty only"
+        assert row.details["uncertainty"] == f"{resampled(items, measure)} of the test data only"
+        assert {"precision", "device", "kernel", "threads"} <= row.details.keys()
 
 
 def test_details_of_tasks(evaluated: tuple[Path, list[ResultRow]]) -> None:
@@ -104,8 +106,9 @@ def test_details_of_tasks(evaluated: tuple[Path, list[ResultRow]]) -> None:
     assert {"substitutions", "insertions", "deletions", "blank_ratio"} <= details["asr"].keys()
     assert {"missed", "false_alarm", "confusion"} <= details["sd"].keys()
     assert len(details["qbe"]["setting"]["dev_by_layer"]) == 3
-    assert "interval_over_groups" in details["pr"]
-    assert "interval_over_groups" not in details["sid"]  # speakers are the classes there
+    for task in ("pr", "sid", "er", "asv", "qbe"):
+        assert " groups " in details[task]["uncertainty"], task
+    assert " items " in details["sd"]["uncertainty"], "a mixture belongs to two speakers"
 
 
 def test_crops_are_recorded(evaluated: tuple[Path, list[ResultRow]]) -> None:

@@ -6,14 +6,16 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from helpers import cut_of
 from speechft.api import compare
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import ConfigError, DataError
+from speechft.evaluation.compare import difference_table
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.predictions import read_items
+from speechft.evaluation.predictions import read_items, write_items
 from speechft.evaluation.suite import assign_tasks, choose_tasks
 from speechft.evaluation.task_evaluation import cropped
 from speechft.results import ResultRow, write_rows
@@ -88,6 +90,35 @@ def test_speakers_that_training_lacks_are_no_task(tmp_path: Path) -> None:
     ):
         choose_tasks(EvaluationConfig(tasks=("sid",)), corpus)
     assert [t.name for t in choose_tasks(EvaluationConfig(tasks="available"), corpus)] == ["asv"]
+
+
+def test_compare_says_what_is_drawn_and_what_was_computed_otherwise(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), []
+    for name, precision in (("a", "fp32"), ("b", "bf16"), ("c", "fp32")):
+        for task, group in (("pr", "s{}"), ("ic", "")):
+            hits = rng.integers(0, 2, 60).astype(float)
+            items = [
+                Item(f"{n:02d}", "", "", hits[n], 1.0, group=group.format(n // 6))
+                for n in range(60)
+            ]
+            file = f"{name}-{task}.jsonl"
+            write_items(tmp_path / file, items)
+            changes = {"evaluation": precision, "predictions": file}
+            details = {"precision": precision, "kernel": "AVX2"}
+            metric = "per" if task == "pr" else "accuracy"
+            value = float(100 * hits.mean())
+            rows.append(row(name, task, metric, value, **changes, details=details))
+    write_rows(tmp_path / "results.jsonl", rows)
+    found = {(d.encoder, d.task): d for d in compare(tmp_path, baseline="a")}
+    assert found["c", "pr"].note == "10 groups only"
+    assert found["c", "ic"].note == "60 items only"
+    assert found["c", "pr"].warning == ""
+    warning = "other data or settings; precision bf16 against fp32"
+    assert found["b", "pr"].warning == found["b", "ic"].warning == warning
+    header, cells = difference_table(list(found.values()))
+    assert header[-1] == "over"
+    assert {line[-1] for line in cells} == {"10 groups only", "60 items only"}
+    assert all(warning in line[-2] for line in cells if line[2] == "b")
 
 
 def test_compare_needs_something_in_common(tmp_path: Path) -> None:

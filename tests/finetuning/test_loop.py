@@ -156,7 +156,7 @@ def long_run(folder: Path, corpus: Corpus, strategy: str, workers: int) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("strategy", "workers"), [("stable", 0), ("plain", 2)])
+@pytest.mark.parametrize(("strategy", "workers"), [("stable", 0), ("plain", 0), ("plain-cnn", 2)])
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
     tmp_path: Path, tones: Corpus, strategy: str, workers: int
 ) -> None:
@@ -211,6 +211,21 @@ def test_the_best_step_after_unfreezing_is_exported(tmp_path: Path, tones: Corpu
     assert evaluations[0]["step"] == 2
     assert selected == best["step"]
     assert tuned.dev == pytest.approx(best["accuracy"])
+
+
+def test_official_selection_takes_the_best_of_all_steps(tmp_path: Path, tones: Corpus) -> None:
+    """As dev-best.ckpt: the step may lie in the head-only updates; nothing is tuned then."""
+    start = tiny_encoder()
+    before = {name: tensor.clone() for name, tensor in start.state_dict().items()}
+    changes = {"steps": 8, "evaluate_every": 1, "head_only": 0.9, "select": "official"}
+    config = FinetuningConfig(**{**_SETTINGS, **changes})
+    tuned = finetune_encoder(start, config, tones, tmp_path, splits=("train", "dev"))
+    evaluations = [e for e in tuned.history.evaluations if "accuracy" in e]
+    assert [e["step"] for e in evaluations] == list(range(1, 9))
+    selected = next(e["step"] for e in tuned.history.evaluations if "selected" in e)
+    assert selected == max(evaluations, key=lambda e: (e["score"], -e["step"]))["step"]
+    state = start.state_dict()
+    assert all(torch.equal(state[n], before[n]) for n in before) == (selected <= 6)
 
 
 def test_training_learns_the_task(tmp_path: Path, tones: Corpus) -> None:

@@ -91,7 +91,7 @@ def _encoder(family: str) -> HuggingFaceEncoder:
 def _expected(encoder: HuggingFaceEncoder, strategy: str) -> set[str]:
     """Return the names of the tensors that a strategy moves by its end."""
     names = set(encoder.state_dict()) - UNUSED
-    if strategy == "plain":
+    if strategy == "plain-cnn":
         return names
     if strategy in ("lora", "dora"):
         is_wavlm = encoder.model.config.model_type == "wavlm"  # its attention cannot be adapted
@@ -134,7 +134,7 @@ def test_which_tensors_move_in_each_phase(
     assert len(states) == _STEPS
     for first, second in itertools.pairwise(states):
         assert _names(_moved(first, second), "head.") == _names(set(first), "head.")
-    if strategy == "plain":
+    if strategy in ("plain", "plain-cnn"):
         return
     for state in states[:_HEAD_ONLY]:
         for name, tensor in state.items():
@@ -151,6 +151,17 @@ def test_which_tensors_move_in_each_phase(
 
 def _names(names: set[str], prefix: str) -> set[str]:
     return {name for name in names if name.startswith(prefix)}
+
+
+def test_plain_is_the_released_code_without_its_head_only_updates() -> None:
+    """Its experts give the CNN no gradient in any fine-tuning; training it too is ours."""
+    stable = FinetuningConfig(steps=100, learning_rate=1e-3)
+    plain, whole = (stable.model_copy(update={"strategy": name}) for name in ("plain", "plain-cnn"))
+    assert plain.phases() == [Phase(100, "head and layers")] == stable.phases()[1:]
+    assert whole.phases() == [Phase(100, "everything")]
+    older = {**stable.with_effect(), "strategy": "plain"}
+    assert plain.with_effect() != older, "a run of older versions trained the CNN under this name"
+    assert stable.with_effect() == {**older, "strategy": "stable"}
 
 
 def test_no_phases_is_a_programming_error() -> None:

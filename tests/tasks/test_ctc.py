@@ -153,3 +153,29 @@ def test_what_training_did_not_hold_always_counts_as_wrong() -> None:
     [item] = task.items([cut], [(guess, 0.0)], [target], vocabulary)
     assert item.reference == "A X"
     assert (item.amount, item.total) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("go on", ["GO", "ON"]),
+        ("今天天气好", list("今天天气好")),
+        ("打开 wifi 吧", ["打", "开", "WIFI", "吧"]),
+        ("ありがとう", list("ありがとう")),
+        ("안녕 세상", ["안녕", "세상"]),
+        ("ไป", list("ไป")),
+    ],
+)
+def test_error_rates_count_characters_where_a_script_has_no_spaces(
+    text: str, units: list[str]
+) -> None:
+    """A Mandarin sentence as one word would be right or wrong as a whole."""
+    cut = cut_of("spoken", text=text)
+    vocabulary = ASR.vocabulary([cut])
+    assert CHARACTERS.units(CHARACTERS.symbols(cut)) == units
+    wrong = [symbol for symbol in CHARACTERS.symbols(cut) if symbol != units[-1][-1]]
+    numbers = vocabulary.encode(wrong, "spoken")
+    target = torch.tensor(vocabulary.encode(CHARACTERS.symbols(cut), "spoken"))
+    item = ASR.items([cut], [(numbers, 0.0)], [target], vocabulary)[0]
+    assert (item.amount, item.total) == (1.0, len(units))
+    assert ASR.describe((numbers, 0.0), vocabulary) == "".join(wrong).replace("|", " ").strip()

@@ -163,7 +163,10 @@ def test_groups_are_resampled_as_the_measure_says_whatever_its_name(whole: bool)
         return weights.sum(1)
 
     measure = Measure("anything", True, noting, whole_groups=whole)
-    assert bootstrap_values(items, measure=measure) is not None
-    paired_difference(items, items, measure=measure)
+    assert bootstrap_values(items, measure=measure, groups=False) is not None
+    paired_difference(items, items, measure=measure, groups=False)
     assert together
     assert set(together) == {whole}
+    together.clear()
+    assert bootstrap_values(items, measure=measure) is not None
+    assert set(together) == {True}, "groups are drawn by default"

@@ -34,7 +34,7 @@ def evaluate(
     ] = None,
     protocol: Annotated[str, typer.Option(help="mini, default or s3prl.")] = "mini",
     seed: Annotated[int, typer.Option(help="Seed of the probes.")] = 0,
-    seeds: Annotated[int, typer.Option(help="Probe seeds, trained side by side.")] = 1,
+    seeds: Annotated[int, typer.Option(help="Probe seeds: weights, dropout and order.")] = 1,
     layers: Annotated[str, typer.Option(help="all, last, or numbers: 6,9-12.")] = "all",
     mode: Annotated[str, typer.Option(help="exact or s3prl.")] = "exact",
     limit: Annotated[int | None, typer.Option(help="Utterances of a split at most.")] = None,
@@ -85,9 +85,15 @@ def evaluate(
 def compare(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...")],
     baseline: Annotated[str | None, typer.Option(help="Encoder to compare with. [first]")] = None,
+    as_format: Annotated[
+        str,
+        typer.Option("--format", help="table; csv or latex: the SUPERB row beside published ones."),
+    ] = "table",
     as_json: Json = False,
 ) -> None:
     """Print differences between evaluated encoders on the same items, with intervals.
+
+    Drawn for an interval are groups of items, such as speakers; items where there are no groups.
 
     Example: speechft compare runs/eval --baseline tiny-hubert
     """
@@ -95,11 +101,19 @@ def compare(
 
     from speechft import api
     from speechft.console import print_table
+    from speechft.errors import unknown_choice
     from speechft.evaluation.compare import difference_table
+    from speechft.evaluation.superb_table import as_csv, as_latex
+
+    written = {"csv": as_csv, "latex": as_latex}
+    if as_format in written:
+        typer.echo(written[as_format](api.superb_table(results)), nl=False)
+        return
+    if as_format != "table":
+        raise unknown_choice("format", as_format, ["table", *written])
 
     found = api.compare(results, baseline=baseline)
     if as_json:
         typer.echo("\n".join(json.dumps(asdict(difference)) for difference in found))
         return
-    notes = "; ".join(dict.fromkeys(d.note for d in found if d.interval))
-    print_table(f"differences to {found[0].baseline} ({notes})", *difference_table(found))
+    print_table(f"differences to {found[0].baseline}", *difference_table(found))

@@ -34,8 +34,10 @@ def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
         texts = ["-" if score is None else f"{score:.1f}" for score in scores]
         cells.append(["SUPERB_S", "speech-ft ↑", *texts, ""])
     seeds = max(row.details.get("seeds", 1) for row in shown)
-    over = f"items and {seeds} seeds, means over them" if seeds > 1 else "items only"
-    print_table(f"protocol {protocol}; in brackets 95 % over {over}", header, cells)
+    over = f" and {seeds} seeds, means over them" if seeds > 1 else " only"
+    alone = [r.task for r in shown if " items " in str(r.details.get("uncertainty"))]
+    drawn = f"test groups (items on {', '.join(dict.fromkeys(alone))})" if alone else "test groups"
+    print_table(f"protocol {protocol}; in brackets 95 % over {drawn}{over}", header, cells)
     if any(row.details.get("converged") is False for row in shown):
         print("* the probe was still improving on dev when its epochs were over")
 

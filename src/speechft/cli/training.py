@@ -63,7 +63,7 @@ def finetune(
     recipe: Recipe,
     out: Out,
     strategy: Annotated[
-        str | None, typer.Option(help="stable, plain, l2sp, lora, dora, distill, early-...")
+        str | None, typer.Option(help="stable, plain, plain-cnn, l2sp, lora, distill, ...")
     ] = None,
     corpus: Corpus = None,
     device: Device = "auto",

@@ -12,11 +12,19 @@ from speechft.errors import DataError, unknown_choice
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.score import (
     difference_over_seeds,
+    has_groups,
     interval_of,
     paired_difference,
     paired_p_value,
+    resampled,
 )
-from speechft.evaluation.superb_score import constants_named, superb_score, superb_score_values
+from speechft.evaluation.superb_score import (
+    FITTED,
+    constants_named,
+    superb_score,
+    superb_score_values,
+)
+from speechft.evaluation.superb_table import NEAR, is_ranked
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import TASKS, measure_of
 from speechft.tasks.measures import Item
@@ -46,12 +54,16 @@ class Difference:
     difference: float
     """In points of the metric, positive where the encoder's figure is larger."""
     interval: tuple[float, float] | None
-    """95 % paired bootstrap interval of the difference; None where the items differ."""
+    """95 % paired bootstrap interval of the difference, over groups of items where they have some;
+    None where the items differ."""
     p_value: float | None
     n: int
     better: bool | None
     """Whether the interval lies on the good side of zero, on the bad, or (None) on neither."""
     note: str = ""
+    """What the interval covers, or why there is none."""
+    warning: str = ""
+    """What makes the two figures less comparable, such as another precision."""
 
 
 def compare(files: Sequence[Path], baseline: str | None = None) -> list[Difference]:
@@ -152,7 +164,8 @@ def _pairs(first: list[Evaluated], second: list[Evaluated]) -> list[Difference]:
         return [_difference(first[:1], second[:1], None, None, note)]
     parts = ([e for e in p if e.row.evaluation == p[0].row.evaluation] for p in (first, second))
     found = _compared(*parts)
-    return [replace(found, note=f"other data or settings; {found.note}")]
+    warning = "; ".join(["other data or settings", *filter(None, [found.warning])])
+    return [replace(found, warning=warning)]
 
 
 def _compared(first: list[Evaluated], second: list[Evaluated]) -> Difference:
@@ -168,12 +181,11 @@ def _compared(first: list[Evaluated], second: list[Evaluated]) -> Difference:
         return _difference(first, second, None, None, "items differ: no interval")
     over_seeds = difference_over_seeds(*items, level=0.95, measure=measure)
     if over_seeds is not None:
-        return _difference(
-            first, second, over_seeds, None, f"{len(items[0])} probe seeds and items"
-        )
+        note = f"{len(items[0])} probe seeds and {resampled(items[0][0], measure)}"
+        return _difference(first, second, over_seeds, None, note)
     one, two = items[0][0], items[1][0]
     _, low, high = paired_difference(one, two, level=0.95, measure=measure)
-    note = "item uncertainty only"
+    note = f"{resampled(one, measure)} only"
     if len(first) != len(second):
         first, second, note = first[:1], second[:1], f"{note}; first seed of each"
     return _difference(first, second, (low, high), paired_p_value(one, two, measure=measure), note)
@@ -202,7 +214,21 @@ def _difference(
         n=row.n,
         better=_judged(interval, row.higher_is_better),
         note=note,
+        warning=unlike(row, other),
     )
+
+
+_ARITHMETIC = ("precision", "device", "kernel", "threads")
+
+
+def unlike(row: ResultRow, other: ResultRow) -> str:
+    """Say in what the arithmetic of two figures differed; empty where it did not.
+
+    Rows of older versions say less; what only one of them says is no difference.
+    """
+    both = [(key, row.details.get(key), other.details.get(key)) for key in _ARITHMETIC]
+    found = [f"{key} {a} against {b}" for key, a, b in both if None not in (a, b) and a != b]
+    return ", ".join(found)
 
 
 def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> list[Difference]:
@@ -215,10 +241,12 @@ def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> 
         own, reference = ({task: _items(pair[n]) for task, pair in pairs.items()} for n in (0, 1))
         if not (all(own.values()) and all(reference.values())):
             continue
-        figures = [
-            superb_score({t: {m.name: m.value(part[t]) for m in TASKS[t].measures} for t in part})
+        measured = [
+            {t: {m.name: m.value(part[t]) for m in TASKS[t].measures} for t in part}
             for part in (own, reference)
         ]
+        figures = [superb_score(part) for part in measured]
+        ranked = is_ranked(*({n: superb_score(part, n) for n in FITTED} for part in measured))
         same = all([i.id for i in own[t]] == [i.id for i in reference[t]] for t in own)
         interval = None
         if same:
@@ -235,8 +263,10 @@ def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> 
                 interval=interval,
                 p_value=None,
                 n=sum(len(part) for part in own.values()),
-                better=_judged(interval, True),
-                note="item uncertainty only; constants speech-ft",
+                better=_judged(interval, True) if ranked else None,
+                note=f"{'groups' if any(map(has_groups, own.values())) else 'items'} of each task "
+                "only; constants speech-ft",
+                warning=_score_warning(pairs, ranked),
             )
         )
     return found
@@ -269,6 +299,13 @@ def _score_pairs(
     return {}
 
 
+def _score_warning(pairs: dict[str, tuple[Evaluated, Evaluated]], ranked: bool) -> str:
+    found = [unlike(one.row, two.row) for one, two in pairs.values()]
+    if not ranked:
+        found.append(f"not ranked: less than {NEAR:g} points under some of the fitted constants")
+    return "; ".join(dict.fromkeys(filter(None, found)))
+
+
 def _items(e: Evaluated) -> list[Item]:
     try:
         return items_of(e.row, e.folder)
@@ -284,7 +321,18 @@ def _judged(interval: tuple[float, float] | None, higher_is_better: bool) -> boo
 
 def difference_table(found: Sequence[Difference]) -> tuple[list[str], list[list[str]]]:
     """Return header and cells of differences for a terminal."""
-    header = ["task", "metric", "encoder", "value", "baseline", "difference", "95 %", "p", ""]
+    header = [
+        "task",
+        "metric",
+        "encoder",
+        "value",
+        "baseline",
+        "difference",
+        "95 %",
+        "p",
+        "",
+        "over",
+    ]
     words = {True: "better", False: "worse", None: "open"}
     cells = []
     for d in found:
@@ -300,7 +348,8 @@ def difference_table(found: Sequence[Difference]) -> tuple[list[str], list[list[
                 f"{d.difference:+.{digits}f}",
                 f"{low:+.{digits}f} to {high:+.{digits}f}" if d.interval else "-",
                 "-" if d.p_value is None else f"{d.p_value:.3f}",
-                words[d.better] if d.interval else d.note,
+                "; ".join(filter(None, [words[d.better] if d.interval else "", d.warning])),
+                d.note,
             ]
         )
     return header, cells

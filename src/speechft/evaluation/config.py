@@ -66,8 +66,8 @@ class EvaluationConfig(Config):
     protocol: str = "mini"
     """Name of the protocol."""
     seeds: int = Field(default=1, ge=1)
-    """Probe seeds, trained side by side; of several the mean is shown, with an interval over seeds
-    and items."""
+    """Probe seeds, one after the other on the same features; of several the mean is shown, with an
+    interval over seeds and test data."""
     layers: Annotated[Layers, BeforeValidator(_read_layers)] = "all"
     """Hidden states that probes see: ``all``, ``last``, or numbers and ranges such as ``6,9-12``, 0
     being the input of the first layer."""

@@ -38,9 +38,14 @@ class Identity:
 
     def stage(self) -> dict[str, Any]:
         """Return the arguments of `runs.stage`."""
+        config = {"task": self.task, **self.config, "seeds": list(self.seeds)}
+        if len(self.seeds) > 1:
+            config["order"] = (
+                "by seed"  # older versions trained all seeds in the order of the first
+            )
         return {
             "name": "evaluate",
-            "config": {"task": self.task, **self.config, "seeds": list(self.seeds)},
+            "config": config,
             "inputs": {"encoder": self.encoder, **self.manifests},
         }
 

@@ -30,9 +30,6 @@ from speechft.tasks.base import Item, Task
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-Key = tuple[int, float]
-"""(seed, learning rate) of a probe."""
-
 
 @dataclass
 class ProbeResult:
@@ -78,12 +75,13 @@ class _Trial:
     """The same as it decodes the chosen probe."""
     vocabulary: Vocabulary
     config: ProbeConfig
-    order_seed: int
+    seed: int
+    """Of initial weights, dropout, windows and the order of batches."""
     device: torch.device | None
     variants: Mapping[str, list[int]] = field(default_factory=dict)
     """Variants of training cuts by the id of the whole cut, where they are cropped."""
 
-    def grid(self, data: SplitData, keys: Sequence[Key]) -> Grid:
+    def grid(self, data: SplitData, rates: Sequence[float]) -> Grid:
         states, dim = data.shape
         head = partial(
             self.task.probe_head,
@@ -95,9 +93,9 @@ class _Trial:
         augment = SpecAugment() if self.config.spec_augment else None
         return make_grid(
             lambda: Probe(states, head(), augment),
-            [rate for _, rate in keys],
+            rates,
             clip=self.config.clip,
-            seeds=[seed for seed, _ in keys],
+            seeds=[self.seed] * len(rates),
             weight_decay=self.config.weight_decay,
             device=self.device,
         )
@@ -146,9 +144,10 @@ def probe_seeds(
     contexts: tuple[Any, Any] = (None, None),
     device: torch.device | None = None,
 ) -> list[ProbeResult]:
-    """Train grids of several seeds side by side; see `probe`.
+    """Train a grid for each of several seeds; see `probe`.
 
-    Batches are the same for all of them, in the order of the first seed.
+    A seed decides initial weights, dropout and the batches with their order, so that each is
+    trained as it would be alone; features are read once where memory allows.
     """
     vocabulary = task.vocabulary(train)
     data = SplitData(task, features, train, vocabulary)
@@ -156,32 +155,36 @@ def probe_seeds(
     if not data.cuts or not dev_data.cuts:
         raise DataError(f"task {task.name}: the train or dev split is empty")
     final = task.final(vocabulary)
-    trial = _Trial(task, final, vocabulary, config, seeds[0], device, crop_variants(data.cuts))
-    found: dict[Key, _Best] = {}
-    wanted = [(seed, rate) for seed in seeds for rate in config.learning_rates]
-    for extension in range(config.extend + 1):
-        found.update(_train_grid(trial, data, dev_data, wanted))
-        chosen = {s: _best_rate(found, s) for s in seeds}
-        if extension == config.extend:
-            break
-        wanted = [key for s in seeds for key in _beyond(found, s, chosen[s])]
-        if not wanted:
-            break
     test_data = SplitData(task, features, test, vocabulary, context=contexts[1])
-    return [_result(trial, data, dev_data, test_data, found, s, chosen[s]) for s in seeds]
+    variants, results = crop_variants(data.cuts), []
+    for seed in seeds:
+        trial = _Trial(task, final, vocabulary, config, seed, device, variants)
+        found = _search(trial, data, dev_data)
+        results.append(_result(trial, data, dev_data, test_data, found))
+    return results
 
 
-def _best_rate(found: Mapping[Key, _Best], seed: int) -> float:
-    rates = sorted(rate for s, rate in found if s == seed)
-    return max(rates, key=lambda rate: found[seed, rate].score)
+def _search(trial: _Trial, data: SplitData, dev: SplitData) -> dict[float, _Best]:
+    """Train the grid, and beyond its edge while the best learning rate lies there."""
+    found = _train_grid(trial, data, dev, trial.config.learning_rates)
+    for _ in range(trial.config.extend):
+        beyond = _beyond(found)
+        if beyond is None:
+            break
+        found |= _train_grid(trial, data, dev, [beyond])
+    return found
 
 
-def _beyond(found: Mapping[Key, _Best], seed: int, best: float) -> list[Key]:
+def _best_rate(found: Mapping[float, _Best]) -> float:
+    return max(sorted(found), key=lambda rate: found[rate].score)
+
+
+def _beyond(found: Mapping[float, _Best]) -> float | None:
     """Return the next learning rate beyond the edge that the best one lies at, if it does."""
-    rates = [rate for s, rate in found if s == seed]
-    if best not in (min(rates), max(rates)):
-        return []
-    return [(seed, best * 10**0.5 if best == max(rates) else best / 10**0.5)]
+    best = _best_rate(found)
+    if best not in (min(found), max(found)):
+        return None
+    return best * 10**0.5 if best == max(found) else best / 10**0.5
 
 
 def _result(
@@ -189,20 +192,19 @@ def _result(
     data: SplitData,
     dev: SplitData,
     test: SplitData,
-    found: Mapping[Key, _Best],
-    seed: int,
-    rate: float,
+    found: Mapping[float, _Best],
 ) -> ProbeResult:
     """Tune the decision of the best probe on dev, and test it."""
     trial = replace(trial, task=trial.final)
     task, vocabulary = trial.task, trial.vocabulary
-    best = found[seed, rate]
+    rate = _best_rate(found)
+    best = found[rate]
     if not best.weights:
         raise TrainingError(
             f"task {task.name}: no probe reached a finite loss on dev",
             hint="look for NaN in the encoder's features, or lower the learning rates",
         )
-    grid = trial.grid(data, [(seed, rate)])
+    grid = trial.grid(data, [rate])
     grid.restore(0, best.weights)
     predictions = _predictions(trial, grid, dev)[0][0]
     setting = task.tune(dev.cuts, predictions, dev.targets, dev.context)
@@ -219,7 +221,7 @@ def _result(
         layer_weights=weights["featurizer.weights"].softmax(0).tolist(),
         epochs=best.epoch,
         converged=best.stale >= trial.config.patience,
-        grid={r: found[s, r].dev for s, r in sorted(found) if s == seed},
+        grid={rate: found[rate].dev for rate in sorted(found)},
         dev_items=sorted(dev_items, key=lambda item: item.id),
         setting=setting,
         vocabulary=vocabulary,
@@ -230,7 +232,7 @@ def _result(
 
 def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
     """Yield batches of similar length in random order."""
-    rng = np.random.default_rng([trial.order_seed, epoch])
+    rng = np.random.default_rng([trial.seed, epoch])
     numbers = np.arange(len(data.cuts))
     if trial.variants:
         numbers = np.array([group[epoch % len(group)] for group in trial.variants.values()])
@@ -251,14 +253,14 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
 
 
 def _train_grid(
-    trial: _Trial, data: SplitData, dev: SplitData, keys: Sequence[Key]
-) -> dict[Key, _Best]:
+    trial: _Trial, data: SplitData, dev: SplitData, rates: Sequence[float]
+) -> dict[float, _Best]:
     """Train one probe for each learning rate until none improves on dev any more."""
-    config, grid = trial.config, trial.grid(data, keys)
-    best = [_Best() for _ in keys]
-    running = list(range(len(keys)))
+    config, grid = trial.config, trial.grid(data, rates)
+    best = [_Best() for _ in rates]
+    running = list(range(len(rates)))
     step = epoch = 0
-    title = f"{len(keys)} probes of {trial.task.name}"
+    title = f"{len(rates)} probes of {trial.task.name}"
     with progress_bar(title, config.steps or config.epochs) as bar:
         while epoch < config.epochs or config.steps is not None:
             epoch += 1
@@ -279,28 +281,22 @@ def _train_grid(
             if ended or all(best[number].stale >= config.patience for number in running):
                 break
             if epoch in config.halve_at and len(running) > 1:
-                running = _halved(grid, best, running, keys)
+                running = _halved(grid, best, running)
     if config.evaluate_steps is not None and step % config.evaluate_steps:
         _judge(trial, grid, dev, best, running, epoch)
-    return dict(zip(keys, best, strict=True))
+    return dict(zip(rates, best, strict=True))
 
 
-def _halved(
-    grid: Grid, best: Sequence[_Best], running: Sequence[int], keys: Sequence[Key]
-) -> list[int]:
-    """Give up the worse half of every seed's running probes; return the numbers of the others."""
-    kept: list[int] = []
-    for seed in {keys[number][0] for number in running}:
-        own = [number for number in running if keys[number][0] == seed]
-        own.sort(key=lambda number: best[number].score, reverse=True)
-        kept += own[: math.ceil(len(own) / 2)]
-    kept.sort()
+def _halved(grid: Grid, best: Sequence[_Best], running: Sequence[int]) -> list[int]:
+    """Give up the worse half of the running probes; return the numbers of the others."""
+    ranked = sorted(running, key=lambda number: best[number].score, reverse=True)
+    kept = sorted(ranked[: math.ceil(len(running) / 2)])
     grid.keep([running.index(number) for number in kept])
     return kept
 
 
 def _update(trial: _Trial, grid: Grid, data: SplitData, chosen: Sequence[int], step: int) -> None:
-    limit, seed = trial.config.frames, trial.order_seed
+    limit, seed = trial.config.frames, trial.seed
     windows = [] if limit is None else random_windows(data, chosen, limit, seed, step)
     states, lengths, targets = data.batch(chosen, trial.device, windows)
     logits = grid.logits(states, lengths)

@@ -1,4 +1,9 @@
-"""Uncertainty and scores: bootstrap intervals, paired differences, the miniature SUPERB score."""
+"""Uncertainty and scores: bootstrap intervals, paired differences, the miniature SUPERB score.
+
+What is drawn is a group of items, such as all of a speaker: items of one speaker are alike, and
+drawn one by one they give intervals that are too narrow. Items are drawn one by one only where they
+have no groups, and `resampled` says which of the two it is.
+"""
 
 from __future__ import annotations
 
@@ -28,34 +33,50 @@ def bootstrap_interval(
     level: float = 0.95,
     seed: int = 0,
     measure: Measure = RATIO,
-    groups: bool = False,
+    groups: bool = True,
 ) -> tuple[float, float] | None:
-    """Return the percentile interval of a metric over resampled items.
+    """Return the percentile interval of a metric over resampled groups of items.
 
-    Item uncertainty only: the encoder, its tuning and its probe are taken as given.
+    Uncertainty of the test data only: the encoder, its tuning and its probe are taken as given.
 
     Args:
         items: Of one encoder on one task.
         level: Share of the distribution inside the interval.
         seed: Seed of the resampling.
         measure: The metric; the ratio of sums in percent.
-        groups: Resample groups of items, such as all of a speaker, rather than single ones.
+        groups: Resample groups of items where there are some, else single ones; see `resampled`.
 
     Returns:
-        Both ends; None for fewer than two items or groups.
+        Both ends; None for fewer than two items.
     """
     values = bootstrap_values(items, seed=seed, measure=measure, groups=groups)
     return None if values is None else _interval(values, level)
 
 
 def bootstrap_values(
-    items: Sequence[Item], *, seed: int = 0, measure: Measure = RATIO, groups: bool = False
+    items: Sequence[Item], *, seed: int = 0, measure: Measure = RATIO, groups: bool = True
 ) -> Floats | None:
     """Return the metric of 2,000 resamples; arguments as for `bootstrap_interval`."""
-    units = _units(items, groups or measure.whole_groups)
+    units = _units(items, groups, measure)
     if len(np.unique(units)) < 2:
         return None
     return _resampled(items, units, seed, measure)
+
+
+def resampled(items: Sequence[Item], measure: Measure = RATIO) -> str:
+    """Return what is drawn for an interval, such as ``30 groups`` or ``412 items``.
+
+    Groups are speakers, or what the corpus names itself, or queries; items stand alone where there
+    are fewer than two groups. In a closed set, such as the speakers of SID, drawing groups asks how
+    the figure would be for other members of the set; which class a new one is, it cannot ask.
+    """
+    count = len(np.unique(_units(items, True, measure)))
+    return f"{count} {'groups' if has_groups(items) or measure.whole_groups else 'items'}"
+
+
+def has_groups(items: Sequence[Item]) -> bool:
+    """Return whether items belong to at least two groups, so that groups can be drawn."""
+    return len({item.group for item in items if item.group}) > 1
 
 
 def hierarchical_interval(
@@ -64,7 +85,7 @@ def hierarchical_interval(
     level: float = 0.95,
     seed: int = 0,
     measure: Measure = RATIO,
-    groups: bool = False,
+    groups: bool = True,
 ) -> tuple[float, float] | None:
     """Return the interval of the mean over tuning seeds, resampling seeds and then items.
 
@@ -73,7 +94,7 @@ def hierarchical_interval(
         level: Share of the distribution inside the interval.
         seed: Seed of the resampling.
         measure: The metric.
-        groups: Resample groups of items.
+        groups: Resample groups of items where there are some.
     """
     values = hierarchical_values(items_by_seed, seed=seed, measure=measure, groups=groups)
     return None if values is None else _interval(values, level)
@@ -84,7 +105,7 @@ def hierarchical_values(
     *,
     seed: int = 0,
     measure: Measure = RATIO,
-    groups: bool = False,
+    groups: bool = True,
     stream: int = 1,
 ) -> Floats | None:
     """Return 2,000 resampled means over seeds; see `hierarchical_interval`.
@@ -140,7 +161,7 @@ def paired_difference(
     level: float = 0.90,
     seed: int = 0,
     measure: Measure = RATIO,
-    groups: bool = False,
+    groups: bool = True,
 ) -> tuple[float, float, float]:
     """Return (difference, low, high) of ``first`` minus ``second`` on the same items, in points.
 
@@ -152,7 +173,7 @@ def paired_difference(
         level: Share of the distribution inside the interval.
         seed: Seed of the resampling.
         measure: The metric; the ratio of sums in percent.
-        groups: Resample groups of items rather than single ones.
+        groups: Resample groups of items where there are some.
 
     Raises:
         ValueError: The utterances are not the same.
@@ -168,7 +189,7 @@ def paired_p_value(
     *,
     seed: int = 0,
     measure: Measure = RATIO,
-    groups: bool = False,
+    groups: bool = True,
 ) -> float:
     """Return the two-sided bootstrap p-value of no difference; arguments as `paired_difference`.
 
@@ -230,9 +251,9 @@ def miniature_score(figures: Mapping[str, float], anchors: Anchors) -> float | N
     return 1000.0 * float(np.mean(parts))
 
 
-def _units(items: Sequence[Item], groups: bool) -> npt.NDArray[np.int64]:
+def _units(items: Sequence[Item], groups: bool, measure: Measure) -> npt.NDArray[np.int64]:
     """Return the number of the unit, an item or a group, that each item is drawn with."""
-    if not groups:
+    if not measure.whole_groups and not (groups and has_groups(items)):
         return np.arange(len(items))
     names = [item.group or f"item {item.id}" for item in items]
     numbers: npt.NDArray[np.int64] = np.unique(names, return_inverse=True)[1]
@@ -259,7 +280,7 @@ def _differences(
 ) -> Floats:
     if [item.id for item in first] != [item.id for item in second]:
         raise ValueError("paired comparison needs the same utterances in the same order")
-    units = _units(first, groups or measure.whole_groups)
+    units = _units(first, groups, measure)
     one, two = (_resampled(items, units, seed, measure) for items in (first, second))
     return one - two
 

@@ -66,6 +66,23 @@ def assign_tasks(
     return tasks, chosen
 
 
+def tasks_of(config: EvaluationConfig, corpora: Mapping[str, Corpus]) -> list[Task]:
+    """Return the tasks to evaluate, each on the corpus of its name.
+
+    Raises:
+        ConfigError: Unknown task or protocol, or no task at all.
+        DataError: A corpus does not support its task.
+    """
+    _named_tasks(config.model_copy(update={"tasks": tuple(corpora)}))
+    return [
+        task
+        for name, corpus in corpora.items()
+        for task in choose_tasks(
+            config.model_copy(update={"tasks": (name,), "language_model": None}), corpus
+        )
+    ]
+
+
 def _names_task(corpus: Corpus, task: Task) -> bool:
     return any(task.name in corpus.info.get(key, ()) for key in ("task_splits", "folds"))
 

@@ -43,17 +43,17 @@ _WAVLM = (3.06, 95.49, 70.62, 92.21, 18.36)
 
 CONSTANTS: dict[str, Constants] = {
     "speech-ft": Constants(
-        source="FBANK baselines; best figures solved from the six scores published with Speech-FT "
+        source="FBANK baselines; best figures fitted to the six scores published with Speech-FT "
         "(arXiv 2502.12672), which they give to 0.01. Effective values: single ones are not "
         "identified",
         tasks=_four((2.42, 95.13, 70.67, 92.39, 17.68)),
     ),
     "speech-ft-b": Constants(
-        source="a second solution for the same six scores",
+        source="a second fit to the same six scores",
         tasks=_four((2.40, 95.13, 70.67, 92.37, 17.67)),
     ),
     "speech-ft-c": Constants(
-        source="a third solution for the same six scores",
+        source="a third fit to the same six scores",
         tasks=_four((2.39, 95.16, 70.68, 92.38, 17.74)),
     ),
     "wavlm-large": Constants(
@@ -62,6 +62,8 @@ CONSTANTS: dict[str, Constants] = {
     ),
 }
 """Named sets of constants; sets are added, never changed."""
+FITTED = ("speech-ft", "speech-ft-b", "speech-ft-c")
+"""The sets that were fitted to six published rows: nobody knows which of them was used."""
 
 
 def superb_score(figures: Figures, constants: str = "speech-ft") -> float:

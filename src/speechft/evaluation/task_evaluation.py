@@ -14,7 +14,7 @@ from speechft.console import log
 from speechft.data.batching import seed_of
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
-from speechft.devices import pick_device, resolve_precision
+from speechft.devices import arithmetic_of, pick_device, resolve_precision
 from speechft.errors import DataError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.identity import Identity
@@ -24,7 +24,7 @@ from speechft.evaluation.predictions import write_items
 from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
-from speechft.evaluation.score import bootstrap_interval, hierarchical_interval
+from speechft.evaluation.score import bootstrap_interval, hierarchical_interval, resampled
 from speechft.features.extract import Features, count_frames
 from speechft.files import atomic_write, file_digest, json_digest
 from speechft.results import ResultRow, read_rows, write_rows
@@ -284,7 +284,7 @@ class TaskEvaluation:
         first, names, items = results[0], self.folds[0].names, items_by_seed[place]
         dev_items = _merged([result.dev_items for result in results])
         dev = measure.value(dev_items)
-        details = self._details(measure, results, items, dev)
+        details = self._details(measure, results, items, dev_items)
         if len(items_by_seed) > 1 and self.test:
             over_seeds = hierarchical_interval(items_by_seed, measure=measure)
             details["interval_over_seeds"] = over_seeds
@@ -312,23 +312,33 @@ class TaskEvaluation:
         """Return the name of the file with the scored items of a seed."""
         return f"predictions-seed{self.seeds[place]}.jsonl"
 
+    @property
+    def _arithmetic(self) -> dict[str, Any]:
+        """Return what the figures were computed with: they differ a little with all of it."""
+        device = pick_device()
+        return {
+            "precision": resolve_precision(self.config.precision, device),
+            **arithmetic_of(device),
+        }
+
     def _details(
-        self, measure: Measure, results: Sequence[ProbeResult], items: list[Item], dev: float
+        self,
+        measure: Measure,
+        results: Sequence[ProbeResult],
+        items: list[Item],
+        dev_items: list[Item],
     ) -> dict[str, Any]:
         first = results[0]
         fixed = self.settings.steps is not None and self.task.trained  # no end to converge to
         details: dict[str, Any] = {
-            "dev": round(dev, 4),
-            "dev_n": sum(len(result.dev_items) for result in results),
+            "dev": round(measure.value(dev_items), 4),
+            "dev_n": len(dev_items),
             "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},
             "layer_weights": [round(weight, 4) for weight in first.layer_weights],
             "best_epoch": first.epochs,
             "converged": None if fixed else all(result.converged for result in results),
             **(measure.details(items) if measure.details else {}),
         }
-        if len({item.group for item in items}) > 1:
-            interval = bootstrap_interval(items, measure=measure, groups=True)
-            details["interval_over_groups"] = interval
         if self.config.layers != "all":
             details["layers"] = self.config.as_dict()["layers"]
         if first.setting is not None:
@@ -336,10 +346,10 @@ class TaskEvaluation:
         if len(results) > 1:
             details["folds"] = [round(measure.value(result.items), 4) for result in results]
             details["learning_rates"] = [result.learning_rate for result in results]
-        details["precision"] = resolve_precision(self.config.precision, pick_device())
+        details |= self._arithmetic
         if self._codec is not None:
             details["frame_codec"] = self._codec
-        details["uncertainty"] = "item uncertainty only"
+        details["uncertainty"] = f"{resampled(items or dev_items, measure)} of the test data only"
         details["probe"] = self.settings.as_dict()
         notes = differences(self.config.protocol, self.task)
         return {**details, **({"protocol_notes": notes} if notes else {})}

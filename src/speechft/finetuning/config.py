@@ -16,8 +16,20 @@ from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import EncoderMode, Phase, stable_phases
 
 Strategy = Literal[
-    "stable", "plain", "l2sp", "lora", "dora", "early-checkpoint", "early-decayed", "distill"
+    "stable",
+    "plain",
+    "plain-cnn",
+    "l2sp",
+    "lora",
+    "dora",
+    "early-checkpoint",
+    "early-decayed",
+    "distill",
 ]
+
+Select = Literal["best", "official", "last", "ema"]
+BY_DEV: tuple[Select, ...] = ("best", "official")
+"""Choices that need a dev split."""
 
 PRETRAINING = "hubert"
 """Key of the task that needs no labels: masked prediction of clusters."""
@@ -108,7 +120,9 @@ class FinetuningConfig(Optimization):
     """``weighted``: every update sees a batch of each task, losses are weighted; ``alternating``:
     every update is of one task, drawn in proportion to its weight."""
     strategy: Strategy = "stable"
-    """``stable``: head only at first, downsampler frozen; ``plain``: everything from step 0;
+    """``stable``: head only at first, downsampler frozen; ``plain``: the same without the head-only
+    updates, as the released code would do it (its experts give the CNN no gradient; the authors'
+    runner is unpublished); ``plain-cnn`` (ours): everything from step 0, the downsampler too;
     ``l2sp``, ``lora``, ``dora``, ``distill``: stable, with the encoder tied to where it came from;
     ``early-checkpoint``: the stable run's state at a share of its steps; ``early-decayed``: a
     stable run of so many steps."""
@@ -118,13 +132,15 @@ class FinetuningConfig(Optimization):
     """Factor from the learning rate of one transformer layer to that of the layer below (ELECTRA,
     arXiv 2003.10555); what lies below the first layer has one factor more than that layer."""
     head_only: float = Field(default=0.1, ge=0.0)
-    """Share of the updates in which only the head learns (stable)."""
+    """Share of the updates in which only the head learns; ``plain`` and ``plain-cnn`` have none."""
     head_only_mode: EncoderMode = "train"
     """Encoder in that time: ``train`` has dropout on, as the official code; ``eval`` has not, so
     that its hidden states are computed once and reused."""
-    select: Literal["best", "last", "ema"] = "best"
-    """The state that is exported: best on dev among those after the head-only updates, the last,
-    or the moving average of the weights since then."""
+    select: Select = "best"
+    """The state that is exported: ``best`` on dev among those after the head-only updates;
+    ``official``: best on dev of all, as the released code, whose choice may lie in the head-only
+    updates, so that nothing is merged; ``last``; or ``ema``, the moving average of the weights
+    since the encoder learns."""
     ema_decay: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Decay of the moving average, per update."""
     hidden: int | None = 256
@@ -178,7 +194,10 @@ class FinetuningConfig(Optimization):
             without.add("encoder_learning_rate")  # finished before there was the key, or without it
         if self.layer_decay == 1.0:
             without.add("layer_decay")
-        return {key: value for key, value in self.as_dict().items() if key not in without}
+        content = {key: value for key, value in self.as_dict().items() if key not in without}
+        if self.strategy == "plain":
+            content["trainable"] = self.phases()[-1].trainable  # the CNN too, in older versions
+        return content
 
     def task_weights(self) -> dict[str, float]:
         """Return the tasks with their weights, one for a single task."""
@@ -205,11 +224,11 @@ class FinetuningConfig(Optimization):
 
     def phases(self) -> list[Phase]:
         """Return the stretches of updates with what is trainable in each."""
-        if self.strategy == "plain":
+        if self.strategy == "plain-cnn":
             return [Phase(self.steps, "everything")]
         return stable_phases(
             self.steps,
-            self.head_only,
+            0.0 if self.strategy == "plain" else self.head_only,
             trainable="head and adapters"
             if self.strategy in ("lora", "dora")
             else "head and layers",

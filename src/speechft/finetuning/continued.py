@@ -17,6 +17,7 @@ from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache, group_by_length
 from speechft.finetuning.clusters import make_targets
+from speechft.finetuning.config import BY_DEV
 from speechft.finetuning.examples import Examples, whole_batch
 from speechft.finetuning.memory import Limits
 from speechft.finetuning.pretraining import HubertObjective, pad_clusters
@@ -49,7 +50,7 @@ class Continued(TrainingSetup):
         """Cluster the frames and build the head."""
         if not isinstance(corpus, Corpus):
             raise ConfigError("continued pre-training takes one corpus")
-        config, need_dev = self.config, self.config.select == "best"
+        config, need_dev = self.config, self.config.select in BY_DEV
         reader = SplitReader(corpus, self.encoder, splits, need_dev, config.max_left_out)
         cuts, self.dev_cuts, left_out = reader.read_unlabelled()
         self.note_left_out(folder, {self.name: left_out})

@@ -32,7 +32,7 @@ from speechft.tasks import find_task
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]
 
-_SHARDABLE = ("stable", "plain", "early-checkpoint", "early-decayed")
+_SHARDABLE = ("stable", "plain", "plain-cnn", "early-checkpoint", "early-decayed")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_json
 from speechft.finetuning.baselines import Distillation, L2sp, Regularizer
-from speechft.finetuning.config import FinetuningConfig
+from speechft.finetuning.config import BY_DEV, FinetuningConfig
 from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.examples import CachedFeatures, Examples, keep_downsampled, keep_hidden
 from speechft.finetuning.loop import Hooks
@@ -115,8 +115,8 @@ class TrainingSetup(ABC):
         return Hooks(
             self.evaluate if self.has_dev() else None,
             config.evaluate_every,
-            select_from=head_only_updates(config.phases()),
-            keep_best=config.select == "best" and config.strategy != "early-checkpoint",
+            select_from=0 if config.select == "official" else head_only_updates(config.phases()),
+            keep_best=config.select in BY_DEV and config.strategy != "early-checkpoint",
             unfreeze=self.unfreeze,
         )
 
@@ -161,7 +161,7 @@ class SupervisedSetup(TrainingSetup):
             _check_task(task, config)
             source = corpus if isinstance(corpus, Corpus) else corpus[name]
             reader = SplitReader(
-                source, encoder, splits, config.select == "best", config.max_left_out
+                source, encoder, splits, config.select in BY_DEV, config.max_left_out
             )
             read[name] = reader.read(task, _vocabulary(config))
         self.note_left_out(folder, {name: found.left_out for name, found in read.items()})
@@ -196,7 +196,7 @@ class SupervisedSetup(TrainingSetup):
 
     def _kept(self, cuts: Sequence[Cut], cache: DownsamplerCache | None) -> CachedFeatures | None:
         """Return the outputs of the downsampler where it is frozen throughout."""
-        if self.config.strategy == "plain":
+        if self.config.strategy == "plain-cnn":
             return None
         return keep_downsampled(self.encoder, cuts, self.accelerator.device, cache)
 

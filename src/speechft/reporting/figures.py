@@ -40,7 +40,9 @@ def look_of(role: Role, strategy: str | None, main: str | None) -> Look:
     if role is Role.TUNED:
         if strategy == main:
             return Look.TUNED
-        return Look.PLAIN if strategy == "plain" else Look.OTHER
+        return Look.PLAIN if strategy in ("plain", "plain-cnn") else Look.OTHER
+    if role is Role.MERGED and strategy != main:
+        return Look.OTHER
     fixed = {
         Role.FLOOR: Look.FLOOR,
         Role.PRE_TRAINED: Look.REFERENCE,
@@ -50,7 +52,10 @@ def look_of(role: Role, strategy: str | None, main: str | None) -> Look:
 
 
 def main_strategy(rows: Iterable[ResultRow]) -> str | None:
-    """Return the strategy that is merged; without a merge, the last one that was tuned by."""
+    """Return the strategy that is merged, the first where baselines are merged too.
+
+    Without a merge it is the last one that was tuned by.
+    """
     rows = list(rows)
     merged = [row.strategy for row in rows if row.role is Role.MERGED]
     tuned = [row.strategy for row in reversed(rows) if row.role is Role.TUNED]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.errors import RunError
+from speechft.evaluation.superb_table import SuperbTable
 from speechft.files import write_text
 from speechft.reporting.cells import detail_table, has_scores, main_lines
 from speechft.reporting.figures import Column, Figures, Look, table
@@ -38,6 +39,8 @@ class Report:
     """The resolved recipe as YAML."""
     facts: Mapping[str, str]
     """Corpus, digests, machine, versions, command, times: label and text."""
+    superb: SuperbTable | None = None
+    """Figures and SUPERB_S beside published rows; None where tasks of the score are missing."""
     colours: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     """``better`` or ``worse`` by (encoder, task, metric), from the comparisons of the verdict."""
 
@@ -114,6 +117,7 @@ def _content(report: Report) -> dict[str, Any]:
         "lines": lines,
         "unconverged": any(cell.unconverged for line in lines for cell in line.cells),
         "reference": figures.reference,
+        "superb": None if report.superb is None else report.superb.cells(),
         "sections": [part for part in parts if part is not None],
         "details": detail_table((*report.rows, *report.curve)),
         "light": svg.LIGHT,

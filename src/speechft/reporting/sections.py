@@ -181,7 +181,7 @@ def _head_only(
     main: str | None,
 ) -> int | None:
     name = next((name for name in losses if histories[name].get("strategy") == main), None)
-    if name is None or main == "plain":
+    if name is None or main in ("plain", "plain-cnn"):
         return None
     share = histories[name].get("head_only", HEAD_ONLY)
     if not isinstance(share, int | float):

@@ -54,7 +54,7 @@ class WordScorer(EditScorer):
         """Return the words, those of the language model if there is one."""
         if len(prediction) == 3:
             return " ".join(prediction[2])
-        return super().describe(prediction, vocabulary, setting)
+        return " ".join("".join(vocabulary.decode(prediction[0])).replace(BOUNDARY, " ").split())
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count edits of words, those with the language model apart."""

@@ -64,7 +64,7 @@ def classification(
         title,
         labels=ClassLabels(name, label),
         model=ClassModel(),
-        scorer=ClassScorer(measures, grouped=label != "speaker"),
+        scorer=ClassScorer(measures),
         needs=ClassNeeds(kind=label, noise=noise, balanced=balanced),
     )
 

@@ -27,7 +27,8 @@ class Item:
     counts: Mapping[str, float] = field(default_factory=dict)
     """Further counts, such as insertions."""
     group: str = ""
-    """What is drawn together when items are resampled, such as the speaker."""
+    """What is drawn together when items are resampled: the corpus's own group, the speaker or the
+    session; see `speechft.tasks.parts.group_of`."""
     fold: int = 0
     """Number of the cross-validation fold."""
     searched: str = ""
@@ -192,13 +193,32 @@ def _over_folds(
     import numpy as np
 
     above, below = np.array(amounts), np.array(totals)
-    parts = []
+    parts, shares = [], []
     for mine in _folds(items):
+        drawn = weights[:, mine] @ below[mine]
         with np.errstate(invalid="ignore", divide="ignore"):
-            parts.append(
-                scale * (weights[:, mine] @ above[mine]) / (weights[:, mine] @ below[mine])
-            )
-    result: Floats = np.mean(parts, axis=0)
+            parts.append(scale * (weights[:, mine] @ above[mine]) / drawn)
+            shares.append(drawn / below[mine].sum())
+    return _mean_of_folds(parts, shares)
+
+
+def _mean_of_folds(parts: Sequence[Floats], shares: Sequence[Floats]) -> Floats:
+    """Return the mean of figures of folds, each weighted by how much of it was drawn.
+
+    Folds count alike where everything is drawn once. A resample may leave out every group of a fold
+    (a session of IEMOCAP has two speakers): that fold then has no figure and no weight.
+
+    Args:
+        parts: Figures, (R,) by fold.
+        shares: Amount drawn / amount there is, (R,) by fold.
+    """
+    import numpy as np
+
+    if len(parts) == 1:
+        return parts[0]
+    share = np.array(shares)
+    with np.errstate(invalid="ignore"):
+        result: Floats = (np.where(share > 0, np.array(parts), 0.0) * share).sum(0) / share.sum(0)
     return result
 
 
@@ -213,9 +233,10 @@ def _over_classes(
     truth = np.array([number[item.reference] for item in items])
     guess = np.array([number.get(item.prediction, len(names)) for item in items])
     size = len(names) + 1  # the last one: predictions of classes that no reference has
-    parts = []
+    parts, shares = [], []
     for mine in _folds(items):
         t, g, rows = truth[mine], guess[mine], weights[:, mine]
+        shares.append(rows.sum(1) / mine.sum())
         hits, actual, guessed = (
             np.stack([np.bincount(which, row, size) for row in counted]).astype(np.float64)
             for which, counted in ((t, rows * (t == g)), (t, rows), (g, rows))
@@ -223,8 +244,7 @@ def _over_classes(
         with np.errstate(invalid="ignore", divide="ignore"):
             values = np.where(actual > 0, figure(hits, actual, guessed), 0.0)
             parts.append(100.0 * values.sum(1) / (actual > 0).sum(1))
-    result: Floats = np.mean(parts, axis=0)
-    return result
+    return _mean_of_folds(parts, shares)
 
 
 def _folds(items: Sequence[Item]) -> list[npt.NDArray[np.bool_]]:

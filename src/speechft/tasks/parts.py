@@ -36,6 +36,18 @@ NO_FRAME = "shorter than one frame"
 NO_AUDIO = "pair without audio"
 OF_LEFT_OUT = "pair of a recording that is left out"
 
+_GROUPS = ("group", "speaker", "session")
+
+
+def group_of(cut: Cut) -> str:
+    """Return what a cut's item is drawn together with when items are resampled.
+
+    The label ``group`` where the corpus has one of its own, else the speaker, else the session;
+    empty where it has none of them. Also where speakers are the classes: what is drawn then are
+    members of the closed set with all their utterances.
+    """
+    return next((found for kind in _GROUPS if (found := label_of(cut, kind))), "")
+
 
 @dataclass(frozen=True)
 class Labels(ABC):
@@ -226,9 +238,6 @@ class Scorer(ABC):
 class UtteranceScorer(Scorer):
     """Scores each utterance on its own."""
 
-    grouped: bool = True
-    """Whether the items of one speaker are drawn together when items are resampled."""
-
     @abstractmethod
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Compare a prediction with the target of its cut."""
@@ -247,12 +256,7 @@ class UtteranceScorer(Scorer):
             self.score(cut, prediction, target, vocabulary)
             for cut, prediction, target in zip(cuts, predictions, targets, strict=True)
         ]
-        if not self.grouped:
-            return scored
-        return [
-            replace(item, group=cut.supervisions[0].speaker or "")
-            for item, cut in zip(scored, cuts, strict=True)
-        ]
+        return [replace(item, group=group_of(cut)) for item, cut in zip(scored, cuts, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,8 +29,8 @@ from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.files import json_digest, write_text
 from speechft.runs import stage
 
-VERSION = 2
-"""Raised whenever the same spec would give other audio."""
+VERSION = 3
+"""Raised whenever the same spec would give other audio or lists."""
 
 _SHARD = 100
 _SPEECH_DB = -40.0
@@ -123,7 +123,6 @@ def _info(splits: Mapping[str, list[Utterance]], folder: Path) -> dict[str, Any]
     return {
         "licence": "generated speech, no rights reserved; made with espeak-ng (GPL-3 program)",
         "task_splits": TASK_SPLITS,
-        "tuning_splits": ["train", "dev"],
         "trials": "trials.txt",
         "qbe": "qbe.tsv",
         "files": ["qbe.tsv", "trials.txt"],
