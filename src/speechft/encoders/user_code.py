@@ -98,7 +98,7 @@ def own_digest(encoder: Any) -> str | None:
     if source is None or not hasattr(encoder, "state_dict"):
         return None
     digest = hashlib.sha256(source)
-    config = getattr(getattr(encoder, "model", None), "config", None)  # speechft's own encoders
+    config: Any = getattr(getattr(encoder, "model", None), "config", None)  # speechft's own
     if hasattr(config, "to_dict"):
         digest.update(repr((config.to_dict(), getattr(encoder, "normalize", None))).encode())
     for name, tensor in encoder.state_dict().items():
