@@ -16,7 +16,7 @@ from oracle_data import oracle
 from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import DataError
+from speechft.errors import ConfigError, DataError
 
 SIZES = {
     "hidden_size": 24,
@@ -151,6 +151,13 @@ def test_dropout_reaches_training(encoder: HuggingFaceEncoder) -> None:
     output = encoder(*batch)
     assert len(output.layers) == 3
     assert torch.equal(output.layers[0], output.layers[2])
+
+
+def test_masked_prediction_is_refused_by_name(encoder: HuggingFaceEncoder) -> None:
+    waveforms, lengths = noise(6_000)
+    features = encoder.downsample(waveforms, lengths)
+    with pytest.raises(ConfigError, match="decoar2 encoder has no mask embedding"):
+        encoder.contextualize(features, lengths, torch.ones(features.shape[:2]) > 0)
 
 
 def test_nothing_is_frozen_with_the_downsampler(encoder: HuggingFaceEncoder) -> None:

@@ -22,6 +22,7 @@ import speechft
 from helpers import cut_of, noise
 from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.pipelines import load_pipeline
@@ -233,3 +234,13 @@ def test_evaluation_and_extraction(folder: Path, tones: Corpus, tmp_path: Path) 
     [problem] = report.failed.values()
     assert problem == "lasts 3.0 s; the encoder sees 2 s and takes nothing longer"
     assert load_file(tmp_path / "features" / "short.safetensors")["hidden_states"].shape[1] == 25
+
+
+def test_inspection_tells_sizes_and_suggests_what_can_be_done(folder: Path) -> None:
+    found = inspect_encoder(folder)
+    assert (found.family, found.layers, found.dim, found.attention_heads) == ("whisper", 2, 24, 2)
+    assert (found.frame_rate, found.problem, found.normalize) == (50.0, None, False)
+    assert found.task_heads
+    assert all("decoder" in name or name == "proj_out.weight" for name in found.task_heads)
+    assert len(found.next) == 3
+    assert not any("s3prl" in command for command in found.next)

@@ -15,7 +15,7 @@ from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.settings import complete_settings, known_sizes
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor, numel
-from speechft.encoders.families import FAMILIES, find_family
+from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder, resolve_encoder
 from speechft.errors import CheckpointError
@@ -24,6 +24,7 @@ SIZES = {(12, 768): "base", (24, 1024): "large", (48, 1280): "x-large", (48, 192
 """Names of published sizes by (layers, dimension)."""
 
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
 _PIECE = 1 << 20
 
 
@@ -112,7 +113,9 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
     heads = [n for n in checkpoint.by_name() if is_pretraining_head(n)]
     types = Counter(_TYPES.get(t.dtype, t.dtype.lower()) for t in encoder.values())
     family = settings.get("model_type", checkpoint.family)
-    layers, dim = settings.get("num_hidden_layers"), settings.get("hidden_size")
+    known = find_family(family)
+    names = dict(zip(_SIZES, _SIZES, strict=True)) | dict(known.sizes if known else {})
+    layers, dim, attention_heads = (settings.get(names[size]) for size in _SIZES)
     nonfinite = [n for n, tensor in encoder.items() if not _is_finite(tensor)]
     if nonfinite and problem is None:
         problem = "NaN or infinite weights; --allow-nonfinite takes them nevertheless"
@@ -126,8 +129,8 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
         bytes=sum(t.nbytes for t in encoder.values()),
         layers=layers,
         dim=dim,
-        attention_heads=settings.get("num_attention_heads"),
-        frame_rate=_frame_rate(family, settings),
+        attention_heads=attention_heads,
+        frame_rate=_frame_rate(known, settings),
         normalize=settings.get("do_normalize", False if "model_type" in settings else None),
         dtype=types.most_common(1)[0][0] if types else "none",
         dtypes=dict(types.most_common()),
@@ -160,10 +163,9 @@ def _settings(
     return settings, None
 
 
-def _frame_rate(family: str | None, settings: Mapping[str, Any]) -> float | None:
-    known = find_family(family)
+def _frame_rate(family: Family | None, settings: Mapping[str, Any]) -> float | None:
     try:
-        return None if known is None else known.timing(settings).frame_rate
+        return None if family is None else family.timing(settings).frame_rate
     except KeyError:  # sizes that were read off tensors tell no strides
         return None
 
@@ -194,5 +196,7 @@ def _next(checkpoint: Checkpoint, name: str, problem: str | None) -> list[str]:
         f"speechft merge {name} TUNED --alpha 0.25 --out merged",
     ]
     if checkpoint.format == "hf":
-        return [*commands, f"speechft convert {name} encoder.pt --to s3prl"]
+        known = find_family(checkpoint.family)
+        to_s3prl = [f"speechft convert {name} encoder.pt --to s3prl"]
+        return commands + (to_s3prl if known is not None and known.in_s3prl else [])
     return [f"speechft convert {name} encoder --to hf", *commands]

@@ -98,8 +98,8 @@ def own_digest(encoder: Any) -> str | None:
     if source is None or not hasattr(encoder, "state_dict"):
         return None
     digest = hashlib.sha256(source)
-    config = getattr(getattr(encoder, "model", None), "config", None)  # speechft's own encoders
-    if config is not None and hasattr(config, "to_dict"):
+    config: Any = getattr(getattr(encoder, "model", None), "config", None)  # speechft's own
+    if hasattr(config, "to_dict"):
         digest.update(repr((config.to_dict(), getattr(encoder, "normalize", None))).encode())
     for name, tensor in encoder.state_dict().items():
         if not hasattr(tensor, "numpy"):

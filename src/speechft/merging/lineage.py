@@ -36,6 +36,7 @@ FIELDS: dict[str, str] = {
     "num_hidden_layers": "number of layers",
     "hidden_size": "dimension",
     "num_attention_heads": "number of attention heads",
+    "encoder_attention_heads": "number of attention heads",
     "num_conv_pos_embeddings": "kernel of the position convolution",
     "num_conv_pos_embedding_groups": "groups of the position convolution",
     "position_embeddings_type": "kind of position embedding",

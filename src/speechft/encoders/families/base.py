@@ -34,6 +34,8 @@ class Family(ABC):
     """Value of ``model_type`` in config.json."""
     architecture: ClassVar[str]
     """Class of the bare model, as config.json names it."""
+    sizes: ClassVar[Mapping[str, str]] = {}
+    """What its configuration calls ``hidden_size`` and the like, where that is otherwise."""
     modes: ClassVar[tuple[str, ...]] = ("exact",)
     """Modes of `speechft.encoders.base` that it has."""
     dropouts: ClassVar[tuple[str, ...]]

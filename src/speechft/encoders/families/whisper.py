@@ -28,6 +28,11 @@ class Whisper(Family):
 
     name: ClassVar[str] = "whisper"
     architecture: ClassVar[str] = "WhisperModel"
+    sizes: ClassVar[Mapping[str, str]] = {
+        "num_hidden_layers": "encoder_layers",
+        "hidden_size": "d_model",
+        "num_attention_heads": "encoder_attention_heads",
+    }
     dropouts: ClassVar[tuple[str, ...]] = (
         "dropout",
         "attention_dropout",
