@@ -65,7 +65,10 @@ def test_as_another_decoder_reads_it(tmp_path: Path, name: str, tool: str) -> No
     how = {"format": "WAV", "subtype": "GSM610"} if name == "a.wav" else {}
     path = write(tmp_path / name, rate=8_000 if how else RATE, **how)
     other = tmp_path / "other.wav"
-    command = {"mpg123": ["mpg123", "-q", "-w", other, path], "sox": ["sox", path, other]}[tool]
+    command = {
+        "mpg123": ["mpg123", "-q", "-w", other, path],
+        "sox": ["sox", "-D", path, "-e", "signed", "-b", "16", other],
+    }[tool]
     subprocess.run(list(map(str, command)), check=True)
     expected, _ = soundfile.read(other, dtype="float32", always_2d=True)
     header, samples = read_samples(path)
