@@ -65,7 +65,10 @@ def test_as_another_decoder_reads_it(tmp_path: Path, name: str, tool: str) -> No
     how = {"format": "WAV", "subtype": "GSM610"} if name == "a.wav" else {}
     path = write(tmp_path / name, rate=8_000 if how else RATE, **how)
     other = tmp_path / "other.wav"
-    command = {"mpg123": ["mpg123", "-q", "-w", other, path], "sox": ["sox", path, other]}[tool]
+    command = {
+        "mpg123": ["mpg123", "-q", "-w", other, path],
+        "sox": ["sox", "-D", path, "-e", "signed", "-b", "16", other],
+    }[tool]
     subprocess.run(list(map(str, command)), check=True)
     expected, _ = soundfile.read(other, dtype="float32", always_2d=True)
     header, samples = read_samples(path)
@@ -282,3 +285,29 @@ def test_lossy_files_may_be_counted_otherwise_by_a_manifest(tmp_path: Path, more
     assert not found[samples:].any()
     with pytest.raises(DataError, match="it changed after the corpus was prepared"):
         load_waveform(to_cut(Utterance("u", str(path), samples + 10_000)))
+
+
+FUZZED = ["WAV", "AIFF", "AU", "NIST", "FLAC", "OGG", "MP3"]
+
+
+@pytest.mark.parametrize("kind", FUZZED)
+def test_damaged_bytes_are_read_or_named_and_never_end_in_another_error(
+    tmp_path: Path, kind: str
+) -> None:
+    data = write(tmp_path / "a.audio", noise(8_000), format=kind).read_bytes()
+    rng, told = np.random.default_rng(FUZZED.index(kind)), []
+    for number in range(40):
+        broken = bytearray(data[: rng.integers(1, len(data))] if number % 2 else data)
+        for place in rng.integers(0, min(len(broken), 64 if number % 4 else len(broken)), 3):
+            broken[place] = rng.integers(256)
+        path = tmp_path / f"{number}.audio"
+        path.write_bytes(broken)
+        try:
+            header, samples = read_samples(path)
+        except DataError as error:
+            told.append(error.message)
+        else:
+            assert len(samples) <= header.samples
+        assert all(problem for _, problem in inspect(path).problems)
+    assert told
+    assert all(message and "\n" not in message for message in told)

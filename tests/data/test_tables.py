@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,27 @@ def test_lhotse_manifests_are_no_tables(tmp_path: Path) -> None:
     assert is_manifest(path)
     assert not is_table(path)
     assert not is_table(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_damaged_tables_are_read_or_refused_and_never_end_in_another_error(
+    tmp_path: Path, name: str
+) -> None:
+    rng, told = random.Random(name), []
+    pieces = [b'"', b"\t", b",", b"\n", b"\xff", b"{"]
+    path = tmp_path / name
+    for number in range(60):
+        data = bytearray(DIALECTS[name])
+        for _ in range(3):
+            place = rng.randrange(len(data))
+            data[place : place + rng.randrange(3)] = rng.choice(pieces)
+        path.write_bytes(data[: rng.randrange(len(data))] if number % 3 == 0 else data)
+        try:
+            table = read_table(path)
+        except DataError as error:
+            told.append(error.message)
+        else:
+            assert all(row.keys() >= {"path"} for row in table.rows)
+            assert all("line" in problem for _, problem in table.problems)
+    assert told
+    assert all(str(path) in message for message in told)

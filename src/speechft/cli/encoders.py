@@ -42,17 +42,17 @@ def convert(
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(help="Folder, checkpoint file, packaged name, hub id.")],
+    path: Annotated[str, typer.Argument(help="Encoder, checkpoint, table, folder, recording.")],
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Say what an encoder or checkpoint is, and what can be done with it.
+    """Say what an encoder, checkpoint, table, folder, manifest or recording is, and what is read.
 
     Example: speechft inspect dev-best.ckpt --json
     """
-    from speechft.encoders.inspection import inspect_encoder
+    from speechft.features.looks import inspect_anything
 
-    found = inspect_encoder(path, config)
+    found = inspect_anything(path, config)
     typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
 
 

@@ -163,6 +163,30 @@ def test_rows_of_parquet_in_another_order_keep_their_audio(tmp_path: Path) -> No
         np.testing.assert_array_equal(load_waveform(cut), expected)
 
 
+def test_parquet_with_decoded_samples_bytes_alone_or_paths(tmp_path: Path) -> None:
+    record(tmp_path / "data" / "a.wav")
+    samples = (0.1 * np.random.default_rng(0).standard_normal(9_600)).astype(np.float32)
+    values: dict[str, Any] = {
+        "struct": {"audio": {"array": samples.tolist(), "sampling_rate": 16_000, "path": "x.wav"}},
+        "bytes": {"audio": encoded(0, "WAV")},
+        "path": {"audio": "a.wav"},
+        "file": {"file": "a.wav"},
+        "list": {"audio": samples.tolist()},
+    }
+    for name, row in values.items():
+        write_parquet(tmp_path / "data" / f"{name}.parquet", [{**row, "text": "x"}], {})
+    for name in ("struct", "bytes", "path", "file"):
+        corpus = find_corpus(str(tmp_path / "data" / f"{name}.parquet"), tmp_path / name)
+        (cut,) = corpus.split("train")
+        found = load_waveform(cut)
+        if name == "struct":
+            np.testing.assert_array_equal(found, samples)
+        else:
+            np.testing.assert_allclose(found, samples, atol=2**-15)
+    with pytest.raises(DataError, match="samples-without-a-rate"):
+        find_corpus(str(tmp_path / "data" / "list.parquet"), tmp_path / "list")
+
+
 def test_parquet_damage_is_named(tmp_path: Path) -> None:
     root = tmp_path / "data"
     rows: list[dict[str, Any]] = [

@@ -99,7 +99,7 @@ def prepare(
     """
     table = read_place(place, folder)
     table.tell()
-    scan = _scan(table)
+    scan = scan_of(table)
     if disjoint_speakers:
         scan.disjoint = (("train", "dev", "test"),)
     root = table.root.resolve()
@@ -260,7 +260,8 @@ def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
     return table
 
 
-def _scan(table: Table) -> Scan:
+def scan_of(table: Table) -> Scan:
+    """Return the utterances of a table by split, and what is wrong with its rows."""
     scan = Scan({}, list(table.issues), sources=table.sources, sample_rate=None)
     scan.missing_allowed = True
     for draft, split in _drafts(table, scan.issues):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from speechft.data.columns import meaning
 from speechft.errors import DataError
 from speechft.files import atomic_write
 
@@ -17,8 +18,9 @@ _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph", b
 def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[str, Any], Path]]:
     """Yield the rows of a parquet file and where the audio of each lies.
 
-    The column ``audio`` holds ``{bytes, path}`` as Hugging Face datasets write it. Bytes go to
-    files in ``folder``; without bytes, the path counts, relative to ``root``. Numbers of a
+    The column ``audio`` holds ``{bytes, path}`` as Hugging Face datasets write it, bytes alone, a
+    path, or decoded samples as ``{array, sampling_rate}``. Bytes and samples go to files in
+    ``folder``; without them, the path counts, relative to ``root``. Numbers of a
     ``ClassLabel`` become its names.
 
     Args:
@@ -39,7 +41,9 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
     try:
         file = pq.ParquetFile(path)
         columns = file.schema_arrow.names
-        if "audio" not in columns:
+        held = next((name for name in columns if meaning(name) == "path"), None)
+        held = "audio" if "audio" in columns else held
+        if held is None:
             raise DataError(
                 f"{path} lacks the column audio; it has: {', '.join(columns)}",
                 hint="the column audio holds {bytes, path} as Hugging Face datasets write it",
@@ -48,7 +52,7 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
         number = 0
         for batch in file.iter_batches(batch_size=_ROWS):
             for row in batch.to_pylist():
-                audio = _audio(row.pop("audio"), number, folder, root)
+                audio = _audio(row.pop(held), number, folder, root)
                 for column, known in names.items():
                     value = row.get(column)
                     if isinstance(value, int) and 0 <= value < len(known):
@@ -74,11 +78,36 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 def _audio(value: Any, number: int, folder: Path, root: Path) -> Path:
     if isinstance(value, str):
         return (root / value).resolve()
+    if isinstance(value, bytes):
+        value = {"bytes": value}
+    if isinstance(value, list) or (value is not None and not isinstance(value, dict)):
+        return folder / f"{number:07d}-samples-without-a-rate"
+    if value and value.get("array") is not None and value.get("bytes") is None:
+        return _decoded(value, folder / f"{number:07d}.wav")
     content, name = (value or {}).get("bytes"), (value or {}).get("path") or ""
     if content is None:
         return (root / name).resolve() if name else folder / f"{number:07d}-without-audio"
-    suffix = _MAGIC.get(content[:4]) or Path(name).suffix or ".audio"
-    path = folder / f"{number:07d}{suffix}"
+    suffix = _MAGIC.get(bytes(content[:4])) or Path(name).suffix or ".audio"
+    return _written(folder / f"{number:07d}{suffix}", content)
+
+
+def _decoded(value: dict[str, Any], path: Path) -> Path:
+    """Write decoded samples, (S,) or (channels, S), as a WAV of the same numbers."""
+    import io
+
+    import numpy as np
+    import soundfile
+
+    rate = value.get("sampling_rate") or value.get("sample_rate")
+    if not rate:
+        return path.with_name(f"{path.stem}-samples-without-a-rate")
+    samples = np.asarray(value["array"], dtype=np.float32)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples.T, int(rate), format="WAV", subtype="FLOAT")
+    return _written(path, buffer.getvalue())
+
+
+def _written(path: Path, content: bytes) -> Path:
     if not (path.is_file() and path.read_bytes() == content):
         with atomic_write(path) as file:
             file.write(content)
