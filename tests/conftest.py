@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from helpers import tiny_encoder, tone_corpus
+from helpers import quicken_probes, tiny_encoder, tone_corpus
 from speechft.data.manifest import Corpus
 from superb import superb_corpus
 
@@ -39,3 +40,15 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Return a miniature corpus with the labels of all ten SUPERB tasks."""
     return superb_corpus(tmp_path_factory.mktemp("miniature"))
+
+
+@pytest.fixture(scope="module")
+def quick_probes() -> Iterator[None]:
+    """Train probes of protocol ``mini`` briefly in a module."""
+    from speechft.evaluation.protocols import PROTOCOLS
+
+    usual = dict(PROTOCOLS)
+    quicken_probes()
+    yield
+    PROTOCOLS.clear()
+    PROTOCOLS.update(usual)

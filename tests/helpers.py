@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel
 from speechft.data.manifest import Corpus, Utterance, open_corpus, to_cut, write_corpus
 from speechft.encoders.base import Mode
 from speechft.encoders.hugging_face import HuggingFaceEncoder
+from speechft.encoders.timing import FrameTiming
 
 TINY = {
     "hidden_size": 24,
@@ -26,6 +27,9 @@ TINY = {
     "vocab_size": 8,
 }
 """Fields of a HubertConfig with the standard 7-layer geometry."""
+
+TIMING = FrameTiming(320, 400)
+"""Frames of the standard 7-layer geometry."""
 
 
 def tiny_encoder(seed: int = 0, **changes: Any) -> HuggingFaceEncoder:
@@ -112,7 +116,7 @@ def speech_encoder(
 
 def tiny_decoar2(seed: int = 0) -> HuggingFaceEncoder:
     """Return a tiny DeCoAR 2.0, which has filterbanks where others have a CNN."""
-    from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
+    from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
 
     torch.manual_seed(seed)
     config = Decoar2Config(
@@ -123,7 +127,7 @@ def tiny_decoar2(seed: int = 0) -> HuggingFaceEncoder:
         num_conv_pos_embeddings=8,
         num_conv_pos_embedding_groups=2,
     )
-    return Decoar2Encoder(Decoar2Model(config)).eval()
+    return HuggingFaceEncoder(Decoar2Model(config)).eval()
 
 
 def noise(*lengths: int, seed: int = 0, offset: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,3 +140,15 @@ def noise(*lengths: int, seed: int = 0, offset: float = 0.0) -> tuple[torch.Tens
 def cut_of(name: str, samples: int = 16_000, **known: Any) -> Cut:
     """Return a cut with labels and no audio behind it."""
     return to_cut(Utterance(id=name, path=f"{name}.wav", samples=samples, **known))
+
+
+def quicken_probes() -> None:
+    """Train probes of protocol ``mini`` for two epochs: for tests of what is around them.
+
+    Call it in a fixture that puts `PROTOCOLS` back, or in a child process.
+    """
+    from speechft.evaluation.protocols import PROTOCOLS
+
+    brief = {"epochs": 2, "extend": 0, "halve_at": ()}
+    mini = PROTOCOLS["mini"]
+    PROTOCOLS["mini"] = {name: probe.model_copy(update=brief) for name, probe in mini.items()}

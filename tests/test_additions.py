@@ -20,7 +20,14 @@ from safetensors.torch import load_file
 from helpers import tiny_encoder
 
 ROOT = Path(__file__).parents[1]
-PLACES = {"label-task": 1, "task-with-metric": 3, "merge-method": 2, "corpus": 2}
+PLACES = {
+    "label-task": 1,
+    "task-with-metric": 3,
+    "merge-method": 2,
+    "corpus": 2,
+    "hf-family": 2,
+    "other-family": 2,
+}
 """At most so many places by addition."""
 
 _USE = """
@@ -40,6 +47,33 @@ rows = speechft.evaluate(encoder, tasks="er", corpus=root / "emodb", out=root / 
 rows += speechft.evaluate(encoder, tasks="lid,rate", corpus=table, out=root / "two")
 report = speechft.merge(encoder, tuned, method="breadcrumbs", out=root / "merged", alpha=1.0,
                         smallest=0.5, largest=0.1)
+from transformers import MoonshineConfig, MoonshineModel
+from speechft.encoders.families import FAMILIES
+small = MoonshineConfig(
+    hidden_size=24, intermediate_size=32, encoder_num_hidden_layers=2, vocab_size=20,
+    decoder_num_hidden_layers=1, encoder_num_attention_heads=2, decoder_num_attention_heads=2)
+torch.manual_seed(0)
+moonshine = MoonshineModel(small).eval()
+moonshine.save_pretrained(root / "moonshine")
+kind, config = FAMILIES["apc"].model_class(
+    {"model_type": "apc", "bins": 8, "hidden_size": 24, "num_hidden_layers": 2})
+kind(config).save_pretrained(root / "apc")
+families = [root / "moonshine", root / "apc"]
+waveforms, lengths = torch.randn(2, 9000), torch.tensor([9000, 5000])
+seen = {}
+for place in families:
+    model = speechft.load_encoder(place)
+    with torch.inference_mode():
+        both, one = model(waveforms, lengths), model(waveforms[1:, :5000], lengths[1:])
+        count = int(one.lengths)
+        pairs = list(zip(both.layers, one.layers, strict=True))
+        if place.name == "moonshine":
+            told = moonshine.encoder(waveforms[1:, :5000], output_hidden_states=True)
+            pairs += zip(told.hidden_states, one.layers, strict=True)
+        worst = max(float((a[-1, :count] - b[-1]).abs().max()) for a, b in pairs)
+    [row] = speechft.evaluate(place, tasks="lid", corpus=table, out=root / place.name / "out")
+    seen[place.name] = [model.frame_rate, worst, row.n]
+(root / "families.json").write_text(json.dumps(seen))
 from speechft.cli.app import app
 app(["tasks"], standalone_mode=False)
 app(["corpora"], standalone_mode=False)
@@ -138,3 +172,11 @@ def test_a_merge_method_merges(used: tuple[Path, str, list[list[Any]]]) -> None:
     kept = (merged[name] - base[name]).flatten()
     assert kept[delta.abs().argmax()] == 0.0, "the largest entry is left out"
     assert 0 < int((kept != 0).sum()) < len(kept)
+
+
+def test_families_load_compute_and_are_evaluated(used: tuple[Path, str, list[list[Any]]]) -> None:
+    seen = json.loads((used[0] / "families.json").read_text())
+    rates = {name: round(rate, 2) for name, (rate, _, _) in seen.items()}
+    assert rates == {"moonshine": 41.67, "apc": 100.0}, "24 and 10 ms a frame"
+    assert all(worst < 1e-5 for _, worst, _ in seen.values())
+    assert [n for _, _, n in seen.values()] == [8, 8]

@@ -217,6 +217,7 @@ def recordings(tmp_path: Path) -> Path:
 
 
 @pytest.mark.integration
+@pytest.mark.usefixtures("quick_probes")
 def test_the_demo_runs_on_the_users_own_recordings(
     recordings: Path,
     tiny_hubert: Path,

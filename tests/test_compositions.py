@@ -21,6 +21,7 @@ from speechft.merging.methods import METHODS
 from speechft.recipe import Recipe
 from speechft.results import Role
 
+pytestmark = pytest.mark.usefixtures("quick_probes")
 Weights = dict[str, torch.Tensor]
 
 

@@ -74,6 +74,13 @@ def test_atomic_write_keeps_the_old_file_on_an_error(tmp_path: Path) -> None:
         file.write(b"new")
     assert path.read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+    (tmp_path / ".g.old").mkdir()  # somebody's
+    (tmp_path / "folder" / "content").mkdir(parents=True)
+    with atomic_write(tmp_path / "g"):
+        pass
+    with pytest.raises(RunError, match="cannot write"), atomic_write(tmp_path / "folder"):
+        pass
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [".g.old", "content", "f", "folder", "g"]
     with pytest.raises(RunError, match="cannot write"), atomic_write(path / "below" / "a file"):
         pass
 

@@ -8,18 +8,12 @@ Imports for type checkers only (``if TYPE_CHECKING``) run never and are left out
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SRC = Path(__file__).parent.parent / "src"
-
-KNOWN = {
-    # a process that is not the first waits for trainings to take part in, and starts them itself
-    ("speechft.finetuning.distributed", "speechft.finetuning.finetune"),
-}
-"""Imports that may close a circle for now; one that no longer does must go from here."""
 
 Graph = dict[str, dict[str, int]]
 """Module to what it imports, with the line that does."""
@@ -80,7 +74,7 @@ def _targets(
     return [file for file in ({stem + tail for tail in tails} if made else {text}) if file in files]
 
 
-def circles(graph: Graph, without: Collection[tuple[str, str]] = ()) -> list[list[str]]:
+def circles(graph: Graph) -> list[list[str]]:
     """Return the groups of modules that reach each other, largest first (Tarjan 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
@@ -91,8 +85,6 @@ def circles(graph: Graph, without: Collection[tuple[str, str]] = ()) -> list[lis
         index[module] = low[module] = len(index)
         stack.append(module)
         for target in graph[module]:
-            if (module, target) in without:
-                continue
             if target not in index:
                 visit(target)
                 low[module] = min(low[module], low[target])
@@ -101,7 +93,7 @@ def circles(graph: Graph, without: Collection[tuple[str, str]] = ()) -> list[lis
         if low[module] == index[module]:
             group = stack[stack.index(module) :]
             del stack[stack.index(module) :]
-            if len(group) > 1 or (module in graph[module] and (module, module) not in without):
+            if len(group) > 1 or module in graph[module]:
                 found.append(sorted(group))
 
     for module in graph:
@@ -130,14 +122,8 @@ def graph() -> Graph:
 
 
 def test_no_file_imports_its_own_importers(graph: Graph) -> None:
-    found = circles(graph, without=KNOWN)
+    found = circles(graph)
     assert not found, report(graph, found)
-
-
-def test_known_circles_are_still_there(graph: Graph) -> None:
-    """The list of exceptions may only become shorter."""
-    mended = [edge for edge in KNOWN if not circles(graph, without=KNOWN - {edge})]
-    assert not mended, f"no longer closes a circle, take it from KNOWN: {mended}"
 
 
 def test_what_counts_as_an_import(tmp_path: Path) -> None:
@@ -168,6 +154,3 @@ def test_what_counts_as_an_import(tmp_path: Path) -> None:
         ["p.table", "p.table.one_more"],
     ]
     assert "p.low:2 imports p.top" in report(found, circles(found))
-    assert circles(found, without={("p.low", "p.top"), ("p.lazy.a", "p.lazy")}) == [
-        ["p.table", "p.table.one_more"]
-    ]

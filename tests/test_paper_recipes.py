@@ -17,7 +17,8 @@ from helpers import speech_encoder
 from speechft import pipeline
 from speechft.compositions import check_recipe
 from speechft.data.manifest import Corpus
-from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
+from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
+from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import choose_tasks
@@ -130,7 +131,7 @@ def _encoder(name: str, folder: Path) -> Path:
     family = name.split("-")[0]
     if family == "decoar2":
         torch.manual_seed(0)
-        Decoar2Encoder(Decoar2Model(Decoar2Config(**_DECOAR2))).save(folder)
+        HuggingFaceEncoder(Decoar2Model(Decoar2Config(**_DECOAR2))).save(folder)
     else:
         speech_encoder(family).save(folder)
     return folder

@@ -24,6 +24,8 @@ from speechft.recipe import Recipe
 from speechft.results import Role, read_rows
 from speechft.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("quick_probes")
+
 
 def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
     content = {
@@ -47,7 +49,7 @@ def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
 
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, tiny_hubert: Path, tones: Corpus
+    tmp_path_factory: pytest.TempPathFactory, tiny_hubert: Path, tones: Corpus, quick_probes: None
 ) -> tuple[Path, pipeline.Summary]:
     folder = tmp_path_factory.mktemp("run")
     return folder, pipeline.run(_recipe(tiny_hubert, tones), folder)
@@ -214,6 +216,9 @@ def test_encoders_get_names_of_their_own() -> None:
 _CHILD = """
 import sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from helpers import quicken_probes
+quicken_probes()
 from speechft import pipeline
 from speechft.config import build
 from speechft.files import read_yaml
@@ -233,7 +238,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
         "evaluation/pre-trained-*/*/results.jsonl",
     ]
     for mark in marks:
-        child = Child(_CHILD, [str(recipe), str(folder)], tmp_path)
+        child = Child(_CHILD, [str(recipe), str(folder), str(Path(__file__).parent)], tmp_path)
         deadline = time.monotonic() + 600  # a loaded machine
         while not list(folder.glob(mark)) and child.running:
             assert time.monotonic() < deadline

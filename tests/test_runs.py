@@ -16,7 +16,7 @@ import pytest
 from safetensors import SafetensorError
 
 from speechft.errors import RunError
-from speechft.runs import STAGE_FILE, lock, stage
+from speechft.runs import STAGE_FILE, lock, publish, stage
 
 
 def visible(folder: Path) -> set[str]:
@@ -330,3 +330,106 @@ def test_a_folder_that_stays_empty_is_gone_again(tmp_path: Path) -> None:
     with lock(tmp_path / "used"):
         (tmp_path / "used" / "result").touch()
     assert {path.name for path in tmp_path.iterdir()} == {"old", "used"}
+
+
+def write_folder(out: Path, text: str) -> None:
+    with publish(out) as hidden:
+        (hidden / "tree").mkdir(parents=True)
+        for name in ("a.txt", "tree/1", "tree/2"):
+            (hidden / name).write_text(text)
+
+
+def held(out: Path) -> set[str]:
+    return {(out / name).read_text() for name in ("a.txt", "tree/1", "tree/2")}
+
+
+# One process that forks a child for each moment: the child replaces a folder and dies before its
+# n-th change to the file system.
+KILLED_REPLACEMENT = """
+import os, shutil, signal, sys
+from pathlib import Path
+sys.path[:0] = sys.argv[1:3]
+from test_runs import write_folder
+
+def deadly(call, left):
+    def wrapped(*args, **kwargs):
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left[0] -= 1
+        return call(*args, **kwargs)
+    return wrapped
+
+root = Path(sys.argv[3])
+for moment in range(200):
+    folder = root / f"{moment:03d}"
+    shutil.copytree(root / "old", folder)
+    child = os.fork()
+    if child == 0:
+        left = [moment]
+        for name in ("replace", "unlink", "rmdir", "mkdir"):
+            setattr(os, name, deadly(getattr(os, name), left))
+        write_folder(folder / "out", "two")
+        os._exit(0)
+    if os.waitpid(child, 0)[1] == 0:
+        break
+"""
+
+
+def test_killed_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
+    """A folder under its final name is whole or not there, and is back when it is written again."""
+    write_folder(tmp_path / "old" / "out", "one")
+    tests = Path(__file__).parent
+    command = [sys.executable, "-c", KILLED_REPLACEMENT, str(tests.parent / "src"), str(tests)]
+    subprocess.run([*command, str(tmp_path)], check=True)
+    folders = sorted(item for item in tmp_path.iterdir() if item.name != "old")
+    assert len(folders) > 10, "as many moments were tried"
+    seen = [held(f / "out") if (f / "out").exists() else set() for f in folders]
+    assert seen.count(set()) == 1, "absent between two renames and at no other moment"
+    assert [texts for texts in seen if texts] == [{"one"}] * seen.index(set()) + [{"two"}] * (
+        len(seen) - seen.index(set()) - 1
+    ), "whole, and old before the two renames and new after them"
+    for folder, before in zip(folders, seen, strict=True):
+        with pytest.raises(ZeroDivisionError), publish(folder / "out"):
+            raise ZeroDivisionError
+        assert held(folder / "out") == (before or {"one"}), "an error leaves what was there"
+        write_folder(folder / "out", "three")
+        assert held(folder / "out") == {"three"}
+        assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+def test_a_file_and_a_folder_never_replace_each_other(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match="cannot write"):
+        write_folder(tmp_path / "file", "one")
+    write_folder(tmp_path / "folder", "one")
+    with pytest.raises(RunError, match="cannot write"), publish(tmp_path / "folder") as hidden:
+        hidden.write_text("two")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert held(tmp_path / "folder") == {"one"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "folder"}
+
+
+def test_what_cannot_take_its_place_leaves_the_old_folder_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "out", "one")
+    replace = os.replace
+
+    def refuse(source: Any, target: Any) -> None:
+        if Path(target) == tmp_path / "out" and Path(source).parent.name == ".out.partial":
+            full = (tmp_path / "out").exists()
+            raise OSError(errno.ENOTEMPTY if full else errno.EIO, "refused")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(RunError, match="cannot write"):
+        write_folder(tmp_path / "out", "two")
+    assert held(tmp_path / "out") == {"one"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_that_became_a_folder_is_replaced(tmp_path: Path) -> None:
+    produce(tmp_path, "one", ("a", "b/leaf"))
+    produce(tmp_path, "two", ("a/leaf", "b"))
+    assert (tmp_path / "a" / "leaf").read_text() == (tmp_path / "b").read_text() == "two"
+    assert visible(tmp_path) == {"a", "b", STAGE_FILE}

@@ -54,10 +54,11 @@ def run(
     from speechft import pipeline
     from speechft.devices import use_device
     from speechft.finetuning.distributed import main_process_scope
+    from speechft.finetuning.finetune import finetune as follow
     from speechft.recipe import Recipe, load_recipe
 
     changes = _changes(settings, {"data.corpus": corpus})
-    with use_device(device), main_process_scope() as first:
+    with use_device(device), main_process_scope(follow) as first:
         if not first:
             return None
         loaded = load_recipe(Recipe, recipe, overrides, changes)
@@ -94,11 +95,12 @@ def finetune(
     from speechft import pipeline
     from speechft.devices import use_device
     from speechft.finetuning.distributed import main_process_scope
+    from speechft.finetuning.finetune import finetune as follow
     from speechft.recipe import Recipe, load_recipe
 
     folder = _folder(out)
     changes = _changes(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
-    with use_device(device), main_process_scope() as first:
+    with use_device(device), main_process_scope(follow) as first:
         if first:
             loaded = load_recipe(Recipe, recipe, overrides, changes)
             return pipeline.finetune_recipe(loaded, folder)
@@ -158,7 +160,7 @@ def pretrain(
 
 
 def evaluate(
-    encoders: PathLike | Sequence[PathLike],
+    encoders: Any,
     *,
     out: PathLike,
     tasks: str | Sequence[str] | None = None,
@@ -180,7 +182,8 @@ def evaluate(
     """Evaluate frozen encoders with probes; run it again to go on.
 
     Args:
-        encoders: Folders, packaged names or hub ids, one or several.
+        encoders: Folders, packaged names or hub ids, one or several; or encoders of your own:
+            objects, ``my.py:MyEncoder``, or entry points, see docs/encoders.md.
         out: Folder for results and predictions.
         tasks: Keys of tasks, in a list or a text with commas; ``all`` for SUPERB's ten;
             ``available``, as None, for all that the corpora support.
@@ -225,7 +228,7 @@ def evaluate(
     }
     config = evaluation_config(given, overrides, _changes(settings, {}))
     with use_device(device):
-        return pipeline.evaluate(_texts(encoders), _texts(corpus), config, folder, seed=seed)
+        return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
 
 
 def compare(
@@ -321,6 +324,12 @@ def _folder(path: PathLike) -> Path:
 def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:
     """Return one or several names as a list of texts."""
     return [str(name) for name in ([names] if isinstance(names, (str, Path)) else names)]
+
+
+def _listed(encoders: Any) -> list[Any]:
+    """Return one or several encoders, names or objects, as a list."""
+    several = not isinstance(encoders, (str, Path)) and not callable(encoders)
+    return list(encoders) if several and hasattr(encoders, "__iter__") else [encoders]
 
 
 def _changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from speechft.errors import ConfigError, nearest
+from speechft.typed_text import MAPPINGS, choices, fields_of, typed
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 
@@ -29,8 +29,18 @@ class Config(BaseModel):
         return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
 
 
-def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return ``content`` with ``a.b.c=value`` overrides applied; values are read as YAML.
+def apply_overrides(
+    content: Mapping[str, Any], overrides: Iterable[str], kind: type[BaseModel] | None = None
+) -> dict[str, Any]:
+    """Return ``content`` with ``a.b.c=value`` overrides applied.
+
+    A value is read as the field of that name is typed (see `speechft.typed_text`); without
+    ``kind``, and where a field may be anything, as YAML 1.2 reads it.
+
+    Args:
+        content: Keys and values.
+        overrides: Texts ``key=value``.
+        kind: The configuration that the keys belong to.
 
     Raises:
         ConfigError: An override has no ``=`` or goes through a key that is not a mapping.
@@ -43,8 +53,24 @@ def apply_overrides(content: Mapping[str, Any], overrides: Iterable[str]) -> dic
                 f"override {override!r} is not of the form key=value",
                 hint="write for example --set finetuning.learning_rate=1e-4",
             )
-        changes.append((key.strip(), _scalar(text)))
+        changes.append((key.strip(), typed(text, _annotation(kind, key.strip()))))
     return apply_changes(content, changes)
+
+
+def _annotation(kind: type[BaseModel] | None, key: str) -> Any:
+    """Return the type of the field at a key such as ``finetuning.steps``; `Any` if it is free."""
+    current: Any = Any if kind is None else kind
+    for part in key.split("."):
+        for choice in choices(current):
+            if isinstance(choice, type) and part in (known := fields_of(choice)):
+                current = known[part]
+                break
+            if get_origin(choice) in MAPPINGS:
+                current = get_args(choice)[1]
+                break
+        else:
+            return Any
+    return current
 
 
 def apply_changes(content: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> dict[str, Any]:
@@ -109,32 +135,12 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _scalar(text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    if isinstance(value, str) and value == text.strip():  # what is quoted stays text
-        try:  # YAML 1.1 reads 1e-4 as text
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
 def _valid_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """Return the field names of the section at ``location`` below ``kind``."""
     current: Any = kind
     for part in location:
-        annotation = _fields(current).get(str(part))
+        annotation = fields_of(current).get(str(part))
         for candidate in (annotation, *get_args(annotation)):
-            if isinstance(candidate, type) and _fields(candidate):
+            if isinstance(candidate, type) and fields_of(candidate):
                 current = candidate
-    return sorted(_fields(current))
-
-
-def _fields(kind: type) -> dict[str, Any]:
-    """Return the types of the fields of a section, which is a model or a dataclass, by name."""
-    if issubclass(kind, BaseModel):
-        return {name: field.annotation for name, field in kind.model_fields.items()}
-    return {f.name: f.type for f in fields(kind)} if is_dataclass(kind) else {}
+    return sorted(fields_of(current))

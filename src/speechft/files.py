@@ -7,9 +7,12 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -39,28 +42,90 @@ class TensorEntry:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside ``path``; on success fsync it and rename it to ``path``.
+def write_beside(out: Path, hidden: Path) -> Iterator[None]:
+    """Have a file or a folder written to ``hidden``, and put it in the place of ``out`` at the end.
 
-    On any error, including Ctrl-C, the temporary file is removed and ``path`` is as it was.
+    On any error, including Ctrl-C, ``hidden`` is removed and ``out`` is as it was.
+
+    Args:
+        out: The final name.
+        hidden: Another name in the same file system; the block writes what it holds.
+
+    Raises:
+        RunError: The disk is full, or ``out`` cannot be written.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        remove(hidden)
+        yield
+        _sync_tree(hidden)
+        swap(hidden, out, aside_of(out))
+        sync_folder(out.parent)
+    except OSError as error:
+        raise write_error(out, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            remove(hidden)
+
+
+def swap(new: Path, out: Path, aside: Path) -> None:
+    """Put a file or a folder in the place of another, which is gone afterwards.
+
+    A file, or an empty folder, is replaced in one step. A folder that holds something is renamed to
+    ``aside`` first and removed from there, so that the final name is never absent longer than a
+    rename takes, and nothing half-removed ever bears it. A file never replaces a folder.
+
+    Args:
+        new: Complete, and on the disk.
+        out: The final name.
+        aside: Where the old folder goes meanwhile; what is there is removed.
+    """
+    try:
+        os.replace(new, out)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        remove(aside)
+        os.replace(out, aside)
+        try:
+            os.replace(new, out)
+        except BaseException:
+            os.replace(aside, out)
+            raise
+        remove(aside)
+
+
+def aside_of(out: Path) -> Path:
+    """Return where a folder goes while another takes its place."""
+    return out.with_name(f".{out.name}.old")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with what it holds; nothing where there is nothing."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path`` that takes its place at the end, see `write_beside`.
 
     Raises:
         RunError: The disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield cast(BinaryIO, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with write_beside(path, hidden), open(hidden, "wb") as file:
+        yield cast(BinaryIO, file)
+
+
+def _sync_tree(path: Path) -> None:
+    """Make a file, or a folder with what it holds, durable."""
+    for item in sorted(path.rglob("*"), reverse=True) if path.is_dir() else ():
+        if not item.is_symlink():
+            sync_folder(item)
+    sync_folder(path)
 
 
 def write_error(path: Path, error: OSError) -> RunError:
@@ -71,7 +136,7 @@ def write_error(path: Path, error: OSError) -> RunError:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable."""
+    """Make a rename in ``folder`` durable, or the content of a file."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,17 +169,54 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
 
 
+def parse_yaml(text: str) -> Any:
+    """Return what a text is by the core schema of YAML 1.2, which has no dates and no octals.
+
+    Raises:
+        YAMLError: It is no YAML.
+    """
+    import yaml
+
+    return yaml.load(text, Loader=_core_loader())
+
+
+@cache
+def _core_loader() -> Any:
+    import yaml
+
+    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: 10 times
+    loader: Any = type("CoreLoader", (base,), {"yaml_implicit_resolvers": {}})
+    signs = list("-+0123456789")
+    for tag, pattern, first in (
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?(0|[1-9][0-9]*)", signs),
+        (
+            "float",
+            r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
+            r"|\.(nan|NaN|NAN)",
+            [*signs, "."],
+        ),
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("merge", r"<<", ["<"]),
+    ):
+        whole = re.compile(f"^(?:{pattern})$")
+        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", whole, first)
+    return loader
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping; tags that would make Python objects are refused.
+    """Read a YAML mapping by the rules of YAML 1.2; tags for Python objects are refused.
+
+    ``yes``, ``on``, dates, ``010`` and ``1:30`` are text, which a field of another type turns into
+    what it is; ``1e-4`` is a number.
 
     Raises:
         ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: 10 times
     try:
-        content = yaml.load(path.expanduser().read_text(encoding="utf-8"), Loader=loader)
+        content = parse_yaml(path.expanduser().read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

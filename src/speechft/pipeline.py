@@ -16,8 +16,8 @@ from speechft.console import log, print_table, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
-from speechft.errors import ConfigError, RunError
-from speechft.evaluation.candidates import Candidate, distinct_names
+from speechft.errors import ConfigError
+from speechft.evaluation.candidates import Candidate, typed_candidates
 from speechft.evaluation.config import RANDOM, EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
@@ -30,7 +30,7 @@ from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
-from speechft.runs import lock
+from speechft.runs import lock, publish
 from speechft.tasks import find_task
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
@@ -116,7 +116,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
 
 
 def evaluate(
-    encoders: Sequence[str],
+    encoders: Sequence[Any],
     corpus: str | Sequence[str],
     config: EvaluationConfig,
     folder: Path,
@@ -128,7 +128,7 @@ def evaluate(
     Rows of earlier evaluations into the same folder stay, where nothing new replaces them.
 
     Args:
-        encoders: As `load_encoder` takes them.
+        encoders: As the user typed or gave them, see `typed_candidates`.
         corpus: As `find_corpus` takes it, one or several; see `assign_tasks`.
         config: Tasks and protocol.
         folder: Where results go.
@@ -139,11 +139,7 @@ def evaluate(
             of encoders fail, all others are evaluated and written before it is raised.
     """
     with lock(folder):
-        encoders = list(dict.fromkeys(encoders))
-        candidates = [
-            Candidate(name, encoder, role=Role.FLOOR if encoder in FEATURES else Role.FURTHER)
-            for name, encoder in zip(distinct_names(encoders), encoders, strict=True)
-        ]
+        candidates = typed_candidates(encoders)
         digests = {candidate.name: candidate.digest() for candidate in candidates}
         file = folder / "results.jsonl"
         earlier = read_rows(file) if file.exists() else []
@@ -277,14 +273,8 @@ def _compose(state: Run) -> dict[Strategy, Models]:
 
 def _export(source: Path, target: Path) -> None:
     """Put an encoder where users look for it, as links to the stage's files where possible."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(source, temporary, copy_function=_link)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-    except OSError as error:
-        raise RunError(f"cannot write {target}: {error.strerror or error}") from None
+    with publish(target) as hidden:
+        shutil.copytree(source, hidden, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:

@@ -192,5 +192,5 @@ def load_recipe(
             f"recipe {name} is for {' or '.join(verbs)}, not for {wanted}",
             hint=f"speechft {verbs[0]} {name} --out DIR",
         )
-    content = apply_changes(apply_overrides(content, overrides), (changes or {}).items())
+    content = apply_changes(apply_overrides(content, overrides, kind), (changes or {}).items())
     return build(kind, content, f"recipe {name}")

@@ -11,7 +11,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,17 @@ from safetensors import SafetensorError
 
 from speechft.console import warn
 from speechft.errors import CheckpointError, RunError
-from speechft.files import json_digest, read_json, sync_folder, write_error, write_json
+from speechft.files import (
+    aside_of,
+    json_digest,
+    read_json,
+    remove,
+    swap,
+    sync_folder,
+    write_beside,
+    write_error,
+    write_json,
+)
 
 STAGE_FILE = "stage.json"
 _MOVING_FILE = ".moving.json"
@@ -120,6 +129,33 @@ def lock(folder: Path) -> Iterator[None]:
         file.close()
 
 
+@contextlib.contextmanager
+def publish(out: Path) -> Iterator[Path]:
+    """Give a hidden path to write a file or a folder to; at the end it takes the place of ``out``.
+
+    It lies in a folder beside ``out`` that is locked meanwhile, so that two processes cannot mix
+    their work, and the next one clears away what a killed one left and puts back what that one had
+    moved out of the way, see `write_beside`.
+
+    Raises:
+        RunError: ``out`` is being written by another process, or cannot be written.
+    """
+    out = Path(os.path.abspath(out))
+    place = out.with_name(f".{out.name}.partial")
+    with lock(place):
+        try:
+            for path in place.iterdir():
+                if path.name != ".lock":
+                    remove(path)
+            if aside_of(out).is_dir() and not os.path.lexists(out):
+                os.replace(aside_of(out), out)
+            hidden = place / out.name
+            with write_beside(out, hidden):
+                yield hidden
+        finally:
+            remove(place)
+
+
 def _record(path: Path) -> dict[str, Any]:
     """Return what a record says; one that is missing or damaged says that there is nothing."""
     nothing: dict[str, Any] = {"key": None, "outputs": []}
@@ -164,16 +200,17 @@ def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:
         write_json(moving, {"outputs": stale})
         (folder / STAGE_FILE).unlink(missing_ok=True)
         sync_folder(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
+        remove(replaced)
         replaced.mkdir()
         for name in stale:  # renamed, not removed: nothing half-removed has a final name
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(folder / name, replaced / name)
+            if name not in outputs or (scratch / name).is_dir() != (folder / name).is_dir():
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(folder / name, replaced / name)
         for name in outputs:
-            os.replace(scratch / name, folder / name)
+            swap(scratch / name, folder / name, replaced / name)
         sync_folder(folder)
         write_json(folder / STAGE_FILE, {**record, "outputs": outputs})
         moving.unlink()
-        shutil.rmtree(scratch.parent, ignore_errors=True)
+        remove(scratch.parent)
     except OSError as error:
         raise write_error(folder, error) from error

@@ -13,7 +13,8 @@ from transformers import AutoModel
 
 from helpers import noise
 from oracle_data import oracle
-from speechft.encoders.decoar2 import Decoar2Config, Decoar2Encoder, Decoar2Model
+from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
+from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import DataError
 
@@ -28,9 +29,9 @@ SIZES = {
 
 
 @pytest.fixture
-def encoder() -> Decoar2Encoder:
+def encoder() -> HuggingFaceEncoder:
     torch.manual_seed(3)
-    return Decoar2Encoder(Decoar2Model(Decoar2Config(**SIZES))).eval()
+    return HuggingFaceEncoder(Decoar2Model(Decoar2Config(**SIZES))).eval()
 
 
 def test_published_sizes_make_the_published_number_of_parameters() -> None:
@@ -40,7 +41,7 @@ def test_published_sizes_make_the_published_number_of_parameters() -> None:
     assert len(model.state_dict()) == 199
 
 
-def test_front_end_is_that_of_s3prl(encoder: Decoar2Encoder) -> None:
+def test_front_end_is_that_of_s3prl(encoder: HuggingFaceEncoder) -> None:
     expected = load_file(oracle("merge/decoar2_s3prl_hidden.safetensors"))
     waveforms = load_file(oracle("merge/waveforms.safetensors"))
     for number in range(len(waveforms)):
@@ -50,7 +51,7 @@ def test_front_end_is_that_of_s3prl(encoder: Decoar2Encoder) -> None:
         torch.testing.assert_close(features, reference, atol=2e-6, rtol=0)
 
 
-def test_front_end_in_closed_form(encoder: Decoar2Encoder) -> None:
+def test_front_end_in_closed_form(encoder: HuggingFaceEncoder) -> None:
     """One frame of a sine, in float64, by the definition of Kaldi's features."""
     time = torch.arange(400 + 160, dtype=torch.float64) / 16_000
     waveform = 0.3 * torch.sin(2 * math.pi * 440 * time) + 0.1 * torch.cos(5_000 * time)
@@ -76,7 +77,7 @@ def test_front_end_in_closed_form(encoder: Decoar2Encoder) -> None:
     torch.testing.assert_close(found[0, clear].double(), expected[clear], atol=1e-3, rtol=0)
 
 
-def test_batched_equals_unbatched_with_gradients(encoder: Decoar2Encoder) -> None:
+def test_batched_equals_unbatched_with_gradients(encoder: HuggingFaceEncoder) -> None:
     lengths = (400, 16_000, 719, 48_123, 560, 320_000)
     waveforms, counts = noise(*lengths, offset=0.2)
     encoder.double()
@@ -102,7 +103,7 @@ def test_batched_equals_unbatched_with_gradients(encoder: Decoar2Encoder) -> Non
         assert float((parameter.grad - together[name]).abs().max()) < 1e-5 * scale, name
 
 
-def test_padding_and_short_audio(encoder: Decoar2Encoder) -> None:
+def test_padding_and_short_audio(encoder: HuggingFaceEncoder) -> None:
     waveforms, lengths = noise(8_000, 3_000)
     changed = waveforms.clone()
     changed[1, 3_000:] = 9.0
@@ -115,7 +116,7 @@ def test_padding_and_short_audio(encoder: Decoar2Encoder) -> None:
 
 
 def test_saved_folder_loads_through_transformers_and_speechft(
-    encoder: Decoar2Encoder, tmp_path: Path
+    encoder: HuggingFaceEncoder, tmp_path: Path
 ) -> None:
     encoder.set_dropout({"hidden_dropout": 0.5})
     encoder.save(tmp_path)
@@ -128,7 +129,8 @@ def test_saved_folder_loads_through_transformers_and_speechft(
         states = model(features, output_hidden_states=True).hidden_states
         expected = encoder(*batch)
         loaded = load_encoder(tmp_path)
-        assert isinstance(loaded, Decoar2Encoder)
+        assert isinstance(loaded, HuggingFaceEncoder)
+        assert isinstance(loaded.model, Decoar2Model)
         again = loaded(*batch)
     for state, one, two in zip(states, expected.layers, again.layers, strict=True):
         torch.testing.assert_close(state, one, atol=1e-6, rtol=0)
@@ -136,7 +138,7 @@ def test_saved_folder_loads_through_transformers_and_speechft(
     assert not (tmp_path / "preprocessor_config.json").exists()
 
 
-def test_dropout_reaches_training(encoder: Decoar2Encoder) -> None:
+def test_dropout_reaches_training(encoder: HuggingFaceEncoder) -> None:
     encoder.set_dropout({"attention_dropout": 0.5})
     assert encoder.model.encoder.layers[0].self_attn.dropout == 0.5
     assert {m.p for m in encoder.modules() if isinstance(m, torch.nn.Dropout)} == {0.0}
@@ -151,6 +153,6 @@ def test_dropout_reaches_training(encoder: Decoar2Encoder) -> None:
     assert torch.equal(output.layers[0], output.layers[2])
 
 
-def test_nothing_is_frozen_with_the_downsampler(encoder: Decoar2Encoder) -> None:
+def test_nothing_is_frozen_with_the_downsampler(encoder: HuggingFaceEncoder) -> None:
     assert encoder.downsampler_names() == frozenset()
     assert not encoder.depends_on_batch

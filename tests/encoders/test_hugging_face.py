@@ -13,7 +13,8 @@ from transformers import AutoModel
 
 from helpers import FAMILIES, noise, speech_encoder
 from speechft.encoders.base import EncoderOutput
-from speechft.encoders.hugging_face import DROPOUTS, HuggingFaceEncoder
+from speechft.encoders.families import FAMILIES as ALL_FAMILIES
+from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.errors import ConfigError, DataError
 
 SHAPES = [(family, large) for family in FAMILIES for large in (False, True)]
@@ -288,7 +289,7 @@ def test_saved_folder_loads_elsewhere(family: str, large: bool, tmp_path: Path) 
     expected = encoder.model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
-    saved = [getattr(loaded.config, name) for name in DROPOUTS]
+    saved = [getattr(loaded.config, name) for name in ALL_FAMILIES["hubert"].dropouts]
     assert saved == [0.07, 0.06, 0.05, 0.04, 0.03]
     assert loaded.config.apply_spec_augment is True
     assert encoder.model.config.hidden_dropout == 0.5

@@ -79,9 +79,9 @@ def test_nan_and_unsupported_families_are_told(tmp_path: Path) -> None:
     assert found.nonfinite == ["encoder.layers.1.attention.k_proj.bias"]
     assert "NaN" in str(found.problem)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "whisper"}))
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
     found = inspect_encoder(tmp_path)
-    assert "supported are: hubert" in str(found.problem)
+    assert "supported are: data2vec-audio" in str(found.problem)
     assert found.next == []
 
 

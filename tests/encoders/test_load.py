@@ -156,7 +156,7 @@ def test_hub_id_is_downloaded_without_pickles(
 def test_other_model_types_are_refused(folder: Path) -> None:
     change_config(folder, model_type="bert")
     with pytest.raises(
-        CheckpointError, match="type 'bert'; supported are: hubert, wav2vec2, wavlm"
+        CheckpointError, match="type 'bert'; supported are: data2vec-audio, decoar2"
     ):
         load_encoder(folder)
 

@@ -87,7 +87,7 @@ def test_batch_gives_the_states_of_s3prl(
         assert len(output.layers) == len(expected)
         for layer, reference in zip(output.layers, expected, strict=True):
             torch.testing.assert_close(layer, reference, atol=1e-5, rtol=0)
-        assert torch.equal(output.lengths, s3prl_lengths(lengths, expected[0].shape[1]))
+        assert torch.equal(output.lengths, s3prl_lengths(lengths, expected[0].shape[1], 320))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "decoar2"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lhotse.cut import Cut
 
-from helpers import cut_of
+from helpers import TIMING, cut_of
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.probe import ProbeResult, probe
@@ -68,7 +68,7 @@ def run(
     settings: dict[str, Any] = {"learning_rates": (3e-3, 3e-2), "batch": 32, "epochs": 40}
     settings |= {"extend": 0, "halve_at": (), **config}
     parts = (splits["train"], splits["dev"], splits["test"])
-    return probe(find_task(task), features, *parts, ProbeConfig(**settings), seed)
+    return probe(find_task(task).at(TIMING), features, *parts, ProbeConfig(**settings), seed)
 
 
 def test_planted_signal_is_learned_from_its_layer() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lhotse.cut import Cut
 
-from helpers import cut_of
+from helpers import TIMING, cut_of
 from speechft.errors import TrainingError
 from speechft.evaluation import probe as probe_module
 from speechft.evaluation.config import ProbeConfig
@@ -40,7 +40,7 @@ def run(
 ) -> ProbeResult:
     settings = {"extend": 0, "halve_at": (), "batch": 16, "learning_rates": (1e-2,), **c}
     parts = [splits[split] for split in SPLITS]
-    return probe(find_task(task), features, *parts, ProbeConfig(**settings), 0, contexts)
+    return probe(find_task(task).at(TIMING), features, *parts, ProbeConfig(**settings), 0, contexts)
 
 
 def test_speakers_are_verified() -> None:

@@ -13,8 +13,8 @@ from speechft.data.batching import Batch
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
 from speechft.finetuning.baselines import Distillation, L2sp, add_adapters, merge_adapters
-from speechft.finetuning.distributed import transformer_layers
 from speechft.finetuning.finetune import FinetuningConfig, Tuned, finetune_encoder
+from speechft.finetuning.layers import transformer_layers
 
 _SETTINGS = {
     "task": "sid",

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from helpers import tiny_encoder
 from processes import Child
 from speechft.data.manifest import Corpus
 from speechft.errors import RunError
-from speechft.finetuning.distributed import make_accelerator, transformer_layers
+from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
+from speechft.finetuning.layers import transformer_layers
 
 pytestmark = pytest.mark.integration
 
@@ -41,15 +43,23 @@ if torch.distributed.get_rank() == 0:
     max((folder / "resumed" / ".checkpoints").glob("step-*.pt")).unlink()
 torch.distributed.barrier()
 train(folder / "resumed", corpus, 1)
+train(folder / "average", corpus, 1, select="ema", ema_decay=0.8, layer_decay=0.5)
+again = folder / "average again"
+if torch.distributed.get_rank() == 0:
+    shutil.copytree(folder / "average" / ".checkpoints", again / ".checkpoints")
+    max((again / ".checkpoints").glob("step-*.pt")).unlink()
+torch.distributed.barrier()
+train(again, corpus, 1, select="ema", ema_decay=0.8, layer_decay=0.5)
 torch.distributed.destroy_process_group()
 """
 
 Run = tuple[list[float], dict[str, torch.Tensor]]
 
 
-def train(folder: Path, corpus: Corpus, accumulation: int) -> None:
+def train(folder: Path, corpus: Corpus, accumulation: int, **changes: Any) -> None:
     """Train with the same global batch whatever the number of processes."""
     config = FinetuningConfig(
+        **changes,
         task="pr",
         steps=12,
         learning_rate=3e-3,
@@ -154,6 +164,23 @@ def test_a_sharded_training_goes_on_from_its_gathered_checkpoint(two: Path) -> N
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 
 
+def test_a_sharded_average_goes_on_from_its_gathered_checkpoint(
+    two: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    """With rates by layer: two groups of parameters and more, sharded when the encoder learns."""
+    state = torch.load(max((two / "average" / ".checkpoints").glob("step-*.pt")), weights_only=True)
+    assert len(state["optimizer"]["param_groups"]) > 2
+    assert {type(tensor) for tensor in state["average"].values()} == {torch.Tensor}
+    losses, weights = _result(two / "average")
+    again, resumed = _result(two / "average again")
+    assert again == losses
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    train(tmp_path, tones, 2, select="ema", ema_decay=0.8, layer_decay=0.5)
+    alone, whole = _result(tmp_path)
+    assert losses == pytest.approx(alone, abs=1e-4)
+    assert all(torch.allclose(weights[name], whole[name], atol=3e-3) for name in whole)
+
+
 _RECIPE = """
 title: two processes
 encoder: {encoder}
@@ -194,10 +221,8 @@ def test_followers_take_part_in_fine_tuning_and_in_nothing_else(
 _FAIL = """
 import torch
 from speechft.errors import RunError
-from speechft.finetuning import finetune
 from speechft.finetuning.distributed import main_process_scope, shared_job
-finetune.finetune = lambda **job: torch.distributed.barrier()
-with main_process_scope() as first:
+with main_process_scope(lambda **job: torch.distributed.barrier()) as first:
     if first:
         with shared_job({}):
             raise RunError("the disk of the first process is full")

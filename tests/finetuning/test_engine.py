@@ -21,6 +21,7 @@ from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, DataError, RunError, TrainingError
 from speechft.finetuning.config import FinetuningConfig
+from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.finetune import Tuned, finetune, finetune_encoder
 from speechft.finetuning.loop import train
 from speechft.finetuning.objective import TaskObjective
@@ -522,14 +523,16 @@ class _Scripted(torch.nn.Module):
 
 
 def _history(folder: Path, broken: set[int], steps: int) -> Any:
-    from speechft.finetuning.loop import Optimization
+    from speechft.finetuning.optimization import Optimization
     from speechft.finetuning.phases import Phase
 
     torch.manual_seed(0)
     objective: Any = _Scripted(broken)
     settings = Optimization(steps=steps, learning_rate=0.1, precision="fp32", checkpoint_every=1000)
     phases = [Phase(steps, "head")]
-    return train(objective, _Losses(), settings, phases, folder, seed=0), objective
+    accelerator = make_accelerator("fp32")
+    history = train(objective, _Losses(), settings, phases, folder, accelerator=accelerator, seed=0)
+    return history, objective
 
 
 def test_updates_that_are_not_finite_are_left_out_and_counted(tmp_path: Path) -> None:

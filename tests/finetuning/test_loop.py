@@ -25,9 +25,10 @@ from speechft.data.manifest import (
 )
 from speechft.errors import DataError, RunError, TrainingError
 from speechft.files import file_digest
-from speechft.finetuning.checkpointing import load_checkpoint, save_checkpoint
+from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
-from speechft.finetuning.loop import _Training, make_accelerator
+from speechft.finetuning.loop import _Training
+from speechft.finetuning.state import load_checkpoint, save_checkpoint
 
 _SETTINGS = {
     "task": "sid",

@@ -12,10 +12,10 @@ import torch
 from helpers import tiny_encoder
 from speechft.data.manifest import Corpus
 from speechft.files import file_digest
-from speechft.finetuning import loop
-from speechft.finetuning.checkpointing import load_checkpoint
+from speechft.finetuning import loop, training_setup
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
-from speechft.finetuning.loop import History, _Training
+from speechft.finetuning.loop import _Training
+from speechft.finetuning.state import History, load_checkpoint
 
 _SETTINGS: dict[str, Any] = {
     "task": "pr",
@@ -57,14 +57,14 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 @pytest.fixture
 def scaled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scale the loss as fp16 does; in float32 a power of two changes no bit of the gradients."""
-    make = loop.make_accelerator
+    make = training_setup.make_accelerator
 
     def with_scaler(precision: Any) -> Any:
         accelerator = make(precision)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
         return accelerator
 
-    monkeypatch.setattr(loop, "make_accelerator", with_scaler)
+    monkeypatch.setattr(training_setup, "make_accelerator", with_scaler)
 
 
 def _scaler(folder: Path) -> dict[str, Any]:
@@ -124,7 +124,8 @@ def test_compiled_layers_compute_the_same_through_phases_lengths_and_a_stop(
     from torch._dynamo.utils import counters
 
     # the graphs that a compiler would be given, without waiting for its code
-    monkeypatch.setattr(loop, "_compile", partial(loop._compile, backend="aot_eager"))
+    compile_layers = partial(loop.compile_layers, backend="aot_eager")
+    monkeypatch.setattr(loop, "compile_layers", compile_layers)
     torch._dynamo.reset()
     counters.clear()
     eager = _run(tmp_path / "eager", tones, dropout={})

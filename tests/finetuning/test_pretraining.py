@@ -16,7 +16,7 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.load import load_encoder
 from speechft.errors import DataError
 from speechft.finetuning.clusters import Targets, make_targets
-from speechft.finetuning.loop import Optimization
+from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.pretraining import (
     CosineHead,
     HubertObjective,

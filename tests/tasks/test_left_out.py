@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from lhotse.cut import Cut
 
-from helpers import cut_of, tiny_encoder
+from helpers import TIMING, cut_of, tiny_encoder
 from speechft.data.waveform import count_samples, load_waveform
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import DataError
@@ -62,7 +62,7 @@ def frames(cuts: Sequence[Cut]) -> list[int]:
 def usable(task: str, *splits: list[Cut], limit: float = 0.5) -> tuple[list[list[str]], LeftOut]:
     names = ("train", "dev", "test")[: len(splits)]
     left_out = LeftOut(task, limit, "evaluation.max_left_out")
-    kept, _ = usable_splits(find_task(task), names, splits, frames, left_out)
+    kept, _ = usable_splits(find_task(task).at(TIMING), names, splits, frames, left_out)
     return [[cut.id for cut in cuts] for cuts in kept], left_out
 
 
@@ -187,7 +187,7 @@ def test_chunks_are_looked_at_as_they_are_trained_on() -> None:
     turns = [["a", 0, 10], ["b", 10, 40], ["c", 45, 80]]
     splits = [[item("long", seconds=80, turns=json.dumps(turns)), *good(2)], [item("dev")]]
     splits += [[item("test", turns=json.dumps([["a", 0, 1], ["b", 0, 1], ["c", 0, 1]])), *good(2)]]
-    task = find_task("sd")
+    task = find_task("sd").at(TIMING)
     left_out = LeftOut("sd", 0.5, "")
     kept, known = usable_splits(
         task,

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lhotse.cut import Cut
 
-from helpers import cut_of
+from helpers import TIMING, cut_of
 from speechft.data.labels import UNKNOWN
 from speechft.errors import DataError
 from speechft.tasks.pc import PC
 
-TASK = PC
+TASK = PC.at(TIMING)
 
 
 def aligned(*phones: tuple[str, int, int]) -> Cut:

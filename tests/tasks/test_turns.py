@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from helpers import TIMING
 from oracle_data import cases, entries, oracle, oracle_json
 from speechft.data.labels import Vocabulary
 from speechft.features.featurizer import WeightedSum
@@ -19,7 +20,7 @@ from speechft.tasks.metrics import diarization_frame_statistics
 
 FOLDER = "superb/05_sd"
 CASES = [p.removesuffix("/state.safetensors") for p in cases(f"{FOLDER}/*/state.safetensors")]
-SD = find_task("sd")
+SD = find_task("sd").at(TIMING)
 
 
 def speakers(count: int) -> Vocabulary:
@@ -151,8 +152,8 @@ def _chunks(run: dict[str, Any]) -> list[tuple[str, int, int, list[list[int]]]]:
 
 def test_a_turn_that_covers_the_chunk_counts() -> None:
     turns = [("A", 0.0, 3.0)]
-    assert turn_labels(turns, 60, 120).all()
-    assert turn_labels(turns, 140, 160)[:, 0].tolist() == [1] * 10 + [0] * 10
+    assert turn_labels(turns, 60, 120, frame_shift=320).all()
+    assert turn_labels(turns, 140, 160, frame_shift=320)[:, 0].tolist() == [1] * 10 + [0] * 10
 
 
 def test_turns_are_those_of_the_rttm_files_of_s3prl() -> None:

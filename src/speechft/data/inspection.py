@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
+
+from speechft.data.audio import LOSSY_ROUNDING, read_blocks, read_header
+from speechft.data.audio import Header as Header
+from speechft.data.waveform import CANCELLED_SHARE
+from speechft.errors import DataError
 
 MIN_SECONDS = 0.05
 """Shorter recordings give no frame to most encoders."""
@@ -16,19 +20,8 @@ CLIPPED_SAMPLE = 0.9999
 """Magnitude from which a sample counts as clipped."""
 CLIPPED_SHARE = 1e-3
 """Share of clipped samples from which a recording is named."""
-_BLOCK = 1 << 20
-_LFS = b"version https://git-lfs"
 _ROUNDING = 0.05
 """Seconds that a segment may end after its recording: time stamps are rounded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """What the header of an audio file says."""
-
-    samples: int
-    sample_rate: int
-    channels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +37,13 @@ class Found:
     """(kind, problem), kinds as in `speechft.data.issues.KINDS`."""
 
 
-def read_header(path: Path) -> Header | str:
-    """Return the header of a file, or in words why there is none."""
-    try:
-        with soundfile.SoundFile(path) as file:
-            return Header(file.frames, file.samplerate, file.channels)
-    except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
-        if _is_lfs_pointer(path):
-            return "is a Git LFS pointer, not audio: run git lfs pull"
-        return f"not readable as audio ({error})"
-
-
-def _is_lfs_pointer(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        return file.read(len(_LFS)) == _LFS
-
-
 def inspect(
-    path: Path, start: float | None = None, end: float | None = None, *, samples: bool = True
+    path: Path,
+    start: float | None = None,
+    end: float | None = None,
+    *,
+    channel: int | None = None,
+    samples: bool = True,
 ) -> Found:
     """Inspect a recording.
 
@@ -71,14 +51,17 @@ def inspect(
         path: The audio file.
         start: First second of the segment; None for the whole file.
         end: Last second of the segment; None for the end of the file.
-        samples: Decode the samples and look for NaN, silence and clipping; otherwise read the
-            header only.
+        channel: The channel that counts; None for the mean of all.
+        samples: Decode the samples and look for NaN, silence, clipping and channels that cancel;
+            otherwise read the header only.
     """
-    header = read_header(path)
-    if isinstance(header, str):
-        kind = "unreadable-audio" if path.exists() else "missing-audio"
-        problem = header if path.exists() else "does not exist"
-        return Found(None, problems=((kind, problem),))
+    try:
+        header = read_header(path)
+    except DataError as error:
+        if not path.exists():
+            return Found(None, problems=(("missing-audio", error.message),))
+        return Found(None, problems=(("unreadable-audio", unreadable(error.message)),))
+    problems = _of_header(header, channel)
     first, last = 0, header.samples
     if start is not None or end is not None:
         first = round((start or 0.0) * header.sample_rate)
@@ -88,12 +71,29 @@ def inspect(
             length = header.samples / header.sample_rate
             last_second = length if end is None else end
             problem = f"seconds {start or 0:g} to {last_second:g} of a recording of {length:.2f} s"
-            return Found(header, problems=(("segment-outside", problem),))
+            return Found(header, problems=(*problems, ("segment-outside", problem)))
     count = last - first
-    problems = _lengths(count, header)
-    if samples and not problems:
-        problems = _samples(path, first, count)
+    problems += _lengths(count, header)
+    if samples and all(kind == "length-differs" for kind, _ in problems):
+        problems += _samples(path, first, count, channel, header)
     return Found(header, first, count, tuple(problems))
+
+
+def unreadable(reason: str) -> str:
+    """Return a reason why a file is no audio as a sentence about it, without its subject."""
+    return reason if reason.startswith(("is ", "holds ")) else f"not readable as audio ({reason})"
+
+
+def _of_header(header: Header, channel: int | None) -> list[tuple[str, str]]:
+    problems = []
+    if header.cut_off:
+        problems.append(("cut-off", header.cut_off))
+    if header.remark:
+        problems.append(("length-differs", header.remark))
+    if channel is not None and channel >= header.channels:
+        problem = f"has {header.channels} channels, numbered from 0: there is no channel {channel}"
+        problems.append(("no-channel", problem))
+    return problems
 
 
 def _lengths(count: int, header: Header) -> list[tuple[str, str]]:
@@ -104,27 +104,33 @@ def _lengths(count: int, header: Header) -> list[tuple[str, str]]:
     return []
 
 
-def _samples(path: Path, first: int, count: int) -> list[tuple[str, str]]:
+def _samples(
+    path: Path, first: int, count: int, channel: int | None, header: Header
+) -> list[tuple[str, str]]:
     peak, clipped, read = 0.0, 0, 0
+    together, apart = 0.0, 0.0
     try:
-        with soundfile.SoundFile(path) as file:
-            file.seek(first)
-            while read < count:
-                block = file.read(min(_BLOCK, count - read), dtype="float32", always_2d=True)
-                if not len(block):
-                    return [("unreadable-audio", f"ends after {read} of {count} samples")]
-                magnitude = np.abs(block)
-                highest = float(magnitude.max())
-                if not np.isfinite(highest):
-                    return [("not-a-number", "holds NaN or infinite samples")]
-                peak = max(peak, highest)
-                if highest >= CLIPPED_SAMPLE:
-                    clipped += int((magnitude.max(axis=1) >= CLIPPED_SAMPLE).sum())
-                read += len(block)
-    except (OSError, RuntimeError) as error:
-        return [("unreadable-audio", f"not readable as audio ({error})")]
+        for block in read_blocks(path, first, count):
+            heard = block if channel is None else block[:, channel : channel + 1]
+            magnitude = np.abs(heard)
+            highest = float(magnitude.max())
+            if not np.isfinite(highest):
+                return [("not-a-number", "holds NaN or infinite samples")]
+            peak = max(peak, highest)
+            if highest >= CLIPPED_SAMPLE:
+                clipped += int((magnitude.max(axis=1) >= CLIPPED_SAMPLE).sum())
+            if heard.shape[1] > 1:
+                together += float(np.square(heard.mean(axis=1, dtype=np.float64)).sum())
+                apart += float(np.square(heard, dtype=np.float64).mean(axis=1).sum())
+            read += len(heard)
+    except DataError as error:
+        return [("unreadable-audio", unreadable(error.message))]
+    if read < count - (LOSSY_ROUNDING if header.lossy else 0):
+        return [("unreadable-audio", f"ends after {read} of {count} samples")]
     if peak < SILENCE_PEAK:
         return [("silence", f"is silent: no sample exceeds {SILENCE_PEAK:g}")]
+    if together < CANCELLED_SHARE * apart:
+        return [("channels-cancel", "its channels cancel when they are averaged: choose one")]
     if clipped >= CLIPPED_SHARE * count:
         return [("clipping", f"{100 * clipped / count:.1f} % of the samples are at full scale")]
     return []

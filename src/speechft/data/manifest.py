@@ -37,6 +37,7 @@ class Utterance:
     samples: int
     sample_rate: int = SAMPLE_RATE
     channels: int = 1
+    """Of the recording."""
     text: str | None = None
     speaker: str | None = None
     phones: list[tuple[str, float, float]] = field(default_factory=list)
@@ -49,6 +50,8 @@ class Utterance:
     """First sample within the recording, for a segment of a longer one."""
     recording_samples: int = 0
     """Samples of the whole recording; 0 where the utterance is the whole."""
+    channel: int | None = None
+    """The channel that counts; None for the mean of all."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,8 @@ def to_cut(utterance: Utterance) -> Cut:
         duration=whole / utterance.sample_rate,
         channel_ids=channels,
     )
-    channel: Any = 0 if utterance.channels == 1 else channels
+    one = utterance.channels == 1 or utterance.channel is not None
+    channel: Any = (utterance.channel or 0) if one else channels
     phones = [
         AlignmentItem(symbol=phone, start=start, duration=round(end - start, 4))
         for phone, start, end in utterance.phones
@@ -231,7 +235,7 @@ def to_cut(utterance: Utterance) -> Cut:
         custom=custom or None,
         alignment={"phone": phones} if phones else None,
     )
-    kind = MonoCut if utterance.channels == 1 else MultiCut
+    kind = MonoCut if one else MultiCut
     return kind(
         id=utterance.id,
         start=utterance.offset / utterance.sample_rate,
@@ -317,6 +321,8 @@ def _digest(items: Iterable[Utterance]) -> str:
         for name in ("offset", "recording_samples"):
             if not known[name]:
                 known.pop(name)
+        if known["channel"] is None:
+            known.pop("channel")
         text = json.dumps(known, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         digest.update(("," * (number > 0) + text).encode())
     digest.update(b"]")

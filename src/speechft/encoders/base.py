@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from speechft.encoders.timing import FrameTiming
+
 Mode = Literal["exact", "s3prl"]
 MODES: tuple[Mode, ...] = ("exact", "s3prl")
 
@@ -47,8 +49,21 @@ class Encoder(nn.Module, ABC):
     """L, not counting the input of the first layer."""
     dim: int
     """D."""
-    frame_rate: float
-    """Frames per second."""
+    timing: FrameTiming
+    """Where its frames lie in time."""
+    window: int | None = None
+    """Samples that it always sees, shorter utterances with silence behind them: it takes no longer
+    ones, and what lies above the downsampler reads the silence too. None where it takes any."""
+
+    @property
+    def frame_rate(self) -> float:
+        """Return frames per second."""
+        return self.timing.frame_rate
+
+    @property
+    def hop_size(self) -> int:
+        """Return the samples between frames."""
+        return self.timing.hop_size
 
     def forward(self, waveforms: Tensor, lengths: Tensor) -> EncoderOutput:
         """Encode a padded batch.

@@ -13,11 +13,9 @@ from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.settings import complete_settings
 from speechft.encoders.conversion.tensors import FileTensor, Tensor
-from speechft.encoders.hugging_face import FAMILIES, HuggingFaceEncoder
+from speechft.encoders.families import FAMILIES
+from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.errors import CheckpointError
-
-SUPPORTED = (*FAMILIES, "decoar2")
-"""Values of ``model_type`` that can be loaded."""
 
 _OPTIONAL = ("masked_spec_embed",)
 """A parameter of pre-training and SpecAugment that files may lack or have beyond the model's."""
@@ -52,7 +50,7 @@ def build_encoder(
     names = checkpoint.by_name()
     known = {n: t for n, t in names.items() if not is_pretraining_head(n)}
     with _reported(checkpoint.source, settings):
-        kind, model_config = model_class(settings)
+        kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
         model, report = kind.from_pretrained(
             None,
             config=model_config,
@@ -70,7 +68,7 @@ def random_like(checkpoint: Checkpoint, mode: Mode = "exact") -> HuggingFaceEnco
     settings = complete_settings(checkpoint)
     check_family(settings, checkpoint.source)
     with _reported(checkpoint.source, settings):
-        kind, model_config = model_class(settings)
+        kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
         model = kind._from_config(model_config, dtype=torch.float32)
     return _wrap(model, settings, mode)
 
@@ -79,13 +77,14 @@ def check_family(settings: Mapping[str, Any], source: str) -> None:
     """Refuse a model that does not take waveforms, or that is not known, by name.
 
     Raises:
-        CheckpointError: It is not one of `SUPPORTED`.
+        CheckpointError: It is not one of `FAMILIES`.
     """
     family = settings.get("model_type")
-    if family not in SUPPORTED:
+    if family not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
         raise CheckpointError(
-            f"{source} is a model of type {family!r}; supported are: {', '.join(SUPPORTED)}",
-            hint="speechft needs an encoder that takes waveforms and gives one frame every 20 ms",
+            f"{source} is a model of type {family!r}; supported are: {known}",
+            hint="evaluate an encoder of your own as my.py:MyEncoder, see docs/encoders.md",
         )
 
 
@@ -124,26 +123,7 @@ _TORCH_TYPES = {
 }
 
 
-def model_class(settings: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return class and configuration of the bare model."""
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_MAPPING
-
-    if settings["model_type"] == "decoar2":
-        import speechft.encoders.decoar2  # noqa: F401 - importing registers it
-
-    left_out = ("do_normalize", "auto_map", "torch_dtype", "dtype")
-    config = AutoConfig.for_model(**{k: v for k, v in settings.items() if k not in left_out})
-    kind = MODEL_MAPPING[type(config)]
-    config.architectures = [kind.__name__]
-    return kind, config
-
-
 def _wrap(model: Any, settings: Mapping[str, Any], mode: Mode) -> HuggingFaceEncoder:
-    if settings["model_type"] == "decoar2":
-        from speechft.encoders.decoar2 import Decoar2Encoder
-
-        return Decoar2Encoder(model, mode=mode).eval()
     normalize = bool(settings.get("do_normalize") or False)
     return HuggingFaceEncoder(model, normalize=normalize, mode=mode).eval()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,32 +10,30 @@ from typing import Any, Literal
 
 import torch
 
-from speechft.encoders.build import build_encoder, check_family, model_class, torch_tensors
-from speechft.encoders.conversion import configs
+from speechft.encoders.build import build_encoder, check_family, torch_tensors
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
-from speechft.encoders.conversion.s3prl import REST_NAME, s3prl_checkpoint, s3prl_extras
+from speechft.encoders.conversion.s3prl import (
+    REST_NAME,
+    UPSTREAM_FORMATS,
+    s3prl_checkpoint,
+    s3prl_extras,
+)
 from speechft.encoders.conversion.settings import complete_settings
+from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
-from speechft.files import (
-    CONFIG_NAME,
-    PROCESSOR_NAME,
-    WEIGHTS_NAME,
-    atomic_write,
-    sync_folder,
-    write_error,
-    write_json,
-)
+from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
+from speechft.runs import publish
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")
 
 SOURCES: dict[str, tuple[str, ...]] = {
     "auto": (),
-    "s3prl": ("s3prl", "s3prl-downstream", "wavlm", "decoar2"),
-    "fairseq": ("fairseq", "wavlm"),
+    "s3prl": ("s3prl-downstream", *(n for n in UPSTREAM_FORMATS if n != "fairseq")),
+    "fairseq": tuple({f.file_format for f in FAMILIES.values()}),
     "spin": ("spin",),
     "hf": ("hf",),
 }
@@ -123,26 +120,18 @@ def convert(
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
     encoder = build_encoder(checkpoint, config=settings, allow_nonfinite=allow_nonfinite)
-    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        if chosen == "hf":
-            kept = _write_folder(hidden, checkpoint, settings)
-            written = open_checkpoint(hidden)
-        else:
-            hidden = hidden.with_suffix(".pt")
-            kept = _write_file(hidden, checkpoint, settings)
-            written = open_checkpoint(hidden)
+    with publish(out) as hidden:
+        place = hidden if chosen == "hf" else hidden.with_suffix(".pt")  # by which it is read back
+        write = _write_folder if chosen == "hf" else _write_file
+        kept = write(place, checkpoint, settings)
+        written = open_checkpoint(place)
         count = _compare_tensors(checkpoint, written)
         parity = _compare_features(encoder, written, settings, allow_nonfinite)
         heads = [n for n in checkpoint.by_name() if is_pretraining_head(n) and n not in kept]
-        _publish(hidden, out)
-    except OSError as error:
-        raise write_error(out, error) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-        hidden.unlink(missing_ok=True)
-    if chosen == "s3prl" and settings["model_type"] == "decoar2":
-        _write_decoar2_settings(out, settings)
+        place.rename(hidden)
+    beside = _family(settings).sidecar(settings)
+    if chosen == "s3prl" and beside is not None:
+        write_json(out.with_suffix(".config.json"), beside)
     return ConversionReport(
         checkpoint.source,
         checkpoint.format,
@@ -199,15 +188,16 @@ def _write_folder(
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
     weights = {name: t.contiguous() for name, t in tensors.items() if name not in heads}
     config = {n: v for n, v in settings.items() if n not in ("do_normalize", "torch_dtype")}
-    config["architectures"] = [model_class(settings)[0].__name__]
+    config["architectures"] = [_family(settings).architecture]
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
         config["dtype"] = str(kinds.pop()).removeprefix("torch.")
     folder.mkdir(parents=True)
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     write_json(folder / CONFIG_NAME, config)
-    if settings["model_type"] != "decoar2":
-        write_json(folder / PROCESSOR_NAME, checkpoint.processor or configs.processor(settings))
+    processor = checkpoint.processor or _family(settings).processor(settings)
+    if processor is not None:
+        write_json(folder / PROCESSOR_NAME, processor)
     rest = s3prl_extras(checkpoint)
     if rest is None:
         return {}
@@ -226,25 +216,21 @@ def _write_file(
     own = {name: tensor for name, tensor in known.items() if is_pretraining_head(name)}
     heads = own if rest is None else rest.heads
     tensors = torch_tensors({n: t for n, t in known.items() if not is_pretraining_head(n)} | heads)
-    family = settings["model_type"]
-    spelled = to_s3prl(tensors, decoar2=family == "decoar2")
+    spelled = to_s3prl(tensors, settings["model_type"])
     if rest is not None:  # its order and spelling
         spelled |= {n: old for n, old in rest.names.items() if n in tensors}
         tensors = {n: tensors[n] for n in [*rest.names, *tensors] if n in tensors}
     weights = {spelled[name]: tensor for name, tensor in tensors.items()}
     content = s3prl_checkpoint(checkpoint, weights, settings)
-    with atomic_write(path) as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # torch hides the system's refusal behind its own error
-            raise RunError(f"cannot write {path.parent}: {error}") from None
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # torch hides the system's refusal behind its own error
+        raise OSError(str(error)) from None
     return {name: tensors[name] for name in heads}
 
 
-def _write_decoar2_settings(out: Path, settings: Mapping[str, Any]) -> None:
-    """Put the configuration beside a file that cannot hold it, unless it is the published one."""
-    if any(settings.get(name) != value for name, value in configs.DECOAR2.items()):
-        write_json(out.with_suffix(".config.json"), dict(settings))
+def _family(settings: Mapping[str, Any]) -> Family:
+    return FAMILIES[settings["model_type"]]
 
 
 def _compare_tensors(source: Checkpoint, written: Checkpoint) -> int:
@@ -297,18 +283,3 @@ def _compare_features(
             hint="the configuration may be of another model",
         )
     return worst
-
-
-def _publish(hidden: Path, out: Path) -> None:
-    """Put what was written under its final name; what was there before goes in one step or two."""
-    for path in hidden.iterdir() if hidden.is_dir() else ():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    if out.is_dir():
-        old = out.with_name(f".{out.name}.{os.getpid()}.old")
-        os.rename(out, old)
-        os.rename(hidden, out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(hidden, out)
-    sync_folder(out.parent)

@@ -1,10 +1,9 @@
-"""HuBERT, wav2vec 2.0, WavLM and their siblings: Hugging Face classes behind the contract."""
+"""Hugging Face models behind the encoder contract; what differs by family is asked of it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import math
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,30 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.encoders.base import Encoder, EncoderOutput, Mode
-from speechft.encoders.conversion import configs
-from speechft.encoders.group_norm import MaskedGroupNorm
+from speechft.encoders.families import FAMILIES
+from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import ConfigError, DataError, unknown_choice
 from speechft.files import PROCESSOR_NAME
 
-SIBLINGS = ("data2vec-audio", "unispeech", "unispeech-sat", "wav2vec2-conformer")
-"""Values of ``model_type`` that are served in exact mode only: s3prl's experts for them differ."""
 
-FAMILIES = ("hubert", "wav2vec2", "wavlm", *SIBLINGS)
-"""Values of ``model_type`` in config.json that this module serves."""
-
-DROPOUTS = (
-    "hidden_dropout",
-    "attention_dropout",
-    "activation_dropout",
-    "feat_proj_dropout",
-    "layerdrop",
-)
-"""Names of all dropout rates in the configurations of these families."""
-
-_ATTENTION = ("attention", "self_attn")
-
-
-def s3prl_lengths(samples: Tensor, frames: int, rate: int = 320) -> Tensor:
+def s3prl_lengths(samples: Tensor, frames: int, rate: int) -> Tensor:
     """Return how many frames of each utterance s3prl's featurizer keeps, (B,).
 
     ``round(samples / rate)``, ties to even, but not more than there are: often one more than the
@@ -57,7 +39,7 @@ class HuggingFaceEncoder(Encoder):
     """A Hugging Face speech model with exact lengths and padding-invariant features.
 
     Args:
-        model: Bare model of one of `FAMILIES`.
+        model: Bare model of one of `speechft.encoders.families`.
         normalize: Whether the model wants each waveform scaled to zero mean and unit variance.
         mode: ``exact`` (batched equals unbatched) or ``s3prl`` (s3prl 0.4's masks, lengths and
             padding-dependent statistics).
@@ -68,53 +50,45 @@ class HuggingFaceEncoder(Encoder):
 
     def __init__(self, model: Any, *, normalize: bool = False, mode: Mode = "exact") -> None:
         super().__init__()
+        config = model.config
+        family = FAMILIES[config.model_type]
+        if mode not in family.modes:
+            having = sorted(f.name for f in FAMILIES.values() if mode in f.modes)
+            raise ConfigError(
+                f"mode {mode!r} is not known for {family.name}",
+                hint=f"use mode 'exact'; {mode} mode is for {', '.join(having)}",
+            )
         self.model: Any = model
         self.normalize = normalize
         self.mode = mode
-        config = self.model.config
-        if mode == "s3prl" and config.model_type in SIBLINGS:
-            raise ConfigError(
-                f"mode 's3prl' is not known for {config.model_type}",
-                hint="use mode 'exact'; s3prl mode is for hubert, wav2vec2, wavlm and decoar2",
-            )
-        saved = {name: getattr(config, name) for name in DROPOUTS}
+        self.family = family
+        saved = {name: getattr(config, name) for name in family.dropouts}
         self._saved_settings = saved | {
             "apply_spec_augment": getattr(config, "apply_spec_augment", True)
         }
         config.apply_spec_augment = False
-        self.num_layers = int(config.num_hidden_layers)
+        self.num_layers = len(model.encoder.layers)
         self.dim = int(config.hidden_size)
-        self._strides = self._set_up_downsampler()
-        self.hop = math.prod(stride for _, stride in self._strides)
-        self.frame_rate = 16_000 / self.hop
-
-    def _set_up_downsampler(self) -> list[tuple[int, int]]:
-        """Make the downsampler padding-invariant; return kernel and stride of each convolution."""
-        first = self.model.feature_extractor.conv_layers[0]
-        if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
-            first.layer_norm = MaskedGroupNorm.from_group_norm(first.layer_norm)
-        config = self.model.config
-        pairs = zip(config.conv_kernel, config.conv_stride, strict=True)
-        return [(int(kernel), int(stride)) for kernel, stride in pairs]
+        settings = config.to_dict()
+        self.timing, self._strides = family.timing(settings), family.strides(settings)
+        self.window = family.window(settings)
+        self._beside = [family.prepare(model)]  # a list keeps it out of the module tree
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """Return floor((n - kernel) / stride) + 1 through all convolutions."""
+        """Return floor((n - kernel) / stride) + 1 through all steps of the downsampler."""
         for kernel, stride in self._strides:
             lengths = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
         return lengths
 
     def downsample(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """Run the convolutions: (B, S) samples to (B, T, C) features."""
+        """Run the downsampler: (B, S) samples to (B, T, C) features."""
         self._check_lengths(lengths)
-        if self.mode == "s3prl":
+        if self.depends_on_batch:
             waveforms = _as_s3prl_pads(waveforms, lengths)
         if self.normalize:
             waveforms = self._normalized(waveforms, lengths)
-        kernel, stride = self._strides[0]
-        valid = torch.div(lengths - kernel, stride, rounding_mode="floor") + 1
-        with self._masked_statistics(valid):
-            features: Tensor = self.model.feature_extractor(waveforms)
-        return features.transpose(1, 2)
+        run = self.family.downsample_as_s3prl if self.mode == "s3prl" else self.family.downsample
+        return run(self.model, self._beside[0], waveforms, lengths)
 
     def _check_lengths(self, lengths: Tensor) -> None:
         shortest = int(lengths.min())
@@ -123,12 +97,12 @@ class HuggingFaceEncoder(Encoder):
                 f"an utterance has {shortest} samples, fewer than one frame needs",
                 hint="leave out utterances shorter than 25 ms",
             )
-
-    def _project(self, features: Tensor) -> Tensor:
-        """Return the (B, T, D) input of the transformer for (B, T, C) features."""
-        projected = self.model.feature_projection(features)
-        hidden: Tensor = projected[0] if isinstance(projected, tuple) else projected
-        return hidden
+        if self.window is not None and int(lengths.max()) > self.window:
+            raise DataError(
+                f"an utterance lasts {int(lengths.max()) / SAMPLE_RATE:.1f} s; {self.family.name} "
+                f"sees {self.window / SAMPLE_RATE:g} s and takes nothing longer",
+                hint="cut it up, or leave it out",
+            )
 
     def contextualize(
         self, features: Tensor, lengths: Tensor, time_mask: Tensor | None = None
@@ -139,67 +113,71 @@ class HuggingFaceEncoder(Encoder):
         frames = features.shape[1]
         valid = self._attended_frames(lengths, frames)
         mask = torch.arange(frames, device=features.device) < valid[:, None]
-        hidden = self._project(features)
+        hidden = self.family.project(self.model, features)
         if time_mask is not None:
-            embedding = self.model.masked_spec_embed.to(hidden.dtype)
-            hidden = torch.where(time_mask[..., None], embedding, hidden)
-        silent = warnings.catch_warnings()
-        with self._recorded_layers() as recorded, _zeroed(self._leaks(), mask), silent:
+            hidden = torch.where(time_mask[..., None], self._mask_embedding(hidden), hidden)
+        leaks, silent = self.family.leaks(self.model), warnings.catch_warnings()
+        with self._recorded_layers() as recorded, _zeroed(leaks, mask), silent:
             # WavLM hands torch a boolean mask beside a float bias
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
-            last = self.model.encoder(hidden, attention_mask=mask)[0]
+            last = self.family.encode(self.model, hidden, mask)
         states = self._filled(recorded, last)
-        lengths = s3prl_lengths(lengths, frames) if self.mode == "s3prl" else valid
-        return EncoderOutput(tuple(states), lengths, self.frame_rate)
+        if self.window is not None:
+            states = [state[:, : int(valid.max())] for state in states]
+        if self.mode == "s3prl":
+            valid = s3prl_lengths(lengths, frames, self.hop_size)
+        return EncoderOutput(tuple(states), valid, self.frame_rate)
+
+    def _mask_embedding(self, hidden: Tensor) -> Tensor:
+        embedding = getattr(self.model, "masked_spec_embed", None)
+        if embedding is None:
+            raise ConfigError(
+                f"this {self.family.name} encoder has no mask embedding, which pre-training by "
+                "masked prediction needs"
+            )
+        chosen: Tensor = embedding.to(hidden.dtype)
+        return chosen
 
     def downsampler_names(self) -> frozenset[str]:
         """Return the parameters of the convolutions; the projection above them is not frozen."""
-        prefix = "model.feature_extractor."
-        return frozenset(name for name, _ in self.named_parameters() if name.startswith(prefix))
+        own = tuple(f"model.{prefix}" for prefix in self.family.downsampler)
+        return frozenset(n for n, _ in self.named_parameters() if own and n.startswith(own))
 
     def downsampler_settings(self) -> str:
-        """Return strides, normalisation and mode."""
-        config = self.model.config
-        norm = getattr(config, "feat_extract_norm", "layer")
-        kind = (norm, config.feat_extract_activation, config.conv_bias)
-        return repr((self._strides, kind, self.normalize, self.mode))
+        """Return strides, kinds of convolutions, normalisation and mode."""
+        names = ("feat_extract_norm", "feat_extract_activation", "conv_bias")
+        kind = tuple(getattr(self.model.config, name, None) for name in names)
+        return repr((self.family.name, self._strides, kind, self.normalize, self.mode))
 
     @property
     def depends_on_batch(self) -> bool:
         """Whether padding leaks into the features, as it does in s3prl."""
-        return self.mode == "s3prl"
+        return self.mode == "s3prl" and self.family.padding_leaks
+
+    @property
+    def dropouts(self) -> dict[str, float]:
+        """Return the dropout rates in use by their names in the configuration."""
+        config = self.model.config
+        return {name: float(getattr(config, name)) for name in self.family.dropouts}
 
     def set_dropout(self, rates: dict[str, float]) -> None:
         """Set dropout rates by their names in the Hugging Face configuration.
 
         Args:
-            rates: Any of `DROPOUTS`; those left out are set to 0.
+            rates: Any of `dropouts`; those left out are set to 0.
 
         Raises:
             ConfigError: There is no dropout of that name.
         """
         for name in rates:
-            if name not in DROPOUTS:
-                raise unknown_choice("dropout", name, DROPOUTS)
-        config = self.model.config
-        for name in DROPOUTS:
-            setattr(config, name, float(rates.get(name, 0.0)))
-        for path, module in self.named_modules():
-            leaf = path.rpartition(".")[2]
-            if isinstance(module, nn.Dropout):
-                if leaf == "intermediate_dropout":
-                    module.p = config.activation_dropout
-                elif "feature_projection" in path:
-                    module.p = config.feat_proj_dropout
-                elif "self_attn" in path:
-                    module.p = config.attention_dropout
-                else:
-                    module.p = config.hidden_dropout
-            elif leaf in _ATTENTION and isinstance(getattr(module, "dropout", None), float):
-                module.dropout = config.attention_dropout
+            if name not in self.family.dropouts:
+                raise unknown_choice("dropout", name, self.family.dropouts)
+        for name in self.family.dropouts:
+            setattr(self.model.config, name, float(rates.get(name, 0.0)))
+        self.family.set_dropout(self.model)
 
     def save(self, folder: Path) -> None:
-        """Write config.json, model.safetensors and preprocessor_config.json.
+        """Write config.json, model.safetensors, and preprocessor_config.json where there is one.
 
         The configuration keeps the dropout rates that the encoder came with, not those that a
         recipe set for its training.
@@ -215,7 +193,10 @@ class HuggingFaceEncoder(Encoder):
             self.model.save_pretrained(folder)
         finally:
             config.update(in_use)
-        processor = configs.processor(config.to_dict() | {"do_normalize": self.normalize})
+        settings = config.to_dict() | {"do_normalize": self.normalize}
+        processor = self.family.processor(settings)
+        if processor is None:
+            return
         text = json.dumps(processor, indent=2) + "\n"
         (folder / PROCESSOR_NAME).write_text(text, encoding="utf-8")
 
@@ -231,35 +212,12 @@ class HuggingFaceEncoder(Encoder):
             rows.append(F.pad(row, (0, waveforms.shape[1] - length)))
         return torch.stack(rows)
 
-    def _leaks(self) -> list[nn.Module]:
-        """Return the convolutions over time whose input Hugging Face does not clear of padding."""
-        encoder = self.model.encoder
-        if self.model.config.model_type == "data2vec-audio":
-            return [layer.conv for layer in encoder.pos_conv_embed.layers]
-        if self.model.config.model_type == "wav2vec2-conformer":
-            return [layer.conv_module.depthwise_conv for layer in encoder.layers]
-        return []
-
     def _attended_frames(self, lengths: Tensor, frames: int) -> Tensor:
         """Return how many frames of each utterance attention may see."""
-        if self.mode == "exact" or self.model.config.model_type not in ("hubert", "wavlm"):
-            return self.frame_lengths(lengths)
-        # fairseq's HuBERT: a frame counts unless all samples of its share of the batch are padding
-        samples = int(lengths.max())
-        share = samples // frames
-        return torch.clamp(torch.div(lengths + share - 1, share, rounding_mode="floor"), max=frames)
-
-    @contextlib.contextmanager
-    def _masked_statistics(self, lengths: Tensor) -> Iterator[None]:
-        norm = getattr(self.model.feature_extractor.conv_layers[0], "layer_norm", None)
-        if isinstance(norm, MaskedGroupNorm) and self.mode == "exact":
-            norm.lengths = lengths
-            try:
-                yield
-            finally:
-                norm.lengths = None
-        else:
-            yield
+        valid = self.frame_lengths(lengths)
+        if self.mode == "exact":
+            return valid
+        return self.family.s3prl_attends(valid, lengths, frames)
 
     @contextlib.contextmanager
     def _recorded_layers(self) -> Iterator[dict[int, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from speechft.encoders.build import SUPPORTED, check_family
+from speechft.encoders.build import check_family
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.settings import complete_settings, known_sizes
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor, numel
+from speechft.encoders.families import FAMILIES, find_family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder, resolve_encoder
 from speechft.errors import CheckpointError
@@ -111,13 +111,11 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
     encoder = {n: t for n, t in checkpoint.by_name().items() if not is_pretraining_head(n)}
     heads = [n for n in checkpoint.by_name() if is_pretraining_head(n)]
     types = Counter(_TYPES.get(t.dtype, t.dtype.lower()) for t in encoder.values())
-    strides = settings.get("conv_stride")
     family = settings.get("model_type", checkpoint.family)
     layers, dim = settings.get("num_hidden_layers"), settings.get("hidden_size")
     nonfinite = [n for n, tensor in encoder.items() if not _is_finite(tensor)]
     if nonfinite and problem is None:
         problem = "NaN or infinite weights; --allow-nonfinite takes them nevertheless"
-    rate = 16_000 / math.prod(strides) if strides else 50.0 if family == "decoar2" else None
     return Inspection(
         path=str(path),
         format=checkpoint.format,
@@ -129,7 +127,7 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
         layers=layers,
         dim=dim,
         attention_heads=settings.get("num_attention_heads"),
-        frame_rate=rate,
+        frame_rate=_frame_rate(family, settings),
         normalize=settings.get("do_normalize", False if "model_type" in settings else None),
         dtype=types.most_common(1)[0][0] if types else "none",
         dtypes=dict(types.most_common()),
@@ -162,6 +160,14 @@ def _settings(
     return settings, None
 
 
+def _frame_rate(family: str | None, settings: Mapping[str, Any]) -> float | None:
+    known = find_family(family)
+    try:
+        return None if known is None else known.timing(settings).frame_rate
+    except KeyError:  # sizes that were read off tensors tell no strides
+        return None
+
+
 def _is_finite(tensor: Tensor) -> bool:
     if tensor.dtype not in FLOAT_BYTES:
         return True
@@ -178,7 +184,7 @@ def _is_finite(tensor: Tensor) -> bool:
 def _next(checkpoint: Checkpoint, name: str, problem: str | None) -> list[str]:
     if checkpoint.format == "delta":
         return [f"speechft merge BASE {name} --alpha 0.25 --out merged"]
-    if checkpoint.family is not None and checkpoint.family not in SUPPORTED:
+    if checkpoint.family is not None and checkpoint.family not in FAMILIES:
         return []
     if problem is not None:
         return [f"speechft inspect {name} --config CONFIG"] if "--config" in problem else []

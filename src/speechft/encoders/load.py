@@ -10,7 +10,11 @@ import torch
 from speechft.encoders.base import MODES, Encoder, Mode
 from speechft.encoders.build import build_encoder, random_like
 from speechft.encoders.conversion.checkpoints import open_checkpoint
-from speechft.encoders.conversion.settings import implied_normalisation, sidecar
+from speechft.encoders.conversion.settings import (
+    implied_normalisation,
+    sidecar,
+    takes_normalized,
+)
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.encoders.opening import (
     FEATURES,
@@ -131,7 +135,8 @@ def _with_normalisation(digest: str, config: Path) -> str:
     settings = read_json(config) if config.is_file() else None
     if processor is None or not isinstance(settings, dict):
         return digest
-    if settings.get("model_type") in (None, "decoar2"):
+    family = settings.get("model_type")
+    if family is None or not takes_normalized(family):
         return digest
     implied = implied_normalisation(settings)
     told = [s.get("do_normalize") for s in (settings, processor)]

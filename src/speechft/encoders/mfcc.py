@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.encoders.base import Encoder, EncoderOutput
+from speechft.encoders.timing import FrameTiming
 from speechft.errors import CheckpointError, DataError
 
 _FRAME, _HOP = 400, 320
@@ -28,7 +29,7 @@ class MfccEncoder(Encoder):
 
     num_layers = 0
     dim = 39
-    frame_rate = 16_000 / _HOP
+    timing = FrameTiming(_HOP, _FRAME)
 
     def __init__(self, *, cmvn: bool = False) -> None:
         super().__init__()

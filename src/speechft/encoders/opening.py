@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ ADAPTER_NAME = "adapter_config.json"
 
 FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
 """Encoders without weights, by name: arguments of `speechft.encoders.mfcc.MfccEncoder`."""
+
+CODE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)\Z")
+"""Names of code, ``FILE.py:NAME``; see `speechft.encoders.user_code`."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Endings of files of weights; a name with one is no hub id."""
@@ -64,6 +68,12 @@ def resolve_encoder(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     packaged = packaged_encoders()
+    if CODE.match(str(name)) and not path.exists():
+        raise CheckpointError(
+            f"{name} is code, which runs only where you type its name: on the command line of "
+            "evaluate, or in Python",
+            hint=f"speechft evaluate {name} --out OUT, or speechft.evaluate([encoder], out=...)",
+        )
     if path.is_dir() or (path.exists() and str(name) not in packaged):
         return path
     if str(name) in packaged:

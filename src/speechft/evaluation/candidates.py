@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,30 @@ if TYPE_CHECKING:
     from speechft.encoders.base import Encoder
 
 ENCODER_FILE = "encoder.json"
+
+
+@dataclass(frozen=True)
+class Given:
+    """An encoder that the user gave as an object, or typed the name of its code."""
+
+    encoder: Any
+    digest: str
+    """Of the object, or drawn where it cannot be known again."""
+    is_known: bool
+
+    @classmethod
+    def of(cls, encoder: Any) -> Given:
+        """Look at an object."""
+        from speechft.encoders.user_code import own_digest
+
+        known = own_digest(encoder)
+        return cls(encoder, known or secrets.token_hex(32), known is not None)
+
+    def load(self, name: str, mode: Mode) -> Encoder:
+        """Return it behind the encoder contract."""
+        from speechft.encoders.user_encoder import user_encoder
+
+        return user_encoder(self.encoder, name, mode)
 
 
 @dataclass(frozen=True)
@@ -37,11 +63,17 @@ class Candidate:
     """What it stands for."""
     strategy: str | None = None
     """How it, or the tuned end that it was merged from, was fine-tuned."""
+    own: bool = False
+    """Whether it is an object of the user's own class, and ``source`` no more than its name."""
+    given: Given | None = field(default=None, compare=False, repr=False)
+    """The object, where the user has given it."""
 
     def load(self, mode: Mode = "exact") -> Encoder:
         """Load it in a mode, see `load_encoder`."""
         from speechft.encoders.load import load_encoder, random_encoder
 
+        if self.own:
+            return self._given().load(self.name, mode)
         if self.source == RANDOM:
             return random_encoder(self.like or "", self.seed, mode)
         return load_encoder(self.source, mode)
@@ -50,9 +82,29 @@ class Candidate:
         """Return the digest of its weights and configuration."""
         from speechft.encoders.load import digest_of
 
+        if self.own:
+            return self._given().digest
         if self.source == RANDOM:
             return f"random:{self.seed}:{digest_of(self.like or '')}"
         return digest_of(self.source)
+
+    @property
+    def resumes(self) -> bool:
+        """Return whether it can be known again, so that what was measured need not be anew."""
+        return self.given is None or self.given.is_known
+
+    def _given(self) -> Given:
+        if self.given is None:
+            raise CheckpointError(
+                f"the probe was trained on {self.source}, an encoder of your own; code is not run "
+                "because a file names it",
+                hint="give it: load_pipeline(folder, encoder=...)",
+            )
+        return self.given
+
+    def record(self) -> dict[str, Any]:
+        """Return what files say of it, plain JSON types."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "given"}
 
     def label(self) -> dict[str, Any]:
         """Return what rows say of it."""
@@ -62,6 +114,40 @@ class Candidate:
             "strategy": self.strategy,
             "alpha": self.alpha,
         }
+
+
+def typed_candidates(encoders: Sequence[Any]) -> list[Candidate]:
+    """Return the encoders that a user typed, or gave as objects, under distinct names.
+
+    Code that a name stands for is run here and nowhere else.
+
+    Raises:
+        CheckpointError: It fails.
+    """
+    listed: list[Any] = []
+    for encoder in encoders:
+        item = str(encoder) if isinstance(encoder, Path) else encoder
+        if not any(item is other or (isinstance(item, str) and item == other) for other in listed):
+            listed.append(item)
+    counted: Counter[str] = Counter()
+    labels = []
+    for item in listed:
+        label = item if isinstance(item, str) else str(getattr(item, "name", type(item).__name__))
+        counted[label] += 1
+        labels.append(label if counted[label] == 1 else f"{label}-{counted[label]}")
+    names = distinct_names(labels)
+    return [_typed(n, label, item) for n, label, item in zip(names, labels, listed, strict=True)]
+
+
+def _typed(name: str, source: str, encoder: Any) -> Candidate:
+    from speechft.encoders.opening import FEATURES
+    from speechft.encoders.user_code import typed_encoder
+
+    found = typed_encoder(encoder) if isinstance(encoder, str) else encoder
+    if found is None:
+        role = Role.FLOOR if source in FEATURES else Role.FURTHER
+        return Candidate(name, source, role=role)
+    return Candidate(name, source, own=True, given=Given.of(found))
 
 
 def distinct_names(encoders: Sequence[str]) -> list[str]:
@@ -82,15 +168,16 @@ def save_candidate(folder: Path, candidate: Candidate, digest: str) -> None:
         candidate: The encoder.
         digest: Its digest.
     """
-    content = {**asdict(_absolute(candidate)), "digest": digest}
+    content = {**_absolute(candidate).record(), "digest": digest}
     place = candidate.like if candidate.source == RANDOM else candidate.source
+    place = None if candidate.own else place
     if place and Path(place).expanduser().exists():
         content["relative"] = os.path.relpath(Path(place).expanduser().resolve(), folder.resolve())
     if not (folder / ENCODER_FILE).is_file() or read_json(folder / ENCODER_FILE) != content:
         write_json(folder / ENCODER_FILE, content)
 
 
-def find_candidate(probe: Path, recorded: Any, digest: str, given: str | None) -> Candidate:
+def find_candidate(probe: Path, recorded: Any, digest: str, given: Any) -> Candidate:
     """Return the encoder that a probe was trained on, wherever it lies now.
 
     Tried are: what the caller gives; what the evaluation around the probe says, by its path and
@@ -100,13 +187,13 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: str | None) -
         probe: Folder of the probe.
         recorded: What ``pipeline.json`` says of the encoder.
         digest: What it must have.
-        given: The caller's encoder, if any.
+        given: The caller's encoder, as text or as an object, if any.
 
     Raises:
         CheckpointError: None of them is the encoder.
     """
     if given is not None:
-        options = [Candidate(Path(given).name, given)]
+        options = typed_candidates([given])
     else:
         around = probe.resolve().parents
         options = [c for place in around[:2] for c in _recorded(place)] + _described(recorded)
@@ -132,6 +219,8 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: str | None) -
 
 def _absolute(candidate: Candidate) -> Candidate:
     """Return a candidate whose path does not depend on the working directory."""
+    if candidate.own:
+        return candidate
 
     def absolute(place: str | None) -> str | None:
         path = Path(place or "").expanduser()
@@ -163,6 +252,6 @@ def _described(content: Any) -> list[Candidate]:
         return [Candidate(Path(content).name, content)]
     if not isinstance(content, dict) or not isinstance(content.get("source"), str):
         return []
-    names = {field.name for field in fields(Candidate)}
+    names = {known.name for known in fields(Candidate)} - {"given"}
     known = {name: value for name, value in content.items() if name in names}
     return [Candidate(**{"name": content["source"], **known})]

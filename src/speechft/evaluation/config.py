@@ -118,7 +118,9 @@ def evaluation_config(
     """
     content: dict[str, Any] = {"tasks": "available"}
     content |= {name: value for name, value in given.items() if value is not None}
-    content = apply_changes(apply_overrides(content, overrides), (changes or {}).items())
+    content = apply_changes(
+        apply_overrides(content, overrides, EvaluationConfig), (changes or {}).items()
+    )
     if "floors" in content:
         raise ConfigError(
             "floors are rows that a run adds; an evaluation has the encoders that it is given",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +86,7 @@ def load_pipeline(
     *,
     name: str | None = None,
     task: str | None = None,
-    encoder: str | Path | None = None,
+    encoder: Any = None,
     language_model: str | Path | LanguageModel | None = None,
 ) -> Pipeline:
     """Load a probe that `evaluate` trained, with its encoder.
@@ -96,7 +95,8 @@ def load_pipeline(
         folder: OUT of an evaluation or a run, a folder of one task in it, or a ``probe``.
         name: With OUT: name of the encoder in its results, where they hold several.
         task: With OUT: key of the task, where they hold several.
-        encoder: Where the encoder lies now, if not where the evaluation saw it.
+        encoder: Where the encoder lies now, if not where the evaluation saw it; an encoder of your
+            own has to be given, as an object or as ``my.py:MyEncoder``.
         language_model: For ASR: a word n-gram model, ``.arpa`` or ``.arpa.gz``, or one with the
             settings of its search; None decodes greedily.
 
@@ -131,13 +131,13 @@ def load_pipeline(
     )
     probe = Probe(content["states"], head)
     probe.load_state_dict(load_file(place / WEIGHTS_FILE))
-    given = None if encoder is None else str(encoder)
-    found = find_candidate(place, content["encoder"], content["encoder_digest"], given)
+    found = find_candidate(place, content["encoder"], content["encoder_digest"], encoder)
     device = pick_device()
+    loaded = found.load(content.get("mode", "exact")).to(device)
     return Pipeline(
-        found.load(content.get("mode", "exact")).to(device),
+        loaded,
         probe.to(device),
-        about,
+        about.at(loaded.timing),
         vocabulary,
         content["setting"],
         content["precision"],
@@ -195,7 +195,7 @@ def save_pipeline(
         "dim": result.dim,
         "hidden": config.hidden,
         "units": list(config.units),
-        "encoder": asdict(candidate),
+        "encoder": candidate.record(),
         "encoder_digest": digest,
         "precision": evaluation.precision,
         "mode": evaluation.mode,
@@ -212,23 +212,24 @@ def read_audio(path: Path) -> torch.Tensor:
     Raises:
         DataError: It cannot be read or is empty.
     """
-    import soundfile
-
+    from speechft.data.audio import read_header
     from speechft.data.manifest import Utterance, load_waveform, to_cut
 
     try:
-        info = soundfile.info(str(path))
-    except (OSError, RuntimeError) as error:
-        raise DataError(f"audio {path} cannot be read: {error}") from None
-    if info.frames == 0:
+        header = read_header(path)
+    except DataError as error:
+        raise DataError(f"audio {path} cannot be read: {error.message}") from None
+    if header.cut_off:
+        raise DataError(f"audio {path} {header.cut_off}")
+    if header.samples == 0:
         raise DataError(f"audio {path} is empty")
     cut = to_cut(
         Utterance(
             id=path.stem,
             path=str(path.resolve()),
-            samples=info.frames,
-            sample_rate=info.samplerate,
-            channels=info.channels,
+            samples=header.samples,
+            sample_rate=header.sample_rate,
+            channels=header.channels,
         )
     )
     return torch.from_numpy(load_waveform(cut))

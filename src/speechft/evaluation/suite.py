@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from speechft.console import warn
+from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.encoders.base import Encoder
@@ -165,6 +165,9 @@ def evaluate_encoder(
     """
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     digest = candidate.digest()
+    if not candidate.resumes:
+        config = config.model_copy(update={"cache": None})
+        log(f"{candidate.name} has no digest, or no state_dict and source: it is measured anew")
     held = Failures() if failures is None else failures
     load = functools.cache(functools.partial(candidate.load, config.mode))
     pending: list[TaskEvaluation] = []

@@ -116,6 +116,11 @@ class TaskEvaluation:
         return task.with_language_model(LanguageModel(file, **self.config.beam_search.as_dict()))
 
     @cached_property
+    def timed_task(self) -> Task:
+        """Return the task for the encoder's frames; loads the encoder."""
+        return self.task.at(self.encoder().timing)
+
+    @cached_property
     def settings(self) -> ProbeConfig:
         """Return how its probes are trained."""
         return settings_of(self.config.protocol, self.task)
@@ -225,7 +230,7 @@ class TaskEvaluation:
             frames = partial(count_frames, self.encoder())
             splits = (train, dev, test)
             (train, dev, test), _ = usable_splits(
-                task, names, splits, frames, left_out, divide=divide
+                self.timed_task, names, splits, frames, left_out, divide=divide
             )
         contexts = (
             task.context(self.corpus, names[1] if names[1] != names[2] else "", dev, listed),
@@ -248,7 +253,7 @@ class TaskEvaluation:
         device = pick_device()
         with self._naming_fold(number, r.names):
             return probe_seeds(
-                task,
+                self.timed_task,
                 features,
                 r.train,
                 r.dev,

@@ -16,6 +16,8 @@ from speechft.data.manifest import load_waveform
 from speechft.data.waveform import count_samples
 from speechft.devices import Precision, Resolved, autocast, resolve_precision
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
+from speechft.encoders.timing import SAMPLE_RATE
+from speechft.errors import DataError
 from speechft.features.cache import FrameCache, PooledCache, Room, audio_key
 
 if TYPE_CHECKING:
@@ -117,9 +119,12 @@ class DownsamplerCache:
 
 
 def downsampler_key(encoder: Encoder, precision: Resolved = "fp32") -> str | None:
-    """Return a digest of the downsampler's weights and precision; None where it has no weights."""
+    """Return a digest of the downsampler's weights and precision; None where nothing is kept.
+
+    It has no weights, or its output over a whole window is read, not the utterance's frames alone.
+    """
     names = encoder.downsampler_names()
-    if not names:
+    if not names or encoder.window is not None:
         return None
     digest = hashlib.sha256(f"{precision} {encoder.downsampler_settings()}".encode())
     for name, parameter in encoder.named_parameters():
@@ -197,7 +202,7 @@ def extract(
 
     def compute(group: list[Cut]) -> list[Tensor]:
         found: dict[str, Tensor] = {}
-        for part in group_by_length(group, seconds):
+        for part in group_by_length(group, seconds, encoder.window):
             output = states(part)
             for number, cut in enumerate(part):
                 row = _frames(output, number)
@@ -208,7 +213,7 @@ def extract(
     keeper = _Keeper(features, frames, storage)
     left = keeper.reuse(encoder, list(cuts))
     with progress_bar(description, len(left)) as bar:
-        for group in group_by_length(left, seconds):
+        for group in group_by_length(left, seconds, encoder.window):
             keeper.keep(group, states(group))
             bar.advance(len(group))
     keeper.flush()
@@ -297,8 +302,19 @@ def batch_limits(
 
 
 def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> list[int]:
-    """Return the frames that an encoder makes of each cut, without reading any audio."""
+    """Return the frames that an encoder makes of each cut, without reading any audio.
+
+    Raises:
+        DataError: A cut is longer than the encoder takes.
+    """
     samples = torch.tensor([count_samples(cut) for cut in cuts], dtype=torch.int64)
+    for cut, count in zip(cuts, samples.tolist(), strict=True):
+        if encoder.window is not None and count > encoder.window:
+            raise DataError(
+                f"recording {cut.id} lasts {count / SAMPLE_RATE:.1f} s; the encoder sees "
+                f"{encoder.window / SAMPLE_RATE:g} s and takes nothing longer",
+                hint="cut it up, or leave it out",
+            )
     counts: list[int] = encoder.frame_lengths(samples).clamp(min=0).tolist()
     return counts
 
@@ -308,11 +324,20 @@ def is_large(encoder: Encoder) -> bool:
     return sum(p.numel() for p in encoder.parameters()) > LARGE
 
 
-def group_by_length(cuts: Iterable[Cut], seconds: float) -> Iterator[list[Cut]]:
-    """Yield groups of cuts of similar length, longest first, of at most ``seconds`` padded."""
+def group_by_length(
+    cuts: Iterable[Cut], seconds: float, window: int | None = None
+) -> Iterator[list[Cut]]:
+    """Yield groups of cuts of similar length, longest first, of at most ``seconds`` padded.
+
+    Args:
+        cuts: What to group.
+        seconds: Audio in a group, padding included.
+        window: Samples that every utterance is padded to, if it is.
+    """
     group: list[Cut] = []
     for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
-        if group and group[0].duration * (len(group) + 1) > seconds:
+        longest = max(group[0].duration, (window or 0) / SAMPLE_RATE) if group else 0.0
+        if longest * (len(group) + 1) > seconds and group:
             yield group
             group = []
         group.append(cut)
@@ -338,7 +363,7 @@ def _encode(
             cache.put(key, cut, row.cpu(), samples)
             stored.append((row, samples))
     pairs = [item for item in stored if item is not None]
-    rows = pad([row.to(device) for row, _ in pairs], max(multiple // 320, 1))
+    rows = pad([row.to(device) for row, _ in pairs], max(multiple // encoder.hop_size, 1))
     return encoder.contextualize(rows, torch.tensor([n for _, n in pairs], device=device))
 
 

@@ -141,7 +141,9 @@ def extract_files(
     if not cuts:
         raise _nothing(report.failed)
     seconds, multiple = batch_limits(model, place, 0.0 if mode == "s3prl" else batch_seconds)
-    shared = processes.share(_groups(cuts, seconds))  # before looking what is there: others write
+    shared = processes.share(
+        _groups(cuts, seconds, model.window)
+    )  # before looking what is there: others write
     found = [{n: cut for n, cut in part.items() if not writer.has(n, cut)} for part in shared]
     groups = [part for part in found if part]
     report.skipped = sum(map(len, shared)) - sum(map(len, groups))
@@ -258,13 +260,18 @@ class _Writer:
 
 
 def _usable(encoder: Encoder, sources: Sources, report: ExtractionReport) -> dict[str, Cut]:
-    """Return the cuts that give at least one frame; the others are failures."""
+    """Return the cuts that are neither too short nor too long; the others are failures."""
     result = {}
     for name, cut in sources.cuts.items():
         samples = cut.num_samples * SAMPLE_RATE // cut.sampling_rate
         if int(encoder.frame_lengths(torch.tensor(samples))) < 1:
             report.failed[_place(cut)] = (
                 f"has {cut.num_samples} samples at {cut.sampling_rate} Hz, fewer than one frame"
+            )
+        elif encoder.window is not None and samples > encoder.window:
+            report.failed[_place(cut)] = (
+                f"lasts {cut.duration:.1f} s; the encoder sees {encoder.window / SAMPLE_RATE:g} s "
+                "and takes nothing longer"
             )
         else:
             result[name] = cut
@@ -297,9 +304,9 @@ def _announce(cuts: Iterable[Cut]) -> None:
             log(f"{len(found)} of {len(listed)} files {what} ({first})")
 
 
-def _groups(cuts: dict[str, Cut], seconds: float) -> list[dict[str, Cut]]:
+def _groups(cuts: dict[str, Cut], seconds: float, window: int | None) -> list[dict[str, Cut]]:
     names = {id(cut): name for name, cut in cuts.items()}
-    groups = group_by_length(cuts.values(), seconds)
+    groups = group_by_length(cuts.values(), seconds, window)
     return [{names[id(cut)]: cut for cut in group} for group in groups]
 
 

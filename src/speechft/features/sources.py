@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from speechft.console import warn
+from speechft.data.containers import AUDIO_SUFFIXES
+from speechft.data.folders import locate, look_below
+from speechft.data.inspection import inspect
 from speechft.data.manifest import CORPUS_FILE, Utterance, open_corpus, to_cut
+from speechft.data.segments import Segment, segment_of
+from speechft.data.tables import is_manifest, is_table, read_table
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
-AUDIO_SUFFIXES = frozenset(
-    ".aif .aifc .aiff .au .caf .flac .mp3 .nist .oga .ogg .opus .snd .sph .w64 .wav".split()
-)
-"""What is taken from folders; a file that is named may have any suffix."""
-
-_MANIFESTS = (".jsonl", ".jsonl.gz")
+_MANIFESTS = (".jsonl.gz", ".json.gz", ".yaml", ".yml")
 
 
 @dataclass
@@ -37,14 +37,15 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     """Find everything that the arguments name and read the headers.
 
     A file or folder of audio gives paths relative to the common parent of all of them; two files
-    that differ in their suffix only keep it. Rows of a CSV with a column ``path`` are files. Cuts
-    of a lhotse manifest go by their id, those of a prepared corpus by split and id.
+    that differ in their suffix only keep it. Rows of a table (see `speechft.data.tables`) are
+    files; a row with start and end, or a channel, has these in its name. Cuts of a lhotse manifest
+    go by their id, those of a prepared corpus by split and id.
 
     Raises:
         DataError: A manifest or table cannot be read, names collide, or there is nothing.
     """
     sources = Sources()
-    files: dict[Path, None] = {}
+    files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
     for path in (Path(os.path.abspath(Path(text).expanduser())) for text in arguments):
         if path.is_dir() and (path / CORPUS_FILE).is_file():
@@ -52,51 +53,79 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
             for split in corpus.statistics:
                 _add_cuts(sources, corpus.split(split), split)
         elif path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+            found = look_below(path).audio
             if not found:
                 raise DataError(
                     f"folder {path} holds no audio; looked for {' '.join(sorted(AUDIO_SUFFIXES))}"
                 )
-            files |= dict.fromkeys(p for p in found if p.is_file())
+            for file in found:
+                files.setdefault(file, []).append(Segment())
             parents.append(path)
-        elif path.name.endswith(_MANIFESTS) and path.is_file():
-            _add_cuts(sources, _read_manifest(path), "")
-        elif path.suffix == ".csv" and path.is_file():
-            listed = list(_read_table(path))
-            files |= dict.fromkeys(listed)
-            parents += [p.parent for p in listed]
+        elif path.is_file() and (path.name.endswith(_MANIFESTS) or _is_manifest(path)):
+            _add_cuts(sources, read_manifest(path, sources.problems), "")
+        elif path.suffix.lower() == ".parquet" and path.is_file():
+            raise DataError(
+                f"{path} is parquet, whose audio has no files",
+                hint=f"speechft prepare generic {path} --out DIR, then give DIR",
+            )
+        elif is_table(path):
+            for file, segment in _read_rows(path, sources.problems):
+                files.setdefault(file, []).append(segment)
+                parents.append(file.parent)
         else:
-            files[path] = None
+            files.setdefault(path, []).append(Segment())
             parents.append(path.parent)
     for name, file in _named(list(files), parents).items():
-        try:
-            cut = audio_cut(name, file)
-        except DataError as error:
-            sources.problems[str(file)] = error.message
-        else:
-            _add(sources, name, cut)
+        for part in dict.fromkeys(files[file]):
+            suffix = _suffix(part)
+            try:
+                cut = audio_cut(name, file, part)
+            except DataError as error:
+                sources.problems[f"{file} ({suffix[1:]})" if suffix else str(file)] = error.message
+            else:
+                _add(sources, name + suffix, cut)
     return sources
 
 
-def audio_cut(name: str, path: Path) -> Cut:
-    """Return the cut of an audio file as its header describes it.
+def _suffix(part: Segment) -> str:
+    """Return what the name of a segment adds to that of its file: milliseconds and channel."""
+    text = "" if part.channel is None else f"-channel{part.channel}"
+    if part.start is None and part.end is None:
+        return text
+    end = "end" if part.end is None else f"{round(1000 * part.end):07d}"
+    return f"-{round(1000 * (part.start or 0.0)):07d}-{end}{text}"
+
+
+def audio_cut(name: str, path: Path, part: Segment | None = None) -> Cut:
+    """Return the cut of an audio file, or of a part of it.
 
     Raises:
-        DataError: It does not exist, is not audio, or is empty.
+        DataError: It does not exist, is not audio, is empty or cut off, or has no such part.
     """
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(path) as file:
-            samples, rate, channels = file.frames, file.samplerate, file.channels
-    except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
-        if not path.exists():
-            raise DataError("does not exist") from None
-        reason = str(error).rpartition(": ")[2].rstrip(".")
-        raise DataError(f"is not readable as audio ({reason})") from None
-    if samples == 0:
-        raise DataError("is empty")
-    return to_cut(Utterance(name, str(path), samples, rate, channels))
+    part = part or Segment()
+    found = inspect(path, part.start, part.end, channel=part.channel, samples=False)
+    for kind, problem in found.problems:
+        if kind == "length-differs":
+            warn(f"{path}: {problem}")
+        elif kind == "zero-length":
+            raise DataError("is empty")
+        elif kind != "too-short":  # the encoder says what is too short for it
+            raise DataError(f"is {problem}" if problem.startswith("not ") else problem)
+    header = found.header
+    assert header is not None  # else there was a problem
+    segment = found.samples != header.samples
+    return to_cut(
+        Utterance(
+            name + _suffix(part),
+            str(path),
+            found.samples,
+            header.sample_rate,
+            header.channels,
+            channel=part.channel,
+            offset=found.offset if segment else 0,
+            recording_samples=header.samples if segment else 0,
+        )
+    )
 
 
 def _named(files: Sequence[Path], parents: Sequence[Path]) -> dict[str, Path]:
@@ -113,15 +142,38 @@ def _named(files: Sequence[Path], parents: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _read_manifest(path: Path) -> Iterator[Cut]:
-    from lhotse import load_manifest
+def _is_manifest(path: Path) -> bool:
+    return path.suffix.lower() in (".jsonl", ".json") and is_manifest(path)
+
+
+def read_manifest(path: Path, problems: dict[str, str]) -> Iterator[Cut]:
+    """Yield the cuts of a lhotse manifest of cuts or recordings, paths resolved.
+
+    Args:
+        path: The manifest.
+        problems: Is told about cuts without a recording of their own, such as mixtures.
+
+    Raises:
+        DataError: It cannot be read, or holds neither.
+    """
+    from lhotse import CutSet, RecordingSet, load_manifest
 
     try:
-        manifest = load_manifest(path)
-        cuts = manifest if hasattr(manifest, "trim_to_supervisions") else manifest.to_cuts()
-        for cut in cuts:
-            absolute = Path(cut.recording.sources[0].source).is_absolute()
-            yield cut if absolute else cut.with_recording_path_prefix(path.parent)
+        manifest: Any = load_manifest(path)
+        if isinstance(manifest, RecordingSet):
+            manifest = CutSet.from_manifests(recordings=manifest)
+        if not isinstance(manifest, CutSet):
+            raise DataError(f"it holds {type(manifest).__name__}, which has no audio")
+        for cut in manifest:
+            if not hasattr(cut, "recording") or cut.recording is None:
+                problems[cut.id] = (
+                    f"is a {type(cut).__name__} without a recording of its own: write its audio "
+                    "with cut.save_audio"
+                )
+                continue
+            source = cut.recording.sources[0]
+            inside = source.type == "file" and not Path(source.source).is_absolute()
+            yield cut.with_recording_path_prefix(path.parent) if inside else cut
     except Exception as error:  # gzip, json and lhotse raise many kinds
         raise DataError(
             f"manifest {path} cannot be read: {error or type(error).__name__}",
@@ -129,16 +181,20 @@ def _read_manifest(path: Path) -> Iterator[Cut]:
         ) from None
 
 
-def _read_table(path: Path) -> Iterator[Path]:
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                text = (row.get("path") or "").strip()
-                if not text:
-                    raise DataError(f"table {path} has a row without a path, or no column 'path'")
-                yield Path(os.path.abspath(path.parent / Path(text).expanduser()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"table {path} cannot be read: {error}") from None
+def _read_rows(path: Path, problems: dict[str, str]) -> Iterator[tuple[Path, Segment]]:
+    table = read_table(path)
+    for number, (place, problem) in enumerate(table.problems, 1):
+        problems[f"{place or 'a row'} ({number} of {path})"] = problem
+    for row, line in zip(table.rows, table.lines, strict=True):
+        try:
+            segment = segment_of(row)
+        except ValueError as error:
+            problems[f"{row['path']} ({path}, line {line})"] = str(error)
+            continue
+        if row["path"]:
+            yield locate(path.parent, row["path"]), segment
+        else:
+            problems[f"{path}, line {line}"] = "the path is empty"
 
 
 def _add_cuts(sources: Sources, cuts: Iterable[Cut], folder: str) -> None:

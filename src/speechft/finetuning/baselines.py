@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from speechft.data.batching import Batch
 from speechft.encoders.base import Encoder, EncoderOutput
+from speechft.encoders.families import FAMILIES
 from speechft.errors import ConfigError
 from speechft.finetuning.encoding import encode
 
@@ -101,7 +102,7 @@ class Distillation:
         return self.weight * total / len(self.layers)
 
 
-_READS_WEIGHTS = ("WavLMAttention", "MultiheadAttention")
+_READS_WEIGHTS = {"MultiheadAttention", *(n for f in FAMILIES.values() for n in f.reads_weights)}
 """Modules that hand the weights of their linear layers to a function instead of calling the
 layers: an adapter on such a layer would never be seen."""
 

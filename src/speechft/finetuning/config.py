@@ -126,6 +126,11 @@ class FinetuningConfig(Optimization):
     ``l2sp``, ``lora``, ``dora``, ``distill``: stable, with the encoder tied to where it came from;
     ``early-checkpoint``: the stable run's state at a share of its steps; ``early-decayed``: a
     stable run of so many steps."""
+    encoder_learning_rate: float | None = Field(default=None, ge=0.0)
+    """Peak learning rate of the encoder, adapters included; null for that of the head."""
+    layer_decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor from the learning rate of one transformer layer to that of the layer below (ELECTRA,
+    arXiv 2003.10555); what lies below the first layer has one factor more than that layer."""
     head_only: float = Field(default=0.1, ge=0.0)
     """Share of the updates in which only the head learns; ``plain`` and ``plain-cnn`` have none."""
     head_only_mode: EncoderMode = "train"
@@ -185,6 +190,10 @@ class FinetuningConfig(Optimization):
         A stopped fine-tuning goes on after a change of any other setting.
         """
         without = {"workers", "trackers", "checkpoint_every", "keep", "max_left_out"}
+        if self.encoder_learning_rate in (None, self.learning_rate):
+            without.add("encoder_learning_rate")  # finished before there was the key, or without it
+        if self.layer_decay == 1.0:
+            without.add("layer_decay")
         content = {key: value for key, value in self.as_dict().items() if key not in without}
         if self.strategy == "plain":
             content["trainable"] = self.phases()[-1].trainable  # the CNN too, in older versions

@@ -1,20 +1,16 @@
-"""Several processes: the group that was asked for, parameters spread over it, whole states back."""
+"""Several processes: the group that was asked for, and what the others do while the first runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
-
-if TYPE_CHECKING:
-    from speechft.finetuning.objective import Objective
 
 
 def make_accelerator(precision: Precision) -> Any:
@@ -63,92 +59,6 @@ def sharding_asked() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true", "yes")
 
 
-def shard(objective: Objective, device: torch.device) -> None:
-    """Spread the parameters over all processes with ``fully_shard`` (FSDP 2), layer by layer."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-    for layer in transformer_layers(objective.encoder):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(objective, mesh=mesh)
-
-
-def transformer_layers(encoder: nn.Module) -> list[nn.Module]:
-    """Return the transformer layers of an encoder: its module list ``encoder.layers``."""
-    for name, module in encoder.named_modules():
-        if name.endswith("encoder.layers") and isinstance(module, nn.ModuleList):
-            return list(module)
-    return []
-
-
-def is_sharded(module: nn.Module) -> bool:
-    """Return whether the parameters of a module are spread over processes."""
-    from torch.distributed.tensor import DTensor
-
-    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
-
-
-def model_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return the whole state on the CPU, on every process; sharded parameters are gathered."""
-    return {name: full_tensor(value).cpu().clone() for name, value in module.state_dict().items()}
-
-
-def load_model_state(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load a whole state, spread over the processes again where the module is sharded."""
-    if not is_sharded(module):
-        module.load_state_dict(state)
-        return
-    with torch.no_grad():
-        own = module.state_dict()
-        for name, value in state.items():
-            own[name].copy_(distribute_like(value, own[name]))
-
-
-def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Return the whole state of an optimizer on the CPU, on every process."""
-    content = optimizer.state_dict()
-    content["state"] = {
-        number: {
-            key: full_tensor(value).cpu().clone() if isinstance(value, Tensor) else value
-            for key, value in entry.items()
-        }
-        for number, entry in content["state"].items()
-    }
-    return content
-
-
-def load_optimizer_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> None:
-    """Load a whole optimizer state, spread again where the parameters are sharded."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state = {
-        number: {
-            key: distribute_like(value, parameters[number])
-            if isinstance(value, Tensor) and value.shape == parameters[number].shape
-            else value
-            for key, value in entry.items()
-        }
-        for number, entry in content["state"].items()
-    }
-    optimizer.load_state_dict({**content, "state": state})
-
-
-def full_tensor(value: Tensor) -> Tensor:
-    """Return a tensor as it is, or gathered from all processes where it is sharded."""
-    from torch.distributed.tensor import DTensor
-
-    return value.full_tensor().detach() if isinstance(value, DTensor) else value.detach()
-
-
-def distribute_like(value: Tensor, like: Tensor) -> Tensor:
-    """Return a whole tensor on the device of another, sharded in the same way."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor):
-        return value.to(like.device)
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-
-
 def agree(accelerator: Any, flag: bool) -> bool:
     """Return whether a flag is set on any process."""
     if accelerator.num_processes == 1:
@@ -158,8 +68,11 @@ def agree(accelerator: Any, flag: bool) -> bool:
 
 
 @contextmanager
-def main_process_scope() -> Iterator[bool]:
+def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     """Give the run to the first process; the others take part in its fine-tuning only.
+
+    Args:
+        follow: What the others call with each job that the first shares.
 
     Yields:
         True on the process that runs the stages; False on the others, after the first has ended.
@@ -169,10 +82,8 @@ def main_process_scope() -> Iterator[bool]:
         return
     make_accelerator("fp32")
     if torch.distributed.get_rank() != 0:
-        from speechft.finetuning.finetune import finetune
-
         while (job := _shared(None)) is not None:
-            finetune(**job)
+            follow(**job)
         yield False
         return
     try:

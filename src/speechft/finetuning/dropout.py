@@ -28,21 +28,11 @@ def set_dropout(encoder: Encoder, rates: Mapping[str, float]) -> dict[str, float
     own: Any = encoder
     if not hasattr(own, "set_dropout"):
         return {}
-    config = own.model.config
-    came = {n: float(v) for n, v in vars(config).items() if _is_rate(n, v)}
+    came = dict(own.dropouts)
     own.set_dropout(dict(rates))
-    now = {name: float(getattr(config, name)) for name in came}
+    now = dict(own.dropouts)
     log("dropout: " + "; ".join(_line(n, now[n], came[n], rates) for n in sorted(now)))
     return now
-
-
-def _is_rate(name: str, value: Any) -> bool:
-    """Tell the rates of the encoder from those of heads that a configuration may also hold."""
-    named = name.endswith("dropout") or name == "layerdrop"
-    return named and isinstance(value, (int, float)) and name not in _OF_HEADS
-
-
-_OF_HEADS = frozenset({"final_dropout", "feat_quantizer_dropout", "classifier_dropout"})
 
 
 def _line(name: str, now: float, came: float, rates: Mapping[str, float]) -> str:

@@ -11,7 +11,7 @@ from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.batching import Batch
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.features.extract import is_large
-from speechft.finetuning.distributed import is_sharded
+from speechft.finetuning.state import is_sharded
 
 PART_SECONDS = 0.5
 """What a part of a batch costs beside its audio, in seconds of audio: the gradient of every weight

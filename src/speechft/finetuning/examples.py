@@ -54,7 +54,7 @@ class Examples:
         self.cuts, self.seed, self.downsampled = list(cuts), seed, downsampled
         self.max_duration = max_duration
         self.longest = None if max_duration is None else int(max_duration * SAMPLE_RATE)
-        self.hop = round(SAMPLE_RATE / encoder.frame_rate)
+        self.hop = encoder.hop_size
         self.frame_lengths = encoder.frame_lengths
         self._target = target
         self._hidden: CachedFeatures = {}
@@ -145,7 +145,11 @@ def keep_downsampled(
 ) -> CachedFeatures | None:
     """Run the frozen downsampler once over everything, if there is one and its outputs fit."""
     names = encoder.downsampler_names()
-    if not names or _bytes(cuts, encoder, _channels(encoder, names)) > CACHE_BYTES:
+    if (
+        not names
+        or encoder.window is not None
+        or _bytes(cuts, encoder, _channels(encoder, names)) > CACHE_BYTES
+    ):
         return None
     encoder.to(device)
     return downsample_all(encoder, cuts, cache or DownsamplerCache(), device)

@@ -19,11 +19,13 @@ from speechft.files import write_json
 from speechft.finetuning.baselines import add_adapters, merge_adapters
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
-from speechft.finetuning.distributed import model_state, sharding_asked, transformer_layers
+from speechft.finetuning.distributed import sharding_asked
 from speechft.finetuning.dropout import set_dropout
-from speechft.finetuning.loop import History, train
+from speechft.finetuning.layers import encoder_rates, transformer_layers
+from speechft.finetuning.loop import train
 from speechft.finetuning.memory import Limits, fit_batches
 from speechft.finetuning.phases import head_only_updates
+from speechft.finetuning.state import History, weights_of
 from speechft.finetuning.trackers import check_trackers
 from speechft.finetuning.training_setup import Corpora, SupervisedSetup, TrainingSetup
 from speechft.tasks import find_task
@@ -120,7 +122,10 @@ def finetune_encoder(
         config.model_copy(update={"accumulation": accumulation}),
         phases,
         folder / ".checkpoints",
+        accelerator=accelerator,
         seed=seed,
+        rates=_rates(encoder, config),
+        sharded=sharding_asked(),
         hooks=work.hooks(),
         stop_after=config.stop_after(),
         ema_decay=config.ema_decay if config.select == "ema" else None,
@@ -129,7 +134,9 @@ def finetune_encoder(
     )
     value = _dev_value(work, history, config)
     if plain is not None:
-        work.take(plain, model_state(work.objective))
+        weights = weights_of(work.objective)
+        if accelerator.is_main_process:
+            work.take(plain, weights)
     if config.strategy in ("lora", "dora"):
         merge_adapters(encoder)
     if accelerator.is_main_process:
@@ -193,6 +200,19 @@ def _adapt(encoder: Encoder, config: FinetuningConfig, seed: int) -> list[str]:
         targets=settings.targets,
         dora=config.strategy == "dora",
     )
+
+
+def _rates(encoder: Encoder, config: FinetuningConfig) -> dict[str, float]:
+    """Return the peak learning rates of the encoder where they are not those of the head."""
+    rate = config.encoder_learning_rate
+    if rate is None and config.layer_decay == 1.0:
+        return {}
+    found = encoder_rates(
+        encoder, config.learning_rate if rate is None else rate, config.layer_decay
+    )
+    low, high = min(found.values()), max(found.values())
+    log(f"learning rate: head {config.learning_rate:g}, encoder {low:g} to {high:g}")
+    return {f"encoder.{name}": value for name, value in found.items()}
 
 
 def _readable(history: History) -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""The training loop on Accelerate: phases, schedule, clipping, checkpoints, exact resume."""
+"""The training loop whole: batch, loss, gradient, update, schedule, evaluation, checkpoint, resume.
+
+What a step does stands in three files: this one, ``objective.py`` (the loss of a batch) and
+``state.py`` (what is kept, spread and saved). ``phases.py`` says what learns when.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,50 +20,27 @@ from torch.utils.data import Dataset
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.errors import TrainingError
-from speechft.finetuning.checkpointing import forget_after, load_checkpoint, save_checkpoint
-from speechft.finetuning.distributed import (
-    distribute_like,
-    full_tensor,
-    load_model_state,
-    load_optimizer_state,
-    make_accelerator,
-    model_state,
-    optimizer_state,
-    shard,
-    sharding_asked,
-    transformer_layers,
-)
-from speechft.finetuning.objective import Objective
+from speechft.finetuning.objective import Objective, compile_layers
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import Phase, apply_phase, head_only_updates, phase_at
+from speechft.finetuning.state import (
+    Clock,
+    History,
+    average_of,
+    forget_after,
+    moments_of,
+    save_checkpoint,
+    set_average,
+    set_moments,
+    set_weights,
+    shard,
+    share_checkpoint,
+    weights_of,
+)
 from speechft.finetuning.trackers import Trackers
-
-__all__ = ["History", "Hooks", "Objective", "Optimization", "make_accelerator", "train"]
 
 _MAX_SKIPPED_IN_A_ROW = 20
 _MAX_SKIPPED_SHARE = 0.05
-
-
-@dataclass
-class History:
-    """What happened in a training."""
-
-    losses: list[float] = field(default_factory=list)
-    """Loss of every update, NaN where it was skipped."""
-    evaluations: list[dict[str, float]] = field(default_factory=list)
-    """Step, dev figures, by evaluation."""
-    skipped: int = 0
-    """Updates left out because loss or gradient was not finite."""
-    skipped_in_a_row: int = 0
-    """Those since the last update that was made."""
-    seconds_of_audio: float = 0.0
-    seconds: float = 0.0
-
-    def final(self, figure: str) -> float:
-        """Return a dev figure of the step whose weights the training ended with."""
-        selected = [entry["step"] for entry in self.evaluations if "selected" in entry]
-        steps = {entry["step"]: entry[figure] for entry in self.evaluations if figure in entry}
-        return steps[selected[-1] if selected else max(steps)]
 
 
 @dataclass(frozen=True)
@@ -85,7 +65,10 @@ def train(
     phases: list[Phase],
     folder: Path,
     *,
+    accelerator: Any,
     seed: int,
+    rates: Mapping[str, float] | None = None,
+    sharded: bool = False,
     hooks: Hooks | None = None,
     stop_after: int | None = None,
     ema_decay: float | None = None,
@@ -103,7 +86,10 @@ def train(
         settings: Optimiser and limits.
         phases: What is trainable when.
         folder: Where checkpoints go.
+        accelerator: Where and in which precision to compute, and with which other processes.
         seed: Seed of dropout and of whatever else is drawn inside the objective.
+        rates: Peak learning rates by name of parameter; the others have that of the settings.
+        sharded: Spread the parameters over the processes as soon as the encoder learns.
         hooks: Evaluation between updates.
         stop_after: Updates after which training ends although the schedule goes on.
         ema_decay: End with the moving average of the weights since the encoder learns.
@@ -112,123 +98,133 @@ def train(
 
     Raises:
         TrainingError: Too many updates were not finite.
-        RunError: The process group is not what the launcher asked for, or the disk is full.
+        CheckpointError: The checkpoint in ``folder`` is of another training.
+        RunError: The disk is full.
     """
-    training = _Training(objective, dataset, settings, phases, folder, seed, hooks or Hooks())
-    return training.run(description, stop_after or settings.steps, ema_decay, logs)
+    training = _Training(
+        objective,
+        dataset,
+        settings,
+        phases,
+        folder,
+        accelerator,
+        seed,
+        rates=rates or {},
+        hooks=hooks or Hooks(),
+        shards=sharded,
+        ema_decay=ema_decay,
+    )
+    return training.run(description, stop_after or settings.steps, logs)
 
 
+@dataclass
 class _Training:
-    def __init__(
-        self,
-        objective: Objective,
-        dataset: Dataset[Batch],
-        settings: Optimization,
-        phases: list[Phase],
-        folder: Path,
-        seed: int,
-        hooks: Hooks,
-    ) -> None:
-        self.objective, self.dataset, self.settings = objective, dataset, settings
-        self.phases, self.folder, self.seed, self.hooks = phases, folder, seed, hooks
-        self.accelerator = make_accelerator(settings.precision)
-        self.objective.to(self.accelerator.device)
-        self.sharded = False
-        self.optimizer = self._optimizer()
-        if settings.compile:
-            _compile(objective)
-        self.history = History()
-        self.step = 0
-        self.best_score = float("-inf")
-        self.phase: Phase | None = None
-        self.wrapped: Any = objective
-        self.average: dict[str, Tensor] = {}
+    """A training in progress; its methods stand in the order in which a step calls them."""
 
-    def run(
-        self, description: str, stop_after: int, ema_decay: float | None, logs: Path | None
-    ) -> History:
+    objective: Objective
+    dataset: Dataset[Batch]
+    settings: Optimization
+    phases: list[Phase]
+    folder: Path
+    accelerator: Any
+    seed: int
+    rates: Mapping[str, float] = field(default_factory=dict)
+    hooks: Hooks = Hooks()
+    shards: bool = False
+    ema_decay: float | None = None
+    history: History = field(default_factory=History)
+    step: int = 0
+    best_score: float = float("-inf")
+    phase: Phase | None = None
+    sharded: bool = False
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, description: str, stop_after: int, logs: Path | None) -> History:
+        """Make all updates that are still to be made."""
+        settings, accelerator = self.settings, self.accelerator
+        self.wrapped: Any = self.objective.to(accelerator.device)
+        self._make_optimizer()
+        if settings.compile:
+            compile_layers(self.objective)
         self._resume()
-        settings, accumulation = self.settings, self.settings.accumulation
-        batches = load_steps(
-            self.dataset, self.step * accumulation, stop_after * accumulation, settings.workers
-        )
-        main = logs is not None and self.accelerator.is_main_process
+        first, last = self.step * settings.accumulation, stop_after * settings.accumulation
+        batches = load_steps(self.dataset, first, last, settings.workers)
+        main = logs is not None and accelerator.is_main_process
         names = settings.trackers if main else ()
         trackers = Trackers(names, logs or self.folder, self.step, settings.as_dict())
-        started, heard = time.monotonic(), self.history.seconds_of_audio
-        before = self.history.seconds
+        clock = Clock(self.history)
         with progress_bar(description, stop_after, self.step) as bar:
             while self.step < stop_after:
-                self._enter_phase()
-                rate = self._set_learning_rate()
-                group = [next(batches) for _ in range(accumulation)]
+                rate = self._enter_step()
+                group = [next(batches) for _ in range(settings.accumulation)]
                 loss = self._update(group)
                 self.step += 1
-                self._average(ema_decay)
+                self._average()
                 self._record(group, loss)
-                elapsed = max(1e-9, time.monotonic() - started)
-                self.history.seconds = before + elapsed
-                speed = (self.history.seconds_of_audio - heard) / elapsed
+                speed = clock.tick()
                 bar.advance()
                 bar.note(f"loss {loss:.3f}  lr {rate:.1e}  {speed:.0f} x real time")
                 trackers.log({"loss": loss, "learning rate": rate, "x real time": speed}, self.step)
-                last = self.step == stop_after
-                if figures := self._evaluate(last):
+                if figures := self._evaluate(self.step == stop_after):
                     trackers.log({f"dev {name}": x for name, x in figures.items()}, self.step)
-                if self.step % settings.checkpoint_every == 0 or last:
-                    self._save()
+                self._save(self.step == stop_after)
         trackers.close()
         self._select()
         return self.history
 
-    def _optimizer(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.objective.parameters(),
+    def _make_optimizer(self) -> None:
+        """Make one Adam of a group of parameters for every peak learning rate."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.objective.named_parameters():
+            rate = self.rates.get(name, self.settings.learning_rate)
+            groups.setdefault(rate, []).append(parameter)
+        self.peaks = list(groups)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": parameters} for parameters in groups.values()],
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,  # 0 makes it plain Adam
             fused=True,
         )
 
-    def _enter_phase(self) -> None:
-        """Set what is trainable; the wrapper for several processes is built anew at a change."""
+    def _enter_step(self) -> float:
+        """Set what learns in the next update, and how fast; returns the rate of the settings."""
         phase = phase_at(self.phases, self.step)
-        if phase == self.phase:
-            return
+        if phase != self.phase:
+            self._enter_phase(phase)
+        factor = self.settings.schedule.factor(self.step, self.settings.steps)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        return self.settings.learning_rate * factor
+
+    def _enter_phase(self, phase: Phase) -> None:
+        """Set what is trainable; the wrapper for several processes is built anew.
+
+        A sharded module keeps the ``requires_grad`` that it was sharded with, so it is sharded when
+        the encoder begins to learn.
+        """
         if self.step and phase.until > self.step == head_only_updates(self.phases):
             self.objective.eval()
             if self.hooks.unfreeze is not None:
                 self.hooks.unfreeze()
         self.phase = phase
         apply_phase(phase, self.objective.encoder, self.objective.head)
-        if sharding_asked() and phase.trainable != "head":
-            self._shard()
+        if self.shards and phase.trainable != "head":
+            if not self.sharded:
+                moments = moments_of(self.objective, self.optimizer)
+                shard(self.objective, self.accelerator.device)
+                self._make_optimizer()
+                set_moments(self.objective, self.optimizer, moments)
+                self.wrapped, self.sharded = self.objective, True
         elif self.accelerator.num_processes > 1:
             self.wrapped = self.accelerator.prepare_model(self.objective)
 
-    def _shard(self) -> None:
-        """Spread parameters, moments and average over the processes.
-
-        This happens when the encoder begins to learn: a sharded module keeps the ``requires_grad``
-        that it was sharded with.
-        """
-        if not self.sharded:
-            state = optimizer_state(self.optimizer)
-            shard(self.objective, self.accelerator.device)
-            self.optimizer = self._optimizer()
-            load_optimizer_state(self.optimizer, state)
-            own = dict(self.objective.named_parameters())
-            self.average = {n: distribute_like(v, own[n]).clone() for n, v in self.average.items()}
-            self.wrapped, self.sharded = self.objective, True
-
-    def _set_learning_rate(self) -> float:
-        factor = self.settings.schedule.factor(self.step, self.settings.steps)
-        rate = self.settings.learning_rate * factor
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
-
     def _update(self, group: list[Batch]) -> float:
-        """Make one update; leave it out on every process where one of them is not finite."""
+        """Make one update; leave it out on every process where one of them is not finite.
+
+        Args:
+            group: (B, S) waveforms, or (B, T, C) downsampler outputs, and targets: batches whose
+                gradients are added up.
+        """
         accelerator = self.accelerator
         torch.manual_seed(seed_of(self.seed, "step", self.step, accelerator.process_index))
         self.objective.train()
@@ -248,7 +244,9 @@ class _Training:
         if accelerator.scaler is not None:
             accelerator.scaler.unscale_(self.optimizer)
         trained = [p for p in self.objective.parameters() if p.grad is not None]
-        norm = full_tensor(nn.utils.clip_grad_norm_(trained, self.settings.clip))
+        norm: Any = nn.utils.clip_grad_norm_(trained, self.settings.clip)
+        if self.sharded:
+            norm = norm.full_tensor()
         healthy = torch.isfinite(total) & torch.isfinite(norm)
         if accelerator.num_processes > 1:
             healthy = accelerator.reduce(healthy.float(), "mean") == 1.0
@@ -295,16 +293,16 @@ class _Training:
             )
         return float("nan")
 
-    def _average(self, decay: float | None) -> None:
+    def _average(self) -> None:
         """Move the average of the weights; it begins when the encoder begins to learn."""
-        if decay is None or self.step <= head_only_updates(self.phases):
+        if self.ema_decay is None or self.step <= head_only_updates(self.phases):
             return
         with torch.no_grad():
             for name, parameter in self.objective.named_parameters():
                 if not parameter.requires_grad:
                     continue
                 if name in self.average:
-                    self.average[name].lerp_(parameter, 1 - decay)
+                    self.average[name].lerp_(parameter, 1 - self.ema_decay)
                 else:
                     self.average[name] = parameter.detach().clone()
 
@@ -326,72 +324,63 @@ class _Training:
         better = self.step > hooks.select_from and figures["score"] > self.best_score
         if hooks.keep_best and better:
             self.best_score = figures["score"]
-            self._write("best", self._weights, keep=2)  # a run that goes back needs the one before
+            # two are kept: a run that goes back needs the one before
+            self._write("best", self._weights(), keep=2)
         return figures
 
     def _weights(self) -> dict[str, Any]:
-        return {"step": self.step, "weights": model_state(self.objective)}
+        return {"step": self.step, "weights": weights_of(self.objective)}
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler
         return {
             **self._weights(),
-            "optimizer": optimizer_state(self.optimizer),
+            "optimizer": moments_of(self.objective, self.optimizer),
             "scaler": scaler.state_dict() if scaler is not None else {},
-            "average": self._whole_average(),
+            "average": average_of(self.objective, self.average),
             "history": vars(self.history),
             "best_score": self.best_score,
             "processes": self.accelerator.num_processes,
         }
 
-    def _whole_average(self) -> dict[str, Tensor]:
-        return {name: full_tensor(value).cpu() for name, value in self.average.items()}
+    def _save(self, last: bool) -> None:
+        if self.step % self.settings.checkpoint_every == 0 or last:
+            self._write("", self._state(), keep=self.settings.keep)
+            self.accelerator.wait_for_everyone()
 
-    def _save(self) -> None:
-        self._write("", self._state, keep=self.settings.keep)
-        self.accelerator.wait_for_everyone()
-
-    def _write(self, place: str, content: Callable[[], dict[str, Any]], keep: int) -> None:
-        """Save on the first process; every process takes part in gathering what is sharded."""
-        main = self.accelerator.is_main_process
-        state = content() if main or self.sharded else {}
-        if main:
+    def _write(self, place: str, state: dict[str, Any], keep: int) -> None:
+        """Save on the first process; every process has taken part in gathering."""
+        if self.accelerator.is_main_process:
             save_checkpoint(self.folder / place, self.step, state, keep)
 
     def _resume(self) -> None:
-        state = load_checkpoint(self.folder)
+        state = share_checkpoint(self.folder, self.objective)
         if state is None:
             return
         self.step = state["step"]
-        forget_after(self.folder, self.step)
+        if self.accelerator.is_main_process:
+            forget_after(self.folder, self.step)
         if (now := self.accelerator.num_processes) != (then := state["processes"]):
             warn(f"{now} processes go on with what {then} began: batches and their order change")
-        load_model_state(self.objective, state["weights"])
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        own = dict(self.objective.named_parameters())
-        for name, value in state["average"].items():
-            self.average[name] = distribute_like(value, own[name]).clone()
         self.history = History(**state["history"])
         self.best_score = state["best_score"]
+        set_weights(self.objective, state["weights"])
+        self._enter_phase(phase_at(self.phases, self.step))
+        self.average = set_average(self.objective, state)
+        set_moments(self.objective, self.optimizer, state["optimizer"])
+        if self.accelerator.scaler is not None and state["scaler"]:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         log(f"resumed after {self.step} of {self.settings.steps} updates")
 
     def _select(self) -> None:
         """Take the weights that the training ends with."""
         if self.average:
-            weights = model_state(self.objective)
-            weights |= self._whole_average()
-            load_model_state(self.objective, weights)
+            with torch.no_grad():
+                for name, parameter in self.objective.named_parameters():
+                    if name in self.average:
+                        parameter.copy_(self.average[name])
             return
-        best = load_checkpoint(self.folder / "best")
+        best = share_checkpoint(self.folder / "best", self.objective)
         if best is not None:
-            load_model_state(self.objective, best["weights"])
+            set_weights(self.objective, best["weights"])
             self.history.evaluations.append({"step": best["step"], "selected": 1.0})
-
-
-def _compile(objective: Objective, backend: str = "inductor") -> None:
-    """Compile the parts of each layer; the layers themselves carry hooks that differ per batch."""
-    for layer in transformer_layers(objective.encoder):
-        for part in layer.children():
-            part.compile(dynamic=True, backend=backend)

@@ -13,6 +13,7 @@ from speechft.data.labels import Vocabulary
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.finetuning.baselines import Regularizer
 from speechft.finetuning.encoding import encode
+from speechft.finetuning.layers import transformer_layers
 from speechft.tasks.base import Task
 
 
@@ -95,3 +96,10 @@ class TaskObjective(Objective):
 
 def _learns(encoder: Encoder) -> bool:
     return any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def compile_layers(objective: Objective, backend: str = "inductor") -> None:
+    """Compile the parts of each layer; the layers themselves carry hooks that differ per batch."""
+    for layer in transformer_layers(objective.encoder):
+        for part in layer.children():
+            part.compile(dynamic=True, backend=backend)

@@ -15,7 +15,7 @@ class Optimization(Config):
     steps: int = Field(ge=1)
     """Updates."""
     learning_rate: float = Field(ge=0.0)
-    """Peak learning rate, the same for head and encoder."""
+    """Peak learning rate."""
     schedule: Schedule = Schedule()
     """Learning rate over the steps."""
     weight_decay: float = Field(default=0.0, ge=0.0)

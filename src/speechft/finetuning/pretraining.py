@@ -25,8 +25,11 @@ from speechft.errors import DataError
 from speechft.files import write_json, write_text
 from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.config import Masking, PretrainingConfig
-from speechft.finetuning.loop import History, Objective, train
+from speechft.finetuning.distributed import make_accelerator
+from speechft.finetuning.loop import train
+from speechft.finetuning.objective import Objective
 from speechft.finetuning.phases import Phase
+from speechft.finetuning.state import History
 
 _IGNORED = -100
 
@@ -144,6 +147,7 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         settings,
         phases,
         checkpoints,
+        accelerator=make_accelerator(settings.precision),
         seed=config.seed,
         description="pre-training",
     )
@@ -224,7 +228,7 @@ class _Crops:
         others: Sequence[Any],
     ) -> None:
         self.config, self.targets, self.others = config, targets, others
-        self.hop = encoder.hop
+        self.hop = encoder.hop_size
         self.offsets: dict[str, int] = {}
         self.frame_lengths = encoder.frame_lengths
 

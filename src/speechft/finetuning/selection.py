@@ -10,9 +10,9 @@ import torch
 
 from speechft.console import warn
 from speechft.features.extract import group_by_length
-from speechft.finetuning.distributed import is_sharded
 from speechft.finetuning.examples import CachedFeatures, whole_batch
 from speechft.finetuning.objective import TaskObjective, WeightedTask
+from speechft.finetuning.state import is_sharded
 from speechft.tasks.base import Item
 
 if TYPE_CHECKING:

@@ -153,7 +153,7 @@ class SupervisedSetup(TrainingSetup):
         """Read the labels and build the heads."""
         config, encoder = self.config, self.encoder
         weights = config.task_weights()
-        tasks = {name: find_task(name) for name in weights}
+        tasks = {name: find_task(name).at(encoder.timing) for name in weights}
         self.name = " and ".join(weights)
         self.metric = "score" if len(weights) > 1 else next(iter(tasks.values())).metric
         read: dict[str, TuningSplits] = {}

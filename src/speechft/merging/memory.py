@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechft.encoders.conversion.keys import encoder_prefix, normalise_weight_norm
+from speechft.encoders.conversion.keys import encoder_prefix
+from speechft.encoders.families.tables import normalise_weight_norm
 from speechft.errors import CheckpointError
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.stream import ArraySink

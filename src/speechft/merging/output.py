@@ -1,14 +1,12 @@
-"""Write what was merged: safetensors in one or several files, atomically, and the folder around."""
+"""Write what was merged as safetensors in one or several files; what an output may replace."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import shutil
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,11 +19,8 @@ from speechft.files import (
     INDEX_NAME,
     PROCESSOR_NAME,
     WEIGHTS_NAME,
-    sync_folder,
-    write_error,
 )
 from speechft.merging.plan import TensorPlan
-from speechft.runs import lock
 
 SHARD_BYTES = 5_000_000_000
 """Largest size of one weight file, as on the Hugging Face hub."""
@@ -159,57 +154,14 @@ def _split(items: Sequence[TensorPlan], limit: int) -> list[list[TensorPlan]]:
     return shards
 
 
-@contextlib.contextmanager
-def publish_folder(out: Path) -> Iterator[Path]:
-    """Give a hidden folder beside ``out`` to write into, and rename it to ``out`` at the end.
-
-    What an interrupted run left there is removed first; on an error nothing is left. A folder that
-    an earlier merge wrote is replaced.
+def check_file(out: Path) -> None:
+    """Refuse a folder where a file is to be written.
 
     Raises:
-        RunError: ``out`` holds something else, is being written by another process, or cannot be
-            written.
+        RunError: ``out`` is a folder.
     """
-    out = Path(os.path.abspath(out))
-    hidden = out.with_name(f".{out.name}.partial")
-    with lock(hidden):
-        try:
-            _recover(out)
-            check_replaceable(out)
-            _clear(hidden)
-            yield hidden
-            for path in hidden.iterdir():
-                _sync(path)
-            _swap(hidden, out)
-        except OSError as error:
-            raise write_error(out, error) from error
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def publish_file(out: Path) -> Iterator[Path]:
-    """Give a path in a hidden folder to write to, and move what is there to ``out`` at the end.
-
-    What an interrupted run left there is overwritten; on an error nothing is left.
-
-    Raises:
-        RunError: ``out`` is a folder, is being written by another process, or cannot be written.
-    """
-    out = Path(os.path.abspath(out))
     if out.is_dir():
         raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
-    hidden = out.with_name(f".{out.name}.partial")
-    with lock(hidden):
-        try:
-            yield hidden / out.name
-            _sync(hidden / out.name)
-            os.replace(hidden / out.name, out)
-            sync_folder(out.parent)
-        except OSError as error:
-            raise write_error(out, error) from error
-        finally:
-            shutil.rmtree(hidden, ignore_errors=True)
 
 
 def check_replaceable(out: Path) -> None:
@@ -230,49 +182,3 @@ def check_replaceable(out: Path) -> None:
                 f"{out} already holds {', '.join(foreign[:4])}, which no merge wrote",
                 hint="choose another --out, or remove that folder",
             )
-
-
-def _swap(hidden: Path, out: Path) -> None:
-    (hidden / ".lock").unlink(missing_ok=True)
-    if out.is_dir():
-        old = _old(out)
-        shutil.rmtree(old, ignore_errors=True)
-        try:
-            os.rename(hidden, out)  # an empty folder is replaced in one step
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            os.rename(out, old)
-            os.rename(hidden, out)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(hidden, out)
-    sync_folder(out.parent)
-
-
-def _old(out: Path) -> Path:
-    return out.with_name(f".{out.name}.old")
-
-
-def _recover(out: Path) -> None:
-    """Put back the folder that an interrupted run had moved out of the way."""
-    old = _old(out)
-    if old.is_dir():
-        if out.exists():
-            shutil.rmtree(old)
-        else:
-            os.rename(old, out)
-
-
-def _clear(hidden: Path) -> None:
-    for path in hidden.iterdir():
-        if path.name != ".lock":
-            path.unlink()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ from typing import Literal
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_hugging_face, to_s3prl
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor
+from speechft.encoders.families import find_family
 from speechft.errors import LineageError
 
 Target = Literal["hf", "s3prl", "tensors", "memory"]
@@ -261,7 +262,7 @@ def _output_names(base: Checkpoint, target: Target) -> tuple[dict[str, str], tup
     if target == "hf":
         names = encoder
     else:
-        translated = to_s3prl(encoder.values(), decoar2=base.family == "decoar2")
+        translated = to_s3prl(encoder.values(), base.family)
         names = {old: translated[new] for old, new in encoder.items()}
     return names, tuple(name for name in base.tensors if name not in names)
 
@@ -272,15 +273,14 @@ def _has_no_place(canonical: str) -> bool:
 
 def _strip_prefix(base: Checkpoint) -> tuple[dict[str, str], tuple[str, ...]]:
     """Return unprefixed s3prl names: a downstream checkpoint becomes an upstream one."""
-    names = {}
-    decoar2 = base.family == "decoar2"
+    family, names = find_family(base.family), {}
+    if family is not None and not family.is_fairseq:  # one spelling, whatever the file's was
+        spelled = to_s3prl(base.names.values(), family.name)
+        names = {old: spelled[new] for old, new in base.names.items()}
+        return names, tuple(name for name in base.tensors if name not in names)
     for old, new in base.names.items():
         tail = old
-        while tail and not _is_tail(tail, new, decoar2):
+        while tail and new not in (tail, to_hugging_face(tail, base.family)):
             tail = tail.partition(".")[2]
-        names[old] = to_s3prl([new], decoar2=True)[new] if decoar2 else tail or old
+        names[old] = tail or old
     return names, tuple(name for name in base.tensors if name not in names)
-
-
-def _is_tail(name: str, canonical: str, decoar2: bool) -> bool:
-    return name == canonical or to_hugging_face(name, decoar2=decoar2) == canonical

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.settings import implied_normalisation, published_settings
 from speechft.encoders.conversion.tensors import Buffer
+from speechft.encoders.families import find_family
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.merging.card import model_card
@@ -21,12 +21,13 @@ from speechft.merging.output import (
     METADATA,
     REPORT_NAME,
     SafetensorsWriter,
-    publish_file,
-    publish_folder,
+    check_file,
+    check_replaceable,
 )
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
+from speechft.runs import publish
 
 Stream = Callable[[Sink], MergeReport]
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -69,7 +70,9 @@ def write_folder(
         RunError: The folder cannot be written.
     """
     config, processor = folder_settings(plan)
-    with publish_folder(out) as folder:
+    with publish(out) as folder:
+        check_replaceable(out)
+        folder.mkdir()
         writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
         try:
             report = stream(writer)
@@ -92,16 +95,15 @@ def folder_settings(plan: Plan) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """
     base = plan.base
     config = None if base.config is None else dict(base.config)
-    if config is None and base.family == "decoar2":
-        config = configs.decoar2_config(base.by_name())
     if config is None:
         config = _published(base)
     processor = base.processor
     if base.folder is None:
         normalize = config.pop("do_normalize", None)
-        if base.files and base.family != "decoar2":
+        family = find_family(config.get("model_type"))
+        if base.files and family is not None:
             implied = implied_normalisation(config) if normalize is None else normalize
-            processor = configs.processor({**config, "do_normalize": implied})
+            processor = family.processor({**config, "do_normalize": implied})
     kinds = {item.dtype for item in plan.items if item.is_float}
     if len(kinds) == 1:
         config.pop("torch_dtype", None)
@@ -155,7 +157,8 @@ def write_tensors_file(
 def _safetensors_file(
     out: Path, items: Sequence[TensorPlan], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
-    with publish_file(out) as hidden:
+    check_file(out)
+    with publish(out) as hidden:
         writer = SafetensorsWriter(
             hidden.parent, items, shard_bytes=2**63, name=hidden.name, metadata=metadata
         )
@@ -179,7 +182,8 @@ def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
     report = stream(sink)
     weights = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
     content = s3prl_checkpoint(plan.base, weights)
-    with publish_file(out) as hidden, open(hidden, "wb") as file:
+    check_file(out)
+    with publish(out) as hidden, open(hidden, "wb") as file:
         remembering = _Remembering(file)
         try:
             torch.save(content, cast(BinaryIO, remembering))

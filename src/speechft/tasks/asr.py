@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
+from speechft.data.text import units_of, words
 from speechft.tasks.base import Task
 from speechft.tasks.ctc import END, EditScorer, SymbolLabels, WordCtcModel, edit_rates
 from speechft.tasks.measures import Item, Measure, ratio, ratio_of
@@ -30,38 +30,21 @@ WER_LM = Measure(
 
 
 class CharacterLabels(SymbolLabels):
-    """Characters of the text in upper case.
+    """Characters of the text in upper case, as `speechft.data.text` reads it.
 
-    Everything but letters, digits and apostrophes of any script separates words.
+    Everything but letters with their marks, digits and apostrophes of any script separates words.
     """
 
     s3prl_closing: ClassVar[tuple[str, ...]] = (BOUNDARY, END)
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the characters, words separated by `BOUNDARY`."""
-        text = (label_of(cut, "text") or "").upper()
-        kept = "".join(c if c.isalnum() or c == "'" else " " for c in text)
-        return list(BOUNDARY.join(kept.split()))
+        return list(BOUNDARY.join(words(label_of(cut, "text") or "")))
 
     def units(self, symbols: Sequence[str]) -> list[str]:
-        """Return the words; in scripts without spaces every character is one."""
-        return words_of("".join(symbols).replace(BOUNDARY, " "))
-
-
-_UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
-"""Thai, Lao, Burmese, Khmer, kana and Han: scripts that put no spaces between words."""
-
-
-def words_of(text: str) -> list[str]:
-    """Return what the word error rate counts: words, and in unspaced scripts single characters.
-
-    The error rate of a Mandarin text is thus its character error rate, as the field gives it, and
-    that of mixed text counts English words and Mandarin characters (mixed error rate).
-    """
-    return _UNSPACED.sub(lambda match: f" {match[0]} ", text).split()
+        """Return the words; characters where a script has no spaces between words."""
+        found = "".join(symbols).replace(BOUNDARY, " ").split()
+        return [unit for word in found for unit in units_of(word)]
 
 
 class WordScorer(EditScorer):
@@ -80,9 +63,9 @@ class WordScorer(EditScorer):
         item = super().score(cut, prediction, target, vocabulary)
         if len(prediction) == 2:
             return item
-        words = words_of(" ".join(prediction[2]))
-        counts = {**item.counts, _LM_EDITS: edits(item.reference.split(), words).total}
-        return replace(item, counts=counts, searched=" ".join(words))
+        found = [unit for word in prediction[2] for unit in units_of(word)]
+        counts = {**item.counts, _LM_EDITS: edits(item.reference.split(), found).total}
+        return replace(item, counts=counts, searched=" ".join(found))
 
 
 CHARACTERS = CharacterLabels("asr", "text")

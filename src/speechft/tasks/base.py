@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from speechft.data.labels import Vocabulary
     from speechft.data.manifest import Corpus
+    from speechft.encoders.timing import FrameTiming
     from speechft.tasks.left_out import LeftOut
     from speechft.tasks.word_search import LanguageModel
 
@@ -78,6 +79,8 @@ class Task:
     """Why encoders cannot be fine-tuned on it, as the end of a sentence; empty where they can."""
     no_files: str = ""
     """Why it does not predict on single files, as the end of a sentence; empty where it does."""
+    timing: FrameTiming | None = None
+    """Where the frames of its encoder lie in time, see `at`; None as long as it has none."""
     language_model: LanguageModel | None = None
     """Gives a second figure, of predictions that are searched with it."""
 
@@ -190,6 +193,11 @@ class Task:
             return self
         return replace(self, model=self.model.searched(self.language_model, vocabulary))
 
+    def at(self, timing: FrameTiming) -> Task:
+        """Return the task for an encoder's frames, which labels with times and turns need."""
+        labels, scorer = self.labels.at(timing), self.scorer.at(timing)
+        return replace(self, labels=labels, scorer=scorer, timing=timing)
+
     # labels
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
@@ -209,12 +217,25 @@ class Task:
         target = self.labels.target(cut, vocabulary, frames)
         least = 1 if self.model is None else self.model.least_frames
         if frames < least:
+            hop = 0.0 if self.timing is None else self.timing.hop_seconds
             raise DataError(
                 f"cut {cut.id} has {frames} frames; the head of task {self.name} needs at least "
-                f"{least}, about {0.02 * (least + 1):.2f} s",
+                f"{least}" + (f", about {hop * (least + 1):.2f} s" if hop else ""),
                 hint="leave such recordings out",
             )
         return target
+
+    def symbols(self, cut: Cut) -> list[str]:
+        """Return the target of a cut as symbols, for tasks that recognise sequences of them."""
+        labels: Any = self.labels
+        found: list[str] = labels.symbols(cut)
+        return found
+
+    def units(self, symbols: Sequence[str]) -> list[str]:
+        """Turn symbols into the units that the error rate of such a task counts."""
+        labels: Any = self.labels
+        found: list[str] = labels.units(symbols)
+        return found
 
     def labelled(self, cut: Cut) -> bool:
         """Return whether a cut has this task's label."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from speechft.data.manifest import Corpus
+    from speechft.encoders.timing import FrameTiming
     from speechft.tasks.left_out import LeftOut
     from speechft.tasks.word_search import LanguageModel
 
@@ -89,6 +90,10 @@ class Labels(ABC):
 
     def variant(self, protocol: str) -> Labels:
         """Return the labels as a protocol wants them."""
+        return self
+
+    def at(self, timing: FrameTiming) -> Labels:
+        """Return the labels for frames that lie so in time."""
         return self
 
 
@@ -194,6 +199,10 @@ class Scorer(ABC):
     @abstractmethod
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return a prediction as text."""
+
+    def at(self, timing: FrameTiming) -> Scorer:
+        """Return the scorer for frames that lie so in time."""
+        return self
 
     def context(
         self,
@@ -301,3 +310,9 @@ class Needs:
     def croppable(self, cut: Cut) -> bool:
         """Return whether crops stand for a cut where the protocol takes some."""
         return True
+
+
+def known_timing(timing: FrameTiming | None) -> FrameTiming:
+    """Return where frames lie in time, which has to be known by now; see `Task.at`."""
+    assert timing is not None, "a task whose labels have times is used before Task.at"
+    return timing

@@ -4,26 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
 from speechft.errors import DataError
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
-from speechft.tasks.parts import Labels, Level, Model, UtteranceScorer
+from speechft.tasks.parts import Labels, Level, Model, UtteranceScorer, known_timing
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
     from torch import Tensor, nn
 
+    from speechft.encoders.timing import FrameTiming
+
 FRAME_ACCURACY = Measure("frame_accuracy", True, ratio)
-_HOP, _CENTRE = 0.02, 0.0125
-"""Seconds between frames, and from the start of a frame to its middle."""
 _NOTHING = -100
 
 
+@dataclass(frozen=True)
 class AlignmentLabels(Labels):
-    """The phone at the middle of each 25 ms frame; targets are (T,) int64, -100 where none is."""
+    """The phone at the middle of each frame; targets are (T,) int64, -100 where none is."""
+
+    timing: FrameTiming | None = None
+    """Where frames lie in time."""
+
+    def at(self, timing: FrameTiming) -> AlignmentLabels:
+        """Return the labels for frames that lie so in time."""
+        return replace(self, timing=timing)
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Collect all phones, silence included."""
@@ -43,7 +52,9 @@ class AlignmentLabels(Labels):
         times = [(start, end) for _, start, end in phones_of(cut)]
         if not all(math.isfinite(start) and start <= end < math.inf for start, end in times):
             return "alignment that cannot be read"
-        spans = [(_frame_from(start), min(_frame_from(end), frames)) for start, end in times]
+        spans = [
+            (self._frame_from(start), min(self._frame_from(end), frames)) for start, end in times
+        ]
         return None if any(first < last for first, last in spans) else "alignment without a frame"
 
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
@@ -54,8 +65,14 @@ class AlignmentLabels(Labels):
         numbers = vocabulary.encode((phone for phone, _, _ in phones), f"cut {cut.id}")
         target = torch.full((frames,), _NOTHING)
         for number, (_, start, end) in zip(numbers, phones, strict=True):
-            target[_frame_from(start) : _frame_from(end)] = number
+            target[self._frame_from(start) : self._frame_from(end)] = number
         return target
+
+    def _frame_from(self, seconds: float) -> int:
+        """Return the first frame whose middle is not before a time, to a microsecond or so."""
+        timing = known_timing(self.timing)
+        frames = (seconds - timing.centre_seconds) / timing.hop_seconds
+        return max(0, math.ceil(round(frames, 4)))
 
 
 class FrameModel(Model):
@@ -114,8 +131,3 @@ PC = Task(
     model=FrameModel(),
     scorer=FrameScorer((FRAME_ACCURACY,)),
 )
-
-
-def _frame_from(seconds: float) -> int:
-    """Return the first frame whose middle is not before a time, exact to a microsecond or so."""
-    return max(0, math.ceil(round((seconds - _CENTRE) / _HOP, 4)))

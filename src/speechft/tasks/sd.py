@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
-from speechft.tasks.parts import Labels, Level, Model, Needs, Predictions, Scorer, Split
+from speechft.tasks.parts import (
+    Labels,
+    Level,
+    Model,
+    Needs,
+    Predictions,
+    Scorer,
+    Split,
+    known_timing,
+)
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
     from torch import Tensor, nn
 
+    from speechft.encoders.timing import FrameTiming
     from speechft.tasks.metrics.diarization import Turn
 
 _CHUNK_SECONDS = 40.0
@@ -41,8 +52,16 @@ def error_parts(items: Sequence[Item]) -> dict[str, float]:
 DER = Measure("der", False, ratio, written="DER", details=error_parts)
 
 
+@dataclass(frozen=True)
 class TurnLabels(Labels):
     """A JSON list of [speaker, start, end] in seconds; targets are (T, K) 0/1 of K speakers."""
+
+    timing: FrameTiming | None = None
+    """Where frames lie in time."""
+
+    def at(self, timing: FrameTiming) -> TurnLabels:
+        """Return the labels for frames that lie so in time."""
+        return replace(self, timing=timing)
 
     def vocabulary(self, cuts: Iterable[Cut]) -> Vocabulary:
         """Return as many numbered speakers as a recording has at most."""
@@ -81,8 +100,9 @@ class TurnLabels(Labels):
             raise DataError(
                 f"cut {cut.id} has {len(names)} speakers, the training split {len(vocabulary)}"
             )
+        hop = known_timing(self.timing).hop_size
         labels = torch.zeros(frames, len(vocabulary))
-        labels[:, : len(names)] = torch.from_numpy(turn_labels(turns, 0, frames))
+        labels[:, : len(names)] = torch.from_numpy(turn_labels(turns, 0, frames, frame_shift=hop))
         return labels
 
 
@@ -119,12 +139,20 @@ class TurnModel(Model):
         return [row[:n].numpy() for row, n in zip(probabilities, lengths.tolist(), strict=True)]
 
 
+@dataclass(frozen=True)
 class TurnScorer(Scorer):
     """Diarisation error rate without a collar, overlapped speech included.
 
     Threshold and median filter are chosen on dev from SUPERB's ten combinations (s3prl chooses
     them on test).
     """
+
+    timing: FrameTiming | None = None
+    """Where frames lie in time."""
+
+    def at(self, timing: FrameTiming) -> TurnScorer:
+        """Return the scorer for frames that lie so in time."""
+        return replace(self, timing=timing)
 
     def tune(
         self, cuts: Split, predictions: Predictions, targets: Sequence[Tensor], context: Any
@@ -136,7 +164,7 @@ class TurnScorer(Scorer):
 
         def wrong(setting: Setting) -> float:
             return sum(
-                diarization_errors(turns_of_cut(cut), _decided(p, setting)).total
+                diarization_errors(turns_of_cut(cut), self._decided(p, setting)).total
                 for cut, p in zip(cuts, predictions, strict=True)
             )
 
@@ -156,7 +184,7 @@ class TurnScorer(Scorer):
 
         items = []
         for cut, prediction in zip(cuts, predictions, strict=True):
-            turns, found = turns_of_cut(cut), _decided(prediction, setting or _USUAL)
+            turns, found = turns_of_cut(cut), self._decided(prediction, setting or _USUAL)
             errors = diarization_errors(turns, found)
             texts = [
                 json.dumps([[name, round(a, 3), round(b, 3)] for name, a, b in sorted(part)])
@@ -172,8 +200,14 @@ class TurnScorer(Scorer):
 
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the turns as JSON."""
-        turns = _decided(prediction, setting or _USUAL)
+        turns = self._decided(prediction, setting or _USUAL)
         return json.dumps([[n, round(a, 2), round(b, 2)] for n, a, b in turns])
+
+    def _decided(self, probabilities: Any, setting: Setting) -> list[Turn]:
+        from speechft.tasks.turns import turns_of
+
+        hop = known_timing(self.timing).hop_size
+        return turns_of(probabilities, threshold=setting[0], median=setting[1], frame_shift=hop)
 
 
 class ChunkNeeds(Needs):
@@ -228,9 +262,3 @@ def turns_of_cut(cut: Cut) -> list[Turn]:
             f"cut {cut.id}: turns are not a JSON list of [speaker, start, end]: {text[:60]!r}"
         ) from None
     return turns
-
-
-def _decided(probabilities: Any, setting: Setting) -> list[Turn]:
-    from speechft.tasks.turns import turns_of
-
-    return turns_of(probabilities, threshold=setting[0], median=setting[1])

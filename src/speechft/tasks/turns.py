@@ -18,7 +18,7 @@ from speechft.tasks.metrics.diarization import Turn
 
 
 def turn_labels(
-    turns: Sequence[Turn], first: int, last: int, *, frame_shift: int = 320, rate: int = 16_000
+    turns: Sequence[Turn], first: int, last: int, *, frame_shift: int, rate: int = 16_000
 ) -> npt.NDArray[np.int64]:
     """Return (T, K) 0/1 labels of the frames ``first`` to ``last - 1``, speakers sorted.
 
@@ -75,7 +75,7 @@ def turns_of(
     *,
     threshold: float = 0.5,
     median: int = 1,
-    frame_shift: int = 320,
+    frame_shift: int,
     rate: int = 16_000,
 ) -> list[Turn]:
     """Turn (T, K) probabilities into turns: threshold, median filter, runs of frames.

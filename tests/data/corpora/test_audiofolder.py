@@ -88,7 +88,7 @@ def test_damaged_metadata(tmp_path: Path) -> None:
     metadata.write_text('{"file_name": "a.wav"}\n{half')
     with pytest.raises(DataError, match=r"metadata\.jsonl, line 2 is not JSON"):
         prepared("generic", tmp_path / "mine")
-    metadata.write_text('{"file": "a.wav"}\n')
+    metadata.write_text('{"sound": "a.wav"}\n')
     with pytest.raises(DataError, match="lacks the column path"):
         prepared("generic", tmp_path / "mine")
 

@@ -88,9 +88,33 @@ def _shared_speaker(path: Path, draft: Draft) -> None:
     draft.speaker = "test-speaker"
 
 
+def _cut_off(path: Path, draft: Draft) -> None:
+    path.write_bytes(path.read_bytes()[:20_044])
+
+
+def _joined(path: Path, draft: Draft) -> None:
+    soundfile.write(
+        path, 0.1 * np.random.default_rng(0).standard_normal(16_000), 16_000, format="MP3"
+    )
+    path.write_bytes(path.read_bytes() * 2)
+
+
+def _other_channel(path: Path, draft: Draft) -> None:
+    draft.channel = 2
+
+
+def _cancelling(path: Path, draft: Draft) -> None:
+    wave = 0.1 * np.random.default_rng(0).standard_normal(16_000)
+    soundfile.write(path, np.stack([wave, -wave], 1), 16_000)
+
+
 DAMAGES: list[tuple[str, Callable[[Path, Draft], object], str]] = [
     ("missing-audio", lambda path, _: path.unlink(), "does not exist"),
     ("unreadable-audio", lambda path, _: path.write_text("no"), "not readable as audio"),
+    ("cut-off", _cut_off, "is cut off: 0.38 s are missing at its end"),
+    ("length-differs", _joined, "its header says"),
+    ("no-channel", _other_channel, "there is no channel 2"),
+    ("channels-cancel", _cancelling, "its channels cancel when they are averaged"),
     ("zero-length", lambda path, _: record(path, 0.0), "holds no samples"),
     ("too-short", lambda path, _: record(path, 0.01), "160 samples at 16000 Hz are too short"),
     ("segment-outside", _outside, "seconds 0.5 to 1.5 of a recording of 1.00 s"),
@@ -136,7 +160,7 @@ def test_every_damage_gives_its_line(
 
 
 def test_the_kinds_are_all_tried() -> None:
-    elsewhere = {"bad-label", "no-label", "listed-twice", "unseen-characters"}  # by recipes; below
+    elsewhere = {"bad-label", "no-label", "listed-twice", "unseen-characters", "bracketed-text"}
     assert {kind for kind, _, _ in DAMAGES} | elsewhere == set(KINDS)
 
 

@@ -121,8 +121,8 @@ def test_unusable_recordings_are_left_out_counted_and_named(
     expected = {
         ("missing-audio", "gone.wav", "does not exist"),
         ("unreadable-audio", "text.wav", "not readable as audio"),
-        ("unreadable-audio", "headerless.raw", "not readable as audio"),
-        ("unreadable-audio", "folder.wav", "not readable as audio"),
+        ("unreadable-audio", "headerless.raw", "holds nothing but zero bytes"),
+        ("unreadable-audio", "folder.wav", "is a folder"),
         ("too-short", "short.wav", "160 samples at 16000 Hz are too short"),
         ("zero-length", "empty.wav", "holds no samples"),
         ("listed-twice", "./first.wav", "listed twice"),
@@ -204,7 +204,7 @@ def test_nothing_usable_is_one_clear_error(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ("path,text\na.wav,x\n", "lacks the column split; it has: path, text"),
-        ("file;split\na.wav;train\n", "lacks the column path, split"),
+        ("sound;part\na.wav;train\n", "lacks the column path, split; it has: sound, part"),
         ("", "lacks the column path, split"),
         ("path,split\n", "has no rows"),
         (None, "does not exist"),

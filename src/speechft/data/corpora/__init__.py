@@ -53,7 +53,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     """Open a corpus, preparing it first where that is needed.
 
     Args:
-        name: Name of an embedded corpus; the folder or address of a prepared corpus; a CSV, a
+        name: Name of an embedded corpus; the folder or address of a prepared corpus; a table, a
             parquet file, an audiofolder or a folder of parquet files.
         work_folder: Where the manifests of one's own recordings go.
 
@@ -63,6 +63,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     from speechft.data.corpora import generic, synthetic
     from speechft.data.manifest import CORPUS_FILE, open_corpus
     from speechft.data.places import is_address
+    from speechft.data.tables import SUFFIXES
 
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
@@ -70,7 +71,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     if is_address(name):
         return open_corpus(name)
     path = Path(name).expanduser()
-    if path.suffix.lower() in (".csv", ".parquet"):
+    if path.suffix.lower() in (*SUFFIXES, ".parquet"):
         return generic.prepare(path, work_folder)
     if (path / CORPUS_FILE).is_file():
         return open_corpus(path)

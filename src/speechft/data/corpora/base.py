@@ -10,7 +10,6 @@ from typing import Any
 from speechft.data.issues import Issue
 from speechft.errors import DataError
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", ".au")
 ENGLISH = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 """Characters of upper-case English transcripts."""
 
@@ -58,6 +57,8 @@ class Draft:
     start: float | None = None
     """First second, for a segment of a longer recording."""
     end: float | None = None
+    channel: int | None = None
+    """The channel that counts; None for the mean of all."""
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def audio_below(folder: Path, *patterns: str) -> list[Path]:
-    """Return audio files below a folder by glob patterns (all of them by default), sorted."""
-    if patterns:
-        return sorted(path for pattern in patterns for path in folder.glob(pattern))
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
+    """Return audio files below a folder by glob patterns, sorted."""
+    return sorted(path for pattern in patterns for path in folder.glob(pattern))
 
 
 def unlabelled(found: Iterable[Path], drafts: Iterable[Draft], where: str) -> Iterator[Issue]:

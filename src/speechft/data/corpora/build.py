@@ -19,6 +19,7 @@ from speechft.data.corpora.base import Card, Draft, Scan
 from speechft.data.inspection import Found, Header, inspect
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.text import composed, words
 from speechft.errors import DataError
 from speechft.files import file_digest, json_digest, write_text
 from speechft.runs import STAGE_FILE, stage
@@ -133,10 +134,12 @@ def _inspect_all(
     repeated = total > len({(d.path, d.start) for ds in scan.splits.values() for d in ds})
 
     def look(draft: Draft) -> Found:
-        key = (draft.path, draft.start, draft.end)
+        key = (draft.path, draft.start, draft.end, draft.channel)
         if key in known:
             return known[key]
-        found = inspect(draft.path, draft.start, draft.end, samples=options.samples)
+        found = inspect(
+            draft.path, draft.start, draft.end, channel=draft.channel, samples=options.samples
+        )
         if repeated:
             known[key] = found
         return found
@@ -147,7 +150,7 @@ def _inspect_all(
             for draft, found in _parallel(look, drafts, jobs):
                 bar.advance()
                 problems = [
-                    *_audio_issues(found, scan, options),
+                    *_audio_issues(draft, found, scan, options),
                     *_label_issues(draft, found, scan),
                 ]
                 for kind, problem, outcome in problems:
@@ -196,7 +199,7 @@ def _drops(kind: str, outcome: str) -> bool:
     return Issue(kind, "", outcome=outcome).resolved() != "kept"  # type: ignore[arg-type]
 
 
-def _audio_issues(found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
+def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
     for kind, problem in found.problems:
         if kind == "silence" and scan.silence_allowed:
             continue
@@ -207,7 +210,8 @@ def _audio_issues(found: Found, scan: Scan, options: Options) -> Iterator[_Probl
         if found.header.sample_rate != scan.sample_rate:
             given, wanted = found.header.sample_rate, scan.sample_rate
             yield "rate-mismatch", f"{given} Hz instead of {wanted} Hz; it is resampled", ""
-        if found.header.channels != 1:
+        averaged = found.header.channels != 1 and draft.channel is None
+        if averaged and not any(_drops(kind, "") for kind, _ in found.problems):
             yield "channel-mismatch", f"{found.header.channels} channels instead of 1; averaged", ""
 
 
@@ -230,8 +234,7 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
 
 def _characters(text: str | None) -> list[str]:
     """Return the characters of a transcript as CTC counts them, words separated by ``|``."""
-    kept = "".join(c if c.isalnum() or c == "'" else " " for c in (text or "").upper())
-    return list("|".join(kept.split()))
+    return list("|".join(words(text or "")))
 
 
 def _phones(draft: Draft) -> list[str]:
@@ -246,10 +249,11 @@ def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utte
         samples=found.samples,
         sample_rate=header.sample_rate,
         channels=header.channels,
-        text=draft.text or None,
-        speaker=draft.speaker or None,
+        channel=draft.channel,
+        text=composed(draft.text or "") or None,
+        speaker=composed(draft.speaker or "") or None,
         phones=draft.phones,
-        labels={kind: value for kind, value in draft.labels.items() if value != ""},
+        labels={k: composed(value) for k, value in draft.labels.items() if value != ""},
         offset=found.offset if segment else 0,
         recording_samples=header.samples if segment else 0,
     )

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from speechft.data.corpora.base import AUDIO_SUFFIXES, Draft, Scan, audio_below, read_lines
+from speechft.console import log
+from speechft.data.columns import KNOWN, as_cells, meaning, renamed
+from speechft.data.containers import AUDIO_SUFFIXES
+from speechft.data.corpora.base import Draft, Scan
 from speechft.data.corpora.build import Options, build
 from speechft.data.corpora.embedded import GENERIC
 from speechft.data.corpora.parquet import read_parquet
+from speechft.data.folders import locate, look_below
 from speechft.data.issues import Issue
 from speechft.data.manifest import Corpus
+from speechft.data.segments import Segment, segment_of
+from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read_table
 from speechft.errors import DataError
 
-_NAMES = {
-    "file_name": "path",
-    "audio": "path",
-    "transcription": "text",
-    "transcript": "text",
-    "sentence": "text",
-    "speaker_id": "speaker",
-}
-"""Columns as Hugging Face datasets name them, and what they are here."""
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -36,14 +29,16 @@ _SPLITS = {
     "valid": "dev",
     "val": "dev",
     "dev": "dev",
+    "devel": "dev",
+    "development": "dev",
     "test": "test",
     "testing": "test",
     "eval": "test",
     "evaluation": "test",
 }
-"""Names of splits in files and folders, as Hugging Face reads them."""
-_METADATA = ("metadata.csv", "metadata.jsonl")
-_KNOWN = ("path", "split", "start", "end", "text", "phones", "speaker")
+"""Names of splits in files, folders and tables, in small letters, as Hugging Face reads them."""
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
+_DESCRIBED = re.compile(r"\[[^\]]*\]|<[^>]*>")
 _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -57,6 +52,22 @@ class Table:
     sources: list[Path]
     root: Path
     issues: list[Issue] = field(default_factory=list)
+    labels: dict[str, None] = field(default_factory=dict)
+    """Columns that become labels."""
+    dropped: dict[str, None] = field(default_factory=dict)
+    """Columns and tables that are not read."""
+
+    def add(self, row: dict[str, str], audio: Path) -> None:
+        """Add a recording."""
+        self.rows.append(row)
+        self.audio.append(audio)
+
+    def tell(self) -> None:
+        """Say once what becomes of columns that have no meaning of their own."""
+        if self.labels:
+            log(f"kept as labels, which tasks may use as label:COLUMN: {', '.join(self.labels)}")
+        if self.dropped:
+            log(f"not read: {', '.join(self.dropped)}")
 
 
 def prepare(
@@ -68,16 +79,17 @@ def prepare(
 ) -> Corpus:
     """Turn one's own recordings into a corpus.
 
-    A CSV has the columns ``path`` (relative to the CSV or absolute, any format and rate that
-    libsndfile reads), ``split`` (train, dev, test), and any of ``start`` and ``end`` (seconds, for
-    a segment of a longer recording), ``text``, ``phones`` (separated by spaces), ``speaker``,
-    ``label``; further columns become labels of their own name. A folder is read as Hugging Face's
-    ``audiofolder`` (``metadata.csv`` or ``.jsonl`` with ``file_name``, or ``split/label/*.wav``)
-    or holds parquet files. Recordings that cannot be used are left out, counted, and named in
-    ``issues.tsv``.
+    A table (see `speechft.data.tables`) has the columns ``path`` (relative to it or absolute, any
+    format and rate that libsndfile reads), ``split`` (train, dev, test), and any of ``start`` and
+    ``end`` (seconds, for a segment of a longer recording), ``channel`` (from 0), ``text``,
+    ``phones`` (separated by spaces), ``speaker``, ``label``; further columns become labels of their
+    own name. A folder is read as Hugging Face's ``audiofolder`` (``metadata.csv`` or ``.jsonl``
+    with ``file_name``, or ``split/label/*.wav``), as Common Voice's (``train.tsv`` beside
+    ``clips``), or holds parquet files. Recordings that cannot be used are left out, counted, and
+    named in ``issues.tsv``.
 
     Args:
-        place: The CSV, parquet file or folder.
+        place: The table, parquet file or folder.
         folder: Where the manifests go.
         options: How recordings are inspected.
         disjoint_speakers: Refuse speakers that train shares with dev or test.
@@ -85,7 +97,8 @@ def prepare(
     Raises:
         DataError: The table cannot be read, lacks a column, or nothing in it can be used.
     """
-    table = _read(place, folder)
+    table = read_place(place, folder)
+    table.tell()
     scan = _scan(table)
     if disjoint_speakers:
         scan.disjoint = (("train", "dev", "test"),)
@@ -94,51 +107,55 @@ def prepare(
     return build(GENERIC, root, scan, folder, options, name=place.stem, config=config)
 
 
-def _read(place: Path, folder: Path) -> Table:
+def read_place(place: Path, folder: Path) -> Table:
+    """Return the recordings of a table, a parquet file or a folder.
+
+    Args:
+        place: What the user gives.
+        folder: Where audio goes that has no file of its own.
+
+    Raises:
+        DataError: It cannot be read, or lacks a column.
+    """
     if place.is_dir():
-        parquet = sorted(place.rglob("*.parquet"))
+        parquet = [path for path in look_below(place).others if path.suffix == ".parquet"]
         return _parquet(parquet, place, folder) if parquet else _audiofolder(place)
     if place.suffix.lower() == ".parquet":
         return _parquet([place], place.parent, folder)
-    rows = _read_csv(place)
-    return Table(rows, [_resolve(place.parent, row["path"]) for row in rows], [place], place.parent)
-
-
-def _read_csv(path: Path, required: tuple[str, ...] = ("path", "split")) -> list[dict[str, str]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [{k.strip(): (v or "").strip() for k, v in row.items() if k} for row in reader]
-            columns = [name.strip() for name in reader.fieldnames or [] if name]
-    except FileNotFoundError:
-        raise DataError(f"corpus table {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"corpus table {path} cannot be read: {error}") from None
-    named = [
-        _NAMES.get(name, name) if _NAMES.get(name) not in columns else name for name in columns
-    ]
-    _require(path, named, columns, required)
-    if not rows:
-        raise DataError(f"corpus table {path} has no rows")
-    new = dict(zip(columns, named, strict=True))
-    return [{new[k]: v for k, v in row.items()} for row in rows]
-
-
-def _require(
-    path: Path, columns: Iterable[str], given: Iterable[str], required: tuple[str, ...]
-) -> None:
-    missing = [name for name in required if name not in columns]
-    if missing:
+    if place.suffix.lower() in SUFFIXES and place.is_file() and is_manifest(place):
         raise DataError(
-            f"corpus table {path} lacks the column {', '.join(missing)}; "
-            f"it has: {', '.join(given)}",
-            hint="columns are path, split and any of start, end, text, phones, speaker, label",
+            f"{place} is a lhotse manifest, not a table",
+            hint=f"speechft extract takes it as it is; as a table, write path,split,text of its "
+            f"cuts to {place.stem}.csv",
         )
+    named = split_of(place.stem)
+    content = read_table(place, ("path",) if named else ("path", "split"))
+    table = Table([], [], [place], place.parent)
+    _add_rows(table, content, place.parent, lambda _: named or "")
+    return table
 
 
-def _resolve(folder: Path, text: str) -> Path:
-    path = Path(text).expanduser()
-    return (path if path.is_absolute() else folder / path).resolve()
+def _add_rows(table: Table, content: RowTable, folder: Path, split: Callable[[str], str]) -> None:
+    """Add the rows of a table.
+
+    Args:
+        table: Where they go.
+        content: The rows.
+        folder: What paths are relative to.
+        split: From the path of a row without a split to its split.
+    """
+    for row in content.rows:
+        chosen = row.get("split", "") or ("" if "split" in content.columns else split(row["path"]))
+        table.add({**row, "split": chosen}, resolve(folder, row["path"]))
+    table.issues += [Issue("bad-label", problem, path) for path, problem in content.problems]
+    table.labels |= dict.fromkeys(content.labels)
+    table.dropped |= {f"{name} of {content.path.name}": None for name in content.dropped}
+
+
+def resolve(folder: Path, text: str) -> Path:
+    """Return the file that a table in ``folder`` means, links followed where they lead to one."""
+    found = locate(folder, text)
+    return found.resolve() if found.exists() else found
 
 
 def split_of(name: str) -> str | None:
@@ -150,36 +167,71 @@ def split_of(name: str) -> str | None:
 
 
 def _audiofolder(root: Path) -> Table:
-    """Read Hugging Face's audiofolder: metadata beside the audio, or labels as folder names."""
-    metadata = [path for name in _METADATA for path in sorted(root.rglob(name))]
-    table = Table([], [], metadata, root)
-    for path in metadata:
-        for row in _metadata_rows(path):
-            split = row.get("split") or _split_by_folder(path, row["path"], root)
-            table.rows.append({**row, "split": split or "train"})
-            table.audio.append(_resolve(path.parent, row["path"]))
-    if metadata:
+    """Read a folder: by its tables, or by the names of its folders."""
+    below = look_below(root)
+    chosen, unread = _tables_of(root, below.others)
+    table = Table([], [], chosen, root)
+    table.dropped |= {str(path.relative_to(root)): None for path in unread}
+    for path in chosen:
+        named = split_of(path.stem)
+
+        def split(text: str, path: Path = path, named: str | None = named) -> str:
+            return named or _split_by_folder(path, text, root) or "train"
+
+        _add_rows(table, read_table(path), path.parent, split)
+    if chosen:
         known = set(table.audio)
-        for audio in audio_below(root):
+        for audio in below.audio:
             if audio.resolve() not in known:
-                problem = f"{metadata[0].name} does not mention it"
+                problem = f"{chosen[0].name} does not mention it"
                 table.issues.append(Issue("no-label", problem, str(audio), audio.stem))
         return table
-    for audio in audio_below(root):
+    for audio in below.audio:
         place = audio.relative_to(root)
-        split = _split_of(place)
-        row = {"path": str(place), "split": split or "train"}
+        row = {"path": str(place), "split": _split_of(place) or "train"}
         if place.parent.name and split_of(place.parent.name) is None:
             row["label"] = place.parent.name
-        table.rows.append(row)
-        table.audio.append(audio.resolve())
+        table.add(row, audio.resolve() if audio.exists() else audio)
     if not table.rows:
-        known_suffixes = ", ".join(AUDIO_SUFFIXES)
+        known_suffixes = ", ".join(sorted(AUDIO_SUFFIXES))
         raise DataError(
             f"folder {root} holds no recordings ({known_suffixes}), no {' or '.join(_METADATA)} "
             "and no parquet"
         )
     return table
+
+
+def _tables_of(root: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the tables of a folder that are read, and those that are not.
+
+    ``metadata.*`` counts first; then tables that are called after splits (``train.tsv`` of Common
+    Voice); then one table alone.
+
+    Raises:
+        DataError: Several tables name recordings, and nothing says which is meant.
+    """
+    metadata = [path for path in files if path.name in _METADATA]
+    others = [path for path in files if path not in metadata and is_table(path)]
+    if metadata:
+        return metadata, others
+    speaking = [path for path in others if _names_recordings(path)]
+    splits = [path for path in speaking if split_of(path.stem)]
+    if splits:
+        return splits, [path for path in others if path not in splits]
+    if len(speaking) > 1:
+        names = ", ".join(str(path.relative_to(root)) for path in speaking)
+        raise DataError(
+            f"folder {root} holds several tables of recordings: {names}",
+            hint="give the one that is meant instead of the folder",
+        )
+    return speaking, [path for path in others if path not in speaking]
+
+
+def _names_recordings(path: Path) -> bool:
+    try:
+        return bool(read_table(path).rows)
+    except DataError:
+        return False
 
 
 def _split_by_folder(metadata: Path, text: str, root: Path) -> str | None:
@@ -193,40 +245,18 @@ def _split_of(place: Path) -> str | None:
     return next((s for part in place.parts[:-1] if (s := split_of(part))), None)
 
 
-def _metadata_rows(path: Path) -> list[dict[str, str]]:
-    if path.suffix == ".csv":
-        return _read_csv(path, required=("path",))
-    rows = []
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}") from None
-        rows.append(as_cells(row))
-        _require(path, rows[-1], row, ("path",))
-    return rows
-
-
-def as_cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """Return a row of a Hugging Face dataset as text, columns named as here."""
-    cells = {}
-    for name, value in row.items():
-        if value is not None and not isinstance(value, dict):
-            text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-            cells[_NAMES.get(name, name)] = text
-    return cells
-
-
 def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
     table = Table([], [], paths, root)
     for path in paths:
         split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
         place = folder / "audio" / path.relative_to(root).with_suffix("")
-        for row, audio in read_parquet(path, place, root):
-            table.rows.append({"split": split, **as_cells(row), "path": str(audio)})
-            table.audio.append(audio)
+        for number, (row, audio) in enumerate(read_parquet(path, place, root), 1):
+            cells, dropped = as_cells(row)
+            table.dropped |= {f"{name} of {path.name}": None for name in dropped}
+            cells = {name: cell for name, cell in cells.items() if meaning(name) != "path"}
+            cells = renamed(cells, f"{path}, row {number}")
+            table.labels |= {k: None for k in cells if k not in KNOWN and k != "label"}
+            table.add({"split": split, **cells, "path": str(audio)}, audio)
     return table
 
 
@@ -239,54 +269,59 @@ def _scan(table: Table) -> Scan:
 
 
 def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
-    seen: set[tuple[Path, float | None, float | None]] = set()
+    seen: set[tuple[Path, float | None, float | None, int | None]] = set()
     for number, (row, path) in enumerate(zip(table.rows, table.audio, strict=True)):
+        name = f"{number:07d}-{path.stem}"
         try:
-            start, end = _seconds(row, "start"), _seconds(row, "end")
-            problem = _row_problem(row, start, end)
+            part = segment_of(row)
+            problem = _row_problem(row, part)
         except ValueError as error:
-            start, end, problem = None, None, str(error)
-        if problem is None and (path, start, end) in seen:
+            part, problem = Segment(), str(error)
+        key = (path, part.start, part.end, part.channel)
+        if problem is None and key in seen:
             issues.append(Issue("listed-twice", "listed twice", row["path"]))
         elif problem is not None:
             issues.append(Issue("bad-label", problem, row["path"]))
         else:
-            seen.add((path, start, end))
+            seen.add(key)
+            split = _SPLITS.get(row["split"].lower(), row["split"])
+            text = row.get("text", "")
+            if described := _DESCRIBED.findall(text):
+                shown = " ".join(described[:3])
+                whole = not _DESCRIBED.sub("", text).strip()
+                what = "it describes a sound and is left out" if whole else "it is read as words"
+                problem = f"the text holds {shown}: {what}"
+                issues.append(Issue("bracketed-text", problem, row["path"], name, split))
+                text = "" if whole else text
             yield (
                 Draft(
-                    id=f"{number:07d}-{path.stem}",
+                    id=name,
                     path=path,
-                    text=row.get("text") or None,
+                    text=text or None,
                     speaker=row.get("speaker") or None,
                     phones=[(phone, 0.0, 0.0) for phone in row.get("phones", "").split()],
-                    labels={k: v for k, v in row.items() if v and k not in _KNOWN},
-                    start=start,
-                    end=end,
+                    labels={k: v for k, v in row.items() if v and _is_label(k, part)},
+                    start=part.start,
+                    end=part.end,
+                    channel=part.channel,
                 ),
-                _SPLITS.get(row["split"], row["split"]),
+                split,
             )
 
 
-def _seconds(row: Mapping[str, str], column: str) -> float | None:
-    text = row.get(column, "")
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(f"the {column} {text!r} is not a number of seconds")
-    return value
+def _is_label(column: str, part: Segment) -> bool:
+    """Return whether a column is kept as a label: a duration too, where it cuts no segment."""
+    return column not in KNOWN or (column == "duration" and part.end is None)
 
 
-def _row_problem(row: Mapping[str, str], start: float | None, end: float | None) -> str | None:
+def _row_problem(row: Mapping[str, str], part: Segment) -> str | None:
+    start, end = part.start or 0.0, part.end
     if not row["path"]:
         return "the path is empty"
     if not row.get("split"):
         return "the split is empty"
     if not _SPLIT_NAME.fullmatch(row["split"]):
         return f"the split {row['split']!r} is not a plain name such as train, dev, test"
-    if end is not None and end <= (start or 0.0):
-        return f"the end, {end:g} s, is not after the start, {start or 0.0:g} s"
+    if end is not None and end <= start:
+        return f"the end, {end:g} s, is not after the start, {start:g} s"
     return None

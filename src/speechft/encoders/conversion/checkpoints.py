@@ -23,14 +23,14 @@ from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, delta_tensors, read_details
 from speechft.encoders.conversion.keys import (
     encoder_prefix,
-    guess_family,
     is_pretraining_head,
     is_s3prl,
-    normalise_weight_norm,
     to_hugging_face,
 )
 from speechft.encoders.conversion.safe_pickle import load_pickle, plain
 from speechft.encoders.conversion.tensors import Tensor, memory_tensor, safetensors_tensors
+from speechft.encoders.families import FAMILIES, recognise
+from speechft.encoders.families.tables import normalise_weight_norm
 from speechft.errors import CheckpointError
 from speechft.files import (
     CONFIG_NAME,
@@ -45,14 +45,7 @@ from speechft.files import (
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
 
-_ENCODER_ROOTS = (
-    "adapter",
-    "encoder",
-    "feature_extractor",
-    "feature_projection",
-    "masked_spec_embed",
-    "pos_conv_embed",
-)
+_ENCODER_ROOTS = frozenset(root for family in FAMILIES.values() for root in family.roots)
 _WEIGHT_KEYS = {"model_weight": "s3prl", "Upstream": "s3prl-downstream", "state_dict": "spin"}
 
 
@@ -67,7 +60,7 @@ class Checkpoint:
     naming: str
     """``hf``, ``s3prl`` or ``unknown``."""
     family: str | None
-    """``hubert``, ``wav2vec2``, ``wavlm``, ``decoar2`` or another model type; None if unclear."""
+    """Its ``model_type``; None if unclear."""
     config: dict[str, Any] | None
     """Configuration in Hugging Face terms."""
     tensors: dict[str, Tensor]
@@ -227,10 +220,10 @@ def _weights_key(loaded: Mapping[str, Any]) -> tuple[str | None, str]:
         if key in loaded:
             return key, kind
     if isinstance(loaded.get("model"), Mapping):
-        if "cfg" in loaded or "args" in loaded:
-            names = loaded["model"]
-            return "model", "wavlm" if guess_family(set(names)) == "wavlm" else "fairseq"
-        return "model", "decoar2" if guess_family(set(loaded["model"])) == "decoar2" else "fairseq"
+        family, told = recognise(loaded["model"]), "cfg" in loaded or "args" in loaded
+        if family is None:
+            return "model", "fairseq"
+        return "model", family.file_format if told else family.bare_format
     return None, "tensors"
 
 
@@ -253,7 +246,8 @@ def _identify(
         )
     inner = {n: n.removeprefix(prefix) for n in tensors if n.startswith(prefix)}
     naming = "s3prl" if is_s3prl(inner.values()) else "hf"
-    family = guess_family(set(inner.values()) | set(tensors))
+    guessed = recognise({*inner.values(), *tensors})
+    family = None if guessed is None else guessed.name
     if config and config.get("model_type"):
         family = str(config["model_type"])
     names = {}
@@ -276,7 +270,7 @@ def _canonical(name: str, inner: str | None, naming: str, family: str | None) ->
     if inner is None:
         return name if naming == "hf" and is_pretraining_head(name) else None
     if naming == "s3prl":
-        return to_hugging_face(inner, decoar2=family == "decoar2") or inner
+        return to_hugging_face(inner, family) or inner
     if inner.split(".")[0] in _ENCODER_ROOTS or is_pretraining_head(inner):
         return normalise_weight_norm(inner)
     return None

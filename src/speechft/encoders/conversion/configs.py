@@ -4,53 +4,18 @@ from __future__ import annotations
 
 import ast
 import operator
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from speechft.encoders.conversion.tensors import Tensor
+from speechft.encoders.families import FAMILIES, find_family, in_s3prl
+from speechft.encoders.families.tables import FIELDS
 from speechft.errors import CheckpointError
 
 KEPT_KEYS = ("task_cfg", "model_cfg", "dictionaries_symbols", "cfg", "args")
 """Keys of a checkpoint, beside the weights, that describe the model."""
 
-_FIELDS: tuple[tuple[str, str], ...] = (
-    ("encoder_embed_dim", "hidden_size"),
-    ("encoder_layers", "num_hidden_layers"),
-    ("encoder_attention_heads", "num_attention_heads"),
-    ("encoder_ffn_embed_dim", "intermediate_size"),
-    ("activation_fn", "hidden_act"),
-    ("layer_norm_first", "do_stable_layer_norm"),
-    ("conv_bias", "conv_bias"),
-    ("conv_pos", "num_conv_pos_embeddings"),
-    ("conv_pos_groups", "num_conv_pos_embedding_groups"),
-    ("dropout", "hidden_dropout"),
-    ("attention_dropout", "attention_dropout"),
-    ("activation_dropout", "activation_dropout"),
-    ("dropout_input", "feat_proj_dropout"),
-    ("encoder_layerdrop", "layerdrop"),
-    ("mask_prob", "mask_time_prob"),
-    ("mask_length", "mask_time_length"),
-    ("mask_channel_prob", "mask_feature_prob"),
-    ("mask_channel_length", "mask_feature_length"),
-)
-_WAVLM_FIELDS = (("num_buckets", "num_buckets"), ("max_distance", "max_bucket_distance"))
 _CNN_NORM = {"default": "group", "layer_norm": "layer"}
-ARCHITECTURES = {"hubert": "HubertModel", "wav2vec2": "Wav2Vec2Model", "wavlm": "WavLMModel"}
-
-DECOAR2 = {
-    "model_type": "decoar2",
-    "architectures": ["Decoar2Model"],
-    "num_mel_bins": 80,
-    "num_attention_heads": 12,
-    "hidden_act": "gelu",
-    "hidden_dropout": 0.1,
-    "attention_dropout": 0.1,
-    "activation_dropout": 0.0,
-    "feat_proj_dropout": 0.1,
-    "layerdrop": 0.05,
-}
-"""What the published DeCoAR 2.0 file does not say about itself; sizes are read off its tensors."""
 
 
 def describes_model(content: Mapping[str, Any]) -> bool:
@@ -74,10 +39,11 @@ def to_hugging_face(
     model, task = sections(content)
     name = model.get("_name") or model.get("arch") or task.get("_name", "")  # arch: before hydra
     family = family or family_by_name(str(name))
-    if family not in ARCHITECTURES:
+    known = find_family(family)
+    if known is None or not known.is_fairseq:
         raise unsupported_family(family)
-    config: dict[str, Any] = {"model_type": family, "architectures": [ARCHITECTURES[family]]}
-    for left, right in _FIELDS + (_WAVLM_FIELDS if family == "wavlm" else ()):
+    config: dict[str, Any] = {"model_type": family, "architectures": [known.architecture]}
+    for left, right in FIELDS + known.config_fields:
         if left in model:
             config[right] = model[left]
         elif right in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
@@ -104,28 +70,13 @@ def to_hugging_face(
 
 def from_hugging_face(config: Mapping[str, Any], normalize: bool) -> dict[str, Any]:
     """Return ``model_cfg`` in the fields of s3prl for a Hugging Face configuration."""
-    pairs = _FIELDS + (_WAVLM_FIELDS if config.get("model_type") == "wavlm" else ())
+    family = find_family(config.get("model_type"))
+    pairs = FIELDS + (() if family is None else family.config_fields)
     model = {left: config[right] for left, right in pairs if right in config}
     layers = zip(config["conv_dim"], config["conv_kernel"], config["conv_stride"], strict=True)
     model["conv_feature_layers"] = str([tuple(layer) for layer in layers])
     model["extractor_mode"] = "default" if config["feat_extract_norm"] == "group" else "layer_norm"
-    if config.get("model_type") == "wavlm":
-        model |= {"normalize": normalize, "relative_position_embedding": True}
-        model["gru_rel_pos"] = True
-    return model
-
-
-def processor(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``preprocessor_config.json`` for an encoder that takes 16 kHz waveforms."""
-    return {
-        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
-        "feature_size": 1,
-        "sampling_rate": 16000,
-        "padding_value": 0.0,
-        "padding_side": "right",
-        "do_normalize": bool(config.get("do_normalize", False)),
-        "return_attention_mask": config.get("feat_extract_norm", "layer") == "layer",
-    }
+    return model if family is None else model | family.fairseq_fields(normalize)
 
 
 _DEFAULT_CONV = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
@@ -158,34 +109,6 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
         raise CheckpointError(f"conv_feature_layers {text!r} cannot be read: {error}") from None
 
 
-def decoar2_config(
-    tensors: Mapping[str, Tensor], fields: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Return DeCoAR 2.0's configuration: sizes from the tensors, the rest given or as published.
-
-    Args:
-        tensors: Tensors by name.
-        fields: Fields by their names in s3prl, such as ``encoder_attention_heads``.
-    """
-    given = fields or {}
-    known = {right: given[left] for left, right in _FIELDS if left in given and right in DECOAR2}
-    layers = {int(m.group(1)) for n in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", n))}
-    _, per_group, kernel = tensors["encoder.pos_conv.0.parametrizations.weight.original1"].shape
-    hidden, bins = tensors["post_extract_proj.weight"].shape
-    return (
-        DECOAR2
-        | known
-        | {
-            "num_mel_bins": bins,
-            "hidden_size": hidden,
-            "num_hidden_layers": len(layers),
-            "intermediate_size": tensors["encoder.layers.0.fc1.bias"].shape[0],
-            "num_conv_pos_embeddings": kernel,
-            "num_conv_pos_embedding_groups": hidden // per_group,
-        }
-    )
-
-
 def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the model's and the task's fields, whichever layout the file has."""
     if "model_cfg" in content:
@@ -210,9 +133,9 @@ def family_by_name(name: str) -> str:
     Raises:
         CheckpointError: It stands for none that is known.
     """
-    for family in (*ARCHITECTURES, "decoar2"):
-        if name.replace("wav2vec_", "wav2vec2").startswith(family):
-            return family
+    for family in FAMILIES.values():
+        if family.in_s3prl and name.startswith((family.name, *family.aliases)):
+            return family.name
     raise unsupported_family(name)
 
 
@@ -220,6 +143,6 @@ def unsupported_family(name: str) -> CheckpointError:
     """Build the error for a family that s3prl and fairseq files are not read for."""
     return CheckpointError(
         f"the checkpoint's configuration names the family {name!r}; supported in s3prl's and "
-        f"fairseq's formats are: {', '.join((*ARCHITECTURES, 'decoar2'))}",
+        f"fairseq's formats are: {', '.join(in_s3prl())}",
         hint="give its configuration with --config, as a config.json or a checkpoint that has one",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,10 @@ from typing import Any
 from speechft.console import log
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint, open_checkpoint
-from speechft.encoders.conversion.keys import CONV, WEIGHT_V
-from speechft.encoders.conversion.tensors import Tensor
+from speechft.encoders.families import FAMILIES, Family, find_family
+from speechft.encoders.families.fairseq import CONFIG_HINT
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
-
-PUBLISHED_HEADS = {768: 12, 1024: 16, 1280: 16, 1920: 16}
-"""Attention heads by hidden size in all published HuBERT, wav2vec 2.0 and WavLM models."""
-
-PUBLISHED_CNN = ((10, 5), (3, 2), (3, 2), (3, 2), (3, 2), (2, 2), (2, 2))
-"""Kernel and stride of each convolution in the same models."""
-
-_HINT = (
-    "give its configuration with --config (config=... in Python): a config.json, an encoder folder,"
-    " or the s3prl or fairseq checkpoint that it was tuned from"
-)
 
 
 def complete_settings(
@@ -57,9 +45,15 @@ def complete_settings(
             f"{family!r}"
         )
     settings = dict(settings)
-    if settings.get("do_normalize") is None and family != "decoar2":
+    if settings.get("do_normalize") is None and takes_normalized(family):
         settings["do_normalize"] = implied_normalisation(settings)
     return settings
+
+
+def takes_normalized(family: str | None) -> bool:
+    """Return whether a configuration of this ``model_type`` may ask for normalised waveforms."""
+    known = find_family(family)
+    return known is None or known.takes_normalized
 
 
 def told_settings(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -101,7 +95,7 @@ def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if path.is_dir() or path.suffix != ".json":
         settings = open_checkpoint(path).settings()
         if settings is None:
-            raise CheckpointError(f"{path} has no configuration", hint=_HINT)
+            raise CheckpointError(f"{path} has no configuration", hint=CONFIG_HINT)
         return settings
     content = read_json(path)
     if not isinstance(content, dict):
@@ -119,9 +113,9 @@ def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
             f"encoder_embed_dim (s3prl, fairseq); its keys: {', '.join(map(str, content))[:200]}"
         )
     tensors = checkpoint.by_name()
-    if checkpoint.family == "decoar2":
-        return configs.decoar2_config(tensors, configs.sections(content)[0])
-    return configs.to_hugging_face(content, checkpoint.family, tensors)
+    family = find_family(checkpoint.family)
+    read = None if family is None else family.read_fields(tensors, configs.sections(content)[0])
+    return read or configs.to_hugging_face(content, checkpoint.family, tensors)
 
 
 def published_settings(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -131,54 +125,26 @@ def published_settings(checkpoint: Checkpoint) -> dict[str, Any]:
         CheckpointError: Family, number of heads or strides cannot be known.
     """
     tensors = checkpoint.by_name()
-    if checkpoint.family == "decoar2":
-        settings = configs.decoar2_config(tensors)
-        heads, dim = settings["num_attention_heads"], settings["hidden_size"]
-        if dim % heads:
-            raise CheckpointError(
-                f"{checkpoint.source} holds no configuration, and its dimension {dim} does not go "
-                f"with the published {heads} attention heads",
-                hint=_HINT,
-            )
-        log(f"{checkpoint.source} holds no configuration: {heads} heads taken, as published")
-        return settings
-    family = _family(checkpoint)
-    sizes = known_sizes(checkpoint)
-    heads = _heads(tensors, sizes["hidden_size"])
-    kernels = tuple(sizes["conv_kernel"])
-    unknown = [] if heads else ["the number of attention heads"]
-    unknown += [] if kernels == tuple(k for k, _ in PUBLISHED_CNN) else ["the CNN's strides"]
-    if unknown:
-        raise CheckpointError(
-            f"{checkpoint.source} holds no configuration, and its sizes are not those of a "
-            f"published model: {' and '.join(unknown)} cannot be known",
-            hint=_HINT,
-        )
-    large = sizes["feat_extract_norm"] == "layer"
-    told = f"{family}, {heads} heads, {'pre' if large else 'post'}-norm layers"
-    log(f"{checkpoint.source} holds no configuration: taken as published ({told})")
-    return sizes | {
-        "model_type": family,
-        "architectures": [configs.ARCHITECTURES[family]],
-        "num_attention_heads": heads,
-        "conv_stride": [stride for _, stride in PUBLISHED_CNN],
-        "do_stable_layer_norm": large,
-        "do_normalize": large,
-    }
+    settings, told = _family(checkpoint).published(tensors, checkpoint.source)
+    log(f"{checkpoint.source} holds no configuration: {told}")
+    return settings
 
 
-def _family(checkpoint: Checkpoint) -> str:
-    if checkpoint.family in configs.ARCHITECTURES:
-        return str(checkpoint.family)
+def _family(checkpoint: Checkpoint) -> Family:
+    known = find_family(checkpoint.family)
+    if known is not None and known.in_s3prl:
+        return known
     named = (checkpoint.content.get("Args") or {}).get("upstream")
     if isinstance(named, str):
-        return configs.family_by_name(named)
-    if checkpoint.format == "spin":
-        return "hubert"  # WavLM is recognised by its tensors
+        return FAMILIES[configs.family_by_name(named)]
+    families = [f for f in FAMILIES.values() if f.is_fairseq]
+    for family in families:
+        if checkpoint.format in family.assumed_for:
+            return family
     raise CheckpointError(
-        f"{checkpoint.source} holds no configuration and no pre-training head, so that HuBERT "
-        "cannot be told from wav2vec 2.0",
-        hint=_HINT,
+        f"{checkpoint.source} holds no configuration and no pre-training head, so that it cannot "
+        f"be told which of these it is: {', '.join(f.name for f in families)}",
+        hint=CONFIG_HINT,
     )
 
 
@@ -188,38 +154,7 @@ def known_sizes(checkpoint: Checkpoint) -> dict[str, Any]:
     Raises:
         CheckpointError: Tensors that every encoder has are missing.
     """
-    tensors = checkpoint.by_name()
-    if checkpoint.family == "decoar2":
-        return configs.decoar2_config(tensors)
-    layers = {int(m.group(1)) for n in tensors if (m := re.match(r"encoder\.layers\.(\d+)\.", n))}
-    try:
-        hidden, per_group, positions = tensors[WEIGHT_V].shape
-        inner = tensors["encoder.layers.0.feed_forward.intermediate_dense.bias"].shape[0]
-        count = len([n for n in tensors if n.startswith("feature_ext") and n.endswith("v.weight")])
-        shapes = [tensors[f"{CONV.format(i=i)}.conv.weight"].shape for i in range(count)]
-    except (KeyError, ValueError):
-        raise CheckpointError(
-            f"{checkpoint.source} is no complete encoder of a known family; its tensors begin "
-            f"with {', '.join(list(checkpoint.tensors)[:3])}",
-            hint=_HINT,
-        ) from None
-    normed = f"{CONV.format(i=1)}.layer_norm.weight" in tensors
-    sizes = {
-        "hidden_size": hidden,
-        "num_hidden_layers": len(layers),
-        "intermediate_size": inner,
-        "num_conv_pos_embeddings": positions,
-        "num_conv_pos_embedding_groups": hidden // per_group,
-        "conv_dim": [shape[0] for shape in shapes],
-        "conv_kernel": [shape[2] for shape in shapes],
-        "conv_bias": f"{CONV.format(i=0)}.conv.bias" in tensors,
-        "num_feat_extract_layers": count,
-        "feat_extract_norm": "layer" if normed else "group",
-    }
-    buckets = tensors.get("encoder.layers.0.attention.rel_attn_embed.weight")
-    return sizes if buckets is None else sizes | {"num_buckets": buckets.shape[0]}
-
-
-def _heads(tensors: Mapping[str, Tensor], hidden: int) -> int | None:
-    gates = tensors.get("encoder.layers.0.attention.gru_rel_pos_const")  # WavLM's: (1, H, 1, 1)
-    return PUBLISHED_HEADS.get(hidden) if gates is None else gates.shape[1]
+    family = find_family(checkpoint.family)
+    if family is None:
+        family = next(f for f in FAMILIES.values() if f.is_fairseq)
+    return family.known_sizes(checkpoint.by_name(), checkpoint.source)

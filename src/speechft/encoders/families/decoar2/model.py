@@ -1,11 +1,9 @@
-"""DeCoAR 2.0 as a Hugging Face model of our own; importing this module registers it."""
+"""DeCoAR 2.0 and its front end as a Hugging Face model; importing this module registers it."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +12,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutput
-
-from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.files import PROCESSOR_NAME
-
-_FRAME, _SHIFT = 400, 160
-_HOP = 2 * _SHIFT
 
 
 class Decoar2Config(PretrainedConfig):  # type: ignore[misc]
@@ -180,71 +172,23 @@ class Decoar2Model(PreTrainedModel):  # type: ignore[misc]
         return BaseModelOutput(last, tuple(states) if output_hidden_states else None)
 
 
-class Decoar2Encoder(HuggingFaceEncoder):
-    """DeCoAR 2.0 behind the encoder contract.
+def log_mel_transform(bins: int) -> nn.Module:
+    """Return the map from (1, S) samples to (1, 2T, bins) Kaldi features with a shift of 10 ms."""
+    from lhotse.features.kaldi.layers import Wav2LogFilterBank
 
-    Frame t covers samples [320 t, 320 t + 400), as with a convolutional encoder. The front end has
-    no weights: nothing is frozen where stable fine-tuning freezes the downsampler.
-
-    Args:
-        model: `Decoar2Model`.
-        mode: ``exact`` or ``s3prl``; hidden states are the same, reported lengths differ.
-    """
-
-    def _set_up_downsampler(self) -> list[tuple[int, int]]:
-        from lhotse.features.kaldi.layers import Wav2LogFilterBank
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # snip_edges is what we want; NumPy 2 deprecations
-            transform: nn.Module = Wav2LogFilterBank(
-                sampling_rate=16_000,
-                window_type="hamming",
-                dither=0.0,
-                snip_edges=True,
-                num_filters=self.model.config.num_mel_bins,
-                high_freq=0.0,
-            )
-        # lhotse's bank differs by 1.4e-5, which normalisation and layers carry beyond 1e-5
-        transform._fb = nn.Parameter(_mel_bank(self.model.config.num_mel_bins))
-        # kept out of the module tree: it has no weights to train or to save
-        self._transform = [transform.requires_grad_(False)]
-        return [(_FRAME, _HOP)]
-
-    def downsample(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
-        """Return (B, T, 80) normalised log-mel features, zero beyond each utterance."""
-        self._check_lengths(lengths)
-        transform = self._transform[0].to(waveforms.device)
-        frames = int(self.frame_lengths(lengths.max()))
-        rows = []
-        with torch.autocast(waveforms.device.type, enabled=False):
-            for waveform, samples in zip(waveforms, lengths.tolist(), strict=True):
-                row = log_mel_features(transform, waveform[:samples].float())
-                rows.append(F.pad(row, (0, 0, 0, frames - len(row))))
-        return torch.stack(rows).to(self.model.dtype)
-
-    def _project(self, features: Tensor) -> Tensor:
-        model = self.model
-        hidden: Tensor = model.feature_projection_dropout(model.post_extract_proj(features))
-        return hidden
-
-    def downsampler_names(self) -> frozenset[str]:
-        """Return nothing: the front end has no weights."""
-        return frozenset()
-
-    def downsampler_settings(self) -> str:
-        """Return the number of mel bins."""
-        return f"decoar2 {self.model.config.num_mel_bins}"
-
-    @property
-    def depends_on_batch(self) -> bool:
-        """Return False: padding never leaks into the features, not even in s3prl's mode."""
-        return False
-
-    def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors; load with `AutoModel` after this import."""
-        super().save(folder)
-        with contextlib.suppress(FileNotFoundError):
-            (folder / PROCESSOR_NAME).unlink()  # it would promise a front end that takes waveforms
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # snip_edges is what we want; NumPy 2 deprecations
+        transform: nn.Module = Wav2LogFilterBank(
+            sampling_rate=16_000,
+            window_type="hamming",
+            dither=0.0,
+            snip_edges=True,
+            num_filters=bins,
+            high_freq=0.0,
+        )
+    # lhotse's bank differs by 1.4e-5, which normalisation and layers carry beyond 1e-5
+    transform._fb = nn.Parameter(_mel_bank(bins))
+    return transform.requires_grad_(False)
 
 
 def log_mel_features(transform: nn.Module, waveform: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""What the columns of a table of recordings mean, however they are called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from speechft.data.text import composed
+from speechft.errors import DataError
+
+KNOWN = ("path", "split", "start", "end", "duration", "channel", "text", "phones", "speaker")
+"""Columns that are read; all others become labels of their own name."""
+_OTHERS: dict[str, tuple[str, ...]] = {
+    "path": (
+        *("file_name", "filename", "file", "file_path", "filepath", "audio", "audio_path"),
+        *("audio_file", "audio_filepath", "audiofile", "wav", "wav_path", "wav_filename"),
+    ),
+    "split": ("subset", "set", "partition"),
+    "start": ("start_time", "offset", "begin", "segment_start", "start_seconds"),
+    "end": ("end_time", "stop", "segment_end", "end_seconds"),
+    "channel": ("channel_id",),
+    "text": ("transcription", "transcript", "sentence", "transcripts"),
+    "speaker": ("speaker_id", "spk", "spk_id", "speakerid", "client_id"),
+}
+"""Other names, as Hugging Face, Common Voice and NeMo have them."""
+_MEANING = {other: name for name, others in _OTHERS.items() for other in others}
+
+
+def meaning(column: str) -> str:
+    """Return what a column is called here: ``File Name`` is ``path``; others keep their name."""
+    plain = composed(column).strip().strip("\ufeff")
+    folded = re.sub(r"[\s.-]+", "_", plain.lower())
+    if folded in KNOWN or folded == "label":
+        return folded
+    return _MEANING.get(folded, plain)
+
+
+def renamed(row: Mapping[str, str], where: str) -> dict[str, str]:
+    """Return a row by the names of columns here.
+
+    Args:
+        row: Cells by column as the table has them.
+        where: Table and line, for the error.
+
+    Raises:
+        DataError: Two columns mean the same and differ.
+    """
+    cells: dict[str, str] = {}
+    given: dict[str, str] = {}
+    for column, value in row.items():
+        name = meaning(column)
+        text = composed(value).strip()
+        if name in cells and text and cells[name] and text != cells[name]:
+            raise DataError(
+                f"{where}: the columns {given[name]!r} and {column!r} both mean {name}, but hold "
+                f"{cells[name]!r} and {text!r}",
+                hint="rename the one that is not meant, or take it out",
+            )
+        if text or name not in cells:
+            cells[name], given[name] = text, column
+    return cells
+
+
+def as_cells(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Return a row of JSON or parquet as text, and the columns that are no text.
+
+    Lists are joined by spaces; sections are left out.
+    """
+    cells, dropped = {}, []
+    for name, value in row.items():
+        if isinstance(value, Mapping) or name is None:
+            dropped.append(str(name))
+        elif value is not None:
+            is_list = isinstance(value, list)
+            cells[str(name)] = " ".join(map(str, value)) if is_list else str(value)
+    return cells, dropped
+
+
+def require(path: Any, columns: Iterable[str], given: Iterable[str], names: Iterable[str]) -> None:
+    """Refuse a table without columns that are needed.
+
+    Raises:
+        DataError: Names what it lacks and what it has.
+    """
+    has = set(columns)
+    missing = [name for name in names if name not in has]
+    if missing:
+        raise DataError(
+            f"corpus table {path} lacks the column {', '.join(missing)}; "
+            f"it has: {', '.join(given)}",
+            hint="columns are path, split and any of start, end, channel, text, phones, speaker, "
+            "label; the first line names them",
+        )
