@@ -19,7 +19,8 @@ from speechft.compositions import check_recipe
 from speechft.data.manifest import Corpus
 from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.config import EvaluationConfig, ProbeConfig
+from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import choose_tasks
 from speechft.files import read_json
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
@@ -58,8 +59,8 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Corpus
         "librispeech": {},
         "aishell3": {"per_speaker": 12, "text": "广州", "labels": _pinyin},
         "crema-d": {"speakers": 10, "per_speaker": 2},
-        "snips": {},
-        "speech-commands": {},
+        "snips": {"labels": _slots},
+        "speech-commands": {"labels": _keyword},
     }
 
     def archive(name: str) -> Corpus:
@@ -115,6 +116,15 @@ SMALLER = {
 
 def _pinyin(split: str, who: int, number: int) -> dict[str, str]:
     return {"pinyin": "guang3 zhou1"}
+
+
+def _slots(split: str, who: int, number: int) -> dict[str, str]:
+    return {"slots": "O B-playlist", "intent": "AddToPlaylist"}
+
+
+def _keyword(split: str, who: int, number: int) -> dict[str, str]:
+    word = ("yes", "left")[number % 2]
+    return {"keyword": word, "word": word}
 
 
 def _encoder(name: str, folder: Path) -> Path:
@@ -191,6 +201,42 @@ def test_a_recipe_trains_from_the_archive_on(
         assert len(history["losses"]) == 10
         assert history["skipped"] == 0
         assert history["dropout"]["hidden_dropout"] == 0.1
+
+
+@pytest.mark.integration
+def test_a_miniature_runs_from_archives_to_the_row_beside_published_ones(
+    tmp_path: Path,
+    archives: Callable[[str], Corpus],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The ablation: plain beside stable, both merged, on the four tasks of SUPERB_S."""
+    quick = ProbeConfig(learning_rates=(1e-2, 3e-2), extend=0, units=(8,), epochs=2, batch=16)
+    monkeypatch.setitem(PROTOCOLS, "quick", {"frame": quick, "utterance": quick})
+    places = {"pr": "librispeech", "sid": "voxceleb1", "er": "iemocap", "sf": "snips"}
+    changes = {
+        "encoder": str(_encoder("hubert-base", tmp_path / "base")),
+        "data.corpus": str(archives("voxceleb1").folder),
+        "data.evaluation": {task: str(archives(name).folder) for task, name in places.items()},
+        "finetuning.steps": 10,
+        "finetuning.head_only": 0.3,
+        "finetuning.precision": "fp32",
+        "evaluation.protocol": "quick",
+        "evaluation.precision": "fp32",
+        "evaluation.max_left_out": 1.0,
+    }
+    name = f"hubert-base-voxceleb1-sid-ablation{MINIATURE}"
+    summary = pipeline.run(load_recipe(Recipe, name, changes=changes), tmp_path / "run")
+    assert {row.task for row in summary.rows} == set(places)
+    merged = [row.encoder for row in summary.rows if row.alpha == 0.25 and row.task == "pr"]
+    assert merged == ["Speech-FT (0.25)", "plain merged (0.25)"]
+    assert len({row.encoder_digest for row in summary.rows}) == 5
+    shown = capsys.readouterr()
+    assert "estimate: 20 updates" in shown.err
+    assert "SUPERB_S beside published rows" in shown.out
+    report = summary.report.read_text()
+    assert "HuBERT Base, Speech-FT on ASR" in report
+    assert "905.79" in report
 
 
 @pytest.mark.parametrize("name", PAPER)

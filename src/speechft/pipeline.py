@@ -449,7 +449,7 @@ def _report(
     header, cells = table(shown, by_encoder)
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     if superb is not None:
-        print_table("SUPERB_S beside published rows", *superb.cells())
+        print_table("SUPERB_S beside published rows", *superb.cells(brief=True))
         print("\n".join(superb.notes))
     print("\n".join(said))
     log(f"report: {folder / 'report.html'}")

@@ -56,7 +56,7 @@ def test_seeds_are_shown_together(capsys: pytest.CaptureFixture[str]) -> None:
     print_results(rows, "default")
     printed = capsys.readouterr().out
     assert "51.00 [45.00, 62.00] *" in printed
-    assert "over items and 3 seeds" in " ".join(printed.split())
+    assert "over test groups and 3 seeds" in " ".join(printed.split())
     assert "* the probe was still improving" in printed
 
 

@@ -131,6 +131,9 @@ def test_csv_and_latex_hold_the_same_cells() -> None:
     lines = [line for line in as_csv(table).splitlines() if not line.startswith("#")]
     assert list(csv.reader(io.StringIO("\n".join(lines)))) == [header, *cells]
     latex = as_latex(table)
+    assert r"PR PER \% $\downarrow$" in latex
+    short, brief = table.cells(brief=True)
+    assert (short, brief[0]) == (header[:-2], cells[0][:-2])
     assert r"my\_encoder \& co" in latex
     body = [line for line in latex.splitlines() if line.endswith(r"\\")]
     assert len(body) == 1 + len(cells)

@@ -97,11 +97,18 @@ class SuperbTable:
     notes: tuple[str, ...]
     """What a reader has to know."""
 
-    def cells(self) -> tuple[list[str], list[list[str]]]:
-        """Return header and cells, for a terminal, CSV or LaTeX."""
+    def cells(self, *, brief: bool = False) -> tuple[list[str], list[list[str]]]:
+        """Return header and cells.
+
+        Args:
+            brief: Leave out what is the same for all or in the rows: protocol and learning rates.
+        """
         header = ["encoder", *(_heading(key) for key in self.keys)]
         header += ["SUPERB_S", "other constants", "protocol", "learning rates"]
-        return header, [self._cells(line) for line in self.lines]
+        cells = [self._cells(line) for line in self.lines]
+        if brief:
+            return header[:-2], [line[:-2] for line in cells]
+        return header, cells
 
     def _cells(self, line: Line) -> list[str]:
         figures = []
@@ -271,11 +278,11 @@ def _overlaps(rows: Sequence[ResultRow], lines: Sequence[Line]) -> list[str]:
 
 def _heading(key: Key) -> str:
     task, metric = key
-    arrow = "higher" if measure_of(task, metric).higher_is_better else "lower"
-    return f"{task.upper()} {measure_of(task, metric).heading} ({arrow} is better)"
+    measure = measure_of(task, metric)
+    return f"{task.upper()} {measure.heading} {'↑' if measure.higher_is_better else '↓'}"
 
 
 def _escaped(text: str) -> str:
     for mark in "&%_#$":
         text = text.replace(mark, f"\\{mark}")
-    return text
+    return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$")
