@@ -147,7 +147,8 @@ class SplitReader:
 
     def _suited(self) -> list[str]:
         """Return the tasks that could be tuned on."""
-        return [task.name for task in TASKS.values() if self._suits(task)]
+        tasks = (task.at(self.encoder.timing) for task in TASKS.values())
+        return [task.name for task in tasks if self._suits(task)]
 
     def _suits(self, task: Task) -> bool:
         """Return whether a task could be tuned on; a large corpus is judged by its statistics."""
