@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test test-long check format clean
 
 setup: .venv/.ready
 
@@ -27,6 +27,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+test-long: setup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
 
 check: setup
 	$(BIN)/ruff check .

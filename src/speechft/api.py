@@ -327,9 +327,10 @@ def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:
 
 
 def _listed(encoders: Any) -> list[Any]:
-    """Return one or several encoders, names or objects, as a list."""
+    """Return one or several encoders, names or objects, as a list; paths become text."""
     several = not isinstance(encoders, (str, Path)) and not callable(encoders)
-    return list(encoders) if several and hasattr(encoders, "__iter__") else [encoders]
+    listed = list(encoders) if several and hasattr(encoders, "__iter__") else [encoders]
+    return [str(item) if isinstance(item, Path) else item for item in listed]
 
 
 def _changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def test_groups_are_drawn_as_a_whole() -> None:
     assert resampled(single) == resampled(items) == "200 items"
 
 
-@pytest.mark.parametrize("groups", [True, False])
+@pytest.mark.parametrize("groups", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_paired_intervals_over_speakers_cover_what_they_say(groups: bool) -> None:
     """Nominal 90 % over 30 speakers who differ in what a fine-tuning costs them.
 

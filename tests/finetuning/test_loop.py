@@ -156,7 +156,10 @@ def long_run(folder: Path, corpus: Corpus, strategy: str, workers: int) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(("strategy", "workers"), [("stable", 0), ("plain", 0), ("plain-cnn", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "workers"),
+    [("stable", 0), pytest.param("plain", 0, marks=pytest.mark.long), ("plain-cnn", 2)],
+)
 def test_killed_and_resumed_equals_uninterrupted_to_the_bit(
     tmp_path: Path, tones: Corpus, strategy: str, workers: int
 ) -> None:

@@ -116,6 +116,7 @@ def test_an_overflow_is_left_out_and_halves_the_scale(
     assert _scaler(tmp_path)["scale"] == 2.0**10
 
 
+@pytest.mark.long
 @pytest.mark.integration
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's tracer asks, and hides it
 def test_compiled_layers_compute_the_same_through_phases_lengths_and_a_stop(
