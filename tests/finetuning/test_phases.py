@@ -104,7 +104,7 @@ def _expected(encoder: HuggingFaceEncoder, strategy: str) -> set[str]:
 
 
 def _pairs() -> list[Any]:
-    """Return every strategy on two families and every family by two strategies; the rest is long."""
+    """Return every strategy on two families, every family by two strategies; the rest is long."""
     families = [*FAMILIES, *(f"{f} large" for f in FAMILIES), "decoar2"]
     return [
         pytest.param(
