@@ -60,7 +60,7 @@ def bootstrap_values(
     units = _units(items, groups, measure)
     if len(np.unique(units)) < 2:
         return None
-    return _resampled(items, units, seed, measure)
+    return _resampled([items], units, seed, measure)[0]
 
 
 def resampled(items: Sequence[Item], measure: Measure = RATIO) -> str:
@@ -261,18 +261,26 @@ def _units(items: Sequence[Item], groups: bool, measure: Measure) -> npt.NDArray
 
 
 def _resampled(
-    items: Sequence[Item], units: npt.NDArray[np.int64], seed: int, measure: Measure
-) -> Floats:
-    """Return the metric of ``_DRAWS`` resamples; undefined ones take the metric of the items."""
+    parts: Sequence[Sequence[Item]], units: npt.NDArray[np.int64], seed: int, measure: Measure
+) -> list[Floats]:
+    """Return the metric of ``_DRAWS`` resamples, the same ones for every part.
+
+    Resamples in which the metric is undefined take the metric of the items.
+    """
     count = int(units.max()) + 1
-    rng, values = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    values: list[list[Floats]] = [[] for _ in parts]
     for first in range(0, _DRAWS, _BLOCK):
         size = min(_BLOCK, _DRAWS - first)
         draws = rng.integers(count, size=(size, count))
-        weights = np.stack([np.bincount(row, minlength=count) for row in draws]).astype(float)
-        values.append(measure.statistic(items, weights[:, units]))
-    result = np.concatenate(values)
-    return np.where(np.isfinite(result), result, measure.value(items))
+        places = (draws + count * np.arange(size)[:, None]).ravel()
+        weights = np.bincount(places, minlength=size * count).reshape(size, count).astype(float)
+        for items, found in zip(parts, values, strict=True):
+            found.append(measure.statistic(items, weights[:, units]))
+    return [
+        np.where(np.isfinite(result), result, measure.value(items))
+        for items, result in zip(parts, map(np.concatenate, values), strict=True)
+    ]
 
 
 def _differences(
@@ -281,7 +289,7 @@ def _differences(
     if [item.id for item in first] != [item.id for item in second]:
         raise ValueError("paired comparison needs the same utterances in the same order")
     units = _units(first, groups, measure)
-    one, two = (_resampled(items, units, seed, measure) for items in (first, second))
+    one, two = _resampled([first, second], units, seed, measure)
     return one - two
 
 
