@@ -19,7 +19,7 @@ from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.score import Anchor, Anchors
+from speechft.evaluation.miniature_score import Anchor, Anchors
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.files import write_json
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder

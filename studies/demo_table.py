@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechft.evaluation.score import load_anchors
+from speechft.evaluation.miniature_score import load_anchors
 
 HERE = Path(__file__).with_name("demo")
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "study-alpha.png"

@@ -16,6 +16,7 @@ from processes import Child
 from speechft import pipeline
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
+from speechft.evaluation import encoders
 from speechft.evaluation.candidates import distinct_names
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.predictions import items_of
@@ -198,7 +199,7 @@ def test_tables_of_own_recordings_do_not_share_a_folder(
         opened.extend(corpora)
         raise DataError("enough")
 
-    monkeypatch.setattr(pipeline, "assign_tasks", keep)
+    monkeypatch.setattr(encoders, "assign_tasks", keep)
     config = EvaluationConfig(tasks=("label",), floors=())
     with pytest.raises(DataError, match="enough"):
         pipeline.evaluate(["mfcc"], list(map(str, tables)), config, tmp_path / "out")

@@ -9,19 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.console import log, print_table, warn
+from speechft.console import log, print_table
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError
-from speechft.evaluation.candidates import Candidate, typed_candidates
-from speechft.evaluation.config import RANDOM, EvaluationConfig
+from speechft.evaluation.candidates import Candidate
+from speechft.evaluation.config import RANDOM
+from speechft.evaluation.encoders import evaluate as evaluate
 from speechft.evaluation.failures import Failures
-from speechft.evaluation.protocols import protocol_notes
-from speechft.evaluation.score import load_anchors, miniature_score
+from speechft.evaluation.miniature_score import scores
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder, tasks_of
 from speechft.evaluation.superb_table import scored_table
 from speechft.exposure import estimate, mark_overlap
@@ -29,9 +28,8 @@ from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
-from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
+from speechft.results import ResultRow, Role, mean_over_seeds, write_rows
 from speechft.runs import lock, publish
-from speechft.tasks import find_task
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
 from speechft.version import __version__
@@ -113,75 +111,6 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
             summary = _report(state, rows, curve, models, command)
         state.failures.raise_any(folder)
         return summary
-
-
-def evaluate(
-    encoders: Sequence[Any],
-    corpus: str | Sequence[str],
-    config: EvaluationConfig,
-    folder: Path,
-    *,
-    seed: int = 0,
-) -> list[ResultRow]:
-    """Evaluate frozen encoders; writes ``results.jsonl``.
-
-    Rows of earlier evaluations into the same folder stay, where nothing new replaces them.
-
-    Args:
-        encoders: As the user typed or gave them, see `typed_candidates`.
-        corpus: As `find_corpus` takes it, one or several; see `assign_tasks`.
-        config: Tasks and protocol.
-        folder: Where results go.
-        seed: Seed of the probes.
-
-    Raises:
-        SpeechftError: Something is wrong with an encoder, a task or the corpus. Where single tasks
-            of encoders fail, all others are evaluated and written before it is raised.
-    """
-    with lock(folder):
-        candidates = typed_candidates(encoders)
-        digests = {candidate.name: candidate.digest() for candidate in candidates}
-        file = folder / "results.jsonl"
-        earlier = read_rows(file) if file.exists() else []
-        given = [corpus] if isinstance(corpus, str) else corpus
-        places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
-        opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
-        tasks, by_task = assign_tasks(config, opened)
-        for note, about in protocol_notes(config.protocol, tasks).items():
-            log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
-        cache, rows, failures = DownsamplerCache(), [], Failures()
-        settings: dict[str, Any] = {"seed": seed, "cache": cache, "failures": failures}
-        for candidate in candidates:
-            rows += evaluate_encoder(candidate, tasks, by_task, config, folder, **settings)
-        kept = _kept(earlier, rows, digests)
-        write_rows(file, [*kept, *rows])
-        failures.raise_any(folder)
-    return rows
-
-
-def _kept(
-    earlier: Sequence[ResultRow], rows: Sequence[ResultRow], digests: Mapping[str, str]
-) -> list[ResultRow]:
-    """Return the earlier rows that stay: nothing new replaces them, and names mean what they meant.
-
-    Args:
-        earlier: Rows that the folder held.
-        rows: New rows.
-        digests: Of the encoders that were evaluated now, by name.
-    """
-    measured: set[tuple[object, ...]] = {(r.encoder, r.task, r.evaluation, r.seed) for r in rows}
-    measured |= {(r.encoder, r.task, None, r.protocol) for r in rows}
-    kept, others = [], set()
-    for row in earlier:
-        older = row.evaluation is None
-        key = (row.encoder, row.task, row.evaluation, row.protocol if older else row.seed)
-        if digests.get(row.encoder, row.encoder_digest) != row.encoder_digest:
-            others.add(row.encoder)
-        elif key not in measured:
-            kept.append(row)
-    for name in sorted(others):
-        warn(f"{name} is another encoder than before: earlier figures of that name are left out")
-    return kept
 
 
 def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
@@ -388,23 +317,6 @@ def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:
         "predictions": None,
     }
     return row.model_copy(update=changes)
-
-
-def scores(rows: Sequence[ResultRow], evaluated: Mapping[str, Corpus]) -> dict[str, float | None]:
-    """Return the miniature SUPERB score by encoder; None where the anchors do not apply.
-
-    Args:
-        rows: Figures.
-        evaluated: The corpus of each task.
-    """
-    anchors = load_anchors()
-    figures: dict[str, dict[str, float]] = {}
-    for row in mean_over_seeds(rows):
-        if row.metric == find_task(row.task).metric:
-            figures.setdefault(row.encoder, {})[row.task] = row.value
-    fits = all(corpus.info.get("spec") == anchors.corpus for corpus in evaluated.values())
-    fits = fits and all(row.protocol == anchors.protocol for row in rows)
-    return {n: miniature_score(values, anchors) if fits else None for n, values in figures.items()}
 
 
 def _between(rows: Sequence[ResultRow], curve: Sequence[ResultRow]) -> list[ResultRow]:

@@ -19,6 +19,7 @@ from speechft.evaluation.identity import Identity, encoder_folder, slug
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import evaluate_encoder
+from speechft.evaluation.task_evaluation import APART
 from speechft.files import read_json
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
@@ -141,6 +142,11 @@ def test_the_mode_of_the_encoder_is_part_of_it(
     probe = (tmp_path / str(rows[1].predictions)).parent / "probe"
     assert read_json(probe / "pipeline.json")["mode"] == "s3prl"
     assert speechft.load_pipeline(probe).encoder.depends_on_batch
+
+
+def test_every_key_that_is_set_apart_exists() -> None:
+    assert set(EvaluationConfig.model_fields) > APART
+    assert {"layers", "mode", "limit"} == set(EvaluationConfig.model_fields) - APART
 
 
 def test_the_name_of_an_encoder_is_only_a_label(

@@ -9,15 +9,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from speechft.evaluation.miniature_score import Anchor, Anchors, load_anchors, miniature_score
 from speechft.evaluation.score import (
     RATIO,
-    Anchor,
-    Anchors,
     bootstrap_interval,
     bootstrap_values,
     hierarchical_interval,
-    load_anchors,
-    miniature_score,
     paired_difference,
     paired_p_value,
     resampled,

@@ -15,9 +15,9 @@ from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.compare import difference_table
 from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.crops import cropped
 from speechft.evaluation.predictions import read_items, write_items
 from speechft.evaluation.suite import assign_tasks, choose_tasks
-from speechft.evaluation.task_evaluation import cropped
 from speechft.results import ResultRow, write_rows
 from speechft.tasks import SUPERB, find_task
 from speechft.tasks.base import Item

@@ -17,10 +17,10 @@ from speechft.data.augment import SpecAugment
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.crops import crop_variants
 from speechft.evaluation.grid import Grid, Probe, make_grid
 from speechft.evaluation.split_data import (
     SplitData,
-    crop_variants,
     evaluation_batches,
     random_windows,
 )

@@ -1,4 +1,4 @@
-"""Uncertainty and scores: bootstrap intervals, paired differences, the miniature SUPERB score.
+"""Uncertainty: bootstrap intervals and paired differences.
 
 What is drawn is a group of items, such as all of a speaker: items of one speaker are alike, and
 drawn one by one they give intervals that are too narrow. Items are drawn one by one only where they
@@ -7,14 +7,11 @@ have no groups, and `resampled` says which of the two it is.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from importlib import resources
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from speechft.config import Config
 from speechft.tasks.base import Item
 from speechft.tasks.measures import Measure, ratio
 
@@ -198,57 +195,6 @@ def paired_p_value(
     values = _differences(first, second, seed, measure, groups)
     shares = (float(np.mean(values <= 0)), float(np.mean(values >= 0)))
     return min(1.0, max(2 * min(shares), 1.0 / _DRAWS))
-
-
-class Anchor(Config):
-    """The two fixed points of a task's score."""
-
-    floor: float
-    """Metric of MFCC features under the same protocol."""
-    ceiling: float
-    """Metric of an encoder of the same size trained as a whole on the probe's data."""
-
-
-class Anchors(Config):
-    """Fixed points of the miniature SUPERB score, committed before any fine-tuning."""
-
-    version: str
-    """Name of this set."""
-    corpus: str
-    """Digest of the embedded corpus' specification that they were measured on."""
-    protocol: str
-    """Protocol that they were measured with."""
-    start: str = ""
-    """Digest of the encoder whose weights the toplines started from."""
-    tasks: dict[str, Anchor]
-    """By task."""
-
-
-def load_anchors() -> Anchors:
-    """Return the packaged anchors of the embedded corpus."""
-    text = (resources.files("speechft") / "assets" / "anchors.json").read_text(encoding="utf-8")
-    return Anchors.model_validate(json.loads(text))
-
-
-def miniature_score(figures: Mapping[str, float], anchors: Anchors) -> float | None:
-    """Return 1000 times the mean of (x - floor) / (ceiling - floor) over the anchored tasks.
-
-    The form of SUPERB_S (Speech-FT, equations 4 and 5), not clipped, with our own anchors.
-
-    Args:
-        figures: Metric by task.
-        anchors: Fixed points.
-
-    Returns:
-        The score, or None when a task is missing or nothing is anchored.
-    """
-    if not anchors.tasks or not set(anchors.tasks) <= set(figures):
-        return None
-    parts = [
-        (figures[task] - anchor.floor) / (anchor.ceiling - anchor.floor)
-        for task, anchor in anchors.tasks.items()
-    ]
-    return 1000.0 * float(np.mean(parts))
 
 
 def _units(items: Sequence[Item], groups: bool, measure: Measure) -> npt.NDArray[np.int64]:

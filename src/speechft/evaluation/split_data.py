@@ -94,14 +94,6 @@ class SplitData:
         return padded, lengths.to(device), targets
 
 
-def crop_variants(cuts: Sequence[Cut]) -> dict[str, list[int]]:
-    """Return the numbers of the cuts that are crops of the same one, by its id."""
-    groups: dict[str, list[int]] = {}
-    for number, cut in enumerate(cuts):
-        groups.setdefault(cut.id.partition("#crop")[0], []).append(number)
-    return groups if len(groups) < len(cuts) else {}
-
-
 def evaluation_batches(data: SplitData, order: Sequence[int]) -> Iterator[list[int]]:
     """Yield batches of evaluation, from short to long, of bounded size."""
     states, dim = data.shape

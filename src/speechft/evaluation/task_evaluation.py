@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.console import log
-from speechft.data.batching import seed_of
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.devices import arithmetic_of, pick_device, resolve_precision
 from speechft.errors import DataError
 from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.crops import cropped, write_crops
 from speechft.evaluation.identity import Identity
 from speechft.evaluation.limit import limited
 from speechft.evaluation.pipelines import save_pipeline
@@ -26,7 +25,7 @@ from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval, resampled
 from speechft.features.extract import Features, count_frames
-from speechft.files import atomic_write, file_digest, json_digest
+from speechft.files import file_digest, json_digest
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
@@ -43,10 +42,9 @@ if TYPE_CHECKING:
 
 
 _LIMIT = "evaluation.max_left_out, for evaluate --set max_left_out"
-_APART = frozenset(
-    "tasks floors seeds protocol precision cache frame_cache_gb frame_codec frame_memory_gb device "
-    "max_left_out language_model beam_search".split()
-)
+APART = frozenset(
+    ("tasks", "floors", "cache", "frame_cache_gb", "frame_memory_gb", "max_left_out")
+) | {"seeds", "protocol", "precision", "frame_codec", "language_model", "beam_search"}
 """Keys of the configuration that decide no figure, or that the identity resolves by itself; any
 other key that differs from its default is part of the identity."""
 
@@ -93,7 +91,7 @@ class TaskEvaluation:
             "precision": resolve_precision(config.precision, pick_device()),
         }
         changed = config.model_dump(mode="json", exclude_defaults=True)
-        resolved |= {key: value for key, value in changed.items() if key not in _APART}
+        resolved |= {key: value for key, value in changed.items() if key not in APART}
         if self._codec is not None:
             resolved["frame_codec"] = self._codec
         if task.language_model is not None:
@@ -356,14 +354,7 @@ class TaskEvaluation:
 
     def _save(self, scratch: Path, by_fold: Sequence[Sequence[ProbeResult]]) -> None:
         """Keep the probes of the first seed; those of further folds beside that of the first."""
-        crops = [cut.id for cut in self.cuts() if "#crop" in cut.id]
-        if crops:
-            with atomic_write(scratch / "crops.jsonl") as file:
-                for r in self.folds:
-                    for cut in (*r.train, *r.dev, *r.test):
-                        if "#crop" in cut.id:
-                            line = {"id": cut.id, "start": cut.start, "duration": cut.duration}
-                            file.write((json.dumps(line) + "\n").encode())
+        write_crops(scratch / "crops.jsonl", self.cuts())
         if not self.task.trained:
             return
         for number, results in enumerate(by_fold):
@@ -377,33 +368,6 @@ class TaskEvaluation:
                 digest=self.digest,
                 evaluation=self.config,
             )
-
-
-def cropped(
-    task: Task, cuts: Sequence[Cut], seconds: float | None, count: int, seed: int
-) -> list[Cut]:
-    """Return ``count`` random crops of every cut that is longer; shorter ones as they are.
-
-    Args:
-        task: Says which cuts may be cropped.
-        cuts: What to crop.
-        seconds: Length of a crop; None crops nothing.
-        count: Crops of a cut.
-        seed: Seed of their places.
-    """
-    if seconds is None:
-        return list(cuts)
-    result: list[Cut] = []
-    for cut in cuts:
-        if cut.duration <= seconds + 0.01 or not task.croppable(cut):
-            result.append(cut)
-            continue
-        places = round((cut.duration - seconds) * cut.sampling_rate) + 1
-        for number in range(count):
-            start = seed_of(seed, "crop", number, cut.id) % places / cut.sampling_rate
-            part = cut.truncate(offset=start, duration=seconds)
-            result.append(part.with_id(f"{cut.id}#crop{number}"))
-    return result
 
 
 def _merged(parts: Sequence[Sequence[Item]]) -> list[Item]:

@@ -14,8 +14,9 @@ from speechft.errors import ConfigError, DataError
 from speechft.features.extract import count_frames
 from speechft.finetuning.config import PRETRAINING
 from speechft.tasks import TASKS
-from speechft.tasks.base import NO_FRAME, Split, Task
+from speechft.tasks.base import Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
+from speechft.tasks.parts import NO_FRAME
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -11,14 +11,9 @@ from speechft.data.labels import MAX_LEFT_OUT
 from speechft.errors import ConfigError, DataError
 from speechft.tasks.measures import Item, Measure
 from speechft.tasks.parts import (
-    NO_AUDIO,
     NO_FRAME,
     NO_LABEL,
-    NO_SYMBOL,
-    OF_LEFT_OUT,
-    TOO_LONG,
     TOO_SHORT,
-    UNSEEN,
     Labels,
     Level,
     Model,
@@ -40,14 +35,6 @@ if TYPE_CHECKING:
     from speechft.tasks.word_search import LanguageModel
 
 __all__ = [
-    "NO_AUDIO",
-    "NO_FRAME",
-    "NO_LABEL",
-    "NO_SYMBOL",
-    "OF_LEFT_OUT",
-    "TOO_LONG",
-    "TOO_SHORT",
-    "UNSEEN",
     "Item",
     "Level",
     "Predictions",
