@@ -308,3 +308,14 @@ def test_the_place_of_an_encoder_is_written_only_when_it_changes(
     before = (folder / "encoder.json").stat().st_mtime_ns
     save_candidate(folder, candidate, "0" * 64)
     assert (folder / "encoder.json").stat().st_mtime_ns == before
+
+
+def test_layers_that_are_not_there_are_refused_before_anything_is_encoded(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **named: Any) -> None:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr("speechft.evaluation.suite.extract", refuse)
+    with pytest.raises(ConfigError, match="layer 9: the encoder has the hidden states 0"):
+        run([str(tiny_hubert)], tones, tmp_path, "style", layers="9")

@@ -222,6 +222,7 @@ def _extract(
     jobs: Sequence[TaskEvaluation],
 ) -> Features:
     """Run the encoder once over the union of all splits of tasks on the same corpus."""
+    layers = None if config.layers == "all" else pick_layers(config.layers, encoder.num_layers)
     cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
     framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
     features = extract(
@@ -234,8 +235,7 @@ def _extract(
         storage=_storage(digest, config),
         description=f"features of {name}",
     )
-    if config.layers != "all":
-        features.layers = pick_layers(config.layers, encoder.num_layers)
+    features.layers = layers
     return features
 
 
