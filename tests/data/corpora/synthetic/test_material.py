@@ -77,7 +77,7 @@ def test_an_evaluation_takes_it_as_it_is(
     monkeypatch.setitem(
         protocols.PROTOCOLS, "quick", {"frame": linear, "utterance": linear, **recurrent}
     )
-    monkeypatch.setattr("speechft.pipeline.find_corpus", lambda name, folder: corpus)
+    monkeypatch.setattr("speechft.evaluation.encoders.find_corpus", lambda name, folder: corpus)
     config = EvaluationConfig(tasks=names, protocol="quick", precision="fp32", floors=())
     rows = evaluate([str(tiny_hubert)], "synthetic-archives", config, tmp_path)
     tested = {row.task: (row.split, row.n) for row in rows}
