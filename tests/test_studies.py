@@ -10,6 +10,8 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 DRAWS = 20_000
 _ENCODERS = ("stable", "pre-trained", "MFCC")
@@ -163,3 +165,12 @@ def test_all_points_of_the_curve_are_of_the_same_lineages(table: ModuleType) -> 
     items = {task: {"speakers": ["a", "b"], "totals": [1, 1]} for task in table.TASKS}
     curve = table.curve_of(table.Study(tables, items), "sid")["pr"]
     assert curve == {0.0: [50.0], 0.25: [60.0], 0.5: [70.0], 1.0: [60.0]}
+
+
+@pytest.mark.parametrize("family", ["wav2vec2", "wavlm", "decoar2"])
+def test_packaged_encoders_without_training_are_as_drawn(family: str, tmp_path: Path) -> None:
+    drawn = study("random_encoders")
+    drawn.write_random(family, tmp_path / "new")
+    packaged = load_file(drawn.ASSETS / f"random-{family}" / "model.safetensors")
+    for name, tensor in load_file(tmp_path / "new" / "model.safetensors").items():
+        torch.testing.assert_close(packaged[name], tensor)
