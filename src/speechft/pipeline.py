@@ -15,7 +15,7 @@ from speechft.console import log, print_table
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
-from speechft.errors import ConfigError
+from speechft.errors import ConfigError, DataError
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import RANDOM
 from speechft.evaluation.encoders import evaluate as evaluate
@@ -46,6 +46,8 @@ class Run:
     tasks: list[Task]
     evaluated: dict[str, Corpus]
     """The corpus that each task is evaluated on."""
+    pretrained: tuple[Corpus, ...] = ()
+    """Heard by the encoder before."""
     cache: DownsamplerCache = field(default_factory=DownsamplerCache)
     seconds: dict[str, float] = field(default_factory=dict)
     failures: Failures = field(default_factory=Failures)
@@ -100,6 +102,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
             state.tasks,
             state.evaluated,
             folder,
+            state.pretrained,
         )
         curve = _curve(state, rows, main)
         write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
@@ -154,11 +157,23 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
         tasks, evaluated = tasks_of(recipe.evaluation, by_task), by_task
     else:
         tasks, evaluated = assign_tasks(recipe.evaluation, list(further.values()) or [corpus])
-    state = Run(recipe, folder, corpus, corpora, tasks, evaluated)
+    heard = _pretraining(recipe, further, folder)
+    state = Run(recipe, folder, corpus, corpora, tasks, evaluated, heard)
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
     write_text(folder / "recipe.yaml", recipe.as_yaml())
     return state
+
+
+def _pretraining(recipe: Recipe, opened: Mapping[str, Corpus], folder: Path) -> tuple[Corpus, ...]:
+    """Open what pre-training heard; what is not prepared is said, and counted nowhere."""
+    found = []
+    for number, name in enumerate(dict.fromkeys(recipe.data.pretraining), 1):
+        try:
+            found.append(opened.get(name) or find_corpus(name, folder / f"corpus-heard-{number}"))
+        except DataError as error:
+            log(f"pre-training heard {name}, which is not prepared: not compared ({error})")
+    return tuple(found)
 
 
 def _evaluation_corpora(recipe: Recipe) -> dict[str, str]:

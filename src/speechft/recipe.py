@@ -32,6 +32,9 @@ class DataConfig(Config):
     """Corpora of the evaluation, where that is not ``corpus``. Of a list a task takes the first
     that has lists of its own for it, else the first that supports it; of a mapping the one of its
     name, and those of tasks that are not evaluated need not be there."""
+    pretraining: tuple[str, ...] = ()
+    """Prepared corpora whose training speech the encoder heard before, as far as that is known.
+    Every row counts what of its tests was in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
