@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,11 +37,12 @@ from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
-    read_header,
+    indexed_files,
     read_json,
     read_processor,
     weight_files,
 )
+from speechft.headers import read_header
 
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
@@ -146,8 +148,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     elif (folder / BIN_NAME).is_file() or (folder / BIN_INDEX_NAME).is_file():
         files = (folder / BIN_NAME,)
         if not files[0].is_file():
-            shards = sorted(set(read_json(folder / BIN_INDEX_NAME)["weight_map"].values()))
-            files = tuple(folder / name for name in shards)
+            files = tuple(indexed_files(folder / BIN_INDEX_NAME))
         tensors = {}
         for file in files:
             tensors.update(_wrap(load_pickle(file)))
@@ -256,7 +257,7 @@ def _identify(
         if new is not None:
             names[name] = new
     if len(set(names.values())) != len(names):
-        double = sorted({n for n in names.values() if list(names.values()).count(n) > 1})
+        double = sorted(n for n, count in Counter(names.values()).items() if count > 1)
         raise CheckpointError(f"{source}: tensors occur twice under {', '.join(double[:5])}")
     if config is None and configs.describes_model(content):
         config = configs.to_hugging_face(content, family, {n: tensors[o] for o, n in names.items()})

@@ -14,7 +14,7 @@ from speechft.encoders.conversion.keys import is_pretraining_head, no_upstream
 from speechft.encoders.conversion.tensors import Tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.errors import CheckpointError
-from speechft.files import read_header
+from speechft.headers import read_header
 
 REST_NAME = "s3prl.safetensors"
 """File of a converted folder with what an s3prl or fairseq file holds beside the encoder."""
