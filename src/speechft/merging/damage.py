@@ -66,22 +66,28 @@ class Fills:
 
 def _is_filled(base: Buffer, move: Buffer | None, value: float) -> bool:
     places = [0, base.size // 3, base.size // 2, base.size - 1]
-    picked = base[places] if move is None else base[places] + move[places]
-    if not _near(picked, value):
-        return False
-    return _near(base if move is None else base + move, value)
+    picked = None if move is None else move[places]
+    return _are_near(base[places], picked, value) and _are_near(base, move, value)
 
 
-def _near(values: Buffer, value: float) -> bool:
-    return bool(np.all(np.abs(values - value) <= _ROUNDING * abs(value)))
+def _are_near(base: Buffer, move: Buffer | None, value: float) -> bool:
+    """Tell whether elements are one value, but for the rounding of the sum."""
+    allowed = _ROUNDING * abs(value)
+    if move is None:
+        return bool(np.all(np.abs(base - value) <= allowed))
+    return bool(np.all(np.abs(base + move - value) <= allowed + _ROUNDING * np.abs(base)))
 
 
 def _filled_rows(rows: Buffer, moves: Buffer | None) -> set[int]:
-    picked = rows[:, _PLACES] if moves is None else rows[:, _PLACES] + moves[:, _PLACES]
+    picked = rows[:, _PLACES]
+    allowed = np.abs(picked).max(axis=1, initial=0)
+    if moves is not None:
+        picked = picked + moves[:, _PLACES]
     spread = np.abs(picked - picked[:, :1]).max(axis=1, initial=0)
-    found = np.flatnonzero(spread <= _ROUNDING * np.abs(picked[:, 0]))
-    return {
-        row
-        for row in found.tolist()
-        if _is_filled(rows[row], None if moves is None else moves[row], float(picked[row, 0]))
-    }
+    found = np.flatnonzero(spread <= 3 * _ROUNDING * allowed)
+    result = set()
+    for row in found.tolist():
+        move = None if moves is None else moves[row]
+        if _is_filled(rows[row], move, float(picked[row, 0])):
+            result.add(row)
+    return result

@@ -265,17 +265,25 @@ _WEIGHT_ENDS = (".weight", ".bias", ".original0", ".original1")
 _INDICES = ("ids", "index", "indices", "buckets")
 
 
-def layer_cosines(change: Change) -> dict[str, float]:
-    """Return the median cosine of every layer's matrices; layer weight counts, biases do not."""
+def layer_cosines(change: Change, zeros: bool = True) -> dict[str, float]:
+    """Return the median cosine of every layer's matrices; layer weight counts, biases do not.
+
+    Args:
+        change: How a tuned model differs.
+        zeros: Count matrices of zeros, with a cosine of 0.
+    """
+    cosines = {
+        name: cosine
+        for name in change.matrices
+        if (cosine := change.tensors[name].cosine) is not None
+        and (zeros or 0 not in (change.tensors[name].base_base, change.tensors[name].tuned_tuned))
+    }
     groups: dict[str, list[float]] = defaultdict(list)
-    for name in change.matrices:
-        layer = layer_of(name)
-        cosine = change.tensors[name].cosine
-        if cosine is not None and layer is not None:
+    for name, cosine in cosines.items():
+        if (layer := layer_of(name)) is not None:
             groups[f"layer {layer}"].append(cosine)
     if not groups:
-        everything = [change.tensors[n].cosine for n in change.matrices]
-        groups["all"] = [c for c in everything if c is not None]
+        groups["all"] = list(cosines.values())
     return {name: statistics.median(values) for name, values in groups.items() if values}
 
 
@@ -333,7 +341,7 @@ def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[O
 
 
 def _check_layers(base: Checkpoint, model: Checkpoint, change: Change) -> list[Objection]:
-    layers = layer_cosines(change)
+    layers = layer_cosines(change, zeros=False)
     worst = min(layers, key=lambda name: layers[name]) if layers else ""
     if not layers or layers[worst] >= MIN_SCORE:
         return []
@@ -355,7 +363,7 @@ def _check_tensor(name: str, tensor: TensorChange, is_known: bool) -> list[tuple
     is_norm = not is_matrix and (
         name.endswith(".original0") or ("norm" in name and name.endswith(".weight"))
     )
-    if not (is_matrix or is_known):
+    if not is_known and (not is_matrix or math.prod(tensor.shape) < BLOCK):
         return []
     found = _check_fills(tensor, is_matrix, is_norm)
     if found:
