@@ -29,6 +29,7 @@ from speechft.encoders.conversion.keys import (
     to_hugging_face,
 )
 from speechft.encoders.conversion.safe_pickle import load_pickle, plain
+from speechft.encoders.conversion.schema import check_settings
 from speechft.encoders.conversion.tensors import Tensor, memory_tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, recognise
 from speechft.encoders.families.tables import normalise_weight_norm
@@ -134,7 +135,14 @@ def open_checkpoint(source: Any, role: str = "checkpoint") -> Checkpoint:
 def _wrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not state:
         raise CheckpointError("the state dict is empty")
+    broken = [name for name in map(str, state) if not name.isascii() and not _is_written(name)]
+    if broken:
+        raise CheckpointError(f"{broken[0]!r} is no name of a tensor")
     return {str(name): memory_tensor(str(name), value) for name, value in state.items()}
+
+
+def _is_written(name: str) -> bool:
+    return name.encode("utf-8", "replace").decode() == name
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -237,6 +245,8 @@ def _identify(
     **where: Any,
 ) -> Checkpoint:
     """Find prefix, naming and family, and name every tensor."""
+    if config is not None:
+        check_settings(config, source)
     prefix = encoder_prefix(tensors)
     if prefix is None:
         strip = "model." if all(n.startswith("model.") for n in tensors) else ""
@@ -261,6 +271,7 @@ def _identify(
         raise CheckpointError(f"{source}: tensors occur twice under {', '.join(double[:5])}")
     if config is None and configs.describes_model(content):
         config = configs.to_hugging_face(content, family, {n: tensors[o] for o, n in names.items()})
+        check_settings(config, source)
         family = family or str(config["model_type"])
     where |= {"content": content, "prefix": prefix}
     return Checkpoint(source, kind, naming, family, config, tensors, names, **where)

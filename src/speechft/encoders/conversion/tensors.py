@@ -216,6 +216,15 @@ def memory_tensor(name: str, value: Any) -> ArrayTensor:
         dtype = _TORCH_NAMES.get(str(value.dtype))
         if dtype is None:
             raise CheckpointError(f"tensor {name!r} has the unsupported type {value.dtype}")
+        if value.layout != torch.strided or value.is_meta or value.is_nested:
+            raise CheckpointError(f"tensor {name!r} is sparse, nested or without numbers")
+        stored, size = value.untyped_storage().nbytes(), value.numel() * value.element_size()
+        if size > stored:
+            raise CheckpointError(
+                f"tensor {name!r} of shape {list(value.shape)} should take {size} bytes, "
+                f"{stored} are stored",
+                hint="tensors that repeat their numbers are not read; save them with .contiguous()",
+            )
         flat = value.detach().cpu().contiguous().reshape(-1)
         data = flat.view(torch.uint16).numpy() if dtype == "BF16" else flat.numpy()
         return ArrayTensor(name, dtype, tuple(value.shape), data)
