@@ -71,7 +71,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is not a complete safetensors file: {error}",
+            f"{path} cannot be loaded, it is not a complete safetensors file: {error}",
             hint="it may be truncated; copy or download it again",
         ) from None
     return entries, metadata

@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 from transformers import HubertConfig, HubertModel
 
 from speechft.encoders.conversion.configs import conv_layers
-from speechft.encoders.conversion.safe_pickle import plain
 from speechft.encoders.conversion.schema import MAX_PARAMETERS_VARIABLE, check_size
 from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
@@ -43,9 +42,14 @@ ODD: list[Any] = [
 def tiny() -> HubertModel:
     torch.manual_seed(0)
     sizes: dict[str, Any] = {
-        **{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2},
-        **{"intermediate_size": 8, "conv_dim": [4] * 7, "num_conv_pos_embeddings": 4},
-        **{"num_conv_pos_embedding_groups": 2, "vocab_size": 4},
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "conv_dim": [4] * 7,
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+        "vocab_size": 4,
     }
     return HubertModel(HubertConfig(**sizes))
 
@@ -154,10 +158,17 @@ def index(files: Files, rng: random.Random) -> Path:
 
 def checkpoint(files: Files, rng: random.Random) -> dict[str, Any]:
     model: dict[str, Any] = {
-        **{"encoder_embed_dim": 8, "encoder_layers": 1, "encoder_attention_heads": 2},
-        **{"encoder_ffn_embed_dim": 8, "conv_pos": 4, "conv_pos_groups": 2, "_name": "hubert"},
-        **{"conv_feature_layers": "[(4,10,5)] + [(4,3,2)] * 4 + [(4,2,2)] * 2"},
-        **{"activation_fn": "gelu", "extractor_mode": "default", "layer_norm_first": False},
+        "encoder_embed_dim": 8,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_embed_dim": 8,
+        "conv_pos": 4,
+        "conv_pos_groups": 2,
+        "_name": "hubert",
+        "conv_feature_layers": "[(4,10,5)] + [(4,3,2)] * 4 + [(4,2,2)] * 2",
+        "activation_fn": "gelu",
+        "extractor_mode": "default",
+        "layer_norm_first": False,
     }
     names = {
         "feature_extractor.conv_layers.0.conv.weight": "feature_extractor.conv_layers.0.0.weight"
@@ -184,9 +195,7 @@ def checkpoint(files: Files, rng: random.Random) -> dict[str, Any]:
 
 def torch_file(files: Files, rng: random.Random) -> Path:
     path = files.root / "x.pt"
-    torch.save(
-        checkpoint(files, rng), path, _use_new_zipfile_serialization=rng.random() < 0.6
-    )
+    torch.save(checkpoint(files, rng), path, _use_new_zipfile_serialization=rng.random() < 0.6)
     if rng.random() < 0.5:
         path.write_bytes(damaged_bytes(path.read_bytes(), rng))
     return path
@@ -195,7 +204,9 @@ def torch_file(files: Files, rng: random.Random) -> Path:
 def bare_pickle(files: Files, rng: random.Random) -> Path:
     opcodes = b"()]}.lt\x85\x86\x87asuRbNK\x01\x88\x89h\x00q\x00q\x01h\x01e02\x8f\x90\x91\x94"
     body = bytes(rng.choice(opcodes) for _ in range(rng.randint(1, 60)))
-    gadget = rng.choice([b"", b"cos\nsystem\n", b"cbuiltins\neval\n", b"ccollections\nOrderedDict\n"])
+    gadget = rng.choice(
+        [b"", b"cos\nsystem\n", b"cbuiltins\neval\n", b"ccollections\nOrderedDict\n"]
+    )
     path = files.root / "x.ckpt"
     path.write_bytes(b"\x80\x02" + gadget + body + b".")
     return path
@@ -245,6 +256,106 @@ def test_mutants_end_in_an_encoder_or_in_one_error(tmp_path: Path) -> None:
         assert not outcome.startswith("traceback"), (kind, number, outcome)
         counts[kind, outcome] += 1
     assert all(counts[kind, "refused"] >= 10 for kind in KINDS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1000000000*[(512,10,5)]", "[(512,10,5)]*1000000000", "[(1,1,1)]*9 * 9", "(" * 3000),
+        *("[(1,1,1)]+9", "2*3", "[(0,1,1)]", "[(1,1)]", "[[1,1,1.5]]", "__import__('os')", ""),
+        *("[(1,1,1)] * -1 + [3]", "9**9**9", "[(1,1,1)]" + "+[(1,1,1)]" * 3000, "[1]" * 2000),
+    ],
+)
+def test_texts_of_convolutions_are_read_within_limits(text: str) -> None:
+    with pytest.raises(CheckpointError, match="conv_feature_layers"):
+        conv_layers(text)
+
+
+def test_texts_of_convolutions() -> None:
+    assert conv_layers("[(4,10,5)] + 2*[(4,3,2)] + [(4,2,2)] * 2") == [
+        *((4, 10, 5), (4, 3, 2), (4, 3, 2), (4, 2, 2), (4, 2, 2))
+    ]
+
+
+def test_pickles_without_end_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    nested = b")" + b"2\x86" * 40  # a tuple of itself twice, 40 times
+    for bomb in (b"}" + nested + b"K\x01s.", nested + b".", b"(" + nested + b"K\x01d."):
+        path.write_bytes(b"\x80\x02" + bomb)
+        with pytest.raises(CheckpointError, match="tuple"):
+            open_encoder(path)
+    doubled: Any = []
+    for _ in range(40):
+        doubled = [doubled, doubled]
+    itself: Any = {}
+    itself["itself"] = itself
+    for bomb in (doubled, itself):
+        torch.save({"model_weight": {"w": torch.ones(2)}, "cfg": {"model": bomb}}, path)
+        with pytest.raises(CheckpointError, match="without end"):
+            open_encoder(path)
+    torch.save({"w": torch.zeros(1).expand(10**12)}, path)
+    with pytest.raises(CheckpointError, match="4 are stored"):
+        open_encoder(path)
+    path.write_bytes(pickle.dumps({"w": bytearray(4)}, protocol=2))
+    with pytest.raises(CheckpointError, match="builtin"):
+        open_encoder(path)
+
+
+def test_archives_that_are_larger_than_they_look(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("x/data/0", bytes(10**7))
+    with pytest.raises(CheckpointError, match="compressed"):
+        open_encoder(path)
+    torch.save({"w": torch.ones(2)}, tmp_path / "good.pt")
+    data = (tmp_path / "good.pt").read_bytes()
+    path.write_bytes(data.replace(b"data.pkl", b"data.pki"))
+    with pytest.raises(CheckpointError, match=r"without data\.pkl"):
+        open_encoder(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("num_hidden_layers", 10**9), ("num_hidden_layers", 900), ("conv_stride", [0] * 7)),
+        *(("hidden_size", -8), ("intermediate_size", 10**6), ("layer_norm_eps", float("nan"))),
+        *(("conv_kernel", None), ("hidden_act", 3), ("model_type", ["hubert"])),
+        *(("conv_bias", "yes"), ("hidden_dropout", 7)),
+    ],
+)
+def test_configurations_have_a_schema(field: str, value: Any, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    (files.folder / CONFIG_NAME).write_text(json.dumps({**files.config, field: value}))
+    with pytest.raises(CheckpointError) as caught:
+        load_encoder(files.folder)
+    assert field in str(caught.value) or "do not fit" in str(caught.value)
+
+
+def test_the_largest_model_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"num_hidden_layers": 100, "hidden_size": 20_000, "intermediate_size": 80_000}
+    with pytest.raises(CheckpointError, match=MAX_PARAMETERS_VARIABLE):
+        check_size(settings, [], 10**12, "x")
+    monkeypatch.setenv(MAX_PARAMETERS_VARIABLE, "1e12")
+    check_size(settings, [], 10**12, "x")
+    with pytest.raises(CheckpointError, match="its file holds 7"):
+        check_size(settings, [], 7, "x")
+    with pytest.raises(CheckpointError, match="its weights have 3 layers"):
+        check_size(settings, ["encoder.layers.2.x"], 10**12, "x")
+    monkeypatch.setenv(MAX_PARAMETERS_VARIABLE, "much")
+    with pytest.raises(SpeechftError, match="expected a number"):
+        check_size(settings, [], 10**12, "x")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", "a/b", "", "a\0b", 3, None])
+def test_indices_stay_in_their_folder(name: Any, tmp_path: Path) -> None:
+    (tmp_path / INDEX_NAME).write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(CheckpointError, match="expected the name of a file beside it"):
+        weight_files(tmp_path)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
+    (tmp_path / INDEX_NAME).unlink()
+    with pytest.raises(CheckpointError, match="expected the name of a file beside it"):
+        open_encoder(tmp_path)
 
 
 if __name__ == "__main__":

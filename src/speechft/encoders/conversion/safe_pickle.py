@@ -106,7 +106,7 @@ def load_pickle(path: Path) -> Any:
             raise _refusal(path, error) from None
 
 
-MAX_SETTINGS, MAX_SETTINGS_DEPTH = 1_000_000, 100
+MAX_SETTINGS, MAX_SETTINGS_DEPTH = 300_000, 100
 """Values that the settings in a checkpoint may have, and how deep they may be nested."""
 
 

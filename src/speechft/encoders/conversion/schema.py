@@ -61,16 +61,15 @@ def check_settings(settings: Any, source: str) -> None:
         raise CheckpointError(f"{source}: model_type is {str(kind)[:80]!r}, expected text")
     if kind is not None and find_family(kind) is None:
         return
+    start = f"{source} cannot be loaded as {kind}: its configuration"
     for name, value in settings.items():
         expected = _expected(name, value)
         if expected is not None:
-            raise CheckpointError(
-                f"{source}: its configuration has {name} = {str(value)[:80]!r}, expected {expected}"
-            )
+            raise CheckpointError(f"{start} has {name} = {str(value)[:80]!r}, expected {expected}")
     lengths = {name: len(settings[name]) for name in _LISTS if name in settings}
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{count} in {name}" for name, count in lengths.items())
-        raise CheckpointError(f"{source}: its configuration does not agree on convolutions: {told}")
+        raise CheckpointError(f"{start} does not agree on convolutions: {told}")
 
 
 def _expected(name: Any, value: Any) -> str | None:
