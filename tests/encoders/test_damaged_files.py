@@ -1,11 +1,12 @@
 """Mutated checkpoints, pickles, configurations and indices: an encoder or one error, in no time.
 
-More of the same, with other seeds:  python tests/encoders/test_damaged_files.py 3000
+More of the same, with other seeds:  python tests/encoders/test_damaged_files.py 3000 SEED
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import pickle
 import random
@@ -239,8 +240,8 @@ def attempt(path: Path, is_whole: bool) -> str:
 
 def run(root: Path, seed: int, count: int) -> Iterator[tuple[str, str, int]]:
     files = Files(root)
-    for kind, make in KINDS.items():
-        for number in range(count):
+    for number in range(count):
+        for kind, make in KINDS.items():
             rng = random.Random(f"{kind} {seed} {number}")
             path = make(files, rng)
             try:
@@ -361,10 +362,13 @@ def test_indices_stay_in_their_folder(name: Any, tmp_path: Path) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     total: collections.Counter[tuple[str, str]] = collections.Counter()
-    with tempfile.TemporaryDirectory() as scratch:
-        for kind, outcome, number in run(Path(scratch), 2, int(sys.argv[1])):
-            total[kind, outcome] += 1
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.suppress(KeyboardInterrupt),  # Ctrl-C shows what there is
+    ):
+        for kind, outcome, number in run(Path(scratch), int(sys.argv[2]), int(sys.argv[1])):
+            total[kind, outcome.partition(":")[0]] += 1
             if outcome.startswith("traceback"):
-                print(kind, number, outcome)
+                print(kind, number, outcome, flush=True)
     for (kind, outcome), count in sorted(total.items()):
-        print(f"{kind:16} {outcome[:60]:62} {count}")
+        print(f"{kind:16} {outcome:12} {count}")
