@@ -181,7 +181,10 @@ def checkpoint(files: Files, rng: random.Random) -> dict[str, Any]:
             [
                 *(None, 3, "x", [], {}, torch.zeros(1).expand(10**9), torch.zeros(0)),
                 *(torch.zeros((), dtype=torch.complex64), torch.zeros(3, 3).t()),
-                *(torch.sparse_coo_tensor([[0]], [1.0], (10**9,)), torch.zeros(2, device="meta")),
+                *(
+                    torch.sparse_coo_tensor([[0]], [1.0], (10**9,), check_invariants=True),
+                    torch.zeros(2, device="meta"),
+                ),
             ]
         )
     content = {"model_weight": weights, "model_cfg": model, "task_cfg": {"normalize": False}}
