@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import json
 import pickle
 import random
@@ -97,7 +98,7 @@ def mutated(value: Any, rng: random.Random) -> Any:
             elif action < 0.3 and isinstance(place[key], int):
                 place[key] = place[key] * rng.choice([-1, 0, 2, 1000, 10**7]) + rng.randint(-1, 1)
             else:
-                place[key] = rng.choice(ODD)
+                place[key] = copy.deepcopy(rng.choice(ODD))
             break
     return value
 
@@ -325,7 +326,7 @@ def test_archives_that_are_larger_than_they_look(tmp_path: Path) -> None:
         *(("num_hidden_layers", 10**9), ("num_hidden_layers", 900), ("conv_stride", [0] * 7)),
         *(("hidden_size", -8), ("intermediate_size", 10**6), ("layer_norm_eps", float("nan"))),
         *(("conv_kernel", None), ("hidden_act", 3), ("model_type", ["hubert"])),
-        *(("conv_bias", "yes"), ("hidden_dropout", 7)),
+        *(("conv_bias", "yes"), ("activation_dropout", 10**400), ("hidden_dropout", 7)),
     ],
 )
 def test_configurations_have_a_schema(field: str, value: Any, tmp_path: Path) -> None:
