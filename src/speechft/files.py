@@ -1,4 +1,4 @@
-"""Files: atomic writing, JSON and YAML, digests, safetensors headers without torch."""
+"""Files: atomic writing, JSON and YAML, digests, the files of an encoder folder."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import json
 import os
 import re
 import shutil
-import struct
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -25,20 +24,8 @@ PROCESSOR_NAME = "preprocessor_config.json"
 NESTED_PROCESSOR_NAME = "processor_config.json"
 """Where a ``Wav2Vec2Processor`` of transformers 5 puts the same, under ``feature_extractor``."""
 
-MAX_HEADER_BYTES = 100_000_000
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies in a safetensors file."""
-
-    name: str
-    dtype: str
-    """Safetensors name of the type: F32, F16, BF16, I64, ..."""
-    shape: tuple[int, ...]
-    start: int
-    """Offset of the first byte from the beginning of the file."""
-    nbytes: int
+MAX_JSON_BYTES = 64 << 20
+"""Of a file of JSON: configurations, indices, records."""
 
 
 @contextlib.contextmanager
@@ -159,14 +146,44 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        CheckpointError: The file is missing or is not JSON.
+        CheckpointError: The file is missing, too large, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError("it is no regular file")
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"it has {size} bytes, more than {MAX_JSON_BYTES}")
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
+
+
+def parse_json(data: bytes) -> Any:
+    """Return what UTF-8 encoded JSON says.
+
+    Raises:
+        ValueError: It is no JSON, names a key twice, is nested too deep, or holds half a surrogate
+            pair, which no file could be written with.
+    """
+    text = data.decode("utf-8")
+    try:
+        content = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    if re.search(r"\\u[dD][89a-fA-F]", text):
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"key {double!r} occurs twice")
+    return content
 
 
 def parse_yaml(text: str) -> Any:
@@ -259,53 +276,40 @@ def json_digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Read the header of a safetensors file: its tensors by name, and its metadata.
-
-    Raises:
-        CheckpointError: The file is missing, truncated, or not a safetensors file.
-    """
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-            if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
-                raise ValueError("the header is incomplete")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
-        entries = {}
-        for name, item in header.items():
-            start, end = item["data_offsets"]
-            if not 0 <= start <= end <= size - 8 - length:
-                raise ValueError(f"tensor {name!r} reaches past the end of the file")
-            shape = tuple(int(n) for n in item["shape"])
-            entries[name] = TensorEntry(name, item["dtype"], shape, 8 + length + start, end - start)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete safetensors file: {error}",
-            hint="it may be truncated; copy or download it again",
-        ) from None
-    return entries, metadata
-
-
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of an encoder folder, sharded or not, in order.
 
     Raises:
-        CheckpointError: The folder holds no safetensors weights.
+        CheckpointError: The folder holds no safetensors weights, or its index is damaged.
     """
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
     if (folder / INDEX_NAME).is_file():
-        names = sorted(set(read_json(folder / INDEX_NAME)["weight_map"].values()))
-        return [folder / name for name in names]
+        return indexed_files(folder / INDEX_NAME)
     raise CheckpointError(
         f"{folder} holds no {WEIGHTS_NAME}",
         hint="an encoder is a folder with config.json and model.safetensors",
     )
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """Return the files that an index of shards names; all lie in its own folder.
+
+    Raises:
+        CheckpointError: It has no ``weight_map``, or that names something else than such files.
+    """
+    content = read_json(index)
+    where = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{index} has no weight_map from names of tensors to files")
+    for tensor, name in where.items():
+        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+            raise CheckpointError(
+                f"{index}: weight_map puts {tensor!r} into {str(name)[:80]!r}, expected the name "
+                "of a file beside it",
+                hint="shards lie in the folder of their index; nothing else is read",
+            )
+    return [index.parent / name for name in sorted(set(where.values()))]
 
 
 def encoder_digest(folder: Path) -> str:

@@ -90,7 +90,9 @@ def test_configurations_that_differ_are_refused_by_name(
     tuned = save(tune(base_model), "tuned", **{field: value})
     text = refused(LineageError, label, tmp_path / "out", base, tuned)
     assert f"{value!r} in the tuned model" in text
-    assert merge(base, tuned, out=tmp_path / "out", force=True).forced
+    with pytest.raises(LineageError, match="--allow settings"):
+        merge(base, tuned, out=tmp_path / "out", force=True)
+    assert merge(base, tuned, out=tmp_path / "out", allow="settings").forced
 
 
 def test_normalisation_of_the_audio_is_compared(pair: Any, tmp_path: Path) -> None:

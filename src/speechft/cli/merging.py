@@ -9,7 +9,11 @@ from typing import Annotated
 import typer
 
 from speechft.cli.app import Json, app, command_line
+from speechft.merging.checks import CHECKS, FORCED
 from speechft.merging.methods import METHODS
+
+ALLOW = f"Checks that may fail: {','.join(CHECKS)}."
+FORCE = f"The same as --allow {','.join(FORCED)}."
 
 
 @app.command()
@@ -37,7 +41,8 @@ def merge(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
     as_json: Json = False,
 ) -> None:
     """Interpolate a base with encoders tuned from it: Speech-FT for what you have already.
@@ -64,6 +69,7 @@ def merge(
         "dtype": dtype,
         "options": options,
         "dry_run": dry_run or None,
+        "allow": allow,
         "force": force or None,
     }
     report = write_merge(merge_config(given, config), command=command_line())
@@ -80,7 +86,8 @@ def delta(
     tuned: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
-    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
     as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
@@ -89,7 +96,7 @@ def delta(
     """
     from speechft.merging import make_delta
 
-    report = make_delta(base, tuned, out, dtype=dtype, force=force)
+    report = make_delta(base, tuned, out, dtype=dtype, allow=allow or (), force=force)
     typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
         typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")

@@ -11,8 +11,9 @@ import torch
 from speechft.encoders.base import Mode
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
+from speechft.encoders.conversion.schema import check_size
 from speechft.encoders.conversion.settings import complete_settings
-from speechft.encoders.conversion.tensors import FileTensor, Tensor
+from speechft.encoders.conversion.tensors import FileTensor, Tensor, numel
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.errors import CheckpointError
@@ -49,6 +50,7 @@ def build_encoder(
     check_family(settings, checkpoint.source)
     names = checkpoint.by_name()
     known = {n: t for n, t in names.items() if not is_pretraining_head(n)}
+    _check_size(checkpoint, settings)
     with _reported(checkpoint.source, settings):
         kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
         model, report = kind.from_pretrained(
@@ -67,10 +69,17 @@ def random_like(checkpoint: Checkpoint, mode: Mode = "exact") -> HuggingFaceEnco
     """Build an encoder of the same configuration with weights from torch's generator."""
     settings = complete_settings(checkpoint)
     check_family(settings, checkpoint.source)
+    _check_size(checkpoint, settings)
     with _reported(checkpoint.source, settings):
         kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
         model = kind._from_config(model_config, dtype=torch.float32)
     return _wrap(model, settings, mode)
+
+
+def _check_size(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Refuse a model that its file cannot hold, before it is built."""
+    held = sum(map(numel, checkpoint.tensors.values()))
+    check_size(settings, checkpoint.by_name(), held, checkpoint.source)
 
 
 def check_family(settings: Mapping[str, Any], source: str) -> None:

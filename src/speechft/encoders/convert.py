@@ -124,6 +124,8 @@ def convert(
         place = hidden if chosen == "hf" else hidden.with_suffix(".pt")  # by which it is read back
         write = _write_folder if chosen == "hf" else _write_file
         kept = write(place, checkpoint, settings)
+        if not allow_nonfinite:
+            _check_heads(checkpoint.source, kept)
         written = open_checkpoint(place)
         count = _compare_tensors(checkpoint, written)
         parity = _compare_features(encoder, written, settings, allow_nonfinite)
@@ -227,6 +229,16 @@ def _write_file(
     except RuntimeError as error:  # torch hides the system's refusal behind its own error
         raise OSError(str(error)) from None
     return {name: tensors[name] for name in heads}
+
+
+def _check_heads(source: str, heads: Mapping[str, torch.Tensor]) -> None:
+    """Refuse pre-training heads that are not finite, as `build_encoder` refuses such weights."""
+    broken = [n for n, t in heads.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{source}: NaN or infinite weights in {', '.join(broken[:5])}",
+            hint="the training that wrote it diverged; --allow-nonfinite takes it nevertheless",
+        )
 
 
 def _family(settings: Mapping[str, Any]) -> Family:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
 from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
+from speechft.merging.checks import FORCED, read_allowed, refuse
 from speechft.merging.digests import InputDigests, combined_digest
 from speechft.merging.plan import Plan, TensorPlan, build_plan
 from speechft.merging.report import some
@@ -69,7 +70,13 @@ class DeltaReport:
 
 
 def make_delta(
-    base: Any, tuned: Any, out: str | Path, *, dtype: str = "float32", force: bool = False
+    base: Any,
+    tuned: Any,
+    out: str | Path,
+    *,
+    dtype: str = "float32",
+    allow: str | Sequence[str] = (),
+    force: bool = False,
 ) -> DeltaReport:
     """Write the task vector tuned minus base.
 
@@ -78,17 +85,20 @@ def make_delta(
         tuned: A model tuned from it.
         out: File to write, ``.safetensors``.
         dtype: ``float32``, ``float16`` or ``int8``.
-        force: Go on in spite of the lineage check.
+        allow: Names of checks that may fail, of `speechft.merging.checks.CHECKS`, such as
+            ``"zeros,scale"``; NaN and infinities are refused all the same.
+        force: Short for ``allow="family,base,equal,lineage"``.
 
     Raises:
         LineageError: The models do not belong together.
         CheckpointError: An input cannot be read.
-        ConfigError: ``dtype`` is unknown.
+        ConfigError: ``dtype`` or a check is unknown.
         RunError: The file cannot be written.
     """
     place = Path(out).expanduser()
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
+    allowed = (*read_allowed(allow), *(FORCED if force else ()))
     if place.suffix != ".safetensors":
         raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
     opened, (model,) = open_models(base, [tuned])
@@ -101,7 +111,7 @@ def make_delta(
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
-        objections = _check(plan, force)
+        objections = _check(plan, allowed)
         known = digests.result()
     finally:
         digests.cancel()
@@ -162,16 +172,23 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check(plan: Plan, force: bool) -> list[str]:
-    objections = lineage.check_configs(plan.base, plan.tuned)
+def _check(plan: Plan, allowed: Sequence[str]) -> list[str]:
+    objections = refuse(lineage.check_models(plan.base, plan.tuned), allowed)
     try:
         change = run(plan, NoSink(), allow_nonfinite=False)[0]
     except LineageError as error:
         raise LineageError(error.message, hint="training diverged or a file is damaged") from None
-    objections += lineage.check_weights(plan.base, plan.tuned[0], change)
-    if not force:
-        lineage.refuse(objections, "give the base that the model was tuned from, or --force")
-    return objections
+    return objections + refuse(lineage.check_weights(plan.base, plan.tuned[0], change), allowed)
+
+
+def _finite(item: TensorPlan, values: Buffer) -> Buffer:
+    """Return float32 values that are written, unless one is beyond the type."""
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"the task vector of {item.canonical} is beyond the range of float32",
+            hint="its base or tuned model is damaged",
+        )
+    return values
 
 
 def _rows(item: TensorPlan) -> int:
@@ -230,10 +247,12 @@ def _item(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
 
 def _content(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> Iterator[Buffer]:
     """Yield the bytes of the file's tensors in the order of `_items`."""
-    yield from scales.values()
+    for item in plan.merged:
+        if item.canonical in scales:
+            yield _finite(item, scales[item.canonical])
     for item in plan.merged:
         for start, _, deltas in pieces(item):
             if stored == "F32":
-                yield np.array(deltas[0], np.float32)
+                yield _finite(item, np.array(deltas[0], np.float32))
             else:
                 yield _quantise(deltas[0], item, start, stored, scales[item.canonical])

@@ -119,6 +119,10 @@ def _evidence(found: Evidence) -> str:
     parts = []
     if found.score is not None:
         parts.append(f"lineage score {found.score:.3f}")
+    if found.lowest_cosine is not None:
+        parts.append(f"lowest cosine {found.lowest_cosine:.3f} ({found.lowest_tensor})")
+    if found.filled:
+        parts.append(f"{found.filled} elements in runs of one value in both (pruned?)")
     if found.median_relative_change is not None:
         parts.append(f"median change {found.median_relative_change:.2g}")
     if found.cnn_equal is not None:

@@ -10,7 +10,8 @@ from typing import Any
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.settings import told_settings
 from speechft.encoders.opening import open_encoder
-from speechft.errors import CheckpointError, ConfigError, LineageError
+from speechft.errors import CheckpointError, ConfigError
+from speechft.merging.checks import Objection
 
 
 def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Checkpoint]]:
@@ -58,26 +59,18 @@ def check_not_input(out: Path, models: Sequence[Checkpoint]) -> None:
 
 
 def check_base_digest(
-    base: Checkpoint, models: Sequence[Checkpoint], base_digest: str | None, force: bool
-) -> list[str]:
-    """Return an objection for every delta file that was made for another base.
-
-    Raises:
-        LineageError: There is one, and ``force`` is off.
-    """
+    base: Checkpoint, models: Sequence[Checkpoint], base_digest: str | None
+) -> list[Objection]:
+    """Return an objection for every delta file that was made for another base."""
     found = []
     for model in models:
         if model.format != "delta" or base_digest is None:
             continue
         wanted = model.content.get("base_digest")
         if wanted is not None and wanted != base_digest:
-            found.append(
+            text = (
                 f"{model.source} was made for a base with SHA-256 {wanted[:12]}..., "
                 f"{base.source} has {base_digest[:12]}..."
             )
-    if found and not force:
-        raise LineageError(
-            "; ".join(found),
-            hint="use the base that the delta names; --force adds it to this one nevertheless",
-        )
+            found.append(Objection("base", text))
     return found

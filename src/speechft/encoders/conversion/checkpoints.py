@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ from speechft.encoders.conversion.keys import (
     to_hugging_face,
 )
 from speechft.encoders.conversion.safe_pickle import load_pickle, plain
+from speechft.encoders.conversion.schema import check_settings
 from speechft.encoders.conversion.tensors import Tensor, memory_tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, recognise
 from speechft.encoders.families.tables import normalise_weight_norm
@@ -36,11 +38,12 @@ from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
-    read_header,
+    indexed_files,
     read_json,
     read_processor,
     weight_files,
 )
+from speechft.headers import read_header
 
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
@@ -132,7 +135,14 @@ def open_checkpoint(source: Any, role: str = "checkpoint") -> Checkpoint:
 def _wrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not state:
         raise CheckpointError("the state dict is empty")
+    broken = [name for name in map(str, state) if not name.isascii() and not _is_written(name)]
+    if broken:
+        raise CheckpointError(f"{broken[0]!r} is no name of a tensor")
     return {str(name): memory_tensor(str(name), value) for name, value in state.items()}
+
+
+def _is_written(name: str) -> bool:
+    return name.encode("utf-8", "replace").decode() == name
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -146,8 +156,7 @@ def _open_folder(folder: Path) -> Checkpoint:
     elif (folder / BIN_NAME).is_file() or (folder / BIN_INDEX_NAME).is_file():
         files = (folder / BIN_NAME,)
         if not files[0].is_file():
-            shards = sorted(set(read_json(folder / BIN_INDEX_NAME)["weight_map"].values()))
-            files = tuple(folder / name for name in shards)
+            files = tuple(indexed_files(folder / BIN_INDEX_NAME))
         tensors = {}
         for file in files:
             tensors.update(_wrap(load_pickle(file)))
@@ -236,6 +245,8 @@ def _identify(
     **where: Any,
 ) -> Checkpoint:
     """Find prefix, naming and family, and name every tensor."""
+    if config is not None:
+        check_settings(config, source)
     prefix = encoder_prefix(tensors)
     if prefix is None:
         strip = "model." if all(n.startswith("model.") for n in tensors) else ""
@@ -256,10 +267,11 @@ def _identify(
         if new is not None:
             names[name] = new
     if len(set(names.values())) != len(names):
-        double = sorted({n for n in names.values() if list(names.values()).count(n) > 1})
+        double = sorted(n for n, count in Counter(names.values()).items() if count > 1)
         raise CheckpointError(f"{source}: tensors occur twice under {', '.join(double[:5])}")
     if config is None and configs.describes_model(content):
         config = configs.to_hugging_face(content, family, {n: tensors[o] for o, n in names.items()})
+        check_settings(config, source)
         family = family or str(config["model_type"])
     where |= {"content": content, "prefix": prefix}
     return Checkpoint(source, kind, naming, family, config, tensors, names, **where)

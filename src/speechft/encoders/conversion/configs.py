@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,39 +79,63 @@ def from_hugging_face(config: Mapping[str, Any], normalize: bool) -> dict[str, A
 
 
 _DEFAULT_CONV = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
-_OPERATORS = {ast.Add: operator.add, ast.Mult: operator.mul}
+_MAX_LAYERS, _MAX_TEXT = 64, 4000
 
 
 def conv_layers(text: str) -> list[tuple[int, int, int]]:
     """Read ``[(512,10,5)] + [(512,3,2)] * 4`` as a list of (dim, kernel, stride).
 
-    Only literals, ``+`` and ``*`` are understood: the text comes from a file and is not evaluated.
+    Only lists of literals, ``+``, and ``*`` by a number are understood: the text comes from a file
+    and is not evaluated, and nothing longer than 64 layers is built.
 
     Raises:
         CheckpointError: The text is something else.
     """
 
-    def value(node: ast.AST) -> Any:
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            left, right = value(node.left), value(node.right)
-            if isinstance(right, int) and right > 1000:
-                raise ValueError("too many layers")
-            return _OPERATORS[type(node.op)](left, right)
-        return ast.literal_eval(node)
+    def listed(node: ast.AST) -> list[Any]:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return limited(listed(node.left), 1) + limited(listed(node.right), 1)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            parts = (node.left, node.right)
+            times = next((p.value for p in parts if isinstance(p, ast.Constant)), None)
+            if type(times) is not int:
+                raise ValueError("a list is repeated by a whole number")
+            inner = next(p for p in parts if not isinstance(p, ast.Constant))
+            return limited(listed(inner), times) * times
+        value = ast.literal_eval(node)
+        if not isinstance(value, list | tuple):
+            raise ValueError("expected lists")
+        return limited(list(value), 1)
+
+    def limited(layers: list[Any], times: int) -> list[Any]:
+        if len(layers) * times > _MAX_LAYERS:
+            raise ValueError(f"more than {_MAX_LAYERS} layers")
+        return layers
 
     try:
-        layers = [
-            tuple(int(n) for n in layer) for layer in value(ast.parse(text, mode="eval").body)
-        ]
+        if len(text) > _MAX_TEXT:
+            raise ValueError("it is too long")
+        layers = limited(listed(ast.parse(text, mode="eval").body), 1)
+        for layer in layers:
+            numbers = list(layer)
+            if len(numbers) != 3 or not all(type(n) is int and n > 0 for n in numbers):
+                raise ValueError(f"{layer!r} is not (dim, kernel, stride)")
         return [(dim, kernel, stride) for dim, kernel, stride in layers]
-    except (SyntaxError, ValueError, TypeError) as error:
-        raise CheckpointError(f"conv_feature_layers {text!r} cannot be read: {error}") from None
+    except (SyntaxError, ValueError, TypeError, StopIteration) as error:
+        raise CheckpointError(
+            f"conv_feature_layers {text[:80]!r} cannot be read: {error}"
+        ) from None
+    except (RecursionError, MemoryError):
+        raise CheckpointError("conv_feature_layers is nested too deep") from None
 
 
 def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the model's and the task's fields, whichever layout the file has."""
     if "model_cfg" in content:
-        return content["model_cfg"], content.get("task_cfg") or {}
+        found = (content["model_cfg"], content.get("task_cfg") or {})
+        if not all(isinstance(part, Mapping) for part in found):
+            raise CheckpointError("the checkpoint's model_cfg or task_cfg is not a mapping")
+        return found
     whole = content.get("cfg") or content.get("args") or {}
     if not isinstance(whole, Mapping):
         raise CheckpointError("the checkpoint's configuration is not a mapping")
@@ -120,7 +143,8 @@ def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str
     task = whole.get("task") or whole
     if isinstance(model, Mapping) and isinstance(model.get("w2v_args"), Mapping):
         inner = model["w2v_args"]
-        return inner.get("model") or inner, inner.get("task") or inner
+        found = (inner.get("model") or inner, inner.get("task") or inner)
+        model, task = found
     return (
         model if isinstance(model, Mapping) else {},
         task if isinstance(task, Mapping) else {},

@@ -14,7 +14,8 @@ from speechft.encoders.conversion.keys import is_pretraining_head, no_upstream
 from speechft.encoders.conversion.tensors import Tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.errors import CheckpointError
-from speechft.files import read_header
+from speechft.files import parse_json
+from speechft.headers import read_header
 
 REST_NAME = "s3prl.safetensors"
 """File of a converted folder with what an s3prl or fairseq file holds beside the encoder."""
@@ -134,8 +135,12 @@ def _unprefixed(original: str, checkpoint: Checkpoint) -> str:
 def _read_extras(path: Path) -> S3prlExtras:
     _, metadata = read_header(path)
     try:
-        facts = json.loads(metadata[_REST_KEY])
+        facts = parse_json(metadata[_REST_KEY].encode())
         content, key, names = facts["content"], facts["weights_key"], facts["names"]
+        if not isinstance(content, dict) or not isinstance(key, str | None):
+            raise ValueError("content or weights_key is of another type")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise ValueError("names is not a mapping from text to text")
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged: {error}", hint="remove it: only s3prl's pre-training heads go"

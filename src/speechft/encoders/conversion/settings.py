@@ -9,6 +9,7 @@ from typing import Any
 from speechft.console import log
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint, open_checkpoint
+from speechft.encoders.conversion.schema import check_settings
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.encoders.families.fairseq import CONFIG_HINT
 from speechft.errors import CheckpointError
@@ -38,6 +39,7 @@ def complete_settings(
         settings = _read(Path(given).expanduser(), checkpoint)
     else:
         settings = told_settings(checkpoint) or published_settings(checkpoint)
+    check_settings(settings, checkpoint.source)
     family = settings.get("model_type")
     if checkpoint.family not in (None, family):
         raise CheckpointError(
