@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import shell
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require
 from speechft.errors import DataError
 
@@ -110,15 +111,19 @@ def _text(path: Path) -> str:
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise DataError(
             f"corpus table {path} cannot be read: line {line}, byte {column} is not UTF-8",
-            hint=f"if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new.csv",
+            hint=f"if it is Latin-1: {_iconv('WINDOWS-1252', path)}",
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(
             f"corpus table {path} cannot be read: line {line} holds a zero byte",
-            hint=f"if it is UTF-16: iconv -f UTF-16LE -t UTF-8 {path.name} > new.csv",
+            hint=f"if it is UTF-16: {_iconv('UTF-16LE', path)}",
         )
     return text
+
+
+def _iconv(encoding: str, path: Path) -> str:
+    return f"{shell('iconv', ['-f', encoding, '-t', 'UTF-8', path.name])} > new.csv"
 
 
 def _read_cells(table: RowTable, text: str, required: tuple[str, ...]) -> None:

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import command
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.errors import CheckpointError
 from speechft.files import (
@@ -72,7 +73,8 @@ def resolve_encoder(name: str | Path) -> Path:
         raise CheckpointError(
             f"{name} is code, which runs only where you type its name: on the command line of "
             "evaluate, or in Python",
-            hint=f"speechft evaluate {name} --out OUT, or speechft.evaluate([encoder], out=...)",
+            hint=f"{command('evaluate', name, out='OUT')}, or speechft.evaluate([encoder], "
+            "out=...)",
         )
     if path.is_dir() or (path.exists() and str(name) not in packaged):
         return path

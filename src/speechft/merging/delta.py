@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechft.commands import command
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
@@ -152,7 +153,7 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     if checkpoint.format != "delta":
         raise CheckpointError(
             f"{path} is not a delta file",
-            hint="make one with: speechft delta BASE TUNED --out FILE",
+            hint=f"make one with: {command('delta', 'BASE', 'TUNED', out='FILE')}",
         )
     state = {}
     for name, tensor in checkpoint.tensors.items():

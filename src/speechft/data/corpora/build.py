@@ -216,6 +216,8 @@ def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> I
 
 
 def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
+    if draft.text and not words(draft.text):
+        yield "no-words", f"the text {draft.text!r} holds no letter: tasks of text leave it out", ""
     if draft.text and scan.alphabet is not None:
         strange = sorted(set(draft.text) - scan.alphabet)
         if strange:

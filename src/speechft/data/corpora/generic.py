@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechft.commands import command
 from speechft.console import log
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed
 from speechft.data.containers import AUDIO_SUFFIXES
@@ -125,8 +126,8 @@ def read_place(place: Path, folder: Path) -> Table:
     if place.suffix.lower() in SUFFIXES and place.is_file() and is_manifest(place):
         raise DataError(
             f"{place} is a lhotse manifest, not a table",
-            hint=f"speechft extract takes it as it is; as a table, write path,split,text of its "
-            f"cuts to {place.stem}.csv",
+            hint=f"{command('extract', 'ENCODER', place, out='feats')} takes it as it is; as a "
+            f"table, write path,split,text of its cuts to {place.stem}.csv",
         )
     named = split_of(place.stem)
     content = read_table(place, ("path",) if named else ("path", "split"))

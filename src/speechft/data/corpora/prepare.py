@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import command
 from speechft.data.corpora import archive, cache_folder, cards, generic, synthetic
 from speechft.data.corpora.build import Options, build
 from speechft.data.manifest import Corpus
@@ -44,7 +45,7 @@ def prepare(
     if root is None or out is None:
         raise ConfigError(
             f"corpus {name} needs {known[name].root} and an output folder",
-            hint=f"speechft prepare {name} ROOT --out corpora/{name}",
+            hint=command("prepare", name, "ROOT", out=f"corpora/{name}"),
         )
     place = Path(root).expanduser()
     if name == "generic":
@@ -100,7 +101,7 @@ def write_layout(name: str, layout: str, out: Path | None) -> None:
     if name != synthetic.material.MATERIAL.name:
         raise ConfigError(
             f"corpus {name} cannot be written in another layout",
-            hint=f"speechft prepare {synthetic.material.MATERIAL.name} --layout {layout} --out DIR",
+            hint=command("prepare", synthetic.material.MATERIAL.name, layout=layout, out="DIR"),
         )
     if out is None:
         raise ConfigError("--layout needs an output folder", hint="--out DIR")
