@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def prepare(
         shard_size=shard_size,
         overrides=set_ or (),
     )
-    named = Path(out or found.place).expanduser() / ISSUES_FILE
+    named = Path(os.path.expanduser(out or found.place)) / ISSUES_FILE
     left = [issue for issue in read_issues(named) if issue.resolved() == "left out"]
     if as_json:
         issues = found.info.get("issues", {})

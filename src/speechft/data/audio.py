@@ -221,7 +221,11 @@ def _reason(source: Path | str | bytes, error: Exception) -> str:
         path = Path(source)
         if path.is_symlink() and not path.exists():
             return f"is a link to nothing ({os.readlink(path)})"
-        if not path.exists():
+        try:
+            missing = not path.exists()
+        except OSError as broken:  # a link to itself is missing; a name that is too long is this
+            return f"cannot be opened ({broken.strerror})"
+        if missing:
             return "does not exist"
         if path.is_dir():
             return "is a folder"

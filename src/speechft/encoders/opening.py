@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -67,7 +68,7 @@ def resolve_encoder(name: str | Path) -> Path:
     Raises:
         CheckpointError: There is no such encoder.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     packaged = packaged_encoders()
     if CODE.match(str(name)) and not path.exists():
         raise CheckpointError(

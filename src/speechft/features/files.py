@@ -135,7 +135,7 @@ def extract_files(
         "format": format,
         "frame_rate": model.frame_rate,
     }
-    writer = _Writer(Path(out).expanduser(), settings, DTYPES[dtype])
+    writer = _Writer(Path(os.path.expanduser(out)), settings, DTYPES[dtype])
     report.failed = dict(sources.problems)
     cuts = _usable(model, sources, report)
     if not cuts:

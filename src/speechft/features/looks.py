@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -80,7 +81,7 @@ def inspect_anything(
 
 def is_data(name: str | Path) -> bool:
     """Return whether a name is data rather than an encoder."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     suffix = path.suffix.lower()
     if path.is_file() or path.is_symlink():
         return suffix not in _WEIGHTS and (
@@ -114,7 +115,7 @@ def inspect_data(name: str | Path) -> DataInspection:
     Raises:
         DataError: It is none of these, or a table that cannot be read at all.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir() and (path / CORPUS_FILE).is_file():
         return _corpus(path)
     if path.is_dir() or is_table(path) or path.suffix.lower() == ".parquet":

@@ -48,7 +48,7 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     sources = Sources()
     files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
-    for path in (Path(os.path.abspath(Path(text).expanduser())) for text in arguments):
+    for path in (Path(os.path.abspath(Path(os.path.expanduser(text)))) for text in arguments):
         if path.is_dir() and (path / CORPUS_FILE).is_file():
             corpus = open_corpus(path)
             for split in corpus.statistics:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def make_delta(
         ConfigError: ``dtype`` is unknown.
         RunError: The file cannot be written.
     """
-    place = Path(out).expanduser()
+    place = Path(os.path.expanduser(out))
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
     if place.suffix != ".safetensors":
@@ -149,7 +150,7 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    checkpoint = open_checkpoint(Path(path).expanduser())
+    checkpoint = open_checkpoint(Path(os.path.expanduser(path)))
     if checkpoint.format != "delta":
         raise CheckpointError(
             f"{path} is not a delta file",

@@ -70,7 +70,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
     if is_address(name):
         return open_corpus(name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix.lower() in (*SUFFIXES, ".parquet"):
         return generic.prepare(path, work_folder)
     if (path / CORPUS_FILE).is_file():

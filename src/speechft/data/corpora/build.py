@@ -87,7 +87,8 @@ def build(
             _report(issues, total)
             if not any(splits.values()):
                 first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
-                raise DataError(f"none of the {total} recordings in {root} can be used{first}")
+                where = scan.sources[0] if len(scan.sources) == 1 else root
+                raise DataError(f"none of the {total} recordings in {where} can be used{first}")
             kept = {split: items for split, items in splits.items() if items}
             info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
             for file, text in _pair_texts(scan, kept).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def prepare(
             f"corpus {name} needs {known[name].root} and an output folder",
             hint=command("prepare", name, "ROOT", out=f"corpora/{name}"),
         )
-    place = Path(root).expanduser()
+    place = Path(os.path.expanduser(root))
     if name == "generic":
         chosen = keywords(name, generic.prepare, settings)
         return generic.prepare(place, out, options, **chosen)
