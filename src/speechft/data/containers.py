@@ -48,13 +48,13 @@ def what_it_is(source: Path | str | bytes) -> str:
         return "is AAC" + _CONVERT
     if start.startswith(b"NIST_1A") and b"shorten" in _bytes(source, 2048):
         return "is SPHERE compressed by shorten: sph2pipe -f wav FILE FILE.wav"
+    if not any(start):
+        return "holds nothing but zero bytes"
     if not isinstance(source, bytes) and Path(source).suffix.lower() in _HEADERLESS:
         return (
             "has no header that tells rate and encoding: sox -t raw -r 16000 -e signed -b 16 "
             "-c 1 FILE FILE.wav"
         )
-    if not any(start):
-        return "holds nothing but zero bytes"
     return ""
 
 
