@@ -7,6 +7,7 @@ inside the functions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -318,7 +319,7 @@ def prepare(
 
 
 def _folder(path: PathLike) -> Path:
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
 
 
 def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:

@@ -157,7 +157,7 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
 
 
@@ -233,7 +233,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = parse_yaml(path.expanduser().read_text(encoding="utf-8"))
+        content = parse_yaml(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from speechft.commands import command
 from speechft.config import Config, apply_changes, apply_overrides, build
 from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
@@ -193,7 +194,7 @@ def load_recipe(
         wanted = " or ".join(verb for verb, made in KINDS.items() if made is kind)
         raise ConfigError(
             f"recipe {name} is for {' or '.join(verbs)}, not for {wanted}",
-            hint=f"speechft {verbs[0]} {name} --out DIR",
+            hint=command(verbs[0], name, out="DIR"),
         )
     content = apply_changes(apply_overrides(content, overrides, kind), (changes or {}).items())
     return build(kind, content, f"recipe {name}")

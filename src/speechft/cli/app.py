@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speechft.errors import SpeechftError
+from speechft.errors import DataError, SpeechftError
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
+_NAMED = 3
+"""Items that the last line names."""
 _VERBS_WITHOUT_VALUES = ("recipes", "corpora", "tasks")
 
 app = typer.Typer(
@@ -40,7 +43,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def main() -> None:
-    """Run the command line; the user's mistakes end with one message and exit code 1."""
+    """Run the command line.
+
+    Exit codes: 0, all of it was done; 1, one message says what is wrong, or what was left out or
+    failed while the rest was done; 2, the command line cannot be understood; 130, interrupted.
+    """
     try:
         app()
     except SpeechftError as error:
@@ -68,6 +75,24 @@ def _global(
     ] = False,
 ) -> None:
     pass
+
+
+def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None = None) -> None:
+    """End with exit code 1 if items were left out, though the rest was done.
+
+    Args:
+        what: Of the items, in words: ``files have no features``.
+        names: Of what was left out.
+        total: Items in all.
+        hint: What to do.
+
+    Raises:
+        DataError: Something was left out.
+    """
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        named = ", ".join(names[:_NAMED])
+        raise DataError(f"{len(names)} of {total} {what}: {named}{more}", hint=hint)
 
 
 def command_line() -> str:

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from speechft.cli.app import Config, Device, Json, Nonfinite, Out, app
+from speechft.cli.app import Config, Device, Json, Nonfinite, Out, app, tell_left_out
+from speechft.commands import command
 
 
 @app.command()
@@ -37,7 +38,8 @@ def convert(
     )
     typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        typer.echo(f"wrote {out}\nnext: speechft extract {out} AUDIO... --out feats")
+        again = command("extract", out, "AUDIO...", out="feats")
+        typer.echo(f"wrote {out}\nnext: {again}")
 
 
 @app.command()
@@ -77,7 +79,6 @@ def extract(
     Example: speechft extract tiny-hubert recordings/ --layer last --out feats
     """
     from speechft.cli.tables import extraction_lines
-    from speechft.errors import DataError
     from speechft.features.files import extract_files
 
     options: dict[str, Any] = {
@@ -97,7 +98,5 @@ def extract(
         typer.echo(text)
     if report.failed and not report.is_main:
         raise typer.Exit(1)  # the first process says why
-    if report.failed:
-        total = len(report.failed) + report.written + report.skipped
-        named = ", ".join(list(report.failed)[:3])
-        raise DataError(f"{len(report.failed)} of {total} files have no features: {named}")
+    total = len(report.failed) + report.written + report.skipped
+    tell_left_out("files have no features", list(report.failed), total)

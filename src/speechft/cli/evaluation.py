@@ -10,6 +10,7 @@ import typer
 
 from speechft.cli import complete
 from speechft.cli.app import Device, Json, Out, Set, app
+from speechft.commands import command
 
 
 @app.command()
@@ -78,7 +79,7 @@ def evaluate(
         typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
     else:
         print_results(rows, protocol)
-        typer.echo(f"wrote {out / 'results.jsonl'}\nnext: speechft compare {out}")
+        typer.echo(f"wrote {out / 'results.jsonl'}\nnext: {command('compare', out)}")
 
 
 @app.command()

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli.app import Json, app, command_line
+from speechft.commands import command
 from speechft.merging.checks import CHECKS, FORCED
 from speechft.merging.methods import METHODS
 
@@ -77,7 +78,7 @@ def merge(
     if report.out is not None and not as_json:
         typer.echo(f"wrote {report.out}")
         if report.out.is_dir():
-            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
+            typer.echo(f"next: {command('evaluate', report.out, out='runs/eval')}")
 
 
 @app.command()
@@ -99,4 +100,5 @@ def delta(
     report = make_delta(base, tuned, out, dtype=dtype, allow=allow or (), force=force)
     typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
+        again = command("merge", base, report.out, alpha="0.25", out="merged")
+        typer.echo(f"next: {again}")

@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.commands import command
 from speechft.console import print_table
 
 if TYPE_CHECKING:
+    from speechft.data.issues import Issue
     from speechft.data.manifest import Corpus
     from speechft.features.files import ExtractionReport
     from speechft.results import ResultRow
+
+
+_SHOWN = 10
+"""Items that are named before they are only counted."""
 
 
 def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
@@ -42,7 +48,7 @@ def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
         print("* the probe was still improving on dev when its epochs were over")
 
 
-def print_corpus(corpus: Corpus) -> None:
+def print_corpus(corpus: Corpus, left_out: Sequence[Issue] = ()) -> None:
     """Print what is in a corpus, and what was wrong with it."""
     from speechft.data.issues import ISSUES_FILE
 
@@ -57,8 +63,23 @@ def print_corpus(corpus: Corpus) -> None:
     if issues := corpus.info.get("issues", {}):
         counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
         print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
+    for issue in left_out[:_SHOWN]:
+        print(f"left out: {issue.path or issue.id} ({issue.kind}): {issue.problem}")
+    if len(left_out) > _SHOWN:
+        print(f"left out: ... and {len(left_out) - _SHOWN} more")
     print(f"corpus: {corpus.place}")
-    print(f"next: speechft run demo --corpus {corpus.place} --out runs/mine")
+    print(f"next: {_next(corpus)}")
+
+
+def _next(corpus: Corpus) -> str:
+    """Return what can be done with a corpus: the demo, an evaluation of some task, or features."""
+    from speechft.tasks import TASKS, find_task
+
+    if find_task("sid").supported_by(corpus):
+        return command("run", "demo", corpus=corpus.place, out="runs/mine")
+    if any(task.supported_by(corpus) for task in TASKS.values()):
+        return command("evaluate", "tiny-hubert", corpus=corpus.place, out="runs/eval")
+    return command("extract", "tiny-hubert", corpus.place, out="feats")
 
 
 def extraction_lines(report: ExtractionReport) -> Iterator[str]:

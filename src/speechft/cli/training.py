@@ -9,6 +9,7 @@ import typer
 
 from speechft.cli import complete
 from speechft.cli.app import Device, Out, Set, app, command_line
+from speechft.commands import command
 
 Recipe = Annotated[
     str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
@@ -74,13 +75,17 @@ def finetune(
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
     from speechft import api, console
+    from speechft.recipe import Recipe as RecipeModel
+    from speechft.recipe import load_recipe
 
     encoder = api.finetune(
         recipe, out=out, strategy=strategy, corpus=corpus, device=device, overrides=set_ or ()
     )
     if console.is_main_process():
         typer.echo(f"tuned encoder: {encoder}")
-        typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
+        base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
+        again = command("merge", base, encoder, alpha="0.25", out="merged")
+        typer.echo(f"next: {again}")
 
 
 @app.command()
@@ -95,4 +100,4 @@ def pretrain(
 
     encoder = api.pretrain(recipe, out=out, corpus=corpus, device=device, overrides=set_ or ())
     typer.echo(f"encoder: {encoder}")
-    typer.echo(f"next: speechft evaluate {encoder} --out runs/eval")
+    typer.echo(f"next: {command('evaluate', encoder, out='runs/eval')}")

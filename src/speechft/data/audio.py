@@ -2,8 +2,8 @@
 
 What a header says is checked against a second source: the frames of an MP3 are counted, a FLAC of
 unknown length is decoded to its end, the size of a WAV is compared with the file. Formats whose
-seeking is not exact (telephone codecs; Vorbis, where libsndfile 1.2 is off near the end) are
-decoded from their beginning.
+seeking is not exact (telephone codecs; Vorbis, where libsndfile 1.2 is off near the end; MP3 of
+variable rate, where it is off by whole waves) are decoded from their beginning.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CUT_OFF = 0.05
 """Seconds that a file may be shorter than its header says; more, and it is cut off."""
 
 _LOSSY = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
-_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_", "OPUS", "MPEG_LAYER_")
+_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_", "OPUS")
 """Beginnings of the encodings in which libsndfile finds every sample exactly."""
 _UNKNOWN = 1 << 40
 """More samples than any file has: libsndfile's way to say that it does not know."""
@@ -221,11 +221,17 @@ def _reason(source: Path | str | bytes, error: Exception) -> str:
         path = Path(source)
         if path.is_symlink() and not path.exists():
             return f"is a link to nothing ({os.readlink(path)})"
-        if not path.exists():
+        try:
+            missing = not path.exists()
+        except OSError as broken:  # a link to itself is missing; a name that is too long is this
+            return f"cannot be opened ({broken.strerror})"
+        if missing:
             return "does not exist"
         if path.is_dir():
             return "is a folder"
     told = what_it_is(source)
     if told:
         return told
+    if "unsupported encoding" in str(error) or "flac decoder" in str(error):
+        return "holds an encoding that libsndfile does not read: ffmpeg -i FILE FILE.wav"
     return str(error).partition("\n")[0].rpartition(": ")[2].rstrip(".")

@@ -28,9 +28,10 @@ AUDIO_SUFFIXES = frozenset(
 )
 """What is taken from folders; a file that is named may have any suffix."""
 FOREIGN_SUFFIXES = frozenset(
-    ".m4a .mp4 .aac .amr .awb .webm .mkv .mka .mov .3gp .wma .ra .rm .wv .ape".split()
+    ".m4a .mp4 .aac .amr .awb .webm .mkv .mka .mov .3gp .wma .ra .rm .wv .ape .raw .pcm".split()
 )
 """Suffixes of recordings that libsndfile does not read: they are named."""
+_HEADERLESS = (".raw", ".pcm")
 _STREAMED = 0x7F00_0000
 """Sizes from here on stand for "not known" in WAV files that were written to a pipe."""
 
@@ -49,6 +50,11 @@ def what_it_is(source: Path | str | bytes) -> str:
         return "is SPHERE compressed by shorten: sph2pipe -f wav FILE FILE.wav"
     if not any(start):
         return "holds nothing but zero bytes"
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in _HEADERLESS:
+        return (
+            "has no header that tells rate and encoding: sox -t raw -r 16000 -e signed -b 16 "
+            "-c 1 FILE FILE.wav"
+        )
     return ""
 
 

@@ -89,7 +89,7 @@ def locate(folder: Path, text: str) -> Path:
 
 
 def _joined(folder: Path, text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # a user that is not known stays in the path
     return Path(os.path.abspath(path if path.is_absolute() else folder / path))
 
 

@@ -81,7 +81,11 @@ def inspect(
 
 def unreadable(reason: str) -> str:
     """Return a reason why a file is no audio as a sentence about it, without its subject."""
-    return reason if reason.startswith(("is ", "holds ")) else f"not readable as audio ({reason})"
+    return (
+        reason
+        if reason.startswith(("is ", "holds ", "has "))
+        else f"not readable as audio ({reason})"
+    )
 
 
 def _of_header(header: Header, channel: int | None) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.commands import command
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
@@ -280,6 +281,11 @@ def write_corpus(
     write_json(folder / CORPUS_FILE, content)
 
 
+def how_to_prepare(name: str = "generic", place: str = "PLACE") -> str:
+    """Return the command that makes a corpus of an archive, or of one's own recordings."""
+    return command("prepare", name, place, out="DIR")
+
+
 def open_corpus(folder: Path | str) -> Corpus:
     """Open a prepared corpus.
 
@@ -291,7 +297,7 @@ def open_corpus(folder: Path | str) -> Corpus:
     """
     from speechft.data.places import is_address, read_bytes
 
-    hint = "make one with: speechft prepare CORPUS ROOT --out DIR"
+    hint = f"make one with: {how_to_prepare()}"
     address = str(folder).rstrip("/") if is_address(str(folder)) else None
     try:
         if address is not None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require
+from speechft.commands import shell
+from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
 from speechft.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
@@ -59,7 +60,7 @@ def is_manifest(path: Path) -> bool:
     try:
         with open(path, encoding="utf-8-sig") as file:
             first = json.loads(next((line for line in file if line.strip()), "null"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(first, dict) and (
         {"sources", "sampling_rate"} <= first.keys()
@@ -110,15 +111,19 @@ def _text(path: Path) -> str:
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise DataError(
             f"corpus table {path} cannot be read: line {line}, byte {column} is not UTF-8",
-            hint=f"if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new.csv",
+            hint=f"if it is Latin-1: {_iconv('WINDOWS-1252', path)}",
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(
             f"corpus table {path} cannot be read: line {line} holds a zero byte",
-            hint=f"if it is UTF-16: iconv -f UTF-16LE -t UTF-8 {path.name} > new.csv",
+            hint=f"if it is UTF-16: {_iconv('UTF-16LE', path)}",
         )
     return text
+
+
+def _iconv(encoding: str, path: Path) -> str:
+    return f"{shell('iconv', ['-f', encoding, '-t', 'UTF-8', path.name])} > new.csv"
 
 
 def _read_cells(table: RowTable, text: str, required: tuple[str, ...]) -> None:
@@ -182,8 +187,7 @@ def _add_row(table: RowTable, header: list[str], number: int, cells: list[str]) 
     pairs = {name: cell for name, cell in zip(header, cells, strict=False) if name}
     given, wanted = len(cells), len(header)
     if given == wanted:
-        table.rows.append(renamed(pairs, f"corpus table {table.path}, line {number}"))
-        table.lines.append(number)
+        _keep(table, renamed(pairs, f"corpus table {table.path}, line {number}"), number)
         return
     place = next((cell.strip() for name, cell in pairs.items() if meaning(name) == "path"), "")
     if given > wanted:
@@ -193,6 +197,16 @@ def _add_row(table: RowTable, header: list[str], number: int, cells: list[str]) 
         missing = [meaning(name) for name in header[given:] if name]
         problem = f"line {number} has {given} of {wanted} cells: the {', '.join(missing)} is empty"
     table.problems.append((place, problem))
+
+
+def _keep(table: RowTable, row: dict[str, str], number: int) -> None:
+    """Keep a row, or say what is wrong with its cells."""
+    if problem := unusable(row):
+        name = ascii(row.get("path", "")[:80])[1:-1]
+        table.problems.append((name, f"line {number}: {problem}"))
+    else:
+        table.rows.append(row)
+        table.lines.append(number)
 
 
 def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -264,8 +278,7 @@ def _read_json(table: RowTable, text: str, required: tuple[str, ...]) -> None:
             problem = f"line {number}: the {', '.join(missing)} is empty"
             table.problems.append((new.get("path", ""), problem))
         else:
-            table.rows.append(new)
-            table.lines.append(number)
+            _keep(table, new, number)
     table.columns, table.dropped = list(columns), list(dropped)
 
 
@@ -273,13 +286,13 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         try:
             yield from enumerate(json.loads(text), 1)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not JSON: {error}") from None
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from None
             yield number, row

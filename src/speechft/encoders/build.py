@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from speechft.commands import command
 from speechft.encoders.base import Mode
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
@@ -44,7 +45,7 @@ def build_encoder(
     if checkpoint.format == "delta":
         raise CheckpointError(
             f"{checkpoint.source} is a task vector, not an encoder",
-            hint=f"speechft merge BASE {checkpoint.source} --alpha 1 --out encoder",
+            hint=command("merge", "BASE", checkpoint.source, alpha="1", out="encoder"),
         )
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)

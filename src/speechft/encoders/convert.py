@@ -111,7 +111,7 @@ def convert(
         ConfigError: A format is unknown or does not go with ``out``.
         RunError: ``out`` holds something else, or cannot be written.
     """
-    out = Path(os.path.abspath(Path(out).expanduser()))
+    out = Path(os.path.abspath(Path(os.path.expanduser(out))))
     chosen = _target(out, target)
     checkpoint = open_encoder(source)
     _check_format(checkpoint, source_format)

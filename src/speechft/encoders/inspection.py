@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from speechft.commands import command
 from speechft.encoders.build import check_family
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
@@ -138,7 +139,7 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
         task_heads=checkpoint.heads(),
         nonfinite=nonfinite,
         problem=problem,
-        next=_next(checkpoint, str(name), problem),
+        next=_next(checkpoint, str(name), problem, config),
     )
 
 
@@ -183,20 +184,24 @@ def _is_finite(tensor: Tensor) -> bool:
     return True
 
 
-def _next(checkpoint: Checkpoint, name: str, problem: str | None) -> list[str]:
+def _next(
+    checkpoint: Checkpoint, name: str, problem: str | None, config: str | Path | None
+) -> list[str]:
     if checkpoint.format == "delta":
-        return [f"speechft merge BASE {name} --alpha 0.25 --out merged"]
+        return [command("merge", "BASE", name, alpha="0.25", out="merged")]
     if checkpoint.family is not None and checkpoint.family not in FAMILIES:
         return []
     if problem is not None:
-        return [f"speechft inspect {name} --config CONFIG"] if "--config" in problem else []
-    commands = [
-        f"speechft extract {name} AUDIO... --out feats",
-        f"speechft evaluate {name} --out runs/eval",
-        f"speechft merge {name} TUNED --alpha 0.25 --out merged",
-    ]
-    if checkpoint.format == "hf":
-        known = find_family(checkpoint.family)
-        to_s3prl = [f"speechft convert {name} encoder.pt --to s3prl"]
-        return commands + (to_s3prl if known is not None and known.in_s3prl else [])
-    return [f"speechft convert {name} encoder --to hf", *commands]
+        return [command("inspect", name, config="CONFIG")] if "--config" in problem else []
+    with_config = {"config": None if config is None else str(config)}
+    commands = [command("extract", name, "AUDIO...", out="feats", **with_config)]
+    if config is None:  # the other verbs take no configuration: they take what is converted
+        commands += [
+            command("evaluate", name, out="runs/eval"),
+            command("merge", name, "TUNED", alpha="0.25", out="merged"),
+        ]
+    if checkpoint.format != "hf":
+        return [command("convert", name, "encoder", to="hf", **with_config), *commands]
+    known = find_family(checkpoint.family)
+    to_s3prl = [command("convert", name, "encoder.pt", to="s3prl", **with_config)]
+    return commands + (to_s3prl if known is not None and known.in_s3prl else [])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import command
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.errors import CheckpointError
 from speechft.files import (
@@ -66,13 +68,14 @@ def resolve_encoder(name: str | Path) -> Path:
     Raises:
         CheckpointError: There is no such encoder.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     packaged = packaged_encoders()
     if CODE.match(str(name)) and not path.exists():
         raise CheckpointError(
             f"{name} is code, which runs only where you type its name: on the command line of "
             "evaluate, or in Python",
-            hint=f"speechft evaluate {name} --out OUT, or speechft.evaluate([encoder], out=...)",
+            hint=f"{command('evaluate', name, out='OUT')}, or speechft.evaluate([encoder], "
+            "out=...)",
         )
     if path.is_dir() or (path.exists() and str(name) not in packaged):
         return path

@@ -171,8 +171,10 @@ def save_candidate(folder: Path, candidate: Candidate, digest: str) -> None:
     content = {**_absolute(candidate).record(), "digest": digest}
     place = candidate.like if candidate.source == RANDOM else candidate.source
     place = None if candidate.own else place
-    if place and Path(place).expanduser().exists():
-        content["relative"] = os.path.relpath(Path(place).expanduser().resolve(), folder.resolve())
+    if place and Path(os.path.expanduser(place)).exists():
+        content["relative"] = os.path.relpath(
+            Path(os.path.expanduser(place)).resolve(), folder.resolve()
+        )
     if not (folder / ENCODER_FILE).is_file() or read_json(folder / ENCODER_FILE) != content:
         write_json(folder / ENCODER_FILE, content)
 
@@ -223,7 +225,7 @@ def _absolute(candidate: Candidate) -> Candidate:
         return candidate
 
     def absolute(place: str | None) -> str | None:
-        path = Path(place or "").expanduser()
+        path = Path(os.path.expanduser(place or ""))
         return str(path.resolve()) if place and path.exists() else place
 
     return replace(

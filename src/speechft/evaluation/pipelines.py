@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save
 
+from speechft.commands import command
 from speechft.data.labels import Vocabulary
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
@@ -113,7 +114,7 @@ def load_pipeline(
     if not (place / PIPELINE_FILE).is_file():
         raise CheckpointError(
             f"{folder} holds no trained probe",
-            hint="give OUT of: speechft evaluate ... --out OUT, with name= and task=",
+            hint=f"give OUT of {command('evaluate', 'ENCODER', out='OUT')}, with name= and task=",
         )
     content = read_json(place / PIPELINE_FILE)
     about = find_task(content["task"]).variant(content["protocol"])

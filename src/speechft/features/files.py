@@ -135,7 +135,7 @@ def extract_files(
         "format": format,
         "frame_rate": model.frame_rate,
     }
-    writer = _Writer(Path(out).expanduser(), settings, DTYPES[dtype])
+    writer = _Writer(Path(os.path.expanduser(out)), settings, DTYPES[dtype])
     report.failed = dict(sources.problems)
     cuts = _usable(model, sources, report)
     if not cuts:
@@ -169,7 +169,7 @@ class _Processes:
         if state.num_processes != self.count:
             raise ConfigError(
                 f"{self.count} processes were started, but they see {state.num_processes}",
-                hint="start them with: accelerate launch -m speechft extract ...",
+                hint="start them with accelerate launch -m speechft, then the same arguments",
             )
         self.rank = int(state.process_index)
         if self.device.type == "cuda":

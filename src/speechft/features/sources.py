@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from speechft.commands import command
 from speechft.console import warn
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.folders import locate, look_below
@@ -47,7 +48,7 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     sources = Sources()
     files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
-    for path in (Path(os.path.abspath(Path(text).expanduser())) for text in arguments):
+    for path in (Path(os.path.abspath(Path(os.path.expanduser(text)))) for text in arguments):
         if path.is_dir() and (path / CORPUS_FILE).is_file():
             corpus = open_corpus(path)
             for split in corpus.statistics:
@@ -66,7 +67,7 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
         elif path.suffix.lower() == ".parquet" and path.is_file():
             raise DataError(
                 f"{path} is parquet, whose audio has no files",
-                hint=f"speechft prepare generic {path} --out DIR, then give DIR",
+                hint=f"{command('prepare', 'generic', path, out='DIR')}, then give DIR",
             )
         elif is_table(path):
             for file, segment in _read_rows(path, sources.problems):

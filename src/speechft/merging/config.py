@@ -6,6 +6,7 @@ It imports neither numpy nor pydantic, so that ``speechft merge`` starts quickly
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -151,7 +152,7 @@ class MergeConfig(MergeSettings):
         if self.out is not None:
             if not isinstance(self.out, str | Path) or not str(self.out):
                 raise ConfigError(f"out is {self.out!r}, expected the name of a folder or file")
-            self._set("out", Path(self.out).expanduser())
+            self._set("out", Path(os.path.expanduser(self.out)))
         if self.to is not None:
             _choose("output format", self.to, Format)
         for name in ("force", "dry_run"):

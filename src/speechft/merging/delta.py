@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from speechft.commands import command
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
@@ -95,7 +97,7 @@ def make_delta(
         ConfigError: ``dtype`` or a check is unknown.
         RunError: The file cannot be written.
     """
-    place = Path(out).expanduser()
+    place = Path(os.path.expanduser(out))
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
     allowed = (*read_allowed(allow), *(FORCED if force else ()))
@@ -158,11 +160,11 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    checkpoint = open_checkpoint(Path(path).expanduser())
+    checkpoint = open_checkpoint(Path(os.path.expanduser(path)))
     if checkpoint.format != "delta":
         raise CheckpointError(
             f"{path} is not a delta file",
-            hint="make one with: speechft delta BASE TUNED --out FILE",
+            hint=f"make one with: {command('delta', 'BASE', 'TUNED', out='FILE')}",
         )
     state = {}
     for name, tensor in checkpoint.tensors.items():

@@ -87,7 +87,8 @@ def build(
             _report(issues, total)
             if not any(splits.values()):
                 first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
-                raise DataError(f"none of the {total} recordings in {root} can be used{first}")
+                where = scan.sources[0] if len(scan.sources) == 1 else root
+                raise DataError(f"none of the {total} recordings in {where} can be used{first}")
             kept = {split: items for split, items in splits.items() if items}
             info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
             for file, text in _pair_texts(scan, kept).items():
@@ -216,6 +217,8 @@ def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> I
 
 
 def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
+    if draft.text and not words(draft.text):
+        yield "no-words", f"the text {draft.text!r} holds no letter: tasks of text leave it out", ""
     if draft.text and scan.alphabet is not None:
         strange = sorted(set(draft.text) - scan.alphabet)
         if strange:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def complete_settings(
     if isinstance(given, Mapping):
         settings = dict(given)
     elif given is not None:
-        settings = _read(Path(given).expanduser(), checkpoint)
+        settings = _read(Path(os.path.expanduser(given)), checkpoint)
     else:
         settings = told_settings(checkpoint) or published_settings(checkpoint)
     check_settings(settings, checkpoint.source)
