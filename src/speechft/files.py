@@ -273,7 +273,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
             if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
                 raise ValueError("the header is incomplete")
             header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}
         entries = {}
         for name, item in header.items():
             start, end = item["data_offsets"]

@@ -79,7 +79,7 @@ class Family(ABC):
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-        left_out = ("do_normalize", "auto_map", "torch_dtype", "dtype")
+        left_out = ("do_normalize", "sampling_rate", "auto_map", "torch_dtype", "dtype")
         config = AutoConfig.for_model(**{k: v for k, v in settings.items() if k not in left_out})
         kind = MODEL_MAPPING[type(config)]
         config.architectures = [kind.__name__]
