@@ -30,6 +30,7 @@ FIELDS: dict[str, str] = {
     "feat_extract_norm": "normalisation of the CNN",
     "feat_proj_layer_norm": "layer norm before the projection",
     "do_normalize": "normalisation of the audio",
+    "sampling_rate": "rate of the audio",
     "conv_kernel": "kernels of the CNN",
     "conv_stride": "strides of the CNN",
     "conv_bias": "biases of the CNN",
@@ -104,14 +105,18 @@ class Evidence:
 def compare_configs(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> list[str]:
     """Return one line per field in which two configurations mean different models.
 
-    A field that one side does not state is not compared.
+    A field that one side does not state is not compared. Nor is whether the audio is normalised
+    where a group norm stands behind the first convolution, which takes scale and offset out itself;
+    `other_differences` tells it.
     """
     if not base or not tuned:
         return []
+    free = {"do_normalize"} if base.get("feat_extract_norm") == "group" else set()
     return [
         f"{label} ({name}): {base[name]!r} in the base, {tuned[name]!r} in the tuned model"
         for name, label in FIELDS.items()
-        if name in base
+        if name not in free
+        and name in base
         and name in tuned
         and base[name] is not None
         and tuned[name] is not None
@@ -136,13 +141,16 @@ def other_differences(base: Checkpoint, model: Checkpoint) -> list[str]:
 
     The output has the base's values.
     """
-    if base.config is None or model.config is None:
+    first, second = base.settings(), model.settings()
+    if first is None or second is None:
         return []
-    first, second = base.config, model.config
     return [
         f"{name} is {first[name]!r} in the base (kept), {second[name]!r} in {model.source}"
         for name in first
-        if name in second and name not in _NOT_THE_MODEL and first[name] != second[name]
+        if name in second
+        and name not in _NOT_THE_MODEL
+        and first[name] != second[name]
+        and not (name == "do_normalize" and None in (first[name], second[name]))
     ]
 
 

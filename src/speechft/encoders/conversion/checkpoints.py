@@ -174,9 +174,8 @@ def _wrap(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the tensors of what a file holds; counters and copies that stand among them go."""
     tensors = {str(n): memory_tensor(str(n), v) for n, v in state.items() if hasattr(v, "dtype")}
     if not tensors:
-        raise CheckpointError(
-            f"{source} holds no tensors" + (f"; it has {', '.join(map(str, state))[:200]}" * bool(state))
-        )
+        held = ", ".join(map(str, state))[:200] or "nothing"
+        raise CheckpointError(f"{source} holds no tensors, but {held}")
     return tensors
 
 

@@ -79,7 +79,7 @@ the first comes first."""
 
 _COPIES = frozenset(
     "teacher teacher_model teacher_encoder ema _ema ema_model model_ema target target_encoder "
-    "target_model momentum momentum_encoder shadow averaged_model reference ref_model frozen".split()
+    "target_model momentum momentum_encoder shadow averaged_model reference frozen".split()
 )
 """Parts of names of what is not trained itself: teachers, running averages, references."""
 

@@ -37,7 +37,8 @@ def complete_settings(
     if isinstance(given, Mapping):
         settings = dict(given)
     elif given is not None:
-        settings = _read(Path(given).expanduser(), checkpoint)
+        settings = _read(given, checkpoint)
+        log(f"configuration of {checkpoint.source}: {given}")
     else:
         settings = told_settings(checkpoint) or published_settings(checkpoint)
     family = settings.get("model_type")
@@ -123,12 +124,13 @@ def _beside(checkpoint: Checkpoint) -> Path | None:
     return Path(upstream) if isinstance(upstream, str) and Path(upstream).is_file() else None
 
 
-def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read a configuration for ``checkpoint`` from JSON, an encoder folder or a checkpoint."""
+def _read(given: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read a configuration for ``checkpoint`` from JSON, or from what is an encoder elsewhere."""
+    path = Path(given).expanduser()
     if path.is_dir() or path.suffix != ".json":
-        settings = open_encoder(path).settings()
+        settings = open_encoder(given).settings()
         if settings is None:
-            raise CheckpointError(f"{path} has no configuration", hint=CONFIG_HINT)
+            raise CheckpointError(f"{given} has no configuration", hint=CONFIG_HINT)
         return settings
     content = read_json(path)
     if not isinstance(content, dict):
