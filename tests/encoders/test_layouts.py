@@ -18,7 +18,7 @@ from speechft import cli
 from speechft.encoders.conversion.keys import to_s3prl
 from speechft.encoders.convert import convert
 from speechft.encoders.inspection import inspect_encoder
-from speechft.encoders.load import digest_of, load_encoder, random_encoder
+from speechft.encoders.load import load_encoder, random_encoder
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.merging import make_delta, merge
@@ -173,10 +173,16 @@ def test_a_layout_is_refused_by_name(layout: str, base: Path, state: State, tmp_
     torch.save(content(state), tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=told):
         load_encoder(tmp_path / "x.pt", config=base)
-    try:  # inspect says what convert would
-        assert inspect_encoder(tmp_path / "x.pt", base).problem
+    inspect_or_error(tmp_path / "x.pt", base)
+
+
+def inspect_or_error(file: Path, config: Path) -> None:
+    """Make sure that inspect, too, says that a file cannot be used."""
+    try:
+        problem = inspect_encoder(file, config).problem
     except CheckpointError as error:
-        assert error.message
+        problem = error.message
+    assert problem
 
 
 def hydra(state: State, **model: Any) -> dict[str, Any]:
@@ -277,7 +283,7 @@ FOREIGN: dict[str, tuple[str, bytes, str]] = {
 def test_what_is_no_checkpoint_says_what_it_is(name: str, base: Path, tmp_path: Path) -> None:
     file, content, told = FOREIGN[name]
     (tmp_path / file).write_bytes(content)
-    for verb in (inspect_encoder, load_encoder, digest_of):
+    for verb in (inspect_encoder, load_encoder):
         with pytest.raises(CheckpointError, match=told):
             verb(tmp_path / file)
     with pytest.raises(CheckpointError, match=told):
@@ -292,7 +298,9 @@ def test_pointers_and_links_in_a_folder(name: str, base: Path, tmp_path: Path) -
         load_encoder(folder)
     (folder / name).unlink()
     (folder / name).symlink_to("../blobs/gone")
-    with pytest.raises(CheckpointError, match="is a link to ../blobs/gone, which does not exist"):
+    with pytest.raises(
+        CheckpointError, match=r"is a link to \.\./blobs/gone, which does not exist"
+    ):
         load_encoder(folder)
     (tmp_path / "w.pt").symlink_to("gone.pt")
     with pytest.raises(CheckpointError, match=r"is a link to gone\.pt"):
@@ -372,7 +380,7 @@ VERBS: dict[str, str] = {
     "convert": "convert {0} OUT",
     "extract": "extract {0} {1}/a.wav --out OUT",
     "evaluate": "evaluate {0} --tasks sid --out OUT --limit 2",
-    "finetune": "finetune {0} --task sid --out OUT",
+    "finetune": "finetune demo --set encoder={0} --out OUT",
     "merge as base": "merge {0} {1} --out OUT",
     "merge as tuned": "merge {1} {0} --out OUT",
     "delta": "delta {1} {0} --out OUT.safetensors",

@@ -172,7 +172,9 @@ def _wrap_all(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _wrap(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
     """Return the tensors of what a file holds; counters and copies that stand among them go."""
-    tensors = {str(n): memory_tensor(str(n), v) for n, v in state.items() if hasattr(v, "dtype")}
+    tensors: dict[str, Tensor] = {
+        str(n): memory_tensor(str(n), v) for n, v in state.items() if hasattr(v, "dtype")
+    }
     if not tensors:
         held = ", ".join(map(str, state))[:200] or "nothing"
         raise CheckpointError(f"{source} holds no tensors, but {held}")
@@ -242,7 +244,7 @@ def _shards(index: Path) -> list[Path]:
         there = {int(match[1]) for match in counted}
         gone = [n for n in range(1, int(counted[0][2]) + 1) if n not in there]
         raise CheckpointError(
-            f"{index} lists {len(names)} of {counted[0][2]} shards; it lacks number "
+            f"{index} lists {len(names)} of {int(counted[0][2])} shards; it lacks number "
             f"{', '.join(map(str, gone[:5]))}",
             hint="it would be half a model: download the index again",
         )

@@ -139,7 +139,8 @@ def _read(given: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
         content = configs.checked(content, path)
     if "model_type" in content:
         processor = read_processor(path.parent) or {}
-        told = {k: processor[k] for k in ("do_normalize", "sampling_rate") if k in processor}
+        of_audio = ("do_normalize", "sampling_rate")
+        told: dict[str, Any] = {k: processor[k] for k in of_audio if k in processor}
         return told | content
     if "encoder_embed_dim" in content:
         content = {"cfg": content}
