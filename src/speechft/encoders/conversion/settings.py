@@ -140,8 +140,7 @@ def _read(given: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if "model_type" in content:
         processor = read_processor(path.parent) or {}
         of_audio = ("do_normalize", "sampling_rate")
-        told: dict[str, Any] = {k: processor[k] for k in of_audio if k in processor}
-        return told | content
+        return {**{k: processor[k] for k in of_audio if k in processor}, **content}
     if "encoder_embed_dim" in content:
         content = {"cfg": content}
     if not configs.describes_model(content):
