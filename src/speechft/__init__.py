@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import compare, evaluate, finetune, prepare, pretrain, run
+    from speechft.api import compare, evaluate, finetune, inspect, prepare, pretrain, run
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
     from speechft.evaluation.pipelines import load_pipeline
     from speechft.features.files import extract_files as extract
-    from speechft.features.looks import inspect_anything as inspect
     from speechft.merging import interpolate_, merge
 
 from speechft.version import __version__
@@ -44,7 +43,7 @@ _HOMES = {
     "evaluate": "speechft.api",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
-    "inspect": "speechft.features.looks:inspect_anything",
+    "inspect": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",
     "load_pipeline": "speechft.evaluation.pipelines",

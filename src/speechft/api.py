@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
+    from speechft.encoders.inspection import Inspection
     from speechft.evaluation.compare import Difference
     from speechft.evaluation.superb_table import SuperbTable
+    from speechft.features.looks import DataInspection
+    from speechft.merging.bases import BaseRanking
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
 
@@ -265,6 +268,28 @@ def superb_table(results: PathLike | Sequence[PathLike]) -> SuperbTable:
     from speechft.results import read_rows
 
     return tables.superb_table([r for file in _result_files(results) for r in read_rows(file)])
+
+
+def inspect(
+    name: PathLike, config: PathLike | None = None, bases: PathLike | None = None
+) -> Inspection | DataInspection | BaseRanking:
+    """Say what an encoder or data is, and what can be done with it.
+
+    Args:
+        name: An encoder, checkpoint, recording, table, manifest, folder or prepared corpus.
+        config: Configuration of a checkpoint that does not tell it.
+        bases: Folder: rank the encoders below it by whether ``name`` was tuned from them.
+
+    Raises:
+        SpeechftError: It is none of these, or cannot be read.
+    """
+    if bases is not None:
+        from speechft.merging.bases import rank_bases
+
+        return rank_bases(name, bases)
+    from speechft.features.looks import inspect_anything
+
+    return inspect_anything(name, config)
 
 
 def _result_files(results: PathLike | Sequence[PathLike]) -> list[Path]:

@@ -95,8 +95,12 @@ def test_configurations_that_differ_are_refused_by_name(
     assert merge(base, tuned, out=tmp_path / "out", allow="settings").forced
 
 
-def test_normalisation_of_the_audio_is_compared(pair: Any, tmp_path: Path) -> None:
-    base, tuned = pair
+def test_normalisation_of_the_audio_is_compared(
+    base_model: Any, tune: Any, save: Any, tmp_path: Path
+) -> None:
+    """Where a group norm takes scale and offset out, it is a note: `test_layouts.py`."""
+    base = save(base_model, "base", feat_extract_norm="layer")
+    tuned = save(tune(base_model), "tuned", feat_extract_norm="layer")
     (base / "preprocessor_config.json").write_text('{"do_normalize": false}')
     (tuned / "preprocessor_config.json").write_text('{"do_normalize": true}')
     refused(LineageError, "normalisation of the audio", tmp_path / "out", base, tuned)

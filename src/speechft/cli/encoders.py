@@ -46,15 +46,18 @@ def convert(
 def inspect(
     path: Annotated[str, typer.Argument(help="Encoder, checkpoint, table, folder, recording.")],
     config: Config = None,
+    bases: Annotated[
+        Path | None, typer.Option(help="Folder: which encoder below it was PATH tuned from?")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what an encoder, checkpoint, table, folder, manifest or recording is, and what is read.
 
     Example: speechft inspect dev-best.ckpt --json
     """
-    from speechft.features.looks import inspect_anything
+    from speechft import api
 
-    found = inspect_anything(path, config)
+    found = api.inspect(path, config, bases)
     typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
 
 

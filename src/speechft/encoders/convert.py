@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from speechft.encoders.build import build_encoder, check_family, torch_tensors
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
 from speechft.encoders.conversion.s3prl import (
     REST_NAME,
@@ -37,12 +37,13 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "spin": ("spin",),
     "hf": ("hf",),
 }
-"""Formats of `open_checkpoint` by the name that a user gives them; bare weights go with all."""
+"""Formats of `open_encoder` by the name that a user gives them; bare weights go with all."""
 
 TOLERANCE = 1e-5
 """Largest difference of a hidden state, over max(1, rms of the layer), that counts as equal."""
 
 _WRITTEN = {CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, REST_NAME}
+_NOT_THE_MODEL = ("do_normalize", "sampling_rate", "torch_dtype")
 _PROBES = (16_000, 9_013)
 
 
@@ -126,7 +127,7 @@ def convert(
         kept = write(place, checkpoint, settings)
         if not allow_nonfinite:
             _check_heads(checkpoint.source, kept)
-        written = open_checkpoint(place)
+        written = open_encoder(place)
         count = _compare_tensors(checkpoint, written)
         parity = _compare_features(encoder, written, settings, allow_nonfinite)
         heads = [n for n in checkpoint.by_name() if is_pretraining_head(n) and n not in kept]
@@ -142,7 +143,7 @@ def convert(
         str(settings["model_type"]),
         count,
         tuple(kept),
-        (*heads, *checkpoint.heads()),
+        (*heads, *checkpoint.heads(), *checkpoint.not_understood(), *checkpoint.others),
         parity,
         digest_of(out),
     )
@@ -189,7 +190,7 @@ def _write_folder(
     tensors = torch_tensors(checkpoint.by_name())
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
     weights = {name: t.contiguous() for name, t in tensors.items() if name not in heads}
-    config = {n: v for n, v in settings.items() if n not in ("do_normalize", "torch_dtype")}
+    config = {n: v for n, v in settings.items() if n not in _NOT_THE_MODEL}
     config["architectures"] = [_family(settings).architecture]
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:

@@ -116,7 +116,8 @@ class HuggingFaceEncoder(Encoder):
         hidden = self.family.project(self.model, features)
         if time_mask is not None:
             hidden = torch.where(time_mask[..., None], self._mask_embedding(hidden), hidden)
-        leaks, silent = self.family.leaks(self.model), warnings.catch_warnings()
+        leaks = [] if self.mode == "s3prl" else self.family.leaks(self.model)
+        silent = warnings.catch_warnings()
         with self._recorded_layers() as recorded, _zeroed(leaks, mask), silent:
             # WavLM hands torch a boolean mask beside a float bias
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")

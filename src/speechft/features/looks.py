@@ -96,6 +96,8 @@ def is_data(name: str | Path) -> bool:
     if (path / "config.json").is_file() or any(p.suffix in _WEIGHTS for p in path.iterdir()):
         return False
     below = look_below(path)
+    if not below.audio and any(path.glob("*/*config.json")):  # encoders or adapters lie below
+        return False
     return bool(below.audio) or any(p.suffix == ".parquet" or is_table(p) for p in below.others)
 
 

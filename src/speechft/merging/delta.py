@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from speechft.commands import command
-from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
+from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
 from speechft.merging.checks import FORCED, read_allowed, refuse
@@ -160,7 +160,7 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    checkpoint = open_checkpoint(Path(os.path.expanduser(path)))
+    checkpoint = open_encoder(path)
     if checkpoint.format != "delta":
         raise CheckpointError(
             f"{path} is not a delta file",

@@ -48,6 +48,7 @@ FIELDS: dict[str, str] = {
     "feat_extract_norm": "normalisation of the CNN",
     "feat_proj_layer_norm": "layer norm before the projection",
     "do_normalize": "normalisation of the audio",
+    "sampling_rate": "rate of the audio",
     "conv_kernel": "kernels of the CNN",
     "conv_stride": "strides of the CNN",
     "conv_bias": "biases of the CNN",
@@ -180,14 +181,17 @@ def compare_configs(
     """Return an objection per field in which two configurations mean different models.
 
     A field that one side does not state has there the value that its family gives it; where it has
-    none, as ``do_normalize``, it is not compared.
+    none, as ``do_normalize``, it is not compared. Nor is whether the audio is normalised where a
+    group norm stands behind the first convolution, which takes scale and offset out itself;
+    `other_differences` tells it.
     """
     if not base or not tuned:
         return []
     found = []
+    free = {"do_normalize"} if base.get("feat_extract_norm") == "group" else set()
     for name, label in FIELDS.items():
         first, second = _value(base, name, tuned), _value(tuned, name, base)
-        if first is not None and second is not None and first != second:
+        if name not in free and first is not None and second is not None and first != second:
             check = "family" if name == "model_type" else "settings"
             text = f"{label} ({name}): {first!r} in the base, {second!r} in the tuned model"
             found.append(Objection(check, text))
@@ -219,13 +223,16 @@ def other_differences(base: Checkpoint, model: Checkpoint) -> list[str]:
 
     The output has the base's values.
     """
-    if base.config is None or model.config is None:
+    first, second = base.settings(), model.settings()
+    if first is None or second is None:
         return []
-    first, second = base.config, model.config
     return [
         f"{name} is {first[name]!r} in the base (kept), {second[name]!r} in {model.source}"
         for name in first
-        if name in second and name not in _NOT_THE_MODEL and first[name] != second[name]
+        if name in second
+        and name not in _NOT_THE_MODEL
+        and first[name] != second[name]
+        and not (name == "do_normalize" and None in (first[name], second[name]))
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.settings import told_settings
+from speechft.encoders.families import find_family
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError
 from speechft.merging.checks import Objection
@@ -22,7 +23,30 @@ def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Check
     """
     if not tuned:
         raise CheckpointError("no tuned model was given", hint="give at least one beside the base")
-    return open_base(base), [open_encoder(model, "tuned") for model in tuned]
+    opened = open_base(base)
+    models = [open_encoder(model, "tuned") for model in tuned]
+    for model in (opened, *models):
+        _check_whole(model)
+    return opened, models
+
+
+def _check_whole(model: Checkpoint) -> None:
+    """Refuse a checkpoint that lacks tensors of the model that its configuration describes.
+
+    Raises:
+        CheckpointError: It does; merged, it would be half a model.
+    """
+    settings = model.settings()
+    family = find_family(None if settings is None else settings.get("model_type"))
+    if settings is None or family is None or model.format == "delta":
+        return
+    lacking = family.lacking(settings, set(model.names.values()))
+    if lacking:
+        raise CheckpointError(
+            f"{model.source} lacks {len(lacking)} tensors of the {family.name} model that its "
+            f"configuration describes: {', '.join(lacking[:4])}",
+            hint="a shard or a part of the file may be missing; copy or download it again",
+        )
 
 
 def open_base(base: Any) -> Checkpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from speechft.encoders.conversion.tensors import Tensor
@@ -19,7 +20,51 @@ _CNN_NORM = {"default": "group", "layer_norm": "layer"}
 
 def describes_model(content: Mapping[str, Any]) -> bool:
     """Tell whether the keys beside the weights hold the configuration of an encoder."""
-    return "encoder_embed_dim" in sections(content)[0] if content else False
+    model = sections(content)[0] if content else {}
+    is_tuned = "w2v_path" in model and not isinstance(model.get("w2v_args"), Mapping)
+    return "encoder_embed_dim" in model and not is_tuned  # there it is the default of fairseq
+
+
+def told_normalisation(content: Mapping[str, Any]) -> bool | None:
+    """Return what the keys beside the weights say about waveforms; None where they do not say."""
+    model, task = sections(content) if content else ({}, {})
+    told = model.get("normalize", task.get("normalize"))
+    return None if told is None else bool(told)
+
+
+def checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a ``config.json`` with its family as it is spelt here.
+
+    Raises:
+        CheckpointError: ``model_type`` is spelt otherwise, or a size is null.
+    """
+    if "model_type" not in config:
+        other = next((k for k in config if k.lower().replace("-", "_") == "model_type"), None)
+        if other is not None:
+            raise CheckpointError(
+                f"{path} has the key {other!r}, expected 'model_type'", hint="rename it"
+            )
+    spelt = str(config.get("model_type")).lower().replace("_", "-")
+    if spelt in FAMILIES and spelt != config["model_type"]:
+        config = config | {"model_type": spelt}
+    empty = [key for key in _NEEDED if key in config and config[key] is None]
+    if empty:
+        raise CheckpointError(
+            f"{path}: {', '.join(empty)} null, expected a size",
+            hint="take the config.json that the model was published with",
+        )
+    return config
+
+
+_NEEDED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "conv_dim",
+    "conv_kernel",
+    "conv_stride",
+)
 
 
 def to_hugging_face(
@@ -131,7 +176,7 @@ def conv_layers(text: str) -> list[tuple[int, int, int]]:
 
 def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the model's and the task's fields, whichever layout the file has."""
-    if "model_cfg" in content:
+    if content.get("model_cfg") is not None:
         found = (content["model_cfg"], content.get("task_cfg") or {})
         if not all(isinstance(part, Mapping) for part in found):
             raise CheckpointError("the checkpoint's model_cfg or task_cfg is not a mapping")
@@ -165,8 +210,16 @@ def family_by_name(name: str) -> str:
 
 def unsupported_family(name: str) -> CheckpointError:
     """Build the error for a family that s3prl and fairseq files are not read for."""
+    spelt = name.lower().replace("_", "-")
+    twin = next((family for family in FAMILIES if spelt.startswith(family)), None)
+    hint = "give its configuration with --config, as a config.json or a checkpoint that has one"
+    if twin is not None or spelt.startswith("data2vec"):
+        hint = (
+            f"{twin or 'data2vec-audio'} is read as a Hugging Face folder: give the model of the "
+            "hub, or convert the file with transformers' script for it first"
+        )
     return CheckpointError(
         f"the checkpoint's configuration names the family {name!r}; supported in s3prl's and "
         f"fairseq's formats are: {', '.join(in_s3prl())}",
-        hint="give its configuration with --config, as a config.json or a checkpoint that has one",
+        hint=hint,
     )
