@@ -51,7 +51,8 @@ def abilities(
             labels = [segment.label for segment in segments]
             values = states.segments[kind]
             found = [label_cca(values[:, n], labels, fitted, groups[cuts]) for n in layers]
-            details = {"ridge": RIDGE, "kept_variance": KEPT_VARIANCE, "labels": len(set(labels))}
+            details: dict[str, Any] = {"ridge": RIDGE, "kept_variance": KEPT_VARIANCE}
+            details["labels"] = len(set(labels))
             question: Question = "phones" if KINDS[kind] == "phones" else "words"
             yield Ability(question, f"cca_{kind}", "", found, details)
     if "abx" in wanted:
@@ -67,16 +68,16 @@ def abilities(
         named = speakers_of(choice.cuts) is not None
         for kind, names in labels_of(choice.cuts).items():
             order = {name: n for n, name in enumerate(sorted({n for n in names if n is not None}))}
-            labels = np.array([-1 if name is None else order[name] for name in names])
+            numbers = np.array([-1 if name is None else order[name] for name in names])
             apart = kind != "speaker" and named
             found = [
-                neighbours_accuracy(states.means[:, n], labels, groups, apart=apart)
+                neighbours_accuracy(states.means[:, n], numbers, groups, apart=apart)
                 for n in layers
             ]
             most = max(Counter(name for name in names if name is not None).values())
             details = {
                 "label": kind,
-                "chance": 100 * most / int((labels >= 0).sum()),
+                "chance": 100 * most / int((numbers >= 0).sum()),
                 "other_speakers_only": apart,
             }
             question = "speakers" if kind == "speaker" else "labels"

@@ -72,7 +72,8 @@ def choose_cells(tokens: Sequence[Token], mode: Mode, seed: int = 0) -> list[Cel
         by_speaker = groups.setdefault(context, {})
         by_speaker.setdefault(speaker, {})[phone] = tuple(int(n) for n in sorted(kept))
     every = list(_within(groups) if mode == "within" else _across(groups, rng))
-    chosen, pairs = [], 0
+    chosen: list[int] = []
+    pairs = 0
     for number in rng.permutation(len(every)):
         pairs += every[number].pairs
         if pairs > MOST_PAIRS and chosen:
@@ -99,7 +100,9 @@ def _across(
                 others = [s for s, p in by_speaker.items() if s != speaker and one in p]
                 for third in sorted(rng.permutation(others)[:MOST_X_SPEAKERS].tolist()):
                     x = by_speaker[third][one]
-                    yield Cell((one, other), context, (speaker, third), phones[one], phones[other], x)
+                    yield Cell(
+                        (one, other), context, (speaker, third), phones[one], phones[other], x
+                    )
 
 
 def abx_error(
@@ -156,7 +159,8 @@ def _cell_error(cell: Cell, aligned: Floats, wanted: dict[tuple[int, int], int])
     near, far = between(cell.a)[:, :, :, None], between(cell.b)[:, :, None, :]
     wrong = (near > far) + 0.5 * (near == far)
     triples = np.array([[x != a for a in cell.a] for x in cell.x])
-    return 100 * wrong[:, triples].mean((1, 2))
+    error: Floats = 100 * wrong[:, triples].mean((1, 2))
+    return error
 
 
 def _collapse(cells: Sequence[Cell], errors: Floats) -> Floats:

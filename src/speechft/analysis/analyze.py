@@ -256,7 +256,8 @@ class _Analysis:
         """Return the encoders on the lines from the base, and between encoders, at alpha."""
         fitting = [n for n, s in enumerate(self._subjects) if n and s.interpolates]
         ends = [(0, n) for n in fitting] + list(combinations(fitting, 2))
-        made, lines = [], []
+        made: list[Encoder] = []
+        lines = []
         for first, second in ends:
             lines.append(Line(first, second, len(self._subjects) + len(made)))
             one, two = (self._subjects[n].encoder for n in (first, second))

@@ -18,7 +18,10 @@ LEAST_OF_A_LABEL = 5
 
 
 def label_cca(
-    x: npt.NDArray[np.floating], labels: Sequence[str], fitted: npt.NDArray[np.bool_], groups: Groups
+    x: npt.NDArray[np.floating],
+    labels: Sequence[str],
+    fitted: npt.NDArray[np.bool_],
+    groups: Groups,
 ) -> Estimate:
     r"""Return the projection-weighted canonical correlation of segments with their labels.
 
@@ -37,7 +40,7 @@ def label_cca(
         fitted: (n,) whether a segment belongs to the half that is fitted on.
         groups: (n,) number of the speaker of each, for the interval.
     """
-    names = [name for name in sorted(set(labels))]
+    names = sorted(set(labels))
     numbers = {name: number for number, name in enumerate(names)}
     which = np.array([numbers[label] for label in labels], np.int64)
     often = np.bincount(which[fitted], minlength=len(names)) >= LEAST_OF_A_LABEL
@@ -85,7 +88,9 @@ def _whitener(x: Floats, kept: float) -> tuple[Floats, Floats]:
     if energies[0] <= 1e-12:
         return np.empty((x.shape[1], 0)), np.empty((len(x), 0))
     shares = np.cumsum(energies) / energies.sum()
-    rank = min(int(np.searchsorted(shares, kept - 1e-9)) + 1, int((energies > 1e-10 * energies[0]).sum()))
+    rank = min(
+        int(np.searchsorted(shares, kept - 1e-9)) + 1, int((energies > 1e-10 * energies[0]).sum())
+    )
     scale = 1 / np.sqrt(energies[:rank] + RIDGE * energies.mean())
     into: Floats = axes[:, :rank] * scale
     return into, x @ into

@@ -81,7 +81,7 @@ def choose(
         triphones: Whether ABX is measured.
     """
     times = tuple(
-        timing.centre_seconds + timing.hop_seconds * sample_frames(count, timing, seed, cut.id)
+        _middles(sample_frames(count, timing, seed, cut.id), timing)
         for cut, count in zip(cuts, counts, strict=True)
     )
     pooled = {k: _segments(cuts, k, seed) for k in KINDS} if segments else {}
@@ -139,7 +139,7 @@ def labels_of(cuts: Sequence[Cut]) -> dict[str, list[str | None]]:
     return {
         kind: values
         for kind, values in found.items()
-        if 2 <= (many := len({v for v in values if v is not None}))
+        if (many := len({v for v in values if v is not None})) >= 2
         and 2 * many <= sum(v is not None for v in values)
     }
 
@@ -157,6 +157,13 @@ def frames_of(segment: Segment, timing: FrameTiming, count: int) -> tuple[int, i
         for t in (segment.start, segment.end)
     )
     return min(max(first, 0), count), min(max(last, 0), count)
+
+
+def _middles(frames: npt.NDArray[np.int64], timing: FrameTiming) -> npt.NDArray[np.float64]:
+    middles: npt.NDArray[np.float64] = timing.centre_seconds + timing.hop_seconds * frames.astype(
+        np.float64
+    )
+    return middles
 
 
 def _segments(cuts: Sequence[Cut], kind: str, seed: int) -> list[Segment]:

@@ -71,8 +71,11 @@ def mean_estimate(values: Floats, groups: Groups) -> Estimate:
     sums = np.bincount(place, values[kept])
     counts = np.bincount(place)
     total, number = sums.sum(), counts.sum()
-    left = {int(g): (total - s) / (number - c) for g, s, c in zip(found, sums, counts, strict=True)
-            if number > c}
+    left: dict[Hashable, float] = {
+        int(g): (total - s) / (number - c)
+        for g, s, c in zip(found, sums, counts, strict=True)
+        if number > c
+    }
     return Estimate(float(total / number), left, int(number))
 
 

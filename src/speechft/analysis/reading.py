@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class States:
             first, last = self._span(segment)
             lengths.append(last - first)
         ends = np.cumsum([0, *lengths])
-        self.spans = [(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False)]
+        self.spans = [(int(a), int(b)) for a, b in pairwise(ends)]
         """First and last row of each triphone."""
         self.triphones = self._array("triphones", int(ends[-1]), np.float16)
         """(K, N, D) frames of all triphones, of length 1."""

@@ -82,7 +82,7 @@ def _pick(rows: Sequence[AnalysisRow], measure: str) -> list[AnalysisRow]:
 
 def _similarity(rows: Sequence[AnalysisRow]) -> str:
     known = [row for row in rows if row.value is not None]
-    least, most = (f(known, key=lambda row: row.value) for f in (min, max))
+    least, most = (f(known, key=lambda row: row.value or 0.0) for f in (min, max))
     if (least.value or 0) >= _ALIKE:
         return (
             f"hidden states are much the same as the base's at every layer (CKA at least "
@@ -123,8 +123,12 @@ def _weights(moved: Sequence[AnalysisRow], rows: Sequence[AnalysisRow]) -> str:
     if not total:
         return "no weight moved."
     if total >= _UNRELATED:
-        return f"weights differ by {100 * total:.0f} % of the base's norm: not tuned from this base."
-    by_layer = [r for r in moved if r.layer is not None and r.module is None and r.value is not None]
+        return (
+            f"weights differ by {100 * total:.0f} % of the base's norm: not tuned from this base."
+        )
+    by_layer = [
+        r for r in moved if r.layer is not None and r.module is None and r.value is not None
+    ]
     most = max(by_layer, key=lambda row: row.value or 0.0)
     text = (
         f"weights moved by {100 * total:.1f} % of the base's norm, most at layer {most.layer} "
@@ -146,7 +150,8 @@ def _weights(moved: Sequence[AnalysisRow], rows: Sequence[AnalysisRow]) -> str:
 
 def _changes(rows: Sequence[AnalysisRow]) -> tuple[list[int], list[int]]:
     """Return the layers that got better and worse than the base's, beyond the interval."""
-    better, worse = [], []
+    better: list[int] = []
+    worse: list[int] = []
     for row in rows:
         interval = (row.details.get("change") or {}).get("interval")
         if interval is None or row.layer is None or interval[0] <= 0 <= interval[1]:
@@ -159,7 +164,7 @@ def _changes(rows: Sequence[AnalysisRow]) -> tuple[list[int], list[int]]:
 def _ability(rows: Sequence[AnalysisRow], better: list[int], worse: list[int]) -> str:
     known = [row for row in rows if row.value is not None]
     low = rows[0].measure.startswith(_BETTER_LOW)
-    best = (min if low else max)(known, key=lambda row: row.value)
+    best = (min if low else max)(known, key=lambda row: row.value or 0.0)
     digits = 1 if best.unit else 2
     name = _NAMES.get(best.measure, "accuracy of nearest neighbours")
     space = " %" if best.unit == "%" else ""

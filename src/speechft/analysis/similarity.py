@@ -24,7 +24,8 @@ def cosine_of_frames(x: Array, y: Array) -> Floats:
     first, second = np.asarray(x, np.float64), np.asarray(y, np.float64)
     norms = np.sqrt(np.square(first).sum(1) * np.square(second).sum(1))
     dots = (first * second).sum(1)
-    return np.divide(dots, norms, out=np.full(len(dots), np.nan), where=norms > 0)
+    cosines: Floats = np.divide(dots, norms, out=np.full(len(dots), np.nan), where=norms > 0)
+    return cosines
 
 
 def centred_cosine(x: Array, y: Array, utterances: Groups, groups: Groups) -> Estimate:
@@ -49,7 +50,8 @@ def mean_by_utterance(values: Floats, utterances: Groups, count: int) -> Floats:
     kept = np.isfinite(values)
     sums = np.bincount(utterances[kept], values[kept], count)
     numbers = np.bincount(utterances[kept], minlength=count)
-    return np.divide(sums, numbers, out=np.full(count, np.nan), where=numbers > 0)
+    means: Floats = np.divide(sums, numbers, out=np.full(count, np.nan), where=numbers > 0)
+    return means
 
 
 def _centred(x: Array) -> Floats:
@@ -167,9 +169,7 @@ def _batch(x: Array, y: Array, groups: Groups) -> tuple[Floats, dict[int, Floats
             inside = (a[np.ix_(out, out)] * b[np.ix_(out, out)]).sum()
             trace = (a * b).sum() - 2 * (a[out] * b[out]).sum() + inside
             first, second = sums[id(a)], sums[id(b)]
-            values.append(
-                _hsic(int(kept.sum()), trace, first.sum(), second.sum(), first @ second)
-            )
+            values.append(_hsic(int(kept.sum()), trace, first.sum(), second.sum(), first @ second))
         without[int(group)] = np.nan_to_num(np.array(values))
     return whole, without
 

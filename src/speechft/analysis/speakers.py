@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from speechft.analysis.intervals import Estimate, Floats, Groups, jackknife
+from speechft.analysis.intervals import Estimate, Floats, Groups
 
 MOST_PAIRS = 50_000
 """Pairs of utterances; a seeded draw where there are more."""

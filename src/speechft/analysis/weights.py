@@ -169,7 +169,7 @@ def _effective(encoder: Encoder) -> Iterator[tuple[str, str, Tensor]]:
     for path, module in encoder.named_modules():
         start = f"{path}." if path else ""
         if parametrize.is_parametrized(module):
-            for name in module.parametrizations:  # type: ignore[union-attr]
+            for name in module.parametrizations:
                 yield f"{start}{name}", f"{start}parametrizations.{name}.", getattr(module, name)
         if not isinstance(module, parametrize.ParametrizationList) and "parametriz" not in path:
             for name, parameter in module.named_parameters(recurse=False):

@@ -67,8 +67,6 @@ def encode_together(
             with torch.inference_mode(), autocast(resolved, device):
                 for encoder, key in zip(encoders, keys, strict=True):
                     kept = cache if key in shared else None
-                    outputs.append(
-                        in_float(encode(encoder, group, device, kept, key, multiple))
-                    )
+                    outputs.append(in_float(encode(encoder, group, device, kept, key, multiple)))
             yield group, outputs
             bar.advance(len(group))
