@@ -245,7 +245,7 @@ def analyze(
     alpha: float = 0.5,
     limit: int = 1000,
     seed: int = 0,
-    precision: str = "auto",
+    precision: str = "fp32",
     device: str = "auto",
 ) -> list[AnalysisRow]:
     """Measure, layer by layer, what fine-tuning did to encoders: docs/analysis.md.
@@ -263,7 +263,7 @@ def analyze(
         alpha: Where between base and encoder linearity is measured.
         limit: Utterances at most, speakers in turn.
         seed: Of everything that is drawn.
-        precision: Of the encoders: ``auto``, ``fp32``, ``bf16`` or ``fp16``.
+        precision: Of the encoders: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
 
     Returns:

@@ -343,16 +343,19 @@ class _Analysis:
                         details["matched_layer"] = subject.layers[place]
                     if number and reference is not None:
                         change = estimate.minus(reference.layers[place])
-                        details["change"] = {"value": change.value, "interval": change.interval()}
+                        ends = change.interval()
+                        details["change"] = {
+                            "value": change.value,
+                            "interval": None if ends is None else list(ends),
+                        }
                     yield self._row(
                         number,
                         question=ability.question,
                         measure=ability.measure,
                         layer=layer,
-                        unit=ability.unit,
                         against=self._subjects[0].name if number else None,
                         details=details,
-                        **row_values(estimate),
+                        **row_values(estimate, ability.unit),
                     )
 
 

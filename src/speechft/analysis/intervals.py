@@ -39,14 +39,14 @@ class Estimate:
         Args:
             level: Share of the distribution inside.
         """
-        from scipy.stats import t
+        from scipy.special import stdtrit  # scipy.stats takes a second to import
 
         values = np.array(list(self.without.values()))
         if self.value is None or len(values) < 2:
             return None
         count = len(values)
         error = np.sqrt((count - 1) / count * np.square(values - values.mean()).sum())
-        width = float(t.ppf((1 + level) / 2, count - 1) * error)
+        width = float(stdtrit(count - 1, (1 + level) / 2) * error)
         return self.value - width, self.value + width
 
     def minus(self, other: Estimate) -> Estimate:

@@ -45,9 +45,12 @@ class AnalysisRow(Config):
     """Anything else that is needed to read the value."""
 
 
-def row_values(estimate: Estimate) -> dict[str, Any]:
-    """Return what a row says of an estimate."""
-    return {"value": estimate.value, "interval": estimate.interval(), "n": estimate.n}
+def row_values(estimate: Estimate, unit: str = "") -> dict[str, Any]:
+    """Return what a row says of an estimate; what is in percent stays between 0 and 100."""
+    ends = estimate.interval()
+    if ends is not None and unit == "%":
+        ends = max(ends[0], 0.0), min(ends[1], 100.0)
+    return {"value": estimate.value, "interval": ends, "n": estimate.n, "unit": unit}
 
 
 def write_analysis(path: Path, rows: Iterable[AnalysisRow]) -> None:

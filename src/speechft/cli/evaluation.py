@@ -103,7 +103,7 @@ def analyze(
     alpha: Annotated[float, typer.Option(help="Where linearity is measured.")] = 0.5,
     limit: Annotated[int, typer.Option(help="Utterances at most.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "fp32",
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:

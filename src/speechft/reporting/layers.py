@@ -170,7 +170,7 @@ def _weights(rows: Sequence[AnalysisRow]) -> list[Line]:
 def _styles(names: Sequence[str], *, reference: bool) -> Mapping[str, Style]:
     """Return a style by name; where there is a reference it is the first."""
     looks = [Look.REFERENCE, Look.TUNED] if reference else [Look.TUNED]
-    looks += [Look.MERGED, *[Look.OTHER] * len(names)]
+    looks += [Look.MERGED, Look.PLAIN, *[Look.OTHER] * len(names)]
     return styles_of(dict(zip(names, looks, strict=False)))
 
 
