@@ -5,10 +5,10 @@
 Encoders have random weights at the shapes of HuBERT-Base (``--size tiny`` for a quick look): a base
 and one tuned from it, that is the base with noise. Recordings are noise of log-normal lengths, of
 twelve speakers, with phones of 80 ms drawn from twelve. What is needed are three passes of an
-encoder: base, tuned, and the one between them for linearity; they are timed as `extract` makes them,
-pooled statistics only, each by itself. ``measures`` is the time of `analyze` over all measures, the
-loading of encoders included. Each part is a process of its own, repeated ``--repeats`` times in
-turns; the ratio is of processor time, the median counts.
+encoder: base, tuned, and the one between them for linearity; they are timed as `extract` makes
+them, pooled statistics only, each by itself. ``analyze`` is all measures, the loading of encoders
+and the figures included. Each part is a process of its own, ``--repeats`` times in turns; the ratio
+is of processor time, the median counts.
 
 ``--long MINUTES`` also prints the growth of anonymous memory (RssAnon) of one analysis over that
 much audio: the peak after a tenth of the utterances, and the peak of all.
