@@ -28,6 +28,7 @@ VERBS = {
     "finetune": speechft.finetune,
     "pretrain": speechft.pretrain,
     "evaluate": speechft.evaluate,
+    "analyze": speechft.analyze,
     "compare": speechft.compare,
     "prepare": speechft.prepare,
     "convert": speechft.convert,
@@ -63,6 +64,19 @@ def test_a_verb_has_the_arguments_of_its_function(verb: str) -> None:
     assert len(named) == len(python), (sorted(named), sorted(python))
     first = {"path", "name"}  # what inspect takes
     assert set(named) - first == python - first
+
+
+def test_the_corpus_is_one_option_in_every_verb() -> None:
+    group = typer.main.get_command(cli.app)
+    commands = group.commands  # type: ignore[attr-defined]
+    options = {
+        verb: tuple(option.opts)
+        for verb, command in commands.items()
+        for option in command.params
+        if {"--corpus", "--manifest", "--manifests"} & set(option.opts)
+    }
+    assert {"demo", "run", "finetune", "pretrain", "evaluate", "analyze"} <= set(options)
+    assert set(options.values()) == {("--corpus", "--manifest", "--manifests")}
 
 
 def test_every_field_of_an_evaluation_can_be_given(

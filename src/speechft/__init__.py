@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import compare, evaluate, finetune, inspect, prepare, pretrain, run
+    from speechft.api import analyze, compare, evaluate, finetune, inspect, prepare, pretrain, run
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -20,6 +20,7 @@ from speechft.version import __version__
 __all__ = [
     "SpeechftError",
     "__version__",
+    "analyze",
     "compare",
     "convert",
     "evaluate",
@@ -38,6 +39,7 @@ __all__ = [
 
 _HOMES = {
     "SpeechftError": "speechft.errors",
+    "analyze": "speechft.api",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
