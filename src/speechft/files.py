@@ -7,15 +7,14 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from speechft.documents import MAX_YAML, parse_json, parse_yaml, read_limited
 from speechft.errors import CheckpointError, ConfigError, RunError
 
 CONFIG_NAME = "config.json"
@@ -162,46 +161,11 @@ def read_json(path: Path) -> Any:
         CheckpointError: The file is missing or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_limited(path))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-
-
-def parse_yaml(text: str) -> Any:
-    """Return what a text is by the core schema of YAML 1.2, which has no dates and no octals.
-
-    Raises:
-        YAMLError: It is no YAML.
-    """
-    import yaml
-
-    return yaml.load(text, Loader=_core_loader())
-
-
-@cache
-def _core_loader() -> Any:
-    import yaml
-
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: 10 times
-    loader: Any = type("CoreLoader", (base,), {"yaml_implicit_resolvers": {}})
-    signs = list("-+0123456789")
-    for tag, pattern, first in (
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?(0|[1-9][0-9]*)", signs),
-        (
-            "float",
-            r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
-            r"|\.(nan|NaN|NAN)",
-            [*signs, "."],
-        ),
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("merge", r"<<", ["<"]),
-    ):
-        whole = re.compile(f"^(?:{pattern})$")
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", whole, first)
-    return loader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -216,7 +180,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = parse_yaml(path.expanduser().read_text(encoding="utf-8"))
+        content = parse_yaml(read_limited(path.expanduser(), MAX_YAML).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
