@@ -15,8 +15,9 @@ import stat
 import zlib
 from collections.abc import Iterator
 from functools import cache
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 MAX_DEPTH = 64
 """Sections and lists within each other, in JSON and YAML."""
@@ -36,7 +37,7 @@ _PIECE = 1 << 16
 _PACKED = 1 << 16
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> BufferedReader:
     """Open a file for reading that is neither a pipe, a device nor a socket.
 
     Raises:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.documents import MAX_YAML, parse_json, parse_yaml, read_limited
+from speechft.documents import MAX_YAML, open_regular, parse_json, parse_yaml, read_limited
 from speechft.errors import CheckpointError, ConfigError, RunError
 
 CONFIG_NAME = "config.json"
@@ -213,7 +213,7 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -231,7 +231,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     """
     try:
         size = path.stat().st_size
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):

@@ -128,3 +128,65 @@ def results(draw: DrawFn, fixtures: Path) -> Case:
     if draw(st.integers(0, 9)) == 0:
         files["e/results.jsonl"] = draw(changed_bytes(files["e/results.jsonl"]))
     return Case("compare", files, ("e",))
+
+
+_COMMANDS = """
+inspect X
+inspect X --json
+inspect {base} --config X
+extract {base} X --out o
+extract X {a} --out o
+extract {base} {a} --layer X --out o
+convert X out
+extract {base} {a} --batch-seconds X --out o
+convert {base} out --config X
+convert {base} out --from X
+convert {base} out --to X
+extract {base} {a} X --out o
+merge {base} X --out o
+merge X {tuned} --out o
+merge {base} {tuned} --alpha X --out o
+merge {base} {tuned} --alpha-rule X --out o
+merge {base} {tuned} --option X --out o
+merge {base} {tuned} --method X --out o
+merge --config X
+delta {base} X --out o
+compare X
+compare X X --json
+compare X --format csv
+prepare generic X --out o
+prepare timit X --out o
+prepare snips X --out o
+prepare X {tones} --out o
+prepare timit {tones} --set X --out o
+prepare generic {tones} --jobs X --out o
+evaluate X --tasks asv --corpus {tones} --out o
+run X --out o
+finetune X --out o
+evaluate {base} --tasks asv --corpus X --out o
+pretrain X --out o
+run X --set X --out o
+evaluate {base} --tasks X --corpus {tones} --out o
+evaluate {base} --seeds X --out o
+evaluate {base} --tasks asv --corpus {tones} --layers X --out o
+run demo --set X --out o
+evaluate {base} --tasks asv --corpus {tones} --set X --out o
+pretrain demo --set X --out o
+evaluate {base} --tasks asr --corpus {tones} --language-model X --out o
+tasks X
+compare {tones} --baseline X
+delta {base} {tuned} --dtype X --out o
+X
+recipes X
+""".strip().split("\n")
+"""Commands with X where somebody types; nothing that is typed there lets one of them train."""
+
+
+@st.composite
+def commands(draw: DrawFn, fixtures: Path) -> Case:
+    """Type paths, names and numbers that are none."""
+    cells = draw(st.sampled_from(_COMMANDS)).split()
+    places = {name: str(fixtures / name) for name in ("base", "tuned", "tones")}
+    places["a"] = str(fixtures / "a.wav")
+    given = [draw(nasty_texts) if cell == "X" else cell.format(**places) for cell in cells]
+    return Case("verb", {"x": b"x"}, tuple(given))

@@ -11,7 +11,7 @@ from hypothesis.strategies import SearchStrategy
 from fuzz.cases import PIPE, Case
 from fuzz.data import archives, audio, manifests, prepared, tables
 from fuzz.models import checkpoints, models, probes
-from fuzz.settings import recipes, results
+from fuzz.settings import commands, recipes, results
 
 STRATEGIES: dict[str, Callable[[Path], SearchStrategy[Case]]] = {
     "models": models,
@@ -24,6 +24,7 @@ STRATEGIES: dict[str, Callable[[Path], SearchStrategy[Case]]] = {
     "recipes": recipes,
     "results": results,
     "probes": probes,
+    "commands": commands,
 }
 """By the name of what they change."""
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import click
+import typer
 
 from speechft.errors import SpeechftError
 
-REFUSALS = (SpeechftError, click.ClickException, click.exceptions.Exit)
+REFUSALS = (SpeechftError, typer.BadParameter.__mro__[2], typer.Exit)
+"""The second is the base of what typer says of a command line that it cannot read."""
 
 Run = Callable[[Path, Path, tuple[str, ...]], Any]
 
@@ -46,9 +47,14 @@ def warm(fixtures: Path) -> None:
 
 def verb(*arguments: str) -> None:
     """Run the command line in this process; errors come out as exceptions."""
-    from speechft.cli import app
+    from speechft.cli.app import app, told
 
-    app(list(arguments), standalone_mode=False)
+    with told():
+        app(list(arguments), standalone_mode=False)
+
+
+def _verb(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
+    verb(*given)
 
 
 def _inspect(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
@@ -133,6 +139,7 @@ TARGETS: dict[str, Target] = {
     "compare": Target(_compare, reads_inside=True),
     "prepare": Target(_prepare),
     "recipe": Target(_recipe),
+    "verb": Target(_verb),
     "pipeline": Target(_pipeline),
     "corpus": Target(_corpus),
     "evaluate": Target(_evaluate),

@@ -331,9 +331,11 @@ def _check_content(name: Any, digest: Any, statistics: Any, info: Any, digests: 
     shards = info.get(SHARDED, dict.fromkeys(names, 0))
     for split, values in statistics.items():
         counts = [values["utterances"], values.get("speakers", 0), shards[split]]
+        if not isinstance(values.get("hours"), int | float):
+            raise ValueError(f"the split {split!r} has no hours")
         if not all(type(count) is int and 0 <= count < 1 << 40 for count in counts):
             raise ValueError(f"counts of the split {split!r} are {counts}")
-        if not isinstance(values.get("labels", {}), dict):
+        if not isinstance(values.get("labels"), dict):
             raise ValueError(f"labels of the split {split!r} are no section")
     for value in [*info.get("task_splits", {}).values(), info.get("tuning_splits") or ("", "")]:
         if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):

@@ -157,7 +157,7 @@ class _Record(Config):
     vocabulary: list[str] = Field(min_length=1, max_length=1_000_000)
     states: int = Field(ge=1, le=1_000)
     dim: int = Field(ge=1, le=1 << 16)
-    hidden: int = Field(ge=0, le=1 << 16)
+    hidden: Annotated[int, Field(ge=0, le=1 << 16)] | None
     units: list[Annotated[int, Field(ge=1, le=1 << 16)]] = Field(max_length=16)
     encoder: Any
     encoder_digest: str

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechft.documents import open_regular
 from speechft.errors import CheckpointError
 
 
@@ -118,7 +119,7 @@ def plain(value: Any) -> Any:
 
 
 def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
