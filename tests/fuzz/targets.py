@@ -54,7 +54,8 @@ def verb(*arguments: str) -> None:
 
 
 def _verb(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
-    verb(*given)
+    places = {"{a}": "a.wav", "{base}": "base", "{tuned}": "tuned", "{tones}": "tones"}
+    verb(*(str(fixtures / places[text]) if text in places else text for text in given))
 
 
 def _inspect(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
@@ -94,9 +95,11 @@ def _prepare(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
 
 
 def _recipe(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
+    from speechft.cli.app import told
     from speechft.recipe import Recipe, load_recipe
 
-    load_recipe(Recipe, given[0], list(given[1:])).as_yaml()
+    with told():
+        load_recipe(Recipe, given[0], list(given[1:])).as_yaml()
 
 
 def _pipeline(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:

@@ -165,7 +165,9 @@ class _Record(Config):
     mode: Mode = "exact"
     layers: str | list[int] = "all"
     learning_rate: float | None = None
-    setting: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    setting: (
+        tuple[Annotated[float, Field(ge=0, le=1)], Annotated[int, Field(ge=1, le=10_001)]] | None
+    ) = None
 
 
 def _read_record(path: Path) -> _Record:

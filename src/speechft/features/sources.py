@@ -17,6 +17,7 @@ from speechft.data.inspection import inspect
 from speechft.data.manifest import CORPUS_FILE, Utterance, open_corpus, to_cut
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
+from speechft.documents import is_plain
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
     for path in (Path(os.path.abspath(Path(text).expanduser())) for text in arguments):
+        if not is_plain(str(path)):
+            raise DataError(f"the name {str(path)!r} is not UTF-8", hint="rename it")
         if path.is_dir() and (path / CORPUS_FILE).is_file():
             corpus = open_corpus(path)
             for split in corpus.statistics:
