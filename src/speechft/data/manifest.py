@@ -335,11 +335,18 @@ def _check_content(name: Any, digest: Any, statistics: Any, info: Any, digests: 
             raise ValueError(f"the split {split!r} has no hours")
         if not all(type(count) is int and 0 <= count < 1 << 40 for count in counts):
             raise ValueError(f"counts of the split {split!r} are {counts}")
-        if not isinstance(values.get("labels"), dict):
-            raise ValueError(f"labels of the split {split!r} are no section")
-    for value in [*info.get("task_splits", {}).values(), info.get("tuning_splits") or ("", "")]:
-        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
-            raise ValueError(f"{value!r} are no names of splits")
+        labels = values.get("labels")
+        if not isinstance(labels, dict) or not all(type(n) is int for n in labels.values()):
+            raise ValueError(f"labels of the split {split!r} are no counts")
+    for key, kind in (("folds", dict), ("issues", dict), ("seconds", dict), ("notes", list)):
+        if not isinstance(info.get(key, kind()), kind):
+            raise ValueError(f"{key} are no {kind.__name__}")
+    folds = [fold for listed in info.get("folds", {}).values() for fold in listed]
+    sizes = [(3, value) for value in [*info.get("task_splits", {}).values(), *folds]]
+    for size, value in [*sizes, (2, info.get("tuning_splits") or ("", ""))]:
+        texts = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+        if not texts or len(value) != size:
+            raise ValueError(f"{value!r} are no names of {size} splits")
 
 
 def _digest(items: Iterable[Utterance]) -> str:
