@@ -4,9 +4,10 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+MINUTES ?= 30
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long check format clean
+.PHONY: setup demo test test-long fuzz check format clean
 
 setup: .venv/.ready
 
@@ -27,6 +28,9 @@ demo: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+fuzz: setup
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz --minutes $(MINUTES) --found build/fuzz
 
 test-long: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long

@@ -7,14 +7,12 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from speechft.documents import MAX_YAML, open_regular, parse_json, parse_yaml, read_limited
 from speechft.errors import CheckpointError, ConfigError, RunError
 
 CONFIG_NAME = "config.json"
@@ -23,9 +21,6 @@ INDEX_NAME = "model.safetensors.index.json"
 PROCESSOR_NAME = "preprocessor_config.json"
 NESTED_PROCESSOR_NAME = "processor_config.json"
 """Where a ``Wav2Vec2Processor`` of transformers 5 puts the same, under ``feature_extractor``."""
-
-MAX_JSON_BYTES = 64 << 20
-"""Of a file of JSON: configurations, indices, records."""
 
 
 @contextlib.contextmanager
@@ -149,76 +144,11 @@ def read_json(path: Path) -> Any:
         CheckpointError: The file is missing, too large, or is not JSON.
     """
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise ValueError("it is no regular file")
-        if size > MAX_JSON_BYTES:
-            raise ValueError(f"it has {size} bytes, more than {MAX_JSON_BYTES}")
-        return parse_json(path.read_bytes())
+        return parse_json(read_limited(path), unique=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-
-
-def parse_json(data: bytes) -> Any:
-    """Return what UTF-8 encoded JSON says.
-
-    Raises:
-        ValueError: It is no JSON, names a key twice, is nested too deep, or holds half a surrogate
-            pair, which no file could be written with.
-    """
-    text = data.decode("utf-8")
-    try:
-        content = json.loads(text, object_pairs_hook=_unique)
-    except RecursionError:
-        raise ValueError("it is nested too deep") from None
-    if re.search(r"\\u[dD][89a-fA-F]", text):
-        json.dumps(content, ensure_ascii=False).encode()
-    return content
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        double = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"key {double!r} occurs twice")
-    return content
-
-
-def parse_yaml(text: str) -> Any:
-    """Return what a text is by the core schema of YAML 1.2, which has no dates and no octals.
-
-    Raises:
-        YAMLError: It is no YAML.
-    """
-    import yaml
-
-    return yaml.load(text, Loader=_core_loader())
-
-
-@cache
-def _core_loader() -> Any:
-    import yaml
-
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: 10 times
-    loader: Any = type("CoreLoader", (base,), {"yaml_implicit_resolvers": {}})
-    signs = list("-+0123456789")
-    for tag, pattern, first in (
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?(0|[1-9][0-9]*)", signs),
-        (
-            "float",
-            r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
-            r"|\.(nan|NaN|NAN)",
-            [*signs, "."],
-        ),
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("merge", r"<<", ["<"]),
-    ):
-        whole = re.compile(f"^(?:{pattern})$")
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", whole, first)
-    return loader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -233,7 +163,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = parse_yaml(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
+        content = parse_yaml(read_limited(os.path.expanduser(path), MAX_YAML).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -266,7 +196,7 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

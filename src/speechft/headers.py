@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechft.documents import open_regular, parse_json
 from speechft.errors import CheckpointError
-from speechft.files import parse_json
 
 MAX_HEADER_BYTES = 16 << 20
 """Of a safetensors header; that of a model of 10,000 tensors takes 1 MB."""
@@ -49,17 +50,15 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         CheckpointError: The file is missing, truncated, or not a safetensors file.
     """
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise ValueError("it is no regular file")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
             if not 0 < length <= size - 8:
                 raise ValueError("the header is incomplete")
             if length > MAX_HEADER_BYTES:
                 raise ValueError(f"its header of {length} bytes is larger than {MAX_HEADER_BYTES}")
-            header = parse_json(file.read(length))
+            header = parse_json(file.read(length), unique=True)
         if not isinstance(header, dict):
             raise ValueError(f"the header is {type(header).__name__}, expected names of tensors")
         metadata = header.pop("__metadata__", {})

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speechft.errors import DataError, SpeechftError
+from speechft.errors import DataError, RunError, SpeechftError
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
@@ -44,6 +45,27 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turn what the operating system refuses, wherever it does, into an error with one message.
+
+    Readers and writers say more; this is for names that no file can have and folders that may not
+    be listed, which any look at a path may meet.
+
+    Raises:
+        RunError: Says which file and why.
+    """
+    try:
+        yield
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        raise RunError(f"{place}{error.strerror or error}") from None
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # what `Path.expanduser` says of ~nobody
+            raise
+        raise RunError(f"a path begins with ~ and a name that is no user's: {error}") from None
+
+
 def main() -> None:
     """Run the command line.
 
@@ -51,7 +73,8 @@ def main() -> None:
     failed while the rest was done; 2, the command line cannot be understood; 130, interrupted.
     """
     try:
-        app()
+        with told():
+            app()
     except SpeechftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from speechft.documents import open_regular, read_limited
+
 _TOLD: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not audio: run git lfs pull"),
     (0, b"#!AMR", "is AMR"),
@@ -81,7 +83,7 @@ def with_size(source: Path | str | bytes) -> bytes | None:
     found = _chunk(start, b"data", "<") if start[:4] == b"RIFF" else None
     if found is None or found[1]:
         return None
-    data = bytearray(source if isinstance(source, bytes) else Path(source).read_bytes())
+    data = bytearray(source if isinstance(source, bytes) else read_limited(source, 1 << 30))
     rest = len(data) - found[0]
     another = data[found[0] : found[0] + 4]  # a list of titles may follow what is truly empty
     size = int.from_bytes(data[found[0] + 4 : found[0] + 8], "little")
@@ -97,7 +99,7 @@ def lacks_end(source: Path | str | bytes) -> bool:
     if isinstance(source, bytes):
         tail = source[-(1 << 17) :]
     else:
-        with open(source, "rb") as file:
+        with open_regular(source) as file:
             file.seek(max(0, Path(source).stat().st_size - (1 << 17)))
             tail = file.read()
     place = tail.rfind(b"OggS")
@@ -144,7 +146,7 @@ def _sphere(start: bytes) -> tuple[int, int] | None:
 
 def _start(source: Path | str, size: int) -> bytes:
     try:
-        with open(source, "rb") as file:
+        with open_regular(source) as file:
             return file.read(size)
     except OSError:
         return b"?"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any
 
 from speechft.commands import shell
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
+from speechft.data.places import MAX_BYTES
+from speechft.documents import parse_json, read_limited, read_lines
 from speechft.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
@@ -58,9 +60,8 @@ def is_table(path: Path) -> bool:
 def is_manifest(path: Path) -> bool:
     """Return whether JSON lines are cuts, recordings or supervisions as lhotse writes them."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = json.loads(next((line for line in file if line.strip()), "null"))
-    except (OSError, ValueError, RecursionError):
+        first = parse_json(next(read_lines(path), b"null"))
+    except (OSError, ValueError):
         return False
     return isinstance(first, dict) and (
         {"sources", "sampling_rate"} <= first.keys()
@@ -94,7 +95,7 @@ def read_table(path: Path, required: tuple[str, ...] = ("path",)) -> RowTable:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MAX_BYTES)
     except FileNotFoundError:
         raise DataError(f"corpus table {path} does not exist") from None
     except OSError as error:
@@ -171,10 +172,10 @@ def _header(table: RowTable, cells: list[str], required: tuple[str, ...]) -> lis
     table.dropped = [f"column {n}" for n, empty in enumerate(unnamed, 1) if empty]
     names = ["" if empty else name for name, empty in zip(names, unnamed, strict=True)]
     table.columns = list(dict.fromkeys(meaning(name) for name in names if name))
-    twice = {name for name in names if name and names.count(name) > 1}
+    twice = {name for name, count in Counter(names).items() if name and count > 1}
     if twice:
         raise DataError(
-            f"corpus table {table.path} has the column {', '.join(sorted(twice))} twice",
+            f"corpus table {table.path} has the column {', '.join(sorted(twice)[:10])} twice",
             hint="rename one of them",
         )
     require(table.path, table.columns, [name for name in names if name], required)
@@ -285,14 +286,14 @@ def _read_json(table: RowTable, text: str, required: tuple[str, ...]) -> None:
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         try:
-            yield from enumerate(json.loads(text), 1)
-        except (ValueError, RecursionError) as error:
+            yield from enumerate(parse_json(text), 1)
+        except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}") from None
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = parse_json(line)
+            except ValueError as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from None
             yield number, row

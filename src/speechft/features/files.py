@@ -135,7 +135,7 @@ def extract_files(
         "format": format,
         "frame_rate": model.frame_rate,
     }
-    writer = _Writer(Path(os.path.expanduser(out)), settings, DTYPES[dtype])
+    writer = _Writer(Path(os.path.expanduser(out)), settings, DTYPES[dtype], allow_nonfinite)
     report.failed = dict(sources.problems)
     cuts = _usable(model, sources, report)
     if not cuts:
@@ -198,8 +198,11 @@ class _Processes:
 class _Writer:
     """Writes one file an utterance, atomically, and knows which ones are there."""
 
-    def __init__(self, out: Path, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self, out: Path, settings: dict[str, Any], dtype: torch.dtype, nonfinite: bool
+    ) -> None:
         self._out, self._settings, self._dtype = out, settings, dtype
+        self._nonfinite = nonfinite
         self._suffix = f".{settings['format']}"
         record = out / RECORD_NAME
         self._resumed = record.is_file()
@@ -238,12 +241,14 @@ class _Writer:
         """Return where the features of an item go."""
         return self._out / f"{name}{self._suffix}"
 
-    def write(self, name: str, states: Tensor) -> None:
-        """Write (N, T, D) hidden states."""
+    def write(self, name: str, states: Tensor) -> str:
+        """Write (N, T, D) hidden states; return why not, where they are no finite numbers."""
+        states = states.to(self._dtype).cpu().contiguous()
+        if not self._nonfinite and not states.isfinite().all():
+            return f"has hidden states that are no finite {str(self._dtype)[6:]} numbers"
         if not self._resumed:
             write_json(self._out / RECORD_NAME, self._settings)
             self._resumed = True
-        states = states.to(self._dtype).cpu().contiguous()
         if self._suffix == ".npy":
             import numpy as np
 
@@ -257,6 +262,7 @@ class _Writer:
             data = save({KEY: states}, metadata=facts)
         with atomic_write(self.path(name)) as file:
             file.write(data)
+        return ""
 
 
 def _usable(encoder: Encoder, sources: Sources, report: ExtractionReport) -> dict[str, Cut]:
@@ -338,8 +344,11 @@ def _encode_all(
                 for index, name in enumerate(usable):
                     frames = int(output.lengths[index])
                     chosen = [output.layers[n][index, :frames].float() for n in report.layers]
-                    writer.write(name, torch.stack(chosen))
-                report.written += len(usable)
+                    problem = writer.write(name, torch.stack(chosen))
+                    report.written += not problem
+                    if problem:
+                        report.failed[_place(group[name])] = problem
+                        warn(f"left out: {_place(group[name])} {problem}")
                 report.seconds += float(lengths.sum()) / SAMPLE_RATE
             bar.advance(len(group))
             bar.note(f"{report.seconds / 60:.1f} min of audio")

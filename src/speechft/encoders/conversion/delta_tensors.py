@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from speechft.documents import parse_json
 from speechft.encoders.conversion.tensors import Buffer, FileTensor, Tensor
 from speechft.errors import CheckpointError
-from speechft.files import parse_json
 
 DELTA_KEY = "speechft_delta"
 SCALE_SUFFIX = "::scale"
@@ -56,7 +56,7 @@ def read_details(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         CheckpointError: Its description is damaged.
     """
     try:
-        details = parse_json(metadata[DELTA_KEY].encode())
+        details = parse_json(metadata[DELTA_KEY].encode(), unique=True)
         kinds = {"family": str, "base_digest": str, "config": dict}
         if not isinstance(details, dict):
             raise ValueError("it is not a mapping")

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechft.documents import parse_json
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, no_upstream
 from speechft.encoders.conversion.tensors import Tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.errors import CheckpointError
-from speechft.files import parse_json
 from speechft.headers import read_header
 
 REST_NAME = "s3prl.safetensors"
@@ -135,7 +135,7 @@ def _unprefixed(original: str, checkpoint: Checkpoint) -> str:
 def _read_extras(path: Path) -> S3prlExtras:
     _, metadata = read_header(path)
     try:
-        facts = parse_json(metadata[_REST_KEY].encode())
+        facts = parse_json(metadata[_REST_KEY].encode(), unique=True)
         content, key, names = facts["content"], facts["weights_key"], facts["names"]
         if not isinstance(content, dict) or not isinstance(key, str | None):
             raise ValueError("content or weights_key is of another type")
