@@ -151,13 +151,13 @@ def check_own(path: Path, *, earlier: Callable[[], bool] | None = None) -> None:
 def _check(path: Path, new: Path | None, earlier: Callable[[], bool] | None) -> None:
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
-    known = _known(path)
+    known = written_at(path)
     strange = foreign(path, known, new)
     if strange and not (not known and earlier is not None and earlier()):
         refuse(strange)
 
 
-def _known(path: Path) -> dict[str, Any]:
+def written_at(path: Path) -> dict[str, Any]:
     """Return the fingerprints of what we wrote at a place."""
     inside = path.is_dir() and not path.is_symlink()
     content = _read(path / RECORD_NAME if inside else path.parent / RECORD_NAME)
@@ -195,6 +195,13 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def is_unwritable(error: BaseException | None) -> bool:
+    """Return whether an error says, or was caused by one that says, that one may not write."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__
+    return error is not None and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextlib.contextmanager
@@ -318,7 +325,8 @@ def publish(out: Path, *, earlier: Callable[[], bool] | None = None) -> Iterator
 def _tidy(out: Path, place: Path, interrupted: bool) -> None:
     """Clear away what a killed process left, and put back what it had moved out of the way."""
     before = out.with_name(f".{out.name}.old")  # where versions up to 2026-11 moved it
-    for old in (place / f"{out.name}.old", *([before] if interrupted else [])):
+    ours = interrupted or (before / RECORD_NAME).is_file()
+    for old in (place / f"{out.name}.old", *([before] if ours else [])):
         if old.is_dir() and not old.is_symlink():
             if os.path.lexists(out):
                 remove(old)

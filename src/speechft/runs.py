@@ -9,7 +9,6 @@ two ``.moving.json`` says what is on its way; whoever opens the folder next brin
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -21,7 +20,7 @@ from speechft.console import warn
 from speechft.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.errors import CheckpointError, RunError
 from speechft.files import json_digest, read_json, write_error, write_json
-from speechft.outputs import fingerprints, foreign, make_scratch, refuse
+from speechft.outputs import fingerprints, foreign, is_unwritable, make_scratch, refuse, written_at
 from speechft.outputs import lock as lock
 from speechft.outputs import publish as publish
 
@@ -77,7 +76,7 @@ def stage(
         try:
             held.enter_context(lock(folder))
         except RunError as error:
-            if _is_unwritable(error) and _is_complete(folder, key):
+            if is_unwritable(error) and _is_complete(folder, key):
                 yield Stage(folder, scratch, key, True)
                 return
             raise
@@ -119,9 +118,9 @@ def has_stage(folder: Path) -> bool:
     return next(folder.rglob(STAGE_FILE), None) is not None if folder.is_dir() else False
 
 
-def _is_unwritable(error: RunError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+def is_output(path: Path) -> bool:
+    """Return whether a stage of ours wrote what lies there."""
+    return path.name in _record(path.parent / STAGE_FILE)["outputs"]
 
 
 def _record(path: Path) -> dict[str, Any]:
@@ -167,7 +166,7 @@ def _foreign(folder: Path, name: str, new: Path | None = None) -> list[str]:
         if name in record["outputs"]:
             written = record["written"].get(name) if isinstance(record["written"], dict) else None
             return foreign(folder / name, written, new) if isinstance(written, dict) else []
-    return foreign(folder / name, {}, new)
+    return foreign(folder / name, written_at(folder / name), new)
 
 
 def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from speechft.errors import SpeechftError
+from speechft.interruption import INTERRUPTED, TERMINATED, handle_signals
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
@@ -36,20 +37,35 @@ Config = Annotated[
 ]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what no command of ours wrote, too.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 def main() -> None:
     """Run the command line; the user's mistakes end with one message and exit code 1."""
+    handle_signals()
     try:
         app()
     except SpeechftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's, for Ctrl-C
-            print("interrupted; give the same command again to go on", file=sys.stderr)
+        if stop.code in (INTERRUPTED, TERMINATED):
+            word = "interrupted" if stop.code == INTERRUPTED else "terminated"
+            print(f"{word}; give the same command again to go on", file=sys.stderr)
         raise
+    except Exception as error:
+        from speechft.disk import disk_refusal  # what no room has turned into words of its own
+
+        refused = disk_refusal(error, Path.cwd())
+        if refused is None:
+            raise
+        place = refused.filename or "a file"
+        print(f"error: cannot write {place}: {refused.strerror or refused}", file=sys.stderr)
+        print("hint: free some space, or make it writable, and run it again", file=sys.stderr)
+        sys.exit(1)
 
 
 def _version(show: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, Set, app
+from speechft.cli.app import Json, Overwrite, Set, app
 from speechft.cli.complete import corpora
 
 
@@ -32,6 +32,7 @@ def prepare(
         str | None, typer.Option(help="For synthetic-archives: write OUT as that archive.")
     ] = None,
     set_: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Turn a corpus as it came out of its archive into manifests and statistics.
@@ -54,6 +55,7 @@ def prepare(
         shards=shards,
         shard_size=shard_size,
         overrides=set_ or (),
+        overwrite=overwrite,
     )
     if as_json:
         issues = found.info.get("issues", {})

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, app, command_line
+from speechft.cli.app import Json, Overwrite, app, command_line
 from speechft.merging.methods import METHODS
 
 
@@ -38,6 +38,7 @@ def merge(
     config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Interpolate a base with encoders tuned from it: Speech-FT for what you have already.
@@ -51,6 +52,7 @@ def merge(
         return
     from speechft.merging.config_file import merge_config
     from speechft.merging.execution import write_merge
+    from speechft.outputs import overwriting
 
     given = {
         "base": base,
@@ -66,7 +68,8 @@ def merge(
         "dry_run": dry_run or None,
         "force": force or None,
     }
-    report = write_merge(merge_config(given, config), command=command_line())
+    with overwriting(overwrite):
+        report = write_merge(merge_config(given, config), command=command_line())
     typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
         typer.echo(f"wrote {report.out}")
@@ -81,6 +84,7 @@ def delta(
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
     force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
@@ -89,7 +93,7 @@ def delta(
     """
     from speechft.merging import make_delta
 
-    report = make_delta(base, tuned, out, dtype=dtype, force=force)
+    report = make_delta(base, tuned, out, dtype=dtype, force=force, overwrite=overwrite)
     typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
         typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")

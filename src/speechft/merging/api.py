@@ -13,6 +13,7 @@ from speechft.merging.plan import build_plan
 from speechft.merging.report import MergeReport
 from speechft.merging.sources import open_models
 from speechft.merging.stream import NoSink, run
+from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,7 @@ def merge(
     to: str | None = None,
     force: bool = False,
     dry_run: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> Any:
     """Merge a base with one or several models that were tuned from it.
@@ -108,6 +110,7 @@ def merge(
         to: ``hf`` or ``s3prl``; by default s3prl for an ``out`` that ends in ``.pt``.
         force: Merge in spite of objections; they are written into the card.
         dry_run: Check everything and write nothing.
+        overwrite: Replace an ``out`` that no command of ours wrote.
         **options: Options of the method, see its file.
 
     Returns:
@@ -133,7 +136,8 @@ def merge(
     config = MergeConfig(base=base, tuned=tuned, force=force, dry_run=dry_run, **settings)
     if out is None and not dry_run:
         return merge_in_memory(config)
-    return write_merge(config)
+    with overwriting(overwrite):
+        return write_merge(config)
 
 
 def compare(base: Any, tuned: Any) -> lineage.Evidence:

@@ -22,11 +22,13 @@ from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
 from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
 from speechft.merging.digests import InputDigests, combined_digest
+from speechft.merging.output import check_replaceable
 from speechft.merging.plan import Plan, TensorPlan, build_plan
 from speechft.merging.report import some
 from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import write_tensors_file
+from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +71,13 @@ class DeltaReport:
 
 
 def make_delta(
-    base: Any, tuned: Any, out: str | Path, *, dtype: str = "float32", force: bool = False
+    base: Any,
+    tuned: Any,
+    out: str | Path,
+    *,
+    dtype: str = "float32",
+    force: bool = False,
+    overwrite: bool = False,
 ) -> DeltaReport:
     """Write the task vector tuned minus base.
 
@@ -79,6 +87,7 @@ def make_delta(
         out: File to write, ``.safetensors``.
         dtype: ``float32``, ``float16`` or ``int8``.
         force: Go on in spite of the lineage check.
+        overwrite: Replace a file that no command of ours wrote.
 
     Raises:
         LineageError: The models do not belong together.
@@ -91,6 +100,8 @@ def make_delta(
         raise unknown_choice("delta dtype", dtype, DTYPES)
     if place.suffix != ".safetensors":
         raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
+    with overwriting(overwrite):
+        check_replaceable(place, is_folder=False)
     opened, (model,) = open_models(base, [tuned])
     if model.format == "delta":
         raise CheckpointError(
@@ -125,7 +136,8 @@ def make_delta(
     }
     items = _items(plan, stored, scales)
     metadata = {"format": "pt", DELTA_KEY: json.dumps(details)}
-    write_tensors_file(place, items, _content(plan, stored, scales), metadata)
+    with overwriting(overwrite):
+        write_tensors_file(place, items, _content(plan, stored, scales), metadata)
     return DeltaReport(
         place,
         len(plan.merged),
