@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+from speechft import disk
 from speechft.errors import RunError
 from speechft.runs import STAGE_FILE, lock, publish, stage
 
@@ -384,7 +385,7 @@ def test_killed_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
     folders = sorted(item for item in tmp_path.iterdir() if item.name != "old")
     assert len(folders) > 10, "as many moments were tried"
     seen = [held(f / "out") if (f / "out").exists() else set() for f in folders]
-    assert seen.count(set()) == 1, "absent between two renames and at no other moment"
+    assert set() not in seen, "never absent"
     assert [texts for texts in seen if texts] == [{"one"}] * seen.index(set()) + [{"two"}] * (
         len(seen) - seen.index(set()) - 1
     ), "whole, and old before the two renames and new after them"
@@ -422,6 +423,7 @@ def test_what_cannot_take_its_place_leaves_the_old_folder_there(
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(disk, "_exchange", lambda *_: False)  # as on another system
     with pytest.raises(RunError, match="cannot write"):
         write_folder(tmp_path / "out", "two")
     assert held(tmp_path / "out") == {"one"}
