@@ -6,7 +6,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long check format clean
+.PHONY: setup demo test test-long chaos check format clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,9 @@ test: setup
 
 test-long: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
+
+chaos: setup
+	OMP_NUM_THREADS=1 nice $(BIN)/python tests/chaos --kills 500 --typed 50
 
 check: setup
 	$(BIN)/ruff check .

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import re
 import shutil
 import stat
-import time
 from io import BufferedReader
 from pathlib import Path
 
@@ -91,15 +91,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, *, deep: bool = False, age: float = 0.0) -> None:
+def sweep(folder: Path, *, deep: bool = False, name: str = "") -> None:
     """Remove temporary files of `atomic_write` whose process has ended.
 
     Args:
-        folder: Locked by this process, or ``age`` keeps off what is in use on other machines.
+        folder: Locked by this process, or ``name`` is of a file that nobody else writes now.
         deep: Look into the folders below it too.
-        age: Seconds since the last change that a file must have.
+        name: Of the file that they were to replace; of any where it is empty.
     """
-    found = folder.rglob(".*.tmp") if deep else folder.glob(".*.tmp")
+    pattern = f".{glob.escape(name)}.*.tmp" if name else ".*.tmp"
+    found = folder.rglob(pattern) if deep else folder.glob(pattern)
     with contextlib.suppress(OSError):
         for path in found:
             process = path.name.split(".")[-2]
@@ -108,7 +109,6 @@ def sweep(folder: Path, *, deep: bool = False, age: float = 0.0) -> None:
                 process.isdecimal()
                 and process.isascii()
                 and stat.S_ISREG(status.st_mode)
-                and time.time() - status.st_mtime >= age
                 and not _runs(int(process))
             ):
                 path.unlink(missing_ok=True)

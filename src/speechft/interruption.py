@@ -24,15 +24,20 @@ class _State:
     """What is finished first, in words; None where stopping is safe anywhere."""
 
 
-def handle_signals() -> None:
-    """Have SIGTERM and Ctrl-C stop this process in order; the command line does it at its start.
+@contextlib.contextmanager
+def handling_signals() -> Iterator[None]:
+    """Have SIGTERM and Ctrl-C stop this process in order while the block, a command, runs.
 
     The first one lets what `finishing` says come to its end. Without that, what is unfinished is
     cleared away and the process ends. A second one ends it at once.
     """
     _State.process, _State.asked, _State.finishing = os.getpid(), 0, None
-    signal.signal(signal.SIGINT, _handle)
-    signal.signal(signal.SIGTERM, _handle)
+    before = {number: signal.signal(number, _handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -118,19 +118,25 @@ def _listed(known: Any) -> list[Any]:
     return known if isinstance(known, list) else [known]
 
 
-def refuse(names: list[str]) -> None:
+def refuse(names: list[str], out: Path | None = None, by: str = "this command") -> None:
     """Refuse to replace what is not ours, unless the user allowed it.
 
     Args:
         names: What would be replaced or removed.
+        out: The folder that all of them lie in, where it is to be named.
+        by: Who did not write it.
 
     Raises:
         RunError: There is something, and `overwriting` is off.
     """
     if names and not _overwrite.get():
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        listed = f"{', '.join(names[:4])}{more} already exists and"
+        if out is not None and out.is_dir():
+            inside = [name.removeprefix(f"{out}{os.sep}") for name in names[:4]]
+            listed = f"{out} already holds {', '.join(inside)}{more}, which"
         raise RunError(
-            f"{', '.join(names[:4])}{more} already exists and was not written by this command",
+            f"{listed} was not written by {by}",
             hint="choose another --out, move it away, or replace it with --overwrite",
         )
 
@@ -154,7 +160,7 @@ def _check(path: Path, new: Path | None, earlier: Callable[[], bool] | None) -> 
     known = written_at(path)
     strange = foreign(path, known, new)
     if strange and not (not known and earlier is not None and earlier()):
-        refuse(strange)
+        refuse(strange, path)
 
 
 def written_at(path: Path) -> dict[str, Any]:
@@ -178,6 +184,7 @@ def _note(path: Path, new: Path) -> None:
         write_json(new / RECORD_NAME, {"written": fingerprints(new)})
         return
     with _alone(path.parent):
+        sweep(path.parent, name=RECORD_NAME)
         known = _read(path.parent / RECORD_NAME)
         known = {name: prints for name, prints in known.items() if (path.parent / name).exists()}
         before = [print_ for print_ in _listed(known.get(path.name)) if print_]
@@ -302,7 +309,7 @@ def publish(out: Path, *, earlier: Callable[[], bool] | None = None) -> Iterator
     """
     out = Path(os.path.abspath(out))
     place = out.with_name(f".{out.name}.partial")
-    interrupted = (place / LOCK_NAME).is_file()
+    interrupted = (place / LOCK_NAME).is_file() or os.path.lexists(place / out.name)
     make_scratch(place)
     if not interrupted and any(path.name != LOCK_NAME for path in place.iterdir()):
         raise RunError(
@@ -349,6 +356,7 @@ def replacing(path: Path, *, earlier: Callable[[], bool] | None = None) -> Itera
         RunError: It is somebody else's, or cannot be written.
     """
     hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    sweep(path.parent, name=path.name)
     with write_beside(path, hidden):
         yield hidden
         _check(path, hidden, earlier)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "src")]
 
-import torch  # noqa: F401 - imported once, for all forks
+import torch  # noqa: E402, F401 - imported once, for all forks
 
-from chaos.injuries import INJURIES, VERBS, Chaos
-from helpers import tiny_encoder  # noqa: F401
-from speechft import api, pipeline  # noqa: F401
-from speechft.features import files  # noqa: F401
+from chaos.injuries import INJURIES, VERBS, Chaos  # noqa: E402
+from helpers import tiny_encoder  # noqa: E402, F401
+from speechft import api, pipeline  # noqa: E402, F401
+from speechft.features import files  # noqa: E402, F401
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
             typed = sum(trial["injury"] == "kill" and trial["typed"] for trial in done)
             if kills >= given.kills and typed >= given.typed:
                 break
-            draw = random.Random(f"{given.seed} {number}")  # noqa: S311
+            draw = random.Random(f"{given.seed} {number}")
             (name,) = draw.choices(list(VERBS), often)
             injury = draw.choice(["kill"] * 12 + list(INJURIES[1:]))
             by_hand = injury == "kill" and draw.random() < 1.2 * given.typed / given.kills
@@ -69,7 +69,9 @@ def _print(done: list[dict[str, object]]) -> None:
     typed = sum(bool(trial["typed"]) for trial in done)
     kills = sum(trial["injury"] == "kill" for trial in done)
     losses = sum(bool(trial["wrong"]) for trial in done)
-    print(f"{len(done)} trials, {kills} kills, {typed} of them through the command line; {losses} losses")
+    print(
+        f"{len(done)} trials, {kills} kills, {typed} of them through the command line; {losses} losses"
+    )
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
+import hashlib
 import json
 import os
 import resource
@@ -27,6 +29,8 @@ from speechft.files import file_digest
 INJURIES = ("kill", "term", "interrupt", "twice", "full disk", "read-only", "lost input")
 _TIMES = ("seconds", "started", "duration")
 _RECORDS = (".lock", ".speechft.json")
+_BY_TIME = ("report.html", "events.out.tfevents")
+"""Files that hold the time, or bear it in their names."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ _TUNING = _settings(
     "finetuning.checkpoint_every=2",
     "finetuning.evaluate_every=3",
 )
+_PREPARE = ("prepare", "librispeech", "archive", "--out", "out", "--jobs", "1")
 VERBS = {
     "merge folder": Verb(("merge", "base", "tuned", "--out", "out"), "tuned"),
     "merge tensors": Verb(("merge", "base", "tuned", "--out", "out.safetensors"), "tuned"),
@@ -59,10 +64,11 @@ VERBS = {
     "convert s3prl": Verb(("convert", "base", "out.pt"), "base"),
     "convert hf": Verb(("convert", "old.pt", "out"), "old.pt"),
     "extract": Verb(("extract", "base", "tones", "--out", "out"), "tones"),
-    "prepare": Verb(("prepare", "librispeech", "archive", "--out", "out", "--jobs", "1"), "archive"),
+    "prepare": Verb(
+        ("prepare", "librispeech", "archive", "--out", "out", "--jobs", "1"), "archive"
+    ),
     "prepare shards": Verb(
-        ("prepare", "librispeech", "archive", "--out", "out", "--jobs", "1")
-        + ("--shards", "out/shards", "--shard-size", "2"),
+        (*_PREPARE, "--shards", "out/shards", "--shard-size", "2"),
         "archive",
     ),
     "finetune": Verb(("finetune", "demo", "--out", "out", *_TUNING), "base"),
@@ -163,11 +169,13 @@ def content(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir() or path.name in _RECORDS or path.name == "report.html":
+        if path.is_dir() or path.name in _RECORDS or path.name.startswith(_BY_TIME):
             continue
         if path.suffix in (".json", ".jsonl"):
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
             found[name] = json.dumps([_without_times(json.loads(line)) for line in lines])
+        elif path.suffix == ".gz":  # its header holds the time
+            found[name] = hashlib.sha256(gzip.decompress(path.read_bytes())).hexdigest()
         else:
             found[name] = file_digest(path)
     return found
@@ -250,7 +258,9 @@ class Chaos:
         if (again := self.run(verb)) != 0:
             return f"the next run ended with {again}: {self.output.read_text()[-1500:]}"
         after = content(self.world)
-        wrong = [n for n in whole.content.keys() | after.keys() if whole.content.get(n) != after.get(n)]
+        wrong = [
+            n for n in whole.content.keys() | after.keys() if whole.content.get(n) != after.get(n)
+        ]
         return f"differs or is left over: {sorted(wrong)[:6]}" if wrong else None
 
     def _injured(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from speechft.errors import SpeechftError
-from speechft.interruption import INTERRUPTED, TERMINATED, handle_signals
+from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
@@ -45,9 +45,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 def main() -> None:
     """Run the command line; the user's mistakes end with one message and exit code 1."""
-    handle_signals()
     try:
-        app()
+        with handling_signals():
+            app()
     except SpeechftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -16,7 +16,7 @@ from speechft.evaluation.suite import assign_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
 from speechft.outputs import check_own, replacing
 from speechft.results import ResultRow, read_rows, write_rows
-from speechft.runs import has_stage, lock
+from speechft.runs import lock
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate(
         file = folder / "results.jsonl"
 
         def earlier_run() -> bool:
-            return has_stage(folder / "evaluation")
+            return bool(read_rows(file))  # of which every one that stays true is kept
 
         check_own(file, earlier=earlier_run)
         earlier = read_rows(file) if file.exists() else []

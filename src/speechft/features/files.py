@@ -262,7 +262,7 @@ class _Writer:
         if not path.exists():
             return False
         if not self._resumed:
-            refuse([str(path)])
+            refuse([str(path)], by="extract")
             return False
         audio = Path(cut.recording.sources[0].source)
         return audio.exists() and path.stat().st_mtime_ns >= audio.stat().st_mtime_ns

@@ -100,8 +100,6 @@ def make_delta(
         raise unknown_choice("delta dtype", dtype, DTYPES)
     if place.suffix != ".safetensors":
         raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
-    with overwriting(overwrite):
-        check_replaceable(place, is_folder=False)
     opened, (model,) = open_models(base, [tuned])
     if model.format == "delta":
         raise CheckpointError(
@@ -109,6 +107,8 @@ def make_delta(
             hint="give the tuned model itself to write its delta in another type",
         )
     check_not_input(place, (opened, model))
+    with overwriting(overwrite):
+        check_replaceable(place, is_folder=False)
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
