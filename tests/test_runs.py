@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from speechft import disk
+from speechft import disk, outputs
 from speechft.errors import RunError
 from speechft.outputs import overwriting
 from speechft.runs import STAGE_FILE, lock, publish, stage
@@ -436,3 +436,73 @@ def test_an_output_that_became_a_folder_is_replaced(tmp_path: Path) -> None:
     produce(tmp_path, "two", ("a/leaf", "b"))
     assert (tmp_path / "a" / "leaf").read_text() == (tmp_path / "b").read_text() == "two"
     assert visible(tmp_path) == {"a", "b", STAGE_FILE}
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(RunError, match="was not written by this command"):
+        produce(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "mine"
+    with overwriting(True):
+        assert produce(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "one"
+    (tmp_path / "a.txt").write_text("changed by hand")
+    with pytest.raises(RunError, match="was not written by"):
+        produce(tmp_path, "two")
+    assert (tmp_path / "a.txt").read_text() == "changed by hand"
+
+
+@pytest.mark.parametrize("addition", ["notes.txt", "tree/more", ".git/config"])
+def test_a_folder_with_an_addition_stays(addition: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "out", "one")
+    (tmp_path / "out" / addition).parent.mkdir(exist_ok=True)
+    (tmp_path / "out" / addition).write_text("mine")
+    with pytest.raises(RunError, match="already holds"):
+        write_folder(tmp_path / "out", "two")
+    assert (tmp_path / "out" / addition).read_text() == "mine"
+    assert held(tmp_path / "out") == {"one"}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize("place", [".lock", ".partial", ".out.partial"])
+def test_what_is_planted_is_not_followed(place: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("precious")
+    folder, planted = tmp_path / "work", tmp_path / "work" / place
+    folder.mkdir()
+    if kind == "link":
+        planted.symlink_to(tmp_path / "victim" / ("file" if place == ".lock" else ""))
+    elif kind == "pipe":
+        os.mkfifo(planted)
+    else:
+        planted.mkdir()
+        (planted / "file").write_text("precious")
+
+    def use() -> None:
+        if place == ".out.partial":
+            write_folder(folder / "out", "one")
+        else:
+            produce(folder)
+
+    if (place, kind) == (".partial", "folder"):
+        use()  # beside work of ours, other things may lie there
+    else:
+        with pytest.raises(RunError):
+            use()
+    assert (tmp_path / "victim" / "file").read_text() == "precious"
+    if kind == "folder":
+        assert (planted / "file").read_text() == "precious"
+
+
+def test_a_whole_folder_is_used_without_permission_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(tmp_path)
+
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(outputs, "_locked", refuse)
+    assert not produce(tmp_path)
+    with pytest.raises(RunError, match="cannot write"):
+        produce(tmp_path, "two")

@@ -69,9 +69,7 @@ def _print(done: list[dict[str, object]]) -> None:
     typed = sum(bool(trial["typed"]) for trial in done)
     kills = sum(trial["injury"] == "kill" for trial in done)
     losses = sum(bool(trial["wrong"]) for trial in done)
-    print(
-        f"{len(done)} trials, {kills} kills, {typed} of them through the command line; {losses} losses"
-    )
+    print(f"{len(done)} trials, {kills} kills, {typed} typed, {losses} losses")
 
 
 if __name__ == "__main__":

@@ -63,10 +63,10 @@ VERBS = {
     "delta": Verb(("delta", "base", "tuned", "--out", "out.safetensors"), "base"),
     "convert s3prl": Verb(("convert", "base", "out.pt"), "base"),
     "convert hf": Verb(("convert", "old.pt", "out"), "old.pt"),
-    "extract": Verb(("extract", "base", "tones", "--out", "out"), "tones"),
-    "prepare": Verb(
-        ("prepare", "librispeech", "archive", "--out", "out", "--jobs", "1"), "archive"
+    "extract": Verb(
+        ("extract", "base", "tones", "--out", "out", "--batch-seconds", "0.1"), "tones"
     ),
+    "prepare": Verb(_PREPARE, "archive"),
     "prepare shards": Verb(
         (*_PREPARE, "--shards", "out/shards", "--shard-size", "2"),
         "archive",
