@@ -418,7 +418,7 @@ def test_what_cannot_take_its_place_leaves_the_old_folder_there(
     replace = os.replace
 
     def refuse(source: Any, target: Any) -> None:
-        if Path(target) == tmp_path / "out" and Path(source).parent.name == ".out.partial":
+        if Path(target) == tmp_path / "out" and Path(source).name == "out":
             full = (tmp_path / "out").exists()
             raise OSError(errno.ENOTEMPTY if full else errno.EIO, "refused")
         replace(source, target)

@@ -180,6 +180,8 @@ def _read(record: Path) -> dict[str, Any]:
 
 def _note(path: Path, new: Path) -> None:
     """Record what is about to stand at ``path``: in the new folder, or beside the file."""
+    if path.is_dir() and not new.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if new.is_dir():
         write_json(new / RECORD_NAME, {"written": fingerprints(new)})
         return
@@ -326,7 +328,8 @@ def publish(out: Path, *, earlier: Callable[[], bool] | None = None) -> Iterator
                 _check(out, hidden, earlier)
                 _note(out, hidden)
         finally:
-            remove(place)
+            if os.path.lexists(out) or not (place / f"{out.name}.old").exists():
+                remove(place)  # else the next run puts back what could not be put back now
 
 
 def _tidy(out: Path, place: Path, interrupted: bool) -> None:
