@@ -12,6 +12,7 @@ from chaos.injuries import Chaos
 from processes import Child
 
 _CODE = """
+import sys
 sys.path[:0] = [sys.argv[1]]
 from pathlib import Path
 from chaos.test_chaos import trials
