@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 MINUTES ?= 30
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long fuzz check format clean
+.PHONY: setup demo test test-long fuzz chaos check format clean
 
 setup: .venv/.ready
 
@@ -34,6 +34,9 @@ fuzz: setup
 
 test-long: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
+
+chaos: setup
+	OMP_NUM_THREADS=1 nice $(BIN)/python tests/chaos --kills 500 --typed 50
 
 check: setup
 	$(BIN)/ruff check .

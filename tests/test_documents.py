@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from speechft import documents
+from speechft.disk import reading
 from speechft.documents import (
-    open_regular,
     parse_json,
     parse_yaml,
     read_limited,
@@ -99,10 +99,10 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "none"):
         with pytest.raises(OSError):
-            open_regular(path)
+            reading(path)
     for name in ("a\0b", "\ud800", "x" * 5_000):
         with pytest.raises(OSError):
-            open_regular(name)
+            reading(name)
     assert read_limited(tmp_path / "a", 3) == b"abc"
     with pytest.raises(OSError, match="more than 2 bytes"):
         read_limited(tmp_path / "a", 2)

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.outputs import overwriting
+
 if TYPE_CHECKING:
     from speechft.analysis.rows import AnalysisRow
     from speechft.data.manifest import Corpus
@@ -33,6 +35,7 @@ def run(
     corpus: PathLike | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     command: str = "speechft.run(...)",
     **settings: Any,
 ) -> Summary | None:
@@ -47,6 +50,7 @@ def run(
         corpus: Takes the place of the recipe's ``data.corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Changes of the recipe as text, ``section.key=value``.
+        overwrite: Replace what no command of ours wrote, too.
         command: What the report says how it was made.
         **settings: Changes of the recipe.
 
@@ -63,7 +67,7 @@ def run(
     from speechft.recipe import Recipe, load_recipe
 
     changes = _changes(settings, {"data.corpus": corpus})
-    with use_device(device), main_process_scope(follow) as first:
+    with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
         if not first:
             return None
         loaded = load_recipe(Recipe, recipe, overrides, changes)
@@ -78,6 +82,7 @@ def finetune(
     corpus: PathLike | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Path:
     """Fine-tune the encoder of a recipe; several processes as for `run`.
@@ -89,6 +94,7 @@ def finetune(
         corpus: Takes the place of the recipe's ``data.corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Changes of the recipe as text, ``section.key=value``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Changes of the recipe: ``encoder="facebook/hubert-base-ls960"``.
 
     Returns:
@@ -105,7 +111,7 @@ def finetune(
 
     folder = _folder(out)
     changes = _changes(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
-    with use_device(device), main_process_scope(follow) as first:
+    with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
         if first:
             loaded = load_recipe(Recipe, recipe, overrides, changes)
             return pipeline.finetune_recipe(loaded, folder)
@@ -119,6 +125,7 @@ def pretrain(
     corpus: PathLike | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Path:
     """Pre-train an encoder by a recipe; run it again to go on.
@@ -129,6 +136,7 @@ def pretrain(
         corpus: Takes the place of the recipe's ``corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Changes of the recipe as text, ``section.key=value``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Changes of the recipe.
 
     Returns:
@@ -153,11 +161,13 @@ def pretrain(
     for name, encoder in (("start", config.start_from), ("targets", config.targets.source)):
         if encoder is not None:
             inputs[name] = digest_of(encoder)
-    with lock(folder):
+    with overwriting(overwrite), lock(folder):
         inputs["corpus"] = (found := find_corpus(config.corpus, folder / "corpus")).digest
+    job: Any = {"name": "pretrain", "config": config.as_dict(), "inputs": inputs}
     with (
+        overwriting(overwrite),
         use_device(device),
-        stage(folder, name="pretrain", config=config.as_dict(), inputs=inputs) as work,
+        stage(folder, outputs=("encoder", "targets.npz"), **job) as work,
     ):
         if not work.done:
             pretraining.pretrain(config, found, work.scratch)
@@ -182,6 +192,7 @@ def evaluate(
     device: str = "auto",
     language_model: PathLike | None = None,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> list[ResultRow]:
     """Evaluate frozen encoders with probes; run it again to go on.
@@ -206,6 +217,7 @@ def evaluate(
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         language_model: Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second figure of ``asr``.
         overrides: Further fields of `EvaluationConfig` as text, ``beam_search.weight=1.5``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Further fields: ``beam_search__weight=1.5``.
 
     Returns:
@@ -232,7 +244,7 @@ def evaluate(
         "language_model": None if language_model is None else str(language_model),
     }
     config = evaluation_config(given, overrides, _changes(settings, {}))
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
 
 
@@ -368,6 +380,7 @@ def prepare(
     shards: PathLike | None = None,
     shard_size: int = 1000,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Corpus:
     """Turn a corpus as it came out of its archive into manifests.
@@ -382,6 +395,7 @@ def prepare(
         shards: Also write Lhotse Shar here, and return that corpus.
         shard_size: Recordings a shard.
         overrides: Settings of the corpus as text, ``subset=first-10h``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Settings of the corpus: ``subset="first-10h"``.
 
     Returns:
@@ -397,10 +411,11 @@ def prepare(
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
     texts = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
     place = None if out is None else _folder(out)
-    found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)
-    if shards is None:
-        return found
-    return export_shards(found, _folder(shards), shard_size=shard_size)
+    with overwriting(overwrite):
+        found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)
+        if shards is None:
+            return found
+        return export_shards(found, _folder(shards), shard_size=shard_size)
 
 
 def _folder(path: PathLike) -> Path:

@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import stat
 import zlib
 from collections import Counter
 from collections.abc import Iterator
 from functools import cache
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
+
+from speechft.disk import reading
 
 MAX_DEPTH = 64
 """Sections and lists within each other, in JSON and YAML."""
@@ -38,35 +38,13 @@ _PIECE = 1 << 16
 _PACKED = 1 << 16
 
 
-def open_regular(path: Path | str) -> BufferedReader:
-    """Open a file for reading that is neither a pipe, a device nor a socket.
-
-    Raises:
-        OSError: It cannot be opened, or is of another kind.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except ValueError as error:  # a zero byte, or a surrogate that stands for no byte
-        raise OSError(f"no file can have that name: {error}") from None
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(f"{path} is a folder")
-        if not stat.S_ISREG(mode):
-            raise OSError(f"{path} is no regular file")
-        return os.fdopen(descriptor, "rb")
-    except OSError:
-        os.close(descriptor)
-        raise
-
-
 def read_limited(path: Path | str, limit: int = MAX_DOCUMENT) -> bytes:
     """Return the bytes of a regular file.
 
     Raises:
         OSError: It cannot be read, is no regular file, or has more bytes than ``limit``.
     """
-    with open_regular(path) as file:
+    with reading(path) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
         raise OSError(f"it has more than {limit:,} bytes")
@@ -224,7 +202,7 @@ def read_lines(source: Path | bytes) -> Iterator[bytes]:
     if isinstance(source, bytes):
         yield from _lines(_pieces(_parts(source), len(source)))
         return
-    with open_regular(source) as file:
+    with reading(source) as file:
         size = os.fstat(file.fileno()).st_size
         yield from _lines(_pieces(iter(lambda: file.read(_PACKED), b""), size))
 

@@ -7,12 +7,12 @@ import errno
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from speechft.documents import MAX_YAML, open_regular, parse_json, parse_yaml, read_limited
+from speechft.disk import reading, remove, swap, sync_folder, sync_tree, system_refusal
+from speechft.documents import MAX_YAML, parse_json, parse_yaml, read_limited
 from speechft.errors import CheckpointError, ConfigError, RunError
 
 CONFIG_NAME = "config.json"
@@ -40,54 +40,17 @@ def write_beside(out: Path, hidden: Path) -> Iterator[None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         remove(hidden)
         yield
-        _sync_tree(hidden)
-        swap(hidden, out, aside_of(out))
+        sync_tree(hidden)
+        swap(hidden, out, hidden.with_name(f"{hidden.name}.old"))
         sync_folder(out.parent)
-    except OSError as error:
-        raise write_error(out, error) from error
+    except Exception as error:
+        refused = system_refusal(error, out.parent)
+        if refused is None:
+            raise
+        raise write_error(out, refused) from error
     finally:
         with contextlib.suppress(OSError):
             remove(hidden)
-
-
-def swap(new: Path, out: Path, aside: Path) -> None:
-    """Put a file or a folder in the place of another, which is gone afterwards.
-
-    A file, or an empty folder, is replaced in one step. A folder that holds something is renamed to
-    ``aside`` first and removed from there, so that the final name is never absent longer than a
-    rename takes, and nothing half-removed ever bears it. A file never replaces a folder.
-
-    Args:
-        new: Complete, and on the disk.
-        out: The final name.
-        aside: Where the old folder goes meanwhile; what is there is removed.
-    """
-    try:
-        os.replace(new, out)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        remove(aside)
-        os.replace(out, aside)
-        try:
-            os.replace(new, out)
-        except BaseException:
-            os.replace(aside, out)
-            raise
-        remove(aside)
-
-
-def aside_of(out: Path) -> Path:
-    """Return where a folder goes while another takes its place."""
-    return out.with_name(f".{out.name}.old")
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with what it holds; nothing where there is nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -98,16 +61,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         RunError: The disk is full, or the folder cannot be written.
     """
     hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with write_beside(path, hidden), open(hidden, "wb") as file:
+    with write_beside(path, hidden), open(hidden, "xb") as file:
         yield cast(BinaryIO, file)
-
-
-def _sync_tree(path: Path) -> None:
-    """Make a file, or a folder with what it holds, durable."""
-    for item in sorted(path.rglob("*"), reverse=True) if path.is_dir() else ():
-        if not item.is_symlink():
-            sync_folder(item)
-    sync_folder(path)
 
 
 def write_error(path: Path, error: OSError) -> RunError:
@@ -115,15 +70,6 @@ def write_error(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"no space left to write {path}", hint="free some space and run it again")
     return RunError(f"cannot write {path}: {error.strerror or error}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable, or the content of a file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -196,7 +142,7 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
-    with open_regular(path) as file:
+    with reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechft.documents import open_regular, parse_json
+from speechft.disk import reading
+from speechft.documents import parse_json
 from speechft.errors import CheckpointError
 
 MAX_HEADER_BYTES = 16 << 20
@@ -50,7 +51,7 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
         CheckpointError: The file is missing, truncated, or not a safetensors file.
     """
     try:
-        with open_regular(path) as file:
+        with reading(path) as file:
             size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1

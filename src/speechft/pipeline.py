@@ -6,7 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -28,13 +28,16 @@ from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
+from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
 from speechft.results import ResultRow, Role, mean_over_seeds, write_rows
-from speechft.runs import lock, publish
+from speechft.runs import has_stage, lock, publish
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
 from speechft.version import __version__
+
+_FILES = ("recipe.yaml", "results.jsonl", "report.html")
 
 
 @dataclass
@@ -92,6 +95,8 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
     """
     with lock(folder):
         started = time.monotonic()
+        for name in (*_FILES, "tuned", "merged"):
+            check_own(folder / name, earlier=lambda: _is_earlier(folder))
         state = _open(recipe, folder, started)
         models = _compose(state)
         main = models[recipe.finetuning.strategy]
@@ -108,7 +113,8 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         )
         curve = _curve(state, rows, main)
         said = _analyse(state, main)
-        write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
+        with _replacing(folder, "results.jsonl") as hidden:
+            write_rows(hidden, [*rows, *_between(rows, curve)])
         failed = state.failures.tasks
         rows, curve = ([r for r in part if r.task not in failed] for part in (rows, curve))
         if not rows:
@@ -126,6 +132,8 @@ def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
     check_recipe(recipe)
     config = recipe.finetuning
     with lock(folder):
+        if recipe.composition.kind != "single":
+            check_own(folder / "encoder", earlier=lambda: _is_earlier(folder))
         digest_of(recipe.encoder)
         composer = Composer(recipe, _corpora(recipe, folder), folder)
         if recipe.composition.kind != "single":
@@ -166,7 +174,8 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     state = Run(recipe, folder, corpus, corpora, tasks, evaluated, heard)
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
-    write_text(folder / "recipe.yaml", recipe.as_yaml())
+    with _replacing(folder, "recipe.yaml") as hidden:
+        write_text(hidden, recipe.as_yaml())
     return state
 
 
@@ -222,8 +231,17 @@ def _compose(state: Run) -> dict[Strategy, Models]:
 
 def _export(source: Path, target: Path) -> None:
     """Put an encoder where users look for it, as links to the stage's files where possible."""
-    with publish(target) as hidden:
+    with publish(target, earlier=lambda: _is_earlier(target.parent)) as hidden:
         shutil.copytree(source, hidden, copy_function=_link)
+
+
+def _replacing(folder: Path, name: str) -> AbstractContextManager[Path]:
+    return replacing(folder / name, earlier=lambda: _is_earlier(folder))
+
+
+def _is_earlier(folder: Path) -> bool:
+    """Return whether a version that kept no record of its files ran a recipe here."""
+    return not (folder / RECORD_NAME).exists() and has_stage(folder / "finetuning")
 
 
 def _link(source: str, target: str) -> None:
@@ -389,7 +407,8 @@ def _report(
         superb=superb,
         colours=colours(judgements),
     )
-    write_report(report, folder / "report.html")
+    with _replacing(folder, "report.html") as hidden:
+        write_report(report, hidden)
     header, cells = table(shown, by_encoder)
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     if superb is not None:

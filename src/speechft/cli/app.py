@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from speechft.errors import DataError, RunError, SpeechftError
+from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
@@ -42,6 +43,9 @@ Config = Annotated[
 ]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what no command of ours wrote, too.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
@@ -57,30 +61,48 @@ def told() -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        raise _in_words(error) from None
+
+
+def _in_words(error: Exception) -> Exception:
+    """Return what the operating system refused as an error of ours, anything else as it is."""
+    if isinstance(error, SpeechftError):
+        return error
+    from speechft.disk import disk_refusal
+
+    refused = disk_refusal(error, Path.cwd())
+    if refused is not None:
+        place = refused.filename or "a file"
+        return RunError(
+            f"cannot write {place}: {refused.strerror or refused}",
+            hint="free some space, or make it writable, and run it again",
+        )
+    if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        raise RunError(f"{place}{error.strerror or error}") from None
-    except RuntimeError as error:
-        if "home directory" not in str(error):  # what `Path.expanduser` says of ~nobody
-            raise
-        raise RunError(f"a path begins with ~ and a name that is no user's: {error}") from None
+        return RunError(f"{place}{error.strerror or error}")
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser
+        return RunError(f"a path begins with ~ and a name that is no user's: {error}")
+    return error
 
 
 def main() -> None:
     """Run the command line.
 
     Exit codes: 0, all of it was done; 1, one message says what is wrong, or what was left out or
-    failed while the rest was done; 2, the command line cannot be understood; 130, interrupted.
+    failed while the rest was done; 2, the command line cannot be understood; 130, interrupted;
+    143, terminated.
     """
     try:
-        with told():
+        with handling_signals(), told():
             app()
     except SpeechftError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's, for Ctrl-C
-            print("interrupted; give the same command again to go on", file=sys.stderr)
+        if stop.code in (INTERRUPTED, TERMINATED):
+            word = "interrupted" if stop.code == INTERRUPTED else "terminated"
+            print(f"{word}; give the same command again to go on", file=sys.stderr)
         raise
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, Set, app, tell_left_out
+from speechft.cli.app import Json, Overwrite, Set, app, tell_left_out
 from speechft.cli.complete import corpora
 from speechft.commands import command
 
@@ -34,6 +34,7 @@ def prepare(
         str | None, typer.Option(help="For synthetic-archives: write OUT as that archive.")
     ] = None,
     set_: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Turn a corpus as it came out of its archive into manifests and statistics.
@@ -60,6 +61,7 @@ def prepare(
         shards=shards,
         shard_size=shard_size,
         overrides=set_ or (),
+        overwrite=overwrite,
     )
     named = Path(os.path.expanduser(out or found.place)) / ISSUES_FILE
     left = [issue for issue in read_issues(named) if issue.resolved() == "left out"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from speechft.cli.app import Config, Device, Json, Nonfinite, Out, app, tell_left_out
+from speechft.cli.app import Config, Device, Json, Nonfinite, Out, Overwrite, app, tell_left_out
 from speechft.commands import command
 
 
@@ -20,6 +20,7 @@ def convert(
     to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
     config: Config = None,
     allow_nonfinite: Nonfinite = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Convert an encoder between Hugging Face, s3prl, fairseq and SPIN, and prove that it is equal.
@@ -35,6 +36,7 @@ def convert(
         target=to,
         config=config,
         allow_nonfinite=allow_nonfinite,
+        overwrite=overwrite,
     )
     typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
@@ -75,6 +77,7 @@ def extract(
     batch_seconds: Annotated[float | None, typer.Option(help="Audio in a batch.")] = None,
     config: Config = None,
     allow_nonfinite: Nonfinite = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write hidden states, a file for each utterance; run it again to go on after a stop.
@@ -94,6 +97,7 @@ def extract(
         "batch_seconds": batch_seconds,
         "config": config,
         "allow_nonfinite": allow_nonfinite,
+        "overwrite": overwrite,
     }
     report = extract_files(encoder, audio, out, **options)
     if report.is_main:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Set, app
+from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Overwrite, Set, app
 from speechft.commands import command
 
 
@@ -47,6 +47,7 @@ def evaluate(
         str | None, typer.Option(help="Word n-gram model for asr, .arpa or .arpa.gz.")
     ] = None,
     set_: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Probe frozen encoders on several tasks; the same command goes on after a stop.
@@ -73,6 +74,7 @@ def evaluate(
         device=device,
         language_model=language_model,
         overrides=set_ or (),
+        overwrite=overwrite,
     )
     if as_json:
         typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))

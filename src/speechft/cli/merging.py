@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, app, command_line
+from speechft.cli.app import Json, Overwrite, app, command_line
 from speechft.commands import command
 from speechft.merging.checks import CHECKS, FORCED
 from speechft.merging.methods import METHODS
@@ -44,6 +44,7 @@ def merge(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
     allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Interpolate a base with encoders tuned from it: Speech-FT for what you have already.
@@ -57,6 +58,7 @@ def merge(
         return
     from speechft.merging.config_file import merge_config
     from speechft.merging.execution import write_merge
+    from speechft.outputs import overwriting
 
     given = {
         "base": base,
@@ -73,7 +75,8 @@ def merge(
         "allow": allow,
         "force": force or None,
     }
-    report = write_merge(merge_config(given, config), command=command_line())
+    with overwriting(overwrite):
+        report = write_merge(merge_config(given, config), command=command_line())
     typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
         typer.echo(f"wrote {report.out}")
@@ -89,6 +92,7 @@ def delta(
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
     allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
@@ -97,7 +101,9 @@ def delta(
     """
     from speechft.merging import make_delta
 
-    report = make_delta(base, tuned, out, dtype=dtype, allow=allow or (), force=force)
+    report = make_delta(
+        base, tuned, out, dtype=dtype, allow=allow or (), force=force, overwrite=overwrite
+    )
     typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
         again = command("merge", base, report.out, alpha="0.25", out="merged")

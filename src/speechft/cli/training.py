@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Out, Set, app, command_line
+from speechft.cli.app import CORPUS_NAMES, Device, Out, Overwrite, Set, app, command_line
 from speechft.commands import command
 
 Recipe = Annotated[
@@ -30,17 +30,23 @@ def demo(
     corpus: Corpus = None,
     device: Device = "auto",
     set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Run the whole method on embedded speech in minutes; the same as `run demo`.
 
     Example: speechft demo --out runs/demo
     """
-    run("demo", out, corpus, device, set_)
+    run("demo", out, corpus, device, set_, overwrite)
 
 
 @app.command()
 def run(
-    recipe: Recipe, out: Out, corpus: Corpus = None, device: Device = "auto", set_: Set = None
+    recipe: Recipe,
+    out: Out,
+    corpus: Corpus = None,
+    device: Device = "auto",
+    set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune, merge, evaluate and report, by a recipe; run it again to go on after a stop.
 
@@ -54,6 +60,7 @@ def run(
         corpus=corpus,
         device=device,
         overrides=set_ or (),
+        overwrite=overwrite,
         command=command_line(),
     )
 
@@ -68,6 +75,7 @@ def finetune(
     corpus: Corpus = None,
     device: Device = "auto",
     set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
 
@@ -78,7 +86,13 @@ def finetune(
     from speechft.recipe import load_recipe
 
     encoder = api.finetune(
-        recipe, out=out, strategy=strategy, corpus=corpus, device=device, overrides=set_ or ()
+        recipe,
+        out=out,
+        strategy=strategy,
+        corpus=corpus,
+        device=device,
+        overrides=set_ or (),
+        overwrite=overwrite,
     )
     if console.is_main_process():
         typer.echo(f"tuned encoder: {encoder}")
@@ -89,7 +103,12 @@ def finetune(
 
 @app.command()
 def pretrain(
-    recipe: Recipe, out: Out, corpus: Corpus = None, device: Device = "auto", set_: Set = None
+    recipe: Recipe,
+    out: Out,
+    corpus: Corpus = None,
+    device: Device = "auto",
+    set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pre-train an encoder by masked prediction of clusters (HuBERT).
 
@@ -97,6 +116,13 @@ def pretrain(
     """
     from speechft import api
 
-    encoder = api.pretrain(recipe, out=out, corpus=corpus, device=device, overrides=set_ or ())
+    encoder = api.pretrain(
+        recipe,
+        out=out,
+        corpus=corpus,
+        device=device,
+        overrides=set_ or (),
+        overwrite=overwrite,
+    )
     typer.echo(f"encoder: {encoder}")
     typer.echo(f"next: {command('evaluate', encoder, out='runs/eval')}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-from speechft.documents import open_regular, read_limited
+from speechft.disk import reading
+from speechft.documents import read_limited
 
 _TOLD: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not audio: run git lfs pull"),
@@ -99,7 +100,7 @@ def lacks_end(source: Path | str | bytes) -> bool:
     if isinstance(source, bytes):
         tail = source[-(1 << 17) :]
     else:
-        with open_regular(source) as file:
+        with reading(source) as file:
             file.seek(max(0, Path(source).stat().st_size - (1 << 17)))
             tail = file.read()
     place = tail.rfind(b"OggS")
@@ -146,7 +147,7 @@ def _sphere(start: bytes) -> tuple[int, int] | None:
 
 def _start(source: Path | str, size: int) -> bytes:
     try:
-        with open_regular(source) as file:
+        with reading(source) as file:
             return file.read(size)
     except OSError:
         return b"?"

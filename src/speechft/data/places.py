@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from speechft.documents import open_regular
+from speechft.disk import reading
 from speechft.errors import DataError
 
 MAX_BYTES = 1 << 30
@@ -65,7 +65,7 @@ def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
 
 
 def _read_file(path: Path, start: int, size: int | None) -> bytes:
-    with open_regular(path) as file:
+    with reading(path) as file:
         file.seek(start)
         return file.read(MAX_BYTES + 1 if size is None else size)
 

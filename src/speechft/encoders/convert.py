@@ -23,9 +23,9 @@ from speechft.encoders.conversion.settings import complete_settings
 from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
-from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
+from speechft.errors import CheckpointError, ConfigError, unknown_choice
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
-from speechft.runs import publish
+from speechft.outputs import check_own, overwriting, publish, replacing
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")
@@ -42,7 +42,6 @@ SOURCES: dict[str, tuple[str, ...]] = {
 TOLERANCE = 1e-5
 """Largest difference of a hidden state, over max(1, rms of the layer), that counts as equal."""
 
-_WRITTEN = {CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, REST_NAME}
 _NOT_THE_MODEL = ("do_normalize", "sampling_rate", "torch_dtype")
 _PROBES = (16_000, 9_013)
 
@@ -95,6 +94,7 @@ def convert(
     target: str | None = None,
     config: str | Path | None = None,
     allow_nonfinite: bool = False,
+    overwrite: bool = False,
 ) -> ConversionReport:
     """Convert an encoder and compare the hidden states of source and result.
 
@@ -105,6 +105,7 @@ def convert(
         target: ``hf`` or ``s3prl``; None goes by the suffix of ``out``.
         config: Where the configuration comes from when the source does not tell it.
         allow_nonfinite: Accept weights that are NaN or infinite.
+        overwrite: Replace an ``out`` that no command of ours wrote.
 
     Raises:
         CheckpointError: The source cannot be used, a tensor has no counterpart, or source and
@@ -114,12 +115,28 @@ def convert(
     """
     out = Path(os.path.abspath(Path(os.path.expanduser(out))))
     chosen = _target(out, target)
+    with overwriting(overwrite):
+        return _convert(source, out, chosen, source_format, config, allow_nonfinite)
+
+
+def _convert(
+    source: str | Path,
+    out: Path,
+    chosen: Target,
+    source_format: str,
+    config: str | Path | None,
+    allow_nonfinite: bool,
+) -> ConversionReport:
     checkpoint = open_encoder(source)
     _check_format(checkpoint, source_format)
     if out.resolve() in {p.resolve() for p in (checkpoint.folder, *checkpoint.files) if p}:
         raise ConfigError(f"{out} is the source itself", hint="choose another output")
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
+    check_own(out)
+    beside = _family(settings).sidecar(settings) if chosen == "s3prl" else None
+    if beside is not None:
+        check_own(out.with_suffix(".config.json"))
     encoder = build_encoder(checkpoint, config=settings, allow_nonfinite=allow_nonfinite)
     with publish(out) as hidden:
         place = hidden if chosen == "hf" else hidden.with_suffix(".pt")  # by which it is read back
@@ -132,9 +149,9 @@ def convert(
         parity = _compare_features(encoder, written, settings, allow_nonfinite)
         heads = [n for n in checkpoint.by_name() if is_pretraining_head(n) and n not in kept]
         place.rename(hidden)
-    beside = _family(settings).sidecar(settings)
-    if chosen == "s3prl" and beside is not None:
-        write_json(out.with_suffix(".config.json"), beside)
+    if beside is not None:
+        with replacing(out.with_suffix(".config.json")) as hidden:
+            write_json(hidden, beside)
     return ConversionReport(
         checkpoint.source,
         checkpoint.format,
@@ -161,13 +178,6 @@ def _target(out: Path, target: str | None) -> Target:
         )
     if chosen == "s3prl" and out.is_dir():
         raise ConfigError(f"an s3prl checkpoint is a file; {out} is a folder")
-    if chosen == "hf" and out.is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in _WRITTEN)
-        if foreign:
-            raise RunError(
-                f"{out} already holds {', '.join(foreign[:4])}, which a conversion does not write",
-                hint="choose another output, or remove that folder",
-            )
     return chosen
 
 
@@ -225,10 +235,7 @@ def _write_file(
         tensors = {n: tensors[n] for n in [*rest.names, *tensors] if n in tensors}
     weights = {spelled[name]: tensor for name, tensor in tensors.items()}
     content = s3prl_checkpoint(checkpoint, weights, settings)
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # torch hides the system's refusal behind its own error
-        raise OSError(str(error)) from None
+    torch.save(content, path)
     return {name: tensors[name] for name in heads}
 
 

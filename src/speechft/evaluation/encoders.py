@@ -14,6 +14,7 @@ from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
+from speechft.outputs import check_own, replacing
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import lock
 
@@ -45,6 +46,11 @@ def evaluate(
         candidates = typed_candidates(encoders)
         digests = {candidate.name: candidate.digest() for candidate in candidates}
         file = folder / "results.jsonl"
+
+        def earlier_run() -> bool:
+            return bool(read_rows(file))  # of which every one that stays true is kept
+
+        check_own(file, earlier=earlier_run)
         earlier = read_rows(file) if file.exists() else []
         given = [corpus] if isinstance(corpus, str) else corpus
         places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
@@ -57,7 +63,8 @@ def evaluate(
         for candidate in candidates:
             rows += evaluate_encoder(candidate, tasks, by_task, config, folder, **settings)
         kept = _kept(earlier, rows, digests)
-        write_rows(file, [*kept, *rows])
+        with replacing(file, earlier=earlier_run) as hidden:
+            write_rows(hidden, [*kept, *rows])
         failures.raise_any(folder)
     return rows
 

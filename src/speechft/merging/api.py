@@ -13,6 +13,7 @@ from speechft.merging.plan import build_plan
 from speechft.merging.report import MergeReport
 from speechft.merging.sources import open_models
 from speechft.merging.stream import NoSink, run
+from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,7 @@ def merge(
     allow: str | Sequence[str] = (),
     force: bool = False,
     dry_run: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> Any:
     """Merge a base with one or several models that were tuned from it.
@@ -111,6 +113,7 @@ def merge(
             ``"zeros,scale"``; what they object to is written into the card.
         force: Short for ``allow="family,base,equal,lineage,nonfinite"``.
         dry_run: Check everything and write nothing.
+        overwrite: Replace an ``out`` that no command of ours wrote.
         **options: Options of the method, see its file.
 
     Returns:
@@ -137,7 +140,8 @@ def merge(
     config = MergeConfig(base=base, tuned=tuned, force=force, dry_run=dry_run, **settings)
     if out is None and not dry_run:
         return merge_in_memory(config)
-    return write_merge(config)
+    with overwriting(overwrite):
+        return write_merge(config)
 
 
 def compare(base: Any, tuned: Any) -> lineage.Evidence:

@@ -25,11 +25,13 @@ from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_
 from speechft.merging import lineage
 from speechft.merging.checks import FORCED, read_allowed, refuse
 from speechft.merging.digests import InputDigests, combined_digest
+from speechft.merging.output import check_replaceable
 from speechft.merging.plan import Plan, TensorPlan, build_plan
 from speechft.merging.report import some
 from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import write_tensors_file
+from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +81,7 @@ def make_delta(
     dtype: str = "float32",
     allow: str | Sequence[str] = (),
     force: bool = False,
+    overwrite: bool = False,
 ) -> DeltaReport:
     """Write the task vector tuned minus base.
 
@@ -90,6 +93,7 @@ def make_delta(
         allow: Names of checks that may fail, of `speechft.merging.checks.CHECKS`, such as
             ``"zeros,scale"``; NaN and infinities are refused all the same.
         force: Short for ``allow="family,base,equal,lineage"``.
+        overwrite: Replace a file that no command of ours wrote.
 
     Raises:
         LineageError: The models do not belong together.
@@ -110,6 +114,8 @@ def make_delta(
             hint="give the tuned model itself to write its delta in another type",
         )
     check_not_input(place, (opened, model))
+    with overwriting(overwrite):
+        check_replaceable(place, is_folder=False)
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
@@ -137,7 +143,8 @@ def make_delta(
     }
     items = _items(plan, stored, scales)
     metadata = {"format": "pt", DELTA_KEY: json.dumps(details)}
-    write_tensors_file(place, items, _content(plan, stored, scales), metadata)
+    with overwriting(overwrite):
+        write_tensors_file(place, items, _content(plan, stored, scales), metadata)
     return DeltaReport(
         place,
         len(plan.merged),

@@ -163,8 +163,8 @@ def _check_delta(ready: Prepared) -> None:
 def _check_output(plan: Plan, out: Path) -> None:
     """Refuse an output that cannot be written, before anything is read."""
     check_not_input(out, (plan.base, *plan.tuned))
+    output.check_replaceable(out, is_folder=plan.target == "hf")
     if plan.target == "hf":
-        output.check_replaceable(out)
         folder_settings(plan)
 
 

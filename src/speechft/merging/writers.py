@@ -21,8 +21,7 @@ from speechft.merging.output import (
     METADATA,
     REPORT_NAME,
     SafetensorsWriter,
-    check_file,
-    check_replaceable,
+    is_earlier_merge,
 )
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
@@ -70,8 +69,7 @@ def write_folder(
         RunError: The folder cannot be written.
     """
     config, processor = folder_settings(plan)
-    with publish(out) as folder:
-        check_replaceable(out)
+    with publish(out, earlier=lambda: is_earlier_merge(out)) as folder:
         folder.mkdir()
         writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
         try:
@@ -157,7 +155,6 @@ def write_tensors_file(
 def _safetensors_file(
     out: Path, items: Sequence[TensorPlan], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
-    check_file(out)
     with publish(out) as hidden:
         writer = SafetensorsWriter(
             hidden.parent, items, shard_bytes=2**63, name=hidden.name, metadata=metadata
@@ -182,7 +179,6 @@ def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
     report = stream(sink)
     weights = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
     content = s3prl_checkpoint(plan.base, weights)
-    check_file(out)
     with publish(out) as hidden, open(hidden, "wb") as file:
         remembering = _Remembering(file)
         try:

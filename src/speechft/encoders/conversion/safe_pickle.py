@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechft.documents import open_regular
+from speechft.disk import reading
 from speechft.encoders.conversion.pickle_scan import scan
 from speechft.errors import CheckpointError
 
@@ -161,7 +161,7 @@ def _text(value: str) -> str:
 
 
 def _is_zip(path: Path) -> bool:
-    with open_regular(path) as file:
+    with reading(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 
