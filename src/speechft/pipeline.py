@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.console import log, print_table
+from speechft.config import as_yaml
+from speechft.console import log, print_table, say
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
@@ -27,6 +28,7 @@ from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
+from speechft.naming import masked, public, public_name
 from speechft.recipe import Recipe
 from speechft.results import ResultRow, Role, mean_over_seeds, write_rows
 from speechft.runs import lock, publish
@@ -157,7 +159,7 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     state = Run(recipe, folder, corpus, corpora, tasks, evaluated)
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
-    write_text(folder / "recipe.yaml", recipe.as_yaml())
+    write_text(folder / "recipe.yaml", masked(recipe.as_yaml()))
     return state
 
 
@@ -352,7 +354,7 @@ def _report(
         curve=tuple(mean_over_seeds(curve)),
         scores=by_encoder,
         histories=histories,
-        recipe=recipe.as_yaml(),
+        recipe=as_yaml(public(recipe.as_dict())),
         facts=_facts(state, command),
         superb=superb,
         colours=colours(judgements),
@@ -362,8 +364,8 @@ def _report(
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     if superb is not None:
         print_table("SUPERB_S beside published rows", *superb.cells(brief=True))
-        print("\n".join(superb.notes))
-    print("\n".join(said))
+        say("\n".join(superb.notes))
+    say("\n".join(said))
     log(f"report: {folder / 'report.html'}")
     return Summary(rows, curve, said, folder / "report.html")
 
@@ -372,7 +374,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
     import torch
     import transformers
 
-    corpus = state.corpus
+    corpus, base = state.corpus, state.recipe.encoder
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
     versions = f"speechft {__version__}, torch {torch.__version__}"
@@ -383,7 +385,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
         "corpus": f"{corpus.name}, digest {corpus.digest[:12]}; utterances: {sizes}",
         **({"corpora of the evaluation": evaluated} if evaluated else {}),
         "licence of the data": str(corpus.info.get("licence", "not known")),
-        "encoder": f"{state.recipe.encoder}, sha256 {digest_of(state.recipe.encoder)[:12]}",
+        "encoder": f"{public_name(base)}, sha256 {digest_of(base)[:12]}",
         "time of this run": times,
         "versions": f"{versions}, transformers {transformers.__version__}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "

@@ -31,6 +31,7 @@ from speechft.files import (
     write_error,
     write_json,
 )
+from speechft.naming import public
 
 STAGE_FILE = "stage.json"
 _MOVING_FILE = ".moving.json"
@@ -86,7 +87,7 @@ def stage(
                 raise
             raise write_error(folder, OSError(errno.ENOSPC, str(error))) from error
         if not done:
-            _publish(folder, scratch, {"key": key, **content})
+            _publish(folder, scratch, {"key": key, **public(content)})
 
 
 def is_done(

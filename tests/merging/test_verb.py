@@ -51,7 +51,7 @@ def test_merge_says_what_it_read_and_wrote(pair: Any, tmp_path: Path, speechft: 
     merge(base, tuned, alpha=0.5, out=tmp_path / "same")
     assert encoder_digest(tmp_path / "out") == encoder_digest(tmp_path / "same")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"speechft merge {base} {tuned} --alpha 0.5" in card
+    assert "speechft merge base tuned --alpha 0.5 --out out" in card
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(

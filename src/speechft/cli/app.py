@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from speechft.console import fail, say
 from speechft.errors import SpeechftError
+from speechft.naming import public_command
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
@@ -44,11 +45,11 @@ def main() -> None:
     try:
         app()
     except SpeechftError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fail(f"error: {error}")
         sys.exit(1)
     except SystemExit as stop:
         if stop.code == 130:  # typer's, for Ctrl-C
-            print("interrupted; give the same command again to go on", file=sys.stderr)
+            fail("interrupted; give the same command again to go on")
         raise
 
 
@@ -56,7 +57,7 @@ def _version(show: bool) -> None:
     if show:
         from speechft import __version__
 
-        typer.echo(f"speechft {__version__}")
+        say(f"speechft {__version__}")
         raise typer.Exit
 
 
@@ -71,5 +72,5 @@ def _global(
 
 
 def command_line() -> str:
-    """Return the command as it was typed, for what is recorded."""
-    return shlex.join(["speechft", *sys.argv[1:]])
+    """Return the command as it was typed, for what is recorded and leaves the machine."""
+    return public_command(["speechft", *sys.argv[1:]])

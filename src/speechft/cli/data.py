@@ -10,6 +10,7 @@ import typer
 
 from speechft.cli.app import Json, Set, app
 from speechft.cli.complete import corpora
+from speechft.console import say
 
 
 @app.command()
@@ -58,7 +59,7 @@ def prepare(
     if as_json:
         issues = found.info.get("issues", {})
         content = {"folder": found.place, "splits": found.statistics, "issues": issues}
-        typer.echo(json.dumps(content))
+        say(json.dumps(content))
     else:
         print_corpus(found)
 
@@ -67,5 +68,5 @@ def _write_layout(corpus: str, layout: str, out: Path | None) -> None:
     from speechft.data.corpora.prepare import write_layout
 
     write_layout(corpus, layout, out)
-    typer.echo(f"wrote {out} in the layout of {layout}")
-    typer.echo(f"next: speechft prepare {layout} {out} --out corpora/{layout}")
+    say(f"wrote {out} in the layout of {layout}")
+    say(f"next: speechft prepare {layout} {out} --out corpora/{layout}")

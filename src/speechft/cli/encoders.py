@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from speechft.cli.app import Config, Device, Json, Nonfinite, Out, app
+from speechft.console import say
 
 
 @app.command()
@@ -35,9 +36,9 @@ def convert(
         config=config,
         allow_nonfinite=allow_nonfinite,
     )
-    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        typer.echo(f"wrote {out}\nnext: speechft extract {out} AUDIO... --out feats")
+        say(f"wrote {out}\nnext: speechft extract {out} AUDIO... --out feats")
 
 
 @app.command()
@@ -53,7 +54,7 @@ def inspect(
     from speechft.features.looks import inspect_anything
 
     found = inspect_anything(path, config)
-    typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+    say(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -94,7 +95,7 @@ def extract(
     report = extract_files(encoder, audio, out, **options)
     if report.is_main:
         text = json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report))
-        typer.echo(text)
+        say(text)
     if report.failed and not report.is_main:
         raise typer.Exit(1)  # the first process says why
     if report.failed:

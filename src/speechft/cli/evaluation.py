@@ -10,6 +10,7 @@ import typer
 
 from speechft.cli import complete
 from speechft.cli.app import Device, Json, Out, Set, app
+from speechft.console import say
 
 
 @app.command()
@@ -75,10 +76,10 @@ def evaluate(
         overrides=set_ or (),
     )
     if as_json:
-        typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
+        say("\n".join(json.dumps(row.as_dict()) for row in rows))
     else:
         print_results(rows, protocol)
-        typer.echo(f"wrote {out / 'results.jsonl'}\nnext: speechft compare {out}")
+        say(f"wrote {out / 'results.jsonl'}\nnext: speechft compare {out}")
 
 
 @app.command()
@@ -107,13 +108,13 @@ def compare(
 
     written = {"csv": as_csv, "latex": as_latex}
     if as_format in written:
-        typer.echo(written[as_format](api.superb_table(results)), nl=False)
+        say(written[as_format](api.superb_table(results)), end="")
         return
     if as_format != "table":
         raise unknown_choice("format", as_format, ["table", *written])
 
     found = api.compare(results, baseline=baseline)
     if as_json:
-        typer.echo("\n".join(json.dumps(asdict(difference)) for difference in found))
+        say("\n".join(json.dumps(asdict(difference)) for difference in found))
         return
     print_table(f"differences to {found[0].baseline}", *difference_table(found))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli.app import Json, app, command_line
+from speechft.console import say
 from speechft.merging.methods import METHODS
 
 
@@ -47,7 +48,7 @@ def merge(
     if method == "help":
         from speechft.merging.methods import describe_methods
 
-        typer.echo("\n".join(describe_methods()))
+        say("\n".join(describe_methods()))
         return
     from speechft.merging.config_file import merge_config
     from speechft.merging.execution import write_merge
@@ -67,11 +68,11 @@ def merge(
         "force": force or None,
     }
     report = write_merge(merge_config(given, config), command=command_line())
-    typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
-        typer.echo(f"wrote {report.out}")
+        say(f"wrote {report.out}")
         if report.out.is_dir():
-            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
+            say(f"next: speechft evaluate {report.out} --out runs/eval")
 
 
 @app.command()
@@ -90,6 +91,6 @@ def delta(
     from speechft.merging import make_delta
 
     report = make_delta(base, tuned, out, dtype=dtype, force=force)
-    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
+        say(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechft.console import print_table
+from speechft.console import print_table, say
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
@@ -39,7 +39,7 @@ def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
     drawn = f"test groups (items on {', '.join(dict.fromkeys(alone))})" if alone else "test groups"
     print_table(f"protocol {protocol}; in brackets 95 % over {drawn}{over}", header, cells)
     if any(row.details.get("converged") is False for row in shown):
-        print("* the probe was still improving on dev when its epochs were over")
+        say("* the probe was still improving on dev when its epochs were over")
 
 
 def print_corpus(corpus: Corpus) -> None:
@@ -51,14 +51,14 @@ def print_corpus(corpus: Corpus) -> None:
     print_table(corpus.name, header, rows)
     for name in ("licence", "source"):
         if name in corpus.info:
-            print(f"{name}: {corpus.info[name]}")
+            say(f"{name}: {corpus.info[name]}")
     for note in corpus.info.get("notes", ()):
-        print(f"note: {note}")
+        say(f"note: {note}")
     if issues := corpus.info.get("issues", {}):
         counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
-        print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
-    print(f"corpus: {corpus.place}")
-    print(f"next: speechft run demo --corpus {corpus.place} --out runs/mine")
+        say(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
+    say(f"corpus: {corpus.place}")
+    say(f"next: speechft run demo --corpus {corpus.place} --out runs/mine")
 
 
 def extraction_lines(report: ExtractionReport) -> Iterator[str]:

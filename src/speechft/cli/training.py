@@ -9,6 +9,7 @@ import typer
 
 from speechft.cli import complete
 from speechft.cli.app import Device, Out, Set, app, command_line
+from speechft.console import say
 
 Recipe = Annotated[
     str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
@@ -79,8 +80,8 @@ def finetune(
         recipe, out=out, strategy=strategy, corpus=corpus, device=device, overrides=set_ or ()
     )
     if console.is_main_process():
-        typer.echo(f"tuned encoder: {encoder}")
-        typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
+        say(f"tuned encoder: {encoder}")
+        say(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
 
 
 @app.command()
@@ -94,5 +95,5 @@ def pretrain(
     from speechft import api
 
     encoder = api.pretrain(recipe, out=out, corpus=corpus, device=device, overrides=set_ or ())
-    typer.echo(f"encoder: {encoder}")
-    typer.echo(f"next: speechft evaluate {encoder} --out runs/eval")
+    say(f"encoder: {encoder}")
+    say(f"next: speechft evaluate {encoder} --out runs/eval")

@@ -25,6 +25,7 @@ from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
+from speechft.naming import public_config
 from speechft.runs import publish
 
 Target = Literal["hf", "s3prl"]
@@ -131,7 +132,7 @@ def convert(
         place.rename(hidden)
     beside = _family(settings).sidecar(settings)
     if chosen == "s3prl" and beside is not None:
-        write_json(out.with_suffix(".config.json"), beside)
+        write_json(out.with_suffix(".config.json"), public_config(beside))
     return ConversionReport(
         checkpoint.source,
         checkpoint.format,
@@ -187,7 +188,9 @@ def _write_folder(
     tensors = torch_tensors(checkpoint.by_name())
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
     weights = {name: t.contiguous() for name, t in tensors.items() if name not in heads}
-    config = {n: v for n, v in settings.items() if n not in ("do_normalize", "torch_dtype")}
+    config = public_config(settings)
+    for name in ("do_normalize", "torch_dtype"):
+        config.pop(name, None)
     config["architectures"] = [_family(settings).architecture]
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
