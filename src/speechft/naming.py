@@ -20,9 +20,10 @@ _ASSETS = Path(__file__).parent / "assets"
 _ROOTS = ("/", "./", "../", "~")
 _CACHED = re.compile(r"(?:^|[/\\])models--(?P<id>[^/\\]+?)(?:[/\\]|$)")
 """A place in the cache of the hub, as huggingface_hub lays it out."""
-_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^\s/?#'\"<>]*)@")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?P<user>[^\s/?#'\"<>]*)@")
 _USER_WITH_SIGNS = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"<>@:]*:(?!\d+(?:[/?#]|\s|$))[^\s'\"<>]*@"
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})[^\s/?#'\"<>@:]*:(?!\d+(?:[/?#]|\s|$))[^\s'\"<>]*@"
 )
 """A password that holds ``/`` or ``?``, which belongs in no address but is typed all the same."""
 _PARAMETER = re.compile(
@@ -37,9 +38,10 @@ _ABSOLUTE = re.compile(rf"(?<![\w.~/:*<>)\]-])(?:~[\w.-]*(?:{_PART})+|(?:{_PART}
 def masked(text: str) -> str:
     """Return a text without the secrets of the addresses in it.
 
-    ``https://user:PW@host/x?token=T`` becomes ``https://***@host/x?token=***``.
+    ``https://user:PW@host/x?token=T`` becomes ``https://***@host/x?token=***``; so do addresses
+    that were taken for a path and lost a slash.
     """
-    if "://" not in text:
+    if ":/" not in text:
         return text
     for pattern in (_USER_WITH_SIGNS, _USER):
         text = pattern.sub(rf"\g<scheme>{HIDDEN}@", text)
@@ -57,7 +59,7 @@ def public_name(place: str | Path) -> str:
         part of any other path; addresses without secrets, names as they are.
     """
     text = str(place)
-    if "://" in text:
+    if _ADDRESS.match(text):
         return masked(text)
     path = Path(text)
     if cached := _CACHED.search(text):
@@ -125,6 +127,6 @@ def public_command(words: Iterable[str]) -> str:
     """
     shown = []
     for word in words:
-        head, sign, value = word.rpartition("=") if "://" not in word else ("", "", word)
+        head, sign, value = word.rpartition("=") if not _ADDRESS.search(word) else ("", "", word)
         shown.append(head + sign + (public_name(value) if is_place(value) else masked(value)))
     return shlex.join(shown)
