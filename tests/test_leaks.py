@@ -133,10 +133,10 @@ def test_no_verb_tells_paths_passwords_or_the_host(
                 "title": "tiny run",
                 "encoder": str(base),
                 "data": {"corpus": address},
-                "finetuning": {"task": "sid", "steps": 3, "hidden": None, "checkpoint_every": 2},
+                "finetuning": {"task": "sid", "steps": 3, "learning_rate": 5e-3, "hidden": None},
                 "merging": {"alpha": 0.25, "curve": []},
                 "evaluation": {"tasks": ["sid"], "floors": ["random"]},
-                "baselines": {},
+                "baselines": [],
             }
         )
     )
