@@ -79,6 +79,7 @@ def main() -> None:
     shutil.rmtree(options.out, ignore_errors=True)
     base = options.out / "base"
     tiny_encoder().save(base)
+    (options.out / "tones").mkdir()
     corpus = tone_corpus(options.out / "tones")
     watch, usual = Watch("fine-tuning steps"), Bar.advance
 

@@ -95,9 +95,9 @@ def licence_table(found: list[dict[str, Any]]) -> str:
             "",
             "speechft is under Apache-2.0. What `make setup` installs, with the licence that each",
             "package tells of itself (`python tools/supply.py hashes` writes this page); the rows",
-            "of nvidia, cuda and triton come with PyTorch's CUDA build only, under NVIDIA's terms where",
-            "they tell nothing. `espeakng-loader` (extra `demo`) carries espeak-ng, GPL-3.0-or-later, and",
-            "is used by the synthetic corpus alone.",
+            "of nvidia, cuda and triton come with PyTorch's CUDA build only, under NVIDIA's terms",
+            "where they tell nothing. `espeakng-loader` (extra `demo`) carries espeak-ng,",
+            "GPL-3.0-or-later, and is used by the synthetic corpus alone.",
             "",
             "| package | version | licence |",
             "|---|---|---|",
@@ -133,8 +133,8 @@ def build(out: Path, source: Path = ROOT) -> list[Path]:
             target.chmod(0o644)  # whatever the umask of the checkout
         packed.mkdir()
         script = (
-            "import sys; from setuptools import build_meta as b; "
-            "b.build_wheel(sys.argv[1]); b.build_sdist(sys.argv[1])"
+            "import sys; from setuptools import build_meta as b; out = sys.argv[1]; "
+            "b.build_wheel(out); b.build_sdist(out)"  # they change sys.argv
         )
         command = [sys.executable, "-c", script, str(packed)]
         subprocess.run(command, check=True, cwd=copy, capture_output=True)
