@@ -45,7 +45,10 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
     ),
     "metrics": (
         ("tasks/metrics/*.py", "tasks/measures.py"),
-        ("tests/tasks/metrics", "tests/tasks/test_measures.py"),
+        (
+            *("tests/tasks/metrics", "tests/tasks/test_measures.py", "tests/tasks/test_turns.py"),
+            "tests/evaluation/test_score.py",
+        ),
         20,
     ),
     "score and intervals": (
@@ -318,8 +321,8 @@ def reach(out: Path) -> dict[str, dict[str, Any]]:
 def tests_for(mutant: Mutant, known: dict[str, dict[str, Any]], most: float) -> list[str]:
     """Return the tests that reach a mutant, quickest first, of ``most`` seconds together.
 
-    A line that runs in a fixture counts for every test of that file, and one that runs on import
-    for every test that reaches the module.
+    A line that runs in a fixture counts for every test of that file, and one that runs on import,
+    or once for all tests, for every test that reaches the module.
     """
     tree = ast.parse((SOURCE / mutant.file).read_text())
     spans = [
@@ -330,16 +333,17 @@ def tests_for(mutant: Mutant, known: dict[str, dict[str, Any]], most: float) -> 
     in_function = any(first <= mutant.line <= last for first, last in spans)
     wanted = {f"{mutant.file}:{n}" for n in _statement(tree, mutant.line)}
     start = mutant.file + ":"
-    chosen, files = set(), set()
+    chosen, around, files = set(), set(), set()
     for name, test in known.items():
         if in_function:
             if wanted & set(test["setup"]):
                 files.add(name.split("::")[0])
-            hit = bool(wanted & set(test["lines"]))
-        else:
-            hit = any(line.startswith(start) for line in (*test["lines"], *test["setup"]))
-        if hit:
-            chosen.add(name)
+            if wanted & set(test["lines"]):
+                chosen.add(name)
+        if any(line.startswith(start) for line in (*test["lines"], *test["setup"])):
+            around.add(name)
+    if len(chosen) < 2:
+        chosen |= around
     chosen |= {name for name in known if name.split("::")[0] in files}
     ordered, seconds = [], 0.0
     for name in sorted(chosen, key=lambda n: known[n]["seconds"]):
@@ -408,7 +412,11 @@ def main() -> None:
     sys.path.insert(0, str(SOURCE.parent))
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # they would be imported too late
     sys.dont_write_bytecode = True
-    import lhotse  # noqa: F401 - imported before the children are forked
+    import accelerate  # noqa: F401 - imported before the children are forked
+    import hypothesis  # noqa: F401
+    import lhotse  # noqa: F401
+    import pydantic  # noqa: F401
+    import sklearn.metrics  # noqa: F401
     import torch
     import transformers.models.hubert.modeling_hubert
     import transformers.models.wavlm.modeling_wavlm  # noqa: F401
