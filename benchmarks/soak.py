@@ -50,6 +50,7 @@ class Watch:
             "seconds": round(seconds, 1),
             "notes": len(self.notes),
             "MB": [round(part[0], 1) for part in medians],
+            "MB by tenths": [round(n[0], 1) for n in self.notes[tenth - 1 :: tenth]],
             "most MB": round(max(n[0] for n in self.notes), 1),
             "kB a unit": round(1000 * (medians[1][0] - medians[0][0]) / (0.85 * units), 2),
             "files": [part[1] for part in medians],

@@ -137,7 +137,7 @@ def build(out: Path, source: Path = ROOT) -> list[Path]:
             "b.build_wheel(out); b.build_sdist(out)"  # they change sys.argv
         )
         command = [sys.executable, "-c", script, str(packed)]
-        subprocess.run(command, check=True, cwd=copy, capture_output=True)
+        subprocess.run(command, check=True, cwd=copy, capture_output=True, umask=0o022)
         for archive in packed.glob("*.tar.gz"):
             archive.write_bytes(even(archive.read_bytes(), int(os.environ["SOURCE_DATE_EPOCH"])))
         return [Path(shutil.copy(path, out / path.name)) for path in sorted(packed.iterdir())]
