@@ -4,7 +4,7 @@
 
 A tiny encoder is fine-tuned for ``--steps`` updates (with evaluations on dev and checkpoints on the
 way), and then evaluated ``--evaluations`` times into folders of their own. Resident memory, open
-files and threads are noted throughout; printed are their medians in the second and in the last
+files and threads are noted throughout; printed are their medians in the third and in the last
 tenth, after what imports and first uses take, and the slope.
 """
 
@@ -40,7 +40,7 @@ class Watch:
     def report(self, seconds: float, units: int) -> dict[str, object]:
         """Return the figures, and print them."""
         tenth = max(1, len(self.notes) // 10)
-        early, late = self.notes[tenth : 2 * tenth] or self.notes, self.notes[-tenth:]
+        early, late = self.notes[2 * tenth : 3 * tenth] or self.notes, self.notes[-tenth:]
         medians = [
             [statistics.median(n[k] for n in part) for k in range(3)] for part in (early, late)
         ]
@@ -52,7 +52,7 @@ class Watch:
             "MB": [round(part[0], 1) for part in medians],
             "MB by tenths": [round(n[0], 1) for n in self.notes[tenth - 1 :: tenth]],
             "most MB": round(max(n[0] for n in self.notes), 1),
-            "kB a unit": round(1000 * (medians[1][0] - medians[0][0]) / (0.85 * units), 2),
+            "kB a unit": round(1000 * (medians[1][0] - medians[0][0]) / (0.7 * units), 2),
             "files": [part[1] for part in medians],
             "threads": [part[2] for part in medians],
         }

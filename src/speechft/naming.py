@@ -21,6 +21,7 @@ _ROOTS = ("/", "./", "../", "~")
 _CACHED = re.compile(r"(?:^|[/\\])models--(?P<id>[^/\\]+?)(?:[/\\]|$)")
 """A place in the cache of the hub, as huggingface_hub lays it out."""
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_FILE = re.compile(r"\bfile:/+")
 _USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?P<user>[^\s/?#'\"<>]*)@")
 _USER_WITH_SIGNS = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})[^\s/?#'\"<>@:]*:(?!\d+(?:[/?#]|\s|$))[^\s'\"<>]*@"
@@ -58,7 +59,7 @@ def public_name(place: str | Path) -> str:
         The hub id of what lies in the cache of the hub, the name of a packaged encoder, the last
         part of any other path; addresses without secrets, names as they are.
     """
-    text = str(place)
+    text = _FILE.sub("/", str(place))
     if _ADDRESS.match(text):
         return masked(text)
     path = Path(text)
@@ -90,7 +91,8 @@ def public_text(text: str, known: Iterable[str] = ()) -> str:
     """
     for place in sorted({place for place in known if "/" in place}, key=len, reverse=True):
         text = text.replace(place, public_name(place))
-    return _ABSOLUTE.sub(lambda found: public_name(found[0]), masked(text))
+    text = _FILE.sub("/", masked(text))
+    return _ABSOLUTE.sub(lambda found: public_name(found[0]), text)
 
 
 def public(content: Any, known: Iterable[str] = ()) -> Any:
@@ -127,6 +129,8 @@ def public_command(words: Iterable[str]) -> str:
     """
     shown = []
     for word in words:
-        head, sign, value = word.rpartition("=") if not _ADDRESS.search(word) else ("", "", word)
-        shown.append(head + sign + (public_name(value) if is_place(value) else masked(value)))
+        head, sign, value = word.rpartition("=")
+        at_address = _ADDRESS.search(word) and not _FILE.search(word)
+        place = not at_address and is_place(_FILE.sub("/", value))
+        shown.append(head + sign + public_name(value) if place else masked(word))
     return shlex.join(shown)
