@@ -104,6 +104,14 @@ def test_difference_over_two_seeds() -> None:
     assert difference_over_seeds([worse, worse], [items], level=0.9) is None
 
 
+def test_an_error_rate_needs_trials_of_both_kinds() -> None:
+    items = [Item(str(n), "", "", score, n % 2) for n, score in enumerate((0.1, 0.9, 0.2, 0.8))]
+    weights = np.array([[0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]], float)
+    found = weighted_eer(items, weights)
+    assert np.isnan(found).tolist() == [True, True, False, False]
+    assert found[2:].tolist() == [0.0, 0.0]
+
+
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(3)
     hits = 0

@@ -39,6 +39,7 @@ def test_last_updates_of_a_short_training() -> None:
     factors = [schedule.factor(step, 10) for step in range(11)]
     assert factors == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 0])
     assert Schedule(warmup=0, hold=1).factor(4, 4) == 0.0
+    assert Schedule() == Schedule(warmup=0.1, hold=0.4)
 
 
 @pytest.mark.parametrize("field", ["warmup", "hold"])
