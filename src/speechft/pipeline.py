@@ -12,7 +12,8 @@ from pathlib import Path
 
 from speechft.analysis.settings import read_settings
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.console import log, print_table
+from speechft.config import as_yaml
+from speechft.console import log, print_table, say
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
@@ -28,6 +29,7 @@ from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
+from speechft.naming import masked, public, public_name
 from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
@@ -122,7 +124,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         with state.timed("report"):
             summary = _report(state, rows, curve, models, command)
         if said:
-            print("\n".join(said))
+            say("\n".join(said))
         state.failures.raise_any(folder)
         return summary
 
@@ -175,7 +177,7 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
     with _replacing(folder, "recipe.yaml") as hidden:
-        write_text(hidden, recipe.as_yaml())
+        write_text(hidden, masked(recipe.as_yaml()))
     return state
 
 
@@ -402,7 +404,7 @@ def _report(
         curve=tuple(mean_over_seeds(curve)),
         scores=by_encoder,
         histories=histories,
-        recipe=recipe.as_yaml(),
+        recipe=as_yaml(public(recipe.as_dict())),
         facts=_facts(state, command),
         superb=superb,
         colours=colours(judgements),
@@ -413,8 +415,8 @@ def _report(
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     if superb is not None:
         print_table("SUPERB_S beside published rows", *superb.cells(brief=True))
-        print("\n".join(superb.notes))
-    print("\n".join(said))
+        say("\n".join(superb.notes))
+    say("\n".join(said))
     log(f"report: {folder / 'report.html'}")
     return Summary(rows, curve, said, folder / "report.html")
 
@@ -423,7 +425,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
     import torch
     import transformers
 
-    corpus = state.corpus
+    corpus, base = state.corpus, state.recipe.encoder
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
     versions = f"speechft {__version__}, torch {torch.__version__}"
@@ -434,7 +436,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
         "corpus": f"{corpus.name}, digest {corpus.digest[:12]}; utterances: {sizes}",
         **({"corpora of the evaluation": evaluated} if evaluated else {}),
         "licence of the data": str(corpus.info.get("licence", "not known")),
-        "encoder": f"{state.recipe.encoder}, sha256 {digest_of(state.recipe.encoder)[:12]}",
+        "encoder": f"{public_name(base)}, sha256 {digest_of(base)[:12]}",
         "time of this run": times,
         "versions": f"{versions}, transformers {transformers.__version__}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
