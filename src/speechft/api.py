@@ -168,7 +168,7 @@ def evaluate(
     protocol: str = "mini",
     seed: int = 0,
     seeds: int = 1,
-    layers: str | int | Sequence[int] = "all",
+    layers: str | int | Sequence[int] | None = None,
     mode: str = "exact",
     limit: int | None = None,
     cache: PathLike | bool = True,
@@ -192,7 +192,8 @@ def evaluate(
         protocol: ``default``, ``s3prl`` or ``mini``.
         seed: First seed of the probes.
         seeds: Probe seeds, trained side by side.
-        layers: Hidden states that probes see: ``all``, ``last``, or numbers: ``"6,9-12"``.
+        layers: Hidden states that get probes of their own beside those on the weighted sum of all:
+            ``all``, ``last``, or numbers: ``"6,9-12"``; 0 is the input of the first layer.
         mode: How hidden states are computed: ``exact`` or ``s3prl``, see `load_encoder`.
         limit: So many utterances of every split at most, for a quick look.
         cache: Folder of features that evaluations share; True is ``out/cache``, False none.

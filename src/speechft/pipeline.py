@@ -28,7 +28,7 @@ from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
-from speechft.results import ResultRow, Role, mean_over_seeds, write_rows
+from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, write_rows
 from speechft.runs import lock, publish
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
@@ -335,6 +335,7 @@ def _report(
     from speechft.reporting.report import Report, table, write_report
 
     recipe, folder = state.recipe, state.folder
+    rows, curve = of_all_layers(rows), of_all_layers(curve)
     judgements = judge(rows, folder, recipe.verdict)
     said = verdict(rows, judgements, recipe.tuned_on)
     by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)
