@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from speechft.evaluation.superb_table import SuperbTable
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
+    from speechft.sweeping.sweep import Sweep
 
 PathLike = str | Path
 
@@ -232,6 +233,102 @@ def evaluate(
         return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
 
 
+def sweep(
+    base: Any,
+    tuned: Any,
+    *,
+    out: PathLike,
+    alphas: str | float | Sequence[float] = "0:1:0.1",
+    by: str | None = None,
+    tasks: str | Sequence[str] | None = None,
+    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    tuned_on: str | Sequence[str] = (),
+    keep_within: float = 1.0,
+    method: str = "linear",
+    options: Mapping[str, Any] | Sequence[str] = (),
+    rules: Mapping[str, float | str] | Sequence[str] = (),
+    weight_norm: str = "gv",
+    dtype: str = "auto",
+    extrapolate: bool = False,
+    test: bool = False,
+    protocol: str = "mini",
+    seed: int = 0,
+    seeds: int = 1,
+    limit: int | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Sweep:
+    """Measure merges of a base and encoders tuned from it, none of them written; choose an alpha.
+
+    Args:
+        base: Encoder folder, weight file, packaged name or hub id.
+        tuned: The same, one or a list, tuned from the base.
+        out: Folder for ``results.jsonl``, ``sweep.json`` and pictures.
+        alphas: ``FIRST:LAST:STEP``, numbers with commas, or numbers; the base is always measured.
+        by: ``layers`` or ``module``: every part moves alone, the others stay the base's.
+        tasks: Keys of tasks, see `evaluate`.
+        corpus: See `evaluate`.
+        tuned_on: Tasks that were tuned on; by default what the folder of the tuned encoders tells.
+        keep_within: Points that may be lost on each other task: the upper bound of the paired 90 %
+            interval on dev, not the point.
+        method: One of `speechft.merging.methods.METHODS` that takes an alpha.
+        options: Options of the method.
+        rules: Coefficients by layer that do not move, see `merge`.
+        weight_norm: ``gv`` or ``fused``.
+        dtype: Type of the merged weights, see `merge`.
+        extrapolate: Let alphas lie outside 0 to 1.
+        test: Report the test split beside what is chosen on dev.
+        protocol: See `evaluate`.
+        seed: First seed of the probes.
+        seeds: Probe seeds.
+        limit: So many utterances of every split at most.
+        precision: Of the encoder.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        **settings: Further fields.
+
+    Returns:
+        Rows, every merge against the base, and the choice.
+
+    Raises:
+        SpeechftError: Something is wrong with an encoder, a task, the corpus or the alphas.
+    """
+    from speechft.devices import use_device
+    from speechft.evaluation.config import evaluation_config
+    from speechft.merging.config import MergeSettings
+    from speechft.merging.config_file import split_options
+    from speechft.sweeping import sweep as sweeping
+    from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
+
+    asked = SweepSettings(
+        base=base,
+        tuned=tuple(_listed(tuned)),
+        merge=MergeSettings(
+            method=method,
+            options=dict(options) if isinstance(options, Mapping) else split_options(options),
+            rules=rules,  # type: ignore[arg-type] # a sequence is read there
+            weight_norm=weight_norm,  # type: ignore[arg-type] # checked there
+            dtype=dtype,  # type: ignore[arg-type] # checked there
+        ),
+        alphas=read_alphas(alphas, extrapolate=extrapolate),
+        by=by,  # type: ignore[arg-type] # checked there
+        tuned_on=_names(tuned_on),
+        rule=Rule(keep_within),
+    )
+    given = {
+        "tasks": tasks,
+        "protocol": protocol,
+        "seeds": seeds,
+        "limit": limit,
+        "precision": precision,
+    }
+    config = evaluation_config(given, overrides, _changes(settings, {}))
+    with use_device(device):
+        return sweeping.sweep(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
+
+
 def compare(
     results: PathLike | Sequence[PathLike], *, baseline: str | None = None
 ) -> list[Difference]:
@@ -320,6 +417,12 @@ def prepare(
 
 def _folder(path: PathLike) -> Path:
     return Path(path).expanduser()
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of a list, or of a text with commas."""
+    parts = given.split(",") if isinstance(given, str) else given
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:

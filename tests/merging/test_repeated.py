@@ -84,7 +84,7 @@ def test_files_are_read_once(pair: Any) -> None:
 def test_a_model_with_itself_and_one_of_another_depth_are_refused(
     pair: Any, base_model: Any, save: Any
 ) -> None:
-    base, tuned = pair
+    base, _ = pair
     same = Merger(base, [shutil.copytree(base, base.parent / "same")])
     with pytest.raises(LineageError, match="equals the base"):
         same.merge(SETTINGS[0])
