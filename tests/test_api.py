@@ -29,6 +29,8 @@ VERBS = {
     "pretrain": speechft.pretrain,
     "evaluate": speechft.evaluate,
     "compare": speechft.compare,
+    "sweep": speechft.sweep,
+    "search": speechft.search,
     "prepare": speechft.prepare,
     "convert": speechft.convert,
     "inspect": speechft.inspect,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import compare, evaluate, finetune, prepare, pretrain, run, sweep
+    from speechft.api import compare, evaluate, finetune, prepare, pretrain, run, search, sweep
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -34,6 +34,7 @@ __all__ = [
     "prepare",
     "pretrain",
     "run",
+    "search",
     "sweep",
     "tasks",
 ]
@@ -53,6 +54,7 @@ _HOMES = {
     "prepare": "speechft.api",
     "pretrain": "speechft.api",
     "run": "speechft.api",
+    "search": "speechft.api",
     "sweep": "speechft.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""

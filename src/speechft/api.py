@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from speechft.evaluation.superb_table import SuperbTable
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
+    from speechft.sweeping.search import Search
     from speechft.sweeping.sweep import Sweep
 
 PathLike = str | Path
@@ -327,6 +328,94 @@ def sweep(
     config = evaluation_config(given, overrides, _changes(settings, {}))
     with use_device(device):
         return sweeping.sweep(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
+
+
+def search(
+    base: Any,
+    tuned: Any,
+    *,
+    out: PathLike,
+    trials: int = 30,
+    groups: int = 3,
+    methods: str | Sequence[str] = "linear",
+    tasks: str | Sequence[str] | None = None,
+    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    tuned_on: str | Sequence[str] = (),
+    keep_within: float = 1.0,
+    weight_norm: str = "gv",
+    dtype: str = "auto",
+    test: bool = False,
+    protocol: str = "mini",
+    seed: int = 0,
+    seeds: int = 1,
+    limit: int | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Search:
+    """Search coefficients by layer group and a method with optuna, by the rule of `sweep`.
+
+    Trials are guided and pruned on one half of dev, the choice is made on the other; test stays
+    closed until then.
+
+    Args:
+        base: See `sweep`.
+        tuned: See `sweep`.
+        out: Folder for ``results.jsonl``, ``search.json`` and ``chosen.yaml``, which
+            ``speechft merge --config`` takes.
+        trials: Merges to measure.
+        groups: Groups of neighbouring layers with a coefficient each, beside one for the rest.
+        methods: Merge methods to choose from, those that take coefficients by layer.
+        tasks: See `evaluate`.
+        corpus: See `evaluate`.
+        tuned_on: See `sweep`.
+        keep_within: See `sweep`.
+        weight_norm: ``gv`` or ``fused``.
+        dtype: Type of the merged weights, see `merge`.
+        test: Report base and choice on test in the end.
+        protocol: See `evaluate`.
+        seed: Of probes, halves and trials.
+        seeds: Probe seeds.
+        limit: So many utterances of every split at most.
+        precision: Of the encoder.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        **settings: Further fields.
+
+    Raises:
+        SpeechftError: optuna is not installed, or something is wrong with an encoder, a task or the
+            corpus.
+    """
+    from speechft.devices import use_device
+    from speechft.evaluation.config import evaluation_config
+    from speechft.merging.config import MergeSettings
+    from speechft.sweeping import search as searching
+    from speechft.sweeping.settings import Rule, SweepSettings
+
+    asked = searching.SearchSettings(
+        SweepSettings(
+            base=base,
+            tuned=tuple(_listed(tuned)),
+            merge=MergeSettings(weight_norm=weight_norm, dtype=dtype),  # type: ignore[arg-type]
+            alphas=(0.25, 0.5, 1.0),
+            tuned_on=_names(tuned_on),
+            rule=Rule(keep_within),
+        ),
+        _names(methods),
+        groups,
+        trials,
+    )
+    given = {
+        "tasks": tasks,
+        "protocol": protocol,
+        "seeds": seeds,
+        "limit": limit,
+        "precision": precision,
+    }
+    config = evaluation_config(given, overrides, _changes(settings, {}))
+    with use_device(device):
+        return searching.search(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
 
 
 def compare(

@@ -110,6 +110,72 @@ def sweep(
     _print_choice(out, None if found.choice is None else found.choice.point.name, found.command)
 
 
+@app.command()
+def search(
+    base: str,
+    tuned: Tuned,
+    out: Out,
+    trials: Annotated[int, typer.Option(help="Merges to measure.")] = 30,
+    groups: Annotated[int, typer.Option(help="Groups of layers with an alpha each.")] = 3,
+    methods: Annotated[
+        str, typer.Option(help="Of merge, with commas: those with alphas by layer.")
+    ] = "linear",
+    tasks: Tasks = "available",
+    corpus: CorpusOption = None,
+    tuned_on: TunedOn = "",
+    keep_within: KeepWithin = 1.0,
+    weight_norm: WeightNorm = "gv",
+    dtype: DType = "auto",
+    test: Annotated[bool, typer.Option("--test", help="Report the choice on test.")] = False,
+    protocol: Protocol = "mini",
+    seed: Seed = 0,
+    seeds: Seeds = 1,
+    limit: Limit = None,
+    precision: Precision = None,
+    device: Device = "auto",
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Search alphas by layer group, and a method: on one half of dev, chosen on the other.
+
+    Example: speechft search tiny-hubert runs/sid/encoder --tasks sid,pr --out runs/search
+    """
+    from speechft import api
+    from speechft.console import print_table
+    from speechft.sweeping.sweep import table
+
+    found = api.search(
+        base,
+        tuned,
+        out=out,
+        trials=trials,
+        groups=groups,
+        methods=methods,
+        tasks=tasks,
+        corpus=corpus or "synthetic",
+        tuned_on=tuned_on,
+        keep_within=keep_within,
+        weight_norm=weight_norm,
+        dtype=dtype,
+        test=test,
+        protocol=protocol,
+        seed=seed,
+        seeds=seeds,
+        limit=limit,
+        precision=precision,
+        device=device,
+        overrides=set_ or (),
+    )
+    if as_json:
+        typer.echo("\n".join(json.dumps(row.as_dict()) for row in found.rows))
+        return
+    title = "points gained over the base on the half of dev that chooses, in brackets paired 90 %"
+    print_table(title, *table(found))
+    typer.echo(f"wrote {out / 'results.jsonl'}, {out / 'search.json'}, {found.config}")
+    typer.echo(f"choice: {found.choice.point.name}")
+    typer.echo(f"next: speechft merge --config {found.config} --out merged")
+
+
 def _print_choice(out: Path, name: str | None, command: str | None) -> None:
     typer.echo(f"wrote {out / 'results.jsonl'}, {out / 'sweep.json'}")
     if name is not None:

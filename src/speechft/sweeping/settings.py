@@ -162,10 +162,14 @@ class Point:
     part: str | None
     """Selector of the tensors that move, all others stay those of the base; None: all move."""
     settings: MergeSettings
+    label: str | None = None
+    """Name in tables, where it has one of its own."""
 
     @property
     def name(self) -> str:
         """Name of the merged encoder in tables."""
+        if self.label is not None:
+            return self.label
         return f"alpha {self.alpha:g}" if self.part is None else f"{self.part} at {self.alpha:g}"
 
 

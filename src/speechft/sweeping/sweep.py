@@ -6,7 +6,7 @@ import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from speechft.console import log, warn
 from speechft.data.manifest import Corpus
@@ -150,15 +150,14 @@ class Bench:
         file = folder / RESULTS_FILE
         self._earlier = read_rows(file) if file.exists() else []
 
-    def measure(self, point: Point, *, test: bool, name: str | None = None) -> Measured:
+    def measure(self, point: Point, *, test: bool) -> Measured:
         """Evaluate one merge, and forget its weights.
 
         Args:
             point: The merge.
             test: Report the test split too.
-            name: In tables, if not the point's.
         """
-        candidate = self._candidate(point, name)
+        candidate = self._candidate(point)
         digest = candidate.digest()
         rows = evaluate_encoder(
             candidate,
@@ -185,11 +184,11 @@ class Bench:
         kept = kept_rows(self._earlier, self.rows, self._digests)
         write_rows(self.folder / RESULTS_FILE, [*kept, *self.rows])
 
-    def _candidate(self, point: Point, name: str | None = None) -> MergedCandidate:
+    def _candidate(self, point: Point) -> MergedCandidate:
         settings = self._settings
         command = merge_command(settings.base, settings.tuned, point.settings)
         return MergedCandidate(
-            name or point.name,
+            point.name,
             f"merge of {' and '.join(str(one) for one in (settings.base, *settings.tuned))}",
             alpha=point.alpha,
             role=Role.MERGED,
@@ -290,7 +289,23 @@ def as_json(settings: SweepSettings, result: Sweep) -> dict[str, Any]:
     }
 
 
-def table(result: Sweep) -> tuple[list[str], list[list[str]]]:
+class Found(Protocol):
+    """What a sweep and a search have in common."""
+
+    @property
+    def judged(self) -> list[Judged]:
+        """Every merge against the base, which is the first."""
+
+    @property
+    def choice(self) -> Judged | None:
+        """The merge to take."""
+
+    @property
+    def tuned_on(self) -> tuple[str, ...]:
+        """Tasks that were tuned on."""
+
+
+def table(result: Found) -> tuple[list[str], list[list[str]]]:
     """Return header and cells of a sweep for a terminal: gains with their intervals on dev."""
     tasks = list(result.judged[0].changes)
     header = ["merge", *(f"{t}{' (tuned)' * (t in result.tuned_on)}" for t in tasks), "kept", ""]
