@@ -28,6 +28,7 @@ VERBS = {
     "finetune": speechft.finetune,
     "pretrain": speechft.pretrain,
     "evaluate": speechft.evaluate,
+    "analyze": speechft.analyze,
     "compare": speechft.compare,
     "sweep": speechft.sweep,
     "search": speechft.search,

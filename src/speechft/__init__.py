@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import compare, evaluate, finetune, prepare, pretrain, run, search, sweep
+    from speechft.api import (
+        analyze,
+        compare,
+        evaluate,
+        finetune,
+        prepare,
+        pretrain,
+        run,
+        search,
+        sweep,
+    )
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -21,6 +31,7 @@ from speechft.version import __version__
 __all__ = [
     "SpeechftError",
     "__version__",
+    "analyze",
     "compare",
     "convert",
     "evaluate",
@@ -41,6 +52,7 @@ __all__ = [
 
 _HOMES = {
     "SpeechftError": "speechft.errors",
+    "analyze": "speechft.api",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",

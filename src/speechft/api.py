@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from speechft.analysis.rows import AnalysisRow
     from speechft.data.manifest import Corpus
     from speechft.evaluation.compare import Difference
     from speechft.evaluation.superb_table import SuperbTable
@@ -416,6 +417,68 @@ def search(
     config = evaluation_config(given, overrides, _changes(settings, {}))
     with use_device(device):
         return searching.search(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
+
+
+def analyze(
+    base: Any,
+    encoders: Any,
+    *,
+    out: PathLike,
+    corpus: PathLike = "synthetic",
+    split: str | None = None,
+    measures: str | Sequence[str] = "available",
+    layers: str | int | Sequence[int] = "all",
+    relative_depth: bool = False,
+    alpha: float = 0.5,
+    limit: int = 1000,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str = "auto",
+) -> list[AnalysisRow]:
+    """Measure, layer by layer, what fine-tuning did to encoders: docs/analysis.md.
+
+    Args:
+        base: What they were tuned from: a folder, packaged name, hub id, or an encoder of your own.
+        encoders: The others, one or several.
+        out: Folder for ``analysis.jsonl``, ``analysis.md`` and a figure a question.
+        corpus: Embedded corpus, CSV, or folder of a prepared corpus.
+        split: Of it; None for the development split.
+        measures: Of similarity, linearity, weights, cca, abx, speaker and knn some,
+            in a list or a text with commas; ``available`` for all that encoders and corpus allow.
+        layers: Hidden states of the base: ``all``, ``last``, or numbers: ``"6,9-12"``.
+        relative_depth: Compare encoders of another shape, layer by relative depth, by CKA alone.
+        alpha: Where between base and encoder linearity is measured.
+        limit: Utterances at most, speakers in turn.
+        seed: Of everything that is drawn.
+        precision: Of the encoders: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Returns:
+        A row for each measure, layer and encoder.
+
+    Raises:
+        SpeechftError: Something is wrong with an encoder or the corpus, or they do not fit.
+    """
+    from speechft.analysis.analyze import analyze as measure
+    from speechft.analysis.settings import read_settings
+    from speechft.devices import use_device
+    from speechft.reporting.layers import write_page
+
+    settings = read_settings(
+        measures,
+        layers,
+        alpha,
+        limit,
+        precision,
+        split=split,
+        relative_depth=relative_depth,
+        seed=seed,
+    )
+    folder = _folder(out)
+    with use_device(device):
+        rows = measure(base, _listed(encoders), str(corpus), folder, settings)
+    write_page(rows, folder)
+    return rows
 
 
 def compare(

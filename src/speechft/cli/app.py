@@ -13,6 +13,8 @@ from speechft.errors import SpeechftError
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
+CORPUS_NAMES = ("--corpus", "--manifest", "--manifests")
+"""One option in every verb that reads a corpus."""
 _VERBS_WITHOUT_VALUES = ("recipes", "corpora", "tasks")
 
 app = typer.Typer(

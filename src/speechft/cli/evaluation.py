@@ -1,4 +1,4 @@
-"""The verbs that judge: evaluate and compare."""
+"""The verbs that judge: evaluate, analyze and compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import Device, Json, Out, Set, app
+from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Set, app
 
 
 @app.command()
@@ -26,8 +26,7 @@ def evaluate(
     corpus: Annotated[
         list[str] | None,
         typer.Option(
-            "--corpus",
-            "--manifests",
+            *CORPUS_NAMES,
             help="Corpus; repeatable. [default: synthetic]",
             autocompletion=complete.corpora,
         ),
@@ -82,6 +81,63 @@ def evaluate(
     else:
         print_results(rows, protocol)
         typer.echo(f"wrote {out / 'results.jsonl'}\nnext: speechft compare {out}")
+
+
+@app.command()
+def analyze(
+    base: Annotated[str, typer.Argument(help="What the encoders were tuned from.")],
+    encoders: Annotated[list[str], typer.Argument(metavar="ENCODER...")],
+    out: Out,
+    corpus: Annotated[
+        str,
+        typer.Option(*CORPUS_NAMES, help="Name, CSV or folder.", autocompletion=complete.corpora),
+    ] = "synthetic",
+    split: Annotated[str | None, typer.Option(help="Of the corpus. [default: dev]")] = None,
+    measures: Annotated[
+        str,
+        typer.Option(
+            help="With commas: similarity, linearity, weights, cca, abx, speaker, knn; 'available'."
+        ),
+    ] = "available",
+    layers: Annotated[str, typer.Option(help="all, last, or numbers: 6,9-12.")] = "all",
+    relative_depth: Annotated[
+        bool, typer.Option("--relative-depth", help="Compare other shapes, by CKA alone.")
+    ] = False,
+    alpha: Annotated[float, typer.Option(help="Where linearity is measured.")] = 0.5,
+    limit: Annotated[int, typer.Option(help="Utterances at most.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "fp32",
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Say, layer by layer, what fine-tuning did to encoders: features, weights, phones, speakers.
+
+    Example: speechft analyze tiny-hubert runs/sid/encoder --out runs/analysis
+    """
+    from speechft import api
+    from speechft.analysis.sentences import sentences
+
+    rows = api.analyze(
+        base,
+        encoders,
+        out=out,
+        corpus=corpus,
+        split=split,
+        measures=measures,
+        layers=layers,
+        relative_depth=relative_depth,
+        alpha=alpha,
+        limit=limit,
+        seed=seed,
+        precision=precision,
+        device=device,
+    )
+    if as_json:
+        typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
+        return
+    for question, texts in sentences(rows).items():
+        typer.echo("\n".join(f"{question:10}  {text}" for text in texts))
+    typer.echo(f"wrote {out / 'analysis.jsonl'} and {out / 'analysis.md'}")
 
 
 @app.command()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import Device, Out, Set, app, command_line
+from speechft.cli.app import CORPUS_NAMES, Device, Out, Set, app, command_line
 
 Recipe = Annotated[
     str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
@@ -16,8 +16,7 @@ Recipe = Annotated[
 Corpus = Annotated[
     str | None,
     typer.Option(
-        "--corpus",
-        "--manifests",
+        *CORPUS_NAMES,
         help="Instead of the recipe's: name, CSV or folder.",
         autocompletion=complete.corpora,
     ),

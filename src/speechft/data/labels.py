@@ -81,7 +81,12 @@ def label_of(cut: Cut, kind: str) -> str | None:
 
 def phones_of(cut: Cut) -> list[tuple[str, float, float]]:
     """Return (phone, start, end) of a cut in seconds; empty where it has none."""
+    return aligned(cut, "phone")
+
+
+def aligned(cut: Cut, kind: str) -> list[tuple[str, float, float]]:
+    """Return (symbol, start, end) of one of a cut's alignments in seconds: ``phone``, ``word``."""
     alignment = cut.supervisions[0].alignment or {}
     return [
-        (item.symbol, item.start, item.start + item.duration) for item in alignment.get("phone", [])
+        (item.symbol, item.start, item.start + item.duration) for item in alignment.get(kind, [])
     ]

@@ -194,7 +194,7 @@ def extract(
 
     def states(group: list[Cut]) -> EncoderOutput:
         with torch.inference_mode(), autocast(resolved, device):
-            return _in_float(_encode(encoder, group, device, cache, key, multiple))
+            return in_float(encode(encoder, group, device, cache, key, multiple))
 
     def compute(group: list[Cut]) -> list[Tensor]:
         found: dict[str, Tensor] = {}
@@ -341,7 +341,7 @@ def group_by_length(
         yield group
 
 
-def _encode(
+def encode(
     encoder: Encoder,
     group: list[Cut],
     device: torch.device,
@@ -349,6 +349,16 @@ def _encode(
     key: str | None,
     multiple: int,
 ) -> EncoderOutput:
+    """Run an encoder over one batch of cuts, through the outputs of its downsampler that are kept.
+
+    Args:
+        encoder: In evaluation mode.
+        group: The cuts of the batch.
+        device: Where to compute.
+        cache: Outputs of the frozen downsampler to reuse and to fill.
+        key: What `downsampler_key` says of the encoder; None reuses nothing.
+        multiple: Samples that lengths are rounded up to.
+    """
     if cache is None or key is None:
         waveforms, lengths = _read(group, device, multiple)
         return encoder(waveforms, lengths)  # type: ignore[no-any-return]
@@ -379,7 +389,8 @@ def _downsample(
         yield cut, row[:count].float(), samples
 
 
-def _in_float(output: EncoderOutput) -> EncoderOutput:
+def in_float(output: EncoderOutput) -> EncoderOutput:
+    """Return hidden states in float32, whatever they were computed in."""
     return EncoderOutput(
         tuple(layer.float() for layer in output.layers), output.lengths, output.frame_rate
     )

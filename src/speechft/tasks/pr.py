@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 PER = Measure("per", False, ratio, written="PER", details=edit_rates)
-_SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
+SILENCES = frozenset({"SIL", "sil", "sp", "spn", "SPN", "<sil>", ""})
+"""Names of silence among the phones of corpora."""
 
 
 class PhoneLabels(SymbolLabels):
@@ -22,7 +23,7 @@ class PhoneLabels(SymbolLabels):
 
     def symbols(self, cut: Cut) -> list[str]:
         """Return the phones without silence."""
-        return [phone for phone, _, _ in phones_of(cut) if phone not in _SILENCES]
+        return [phone for phone, _, _ in phones_of(cut) if phone not in SILENCES]
 
     def labelled(self, cut: Cut) -> bool:
         """Return whether a cut has phones, be it silence."""

@@ -1,0 +1,372 @@
+"""Analyse encoders against their base on one corpus: one pass, every measure, rows by layer."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from speechft.analysis.abilities import Ability, abilities
+from speechft.analysis.choosing import Choice, choose, labels_of, speakers_of
+from speechft.analysis.intervals import Groups, mean_estimate, number_groups
+from speechft.analysis.linearity import LEAST_BASELINE, connectivity
+from speechft.analysis.reading import Line, Reading, read_states
+from speechft.analysis.rows import AnalysisRow, row_values, write_analysis
+from speechft.analysis.settings import MEASURES, Settings
+from speechft.analysis.similarity import batches_of, centred_cosine, cka
+from speechft.analysis.weights import TOP, Moves, agreement, moves, weights_of
+from speechft.console import log
+from speechft.data.corpora import find_corpus
+from speechft.data.labels import label_of
+from speechft.devices import pick_device
+from speechft.encoders.base import Encoder
+from speechft.errors import ConfigError, DataError
+from speechft.evaluation.candidates import typed_candidates
+from speechft.evaluation.limit import limited
+from speechft.features.extract import count_frames
+from speechft.features.layers import pick_layers
+from speechft.runs import lock
+
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+ROWS_NAME = "analysis.jsonl"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An encoder that is analysed."""
+
+    name: str
+    digest: str
+    encoder: Encoder
+    layers: list[int]
+    """Its hidden states, one for each layer of the base that is read."""
+    fits: bool
+    """Whether it has the base's shape: frames can be compared one by one."""
+    interpolates: bool
+    """Whether it has the base's weights by name and shape."""
+
+
+def analyze(
+    base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
+) -> list[AnalysisRow]:
+    """Measure what fine-tuning did to encoders; writes ``analysis.jsonl``.
+
+    Args:
+        base: What they were tuned from, as `typed_candidates` takes it.
+        encoders: The others.
+        corpus: As `find_corpus` takes it.
+        folder: For the rows.
+        settings: What is measured.
+
+    Raises:
+        ConfigError: An encoder has another shape than the base and nobody asked for that, or a
+            layer does not exist.
+        DataError: The corpus cannot be read, or lacks what a measure needs that was asked for.
+        CheckpointError: An encoder cannot be read.
+    """
+    with lock(folder):
+        subjects = _open(base, encoders, settings)
+        found = find_corpus(corpus, folder / "corpus")
+        split = settings.split or found.task_splits("*")[1]
+        cuts = _usable(found.split(split), [s.encoder for s in subjects], settings)
+        log(f"analysis: {len(cuts)} utterances of {found.name}, {split}")
+        wanted = _possible(subjects, cuts, settings)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".states-") as scratch:
+            rows = _Analysis(subjects, cuts, wanted, settings).rows(Path(scratch))
+        write_analysis(folder / ROWS_NAME, rows)
+    return rows
+
+
+def _open(base: Any, encoders: Sequence[Any], settings: Settings) -> list[Subject]:
+    """Load the base and the others; names are distinct, the base's among them."""
+    first, *_ = typed_candidates([base])
+    others = typed_candidates(encoders)
+    if not others:
+        raise ConfigError("no encoder was given beside the base", hint="analyze BASE ENCODER...")
+    taken = {first.name}
+    named = [first]
+    for candidate in others:
+        name = candidate.name if candidate.name not in taken else f"{candidate.name} (again)"
+        taken.add(name)
+        named.append(replace(candidate, name=name))
+    loaded = [(c.name, c.digest(), c.load("exact")) for c in named]
+    whole = loaded[0][2]
+    layers = pick_layers(settings.layers, whole.num_layers)
+    return [
+        Subject(name, digest, encoder, *_matched(whole, encoder, name, layers, settings))
+        for name, digest, encoder in loaded
+    ]
+
+
+def _matched(
+    base: Encoder, encoder: Encoder, name: str, layers: list[int], settings: Settings
+) -> tuple[list[int], bool, bool]:
+    """Return the layers of an encoder that stand beside the base's, and how far it is like it."""
+    shape, own = _shape(base), _shape(encoder)
+    if shape != own and not settings.relative_depth:
+        words = "{} layers of dimension {}, {:g} frames a second"
+        raise ConfigError(
+            f"{name} has {words.format(*own)}; the base has {words.format(*shape)}",
+            hint="--relative-depth compares them layer by relative depth, by CKA alone",
+        )
+    matched = [round(layer * encoder.num_layers / max(base.num_layers, 1)) for layer in layers]
+    shapes = [{n: p.shape for n, p in e.named_parameters()} for e in (base, encoder)]
+    return matched, shape == own, shape == own and bool(shapes[0]) and shapes[0] == shapes[1]
+
+
+def _shape(encoder: Encoder) -> tuple[int, int, float]:
+    return encoder.num_layers, encoder.dim, encoder.frame_rate
+
+
+def _usable(cuts: Any, encoders: Sequence[Encoder], settings: Settings) -> list[Cut]:
+    """Return the utterances that are looked at: a draw, without those shorter than a frame."""
+    (drawn,) = limited([list(cuts)], settings.limit, lambda cut: label_of(cut, "speaker"))
+    counts = zip(*(count_frames(encoder, drawn) for encoder in encoders), strict=True)
+    kept = [cut for cut, found in zip(drawn, counts, strict=True) if min(found) > 0]
+    if len(kept) < len(drawn):
+        log(f"left out: {len(drawn) - len(kept)} utterances shorter than one frame")
+    if not kept:
+        raise DataError(
+            f"none of {len(drawn)} utterances is as long as one frame of the encoders",
+            hint="choose another split with --split",
+        )
+    return kept
+
+
+def _possible(subjects: Sequence[Subject], cuts: Sequence[Cut], settings: Settings) -> set[str]:
+    """Return the measures that encoders and corpus allow.
+
+    Raises:
+        DataError: One that was asked for is not among them.
+    """
+    missing: dict[str, str] = {}
+    aligned = any((cut.supervisions[0].alignment or {}) for cut in cuts)
+    if not aligned:
+        missing |= dict.fromkeys(("cca", "abx"), "the corpus has no aligned phones or words")
+    if speakers_of(cuts) is None:
+        why = "not every utterance has a speaker, or there is one speaker only"
+        missing["speaker"] = why
+        if not any(label_of(cut, "speaker") for cut in cuts):
+            missing["abx"] = "the corpus names no speakers"
+    if not labels_of(cuts):
+        missing["knn"] = "utterances have no labels that occur more than once"
+    if not any(s.interpolates for s in subjects[1:]):
+        why = "no encoder has the base's weights by name and shape"
+        missing |= dict.fromkeys(("linearity", "weights"), why)
+    for name in settings.measures or ():
+        if name in missing:
+            raise DataError(f"{name} cannot be measured: {missing[name]}")
+    if settings.measures is None:
+        for name, why in missing.items():
+            log(f"not measured: {name}; {why}")
+        return set(MEASURES) - set(missing)
+    return set(settings.measures)
+
+
+class _Analysis:
+    """All measures of one pass."""
+
+    def __init__(
+        self, subjects: list[Subject], cuts: list[Cut], wanted: set[str], settings: Settings
+    ) -> None:
+        self._subjects, self._cuts = subjects, cuts
+        self._wanted, self._settings = wanted, settings
+        names = speakers_of(cuts)
+        self._unit = "speakers" if names else "utterances"
+        self._groups: Groups = number_groups(names or [cut.id for cut in cuts])
+        self._layers = subjects[0].layers
+
+    def rows(self, scratch: Path) -> list[AnalysisRow]:
+        """Run the encoders and measure."""
+        subjects, settings = self._subjects, self._settings
+        base = subjects[0].encoder
+        choice = choose(
+            self._cuts,
+            base.timing,
+            count_frames(base, self._cuts),
+            seed=settings.seed,
+            segments="cca" in self._wanted,
+            triphones="abx" in self._wanted,
+        )
+        rows = list(self._weights()) if "weights" in self._wanted else []
+        between, lines = self._between() if "linearity" in self._wanted else ([], [])
+        frames = self._wanted - {"weights"}
+        if not frames:
+            return rows
+        reading = read_states(
+            [s.encoder for s in subjects] + between,
+            [s.layers for s in subjects] + [self._layers] * len(between),
+            choice,
+            scratch,
+            kept=len(subjects),
+            pairs=[(0, n) for n, s in enumerate(subjects) if n and s.fits]
+            if "similarity" in self._wanted
+            else [],
+            lines=lines,
+            device=pick_device(),
+            precision=settings.precision,
+        )
+        if "similarity" in self._wanted:
+            rows += self._similarity(choice, reading)
+        rows += self._linearity(reading)
+        rows += self._abilities(choice, reading)
+        return rows
+
+    def _row(self, subject: int, **known: Any) -> AnalysisRow:
+        one = self._subjects[subject]
+        return AnalysisRow(encoder=one.name, encoder_digest=one.digest, **known)
+
+    def _similarity(self, choice: Choice, reading: Reading) -> Iterator[AnalysisRow]:
+        utterances = choice.utterances
+        batches = batches_of(utterances, self._settings.seed)
+        groups = self._groups
+        for number, subject in enumerate(self._subjects[1:], 1):
+            for place, layer in enumerate(self._layers):
+                x, y = (reading.states[n].frames[:, place] for n in (0, number))
+                found = {"cka": cka(x, y, batches, groups[utterances])}
+                if subject.fits:
+                    raw = reading.cosines[0, number][:, place]
+                    found["cosine"] = mean_estimate(raw, groups)
+                    found["cosine_centred"] = centred_cosine(x, y, utterances, groups)
+                for measure, estimate in found.items():
+                    details: dict[str, Any] = {"uncertainty": self._unit}
+                    if subject.layers[place] != layer:
+                        details["matched_layer"] = subject.layers[place]
+                    if estimate.value is None:
+                        details["reason"] = "hidden states do not vary, or there are too few frames"
+                    yield self._row(
+                        number,
+                        question="similarity",
+                        measure=measure,
+                        layer=layer,
+                        against=self._subjects[0].name,
+                        details=details,
+                        **row_values(estimate),
+                    )
+
+    def _between(self) -> tuple[list[Encoder], list[Line]]:
+        """Return the encoders on the lines from the base, and between encoders, at alpha."""
+        fitting = [n for n, s in enumerate(self._subjects) if n and s.interpolates]
+        ends = [(0, n) for n in fitting] + list(combinations(fitting, 2))
+        made: list[Encoder] = []
+        lines = []
+        for first, second in ends:
+            lines.append(Line(first, second, len(self._subjects) + len(made)))
+            one, two = (self._subjects[n].encoder for n in (first, second))
+            made.append(interpolated(one, two, self._settings.alpha))
+        return made, lines
+
+    def _linearity(self, reading: Reading) -> Iterator[AnalysisRow]:
+        for line in reading.products:
+            # from the base it is LLFC, and the row is the tuned encoder's
+            llfc = line.first == 0
+            owner, other = (line.second, line.first) if llfc else (line.first, line.second)
+            for place, layer in enumerate(self._layers):
+                products = reading.on_line(line, place)
+                found = connectivity(products, self._settings.alpha, self._groups)
+                for measure, estimate in found.items():
+                    details: dict[str, Any] = {
+                        "alpha": self._settings.alpha,
+                        "uncertainty": self._unit,
+                    }
+                    if estimate.value is None and measure == "ratio":
+                        details["reason"] = f"the ends are less than {LEAST_BASELINE} apart"
+                    yield self._row(
+                        owner,
+                        question="linearity",
+                        measure=f"{'llfc' if llfc else 'ctl'}_{measure}",
+                        layer=layer,
+                        against=self._subjects[other].name,
+                        details=details,
+                        **row_values(estimate),
+                    )
+
+    def _weights(self) -> Iterator[AnalysisRow]:
+        fitting = [n for n, s in enumerate(self._subjects) if n and s.interpolates]
+        known = {n: weights_of(self._subjects[n].encoder) for n in (0, *fitting)}
+        if not known[0]:
+            return
+        for number in fitting:
+            found = moves(known[0], known[number])
+            values = {"weight_move": "move", f"energy_top{TOP}": "top"}
+            for measure, name in {**values, f"energy_top{TOP}_gaussian": "gaussian"}.items():
+                yield from self._weight_rows(number, measure, name, found, self._subjects[0].name)
+        for first, second in combinations(fitting, 2):
+            found = agreement(known[0], known[first], known[second])
+            yield from self._weight_rows(
+                first, "task_vector_cosine", "cosine", found, self._subjects[second].name
+            )
+
+    def _weight_rows(
+        self, number: int, measure: str, name: str, found: Moves, against: str
+    ) -> Iterator[AnalysisRow]:
+        order = sorted(found.sums, key=lambda key: (key[1] or "", -1 if key[0] is None else key[0]))
+        for layer, kind in order:
+            sums = found.sums[layer, kind]
+            share = name in ("top", "gaussian")
+            value = sums.share(getattr(sums, name)) if share else getattr(sums, name)
+            if share and not sums.matrices:
+                continue
+            defined = value == value
+            yield self._row(
+                number,
+                question="weights",
+                measure=measure,
+                layer=layer,
+                module=kind,
+                value=value if defined else None,
+                against=against,
+                details={} if defined else {"reason": "nothing moved, or the base is zero there"},
+            )
+
+    def _abilities(self, choice: Choice, reading: Reading) -> Iterator[AnalysisRow]:
+        found: dict[tuple[str, int], Ability] = {}
+        for number, subject in enumerate(self._subjects):
+            measured = abilities(
+                reading.states[number], choice, self._groups, self._wanted, self._settings.seed
+            )
+            for ability in measured:
+                found[ability.measure, number] = ability
+                reference = found.get((ability.measure, 0))
+                for place, layer in enumerate(self._layers):
+                    estimate = ability.layers[place]
+                    details: dict[str, Any] = {"uncertainty": self._unit, **ability.details}
+                    if number and subject.layers[place] != layer:
+                        details["matched_layer"] = subject.layers[place]
+                    if number and reference is not None:
+                        change = estimate.minus(reference.layers[place])
+                        ends = change.interval()
+                        details["change"] = {
+                            "value": change.value,
+                            "interval": None if ends is None else list(ends),
+                        }
+                    yield self._row(
+                        number,
+                        question=ability.question,
+                        measure=ability.measure,
+                        layer=layer,
+                        against=self._subjects[0].name if number else None,
+                        details=details,
+                        **row_values(estimate, ability.unit),
+                    )
+
+
+def interpolated(first: Encoder, second: Encoder, alpha: float) -> Encoder:
+    """Return the encoder between two of one shape: (1 - alpha) of the first, alpha of the second.
+
+    The convention is that of the official merge: g and v of a weight-normalised convolution are
+    interpolated each by itself.
+    """
+    between = copy.deepcopy(first)
+    with torch.no_grad():
+        for own, other in zip(between.parameters(), second.parameters(), strict=True):
+            own.lerp_(other.to(own.device), alpha)
+    return between.eval()
