@@ -253,6 +253,7 @@ def sweep(
     dtype: str = "auto",
     extrapolate: bool = False,
     test: bool = False,
+    suggest: bool = False,
     protocol: str = "mini",
     seed: int = 0,
     seeds: int = 1,
@@ -282,6 +283,8 @@ def sweep(
         dtype: Type of the merged weights, see `merge`.
         extrapolate: Let alphas lie outside 0 to 1.
         test: Report the test split beside what is chosen on dev.
+        suggest: Instead, suggest an alpha without labels of other tasks, from the head that the
+            encoder was tuned with; not yet judged.
         protocol: See `evaluate`.
         seed: First seed of the probes.
         seeds: Probe seeds.
@@ -298,9 +301,11 @@ def sweep(
         SpeechftError: Something is wrong with an encoder, a task, the corpus or the alphas.
     """
     from speechft.devices import use_device
+    from speechft.errors import ConfigError
     from speechft.evaluation.config import evaluation_config
     from speechft.merging.config import MergeSettings
     from speechft.merging.config_file import split_options
+    from speechft.sweeping import suggestion
     from speechft.sweeping import sweep as sweeping
     from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
 
@@ -327,6 +332,13 @@ def sweep(
         "precision": precision,
     }
     config = evaluation_config(given, overrides, _changes(settings, {}))
+    if suggest:
+        if by is not None or test or tuned_on:
+            raise ConfigError("--suggest takes neither --by nor --test nor --tuned-on")
+        with use_device(device):
+            return suggestion.suggest(
+                asked, _texts(corpus), _folder(out), seed=seed, precision=config.precision
+            )
     with use_device(device):
         return sweeping.sweep(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
 

@@ -26,6 +26,7 @@ def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     """Draw nothing but where a test is about it: matplotlib takes longer than the rest."""
     if "drawn" not in request.keywords:
         monkeypatch.setattr("speechft.sweeping.sweep.draw", lambda *_: None)
+        monkeypatch.setattr("speechft.sweeping.suggestion.draw_suggestion", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import Device, Json, Out, Set, app
+from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Set, app
 
 Tuned = Annotated[list[str], typer.Argument(metavar="TUNED...", help="Tuned from the base.")]
 Tasks = Annotated[
@@ -18,9 +18,7 @@ Tasks = Annotated[
 CorpusOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--corpus",
-        "--manifest",
-        "--manifests",
+        *CORPUS_NAMES,
         help="Corpus; repeatable. [default: synthetic]",
         autocompletion=complete.corpora,
     ),
@@ -61,6 +59,12 @@ def sweep(
         bool, typer.Option("--extrapolate", help="Take alphas outside 0 to 1.")
     ] = False,
     test: Annotated[bool, typer.Option("--test", help="Report test; dev still chooses.")] = False,
+    suggest: Annotated[
+        bool,
+        typer.Option(
+            "--suggest", help="An alpha without labels of other tasks instead: not yet judged."
+        ),
+    ] = False,
     protocol: Protocol = "mini",
     seed: Seed = 0,
     seeds: Seeds = 1,
@@ -95,6 +99,7 @@ def sweep(
         dtype=dtype,
         extrapolate=extrapolate,
         test=test,
+        suggest=suggest,
         protocol=protocol,
         seed=seed,
         seeds=seeds,
@@ -104,7 +109,14 @@ def sweep(
         overrides=set_ or (),
     )
     if as_json:
-        typer.echo("\n".join(json.dumps(row.as_dict()) for row in found.rows))
+        told = [row.as_dict() for row in found.rows]
+        told += [found.suggestion.as_dict()] if suggest else []
+        typer.echo("\n".join(map(json.dumps, told)))
+        return
+    if suggest:
+        typer.echo(f"suggested alpha (not yet judged): {found.suggestion.alpha:g}")
+        typer.echo(f"{found.suggestion.reason}\nwrote {out / 'suggestion.json'}")
+        typer.echo(f"next: {found.command}")
         return
     print_table("points gained over the base on dev, in brackets paired 90 %", *table(found))
     _print_choice(out, None if found.choice is None else found.choice.point.name, found.command)

@@ -71,15 +71,19 @@ def open_tasks(
         folder: Where corpora are made that are none yet.
         test: Whether test may be read; else it cannot be, see `Corpus.closed`.
     """
-    given = [corpus] if isinstance(corpus, str) else corpus
-    places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
-    opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
-    if not test:
-        opened = [without_test(one) for one in opened]
+    opened = open_corpora(corpus, folder, test=test)
     tasks, by_task = assign_tasks(config, opened)
     for note, about in protocol_notes(config.protocol, tasks).items():
         log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
     return tasks, by_task
+
+
+def open_corpora(corpus: str | Sequence[str], folder: Path, *, test: bool = True) -> list[Corpus]:
+    """Open corpora; arguments as for `open_tasks`."""
+    given = [corpus] if isinstance(corpus, str) else corpus
+    places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
+    opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
+    return opened if test else [without_test(one) for one in opened]
 
 
 def without_test(corpus: Corpus) -> Corpus:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from speechft.console import warn
 from speechft.errors import RunError
@@ -15,7 +16,7 @@ from speechft.reporting.svg import LIGHT, Style, panel, spoken, styles_of, to_sv
 from speechft.sweeping.judging import Judged
 from speechft.sweeping.settings import LEVEL, Rule
 
-CURVE, FRONT = "curve.svg", "front.svg"
+CURVE, FRONT, SUGGESTION = "curve.svg", "front.svg", "suggestion.svg"
 
 
 def draw(
@@ -26,14 +27,20 @@ def draw(
     folder: Path,
 ) -> None:
     """Write the pictures of a sweep; without the extra ``report`` say that there are none."""
-    try:
-        require_extra()
-    except RunError as error:
-        warn(f"no pictures: {error.message}; {error.hint}")
+    if not _can_draw():
         return
     write_text(folder / CURVE, curve(found, choice, rule, tuned_on))
     if any(one.gain is not None and one.kept is not None for one in found):
         write_text(folder / FRONT, front(found, choice, rule))
+
+
+def _can_draw() -> bool:
+    try:
+        require_extra()
+    except RunError as error:
+        warn(f"no pictures: {error.message}; {error.hint}")
+        return False
+    return True
 
 
 def curve(
@@ -131,6 +138,46 @@ def front(found: Sequence[Judged], choice: Judged | None, rule: Rule) -> str:
         axes.set_xlabel("gain on the tuned tasks, points (right is better)")
         axes.set_ylabel(f"kept elsewhere: lower {LEVEL:.0%} bound, points")
         return to_svg(figure, "sweep-front", f"The front of the sweep on dev. {spoken(told)}.")
+
+
+def draw_suggestion(found: Mapping[str, Any], folder: Path) -> None:
+    """Write the picture of a suggestion; without the extra ``report`` say that there is none."""
+    if _can_draw():
+        write_text(folder / SUGGESTION, suggestion(found))
+
+
+def suggestion(found: Mapping[str, Any]) -> str:
+    """Draw what the tuned task gains and how far the features drift, as shares of alpha 1.
+
+    Args:
+        found: As ``suggestion.json`` has it.
+    """
+    lines = {
+        "gain": (f"gain on {found['task']}, head refitted", "merged", "D", "-"),
+        "gain_of_kept_head": ("the same, head as it was", "muted", "s", (0, (1.2, 1.4))),
+        "drift": ("drift of the features (1 - CKA)", "plain", "o", (0, (4.0, 1.8))),
+    }
+    with panel(6.2, 4.2) as (figure, axes):
+        axes.axhline(0, color=LIGHT["muted"], linewidth=1)
+        for key, (label, colour, marker, dash) in lines.items():
+            if found[key]:
+                style = {"color": LIGHT[colour], "marker": marker, "linestyle": dash}
+                axes.plot(found["alphas"], found[key], label=label, markersize=4, **style)
+        label = f"suggested: {found['alpha']:g}"
+        axes.axvline(
+            found["alpha"], color=LIGHT["ink"], linewidth=1, linestyle=(0, (1, 2)), label=label
+        )
+        low = min((v for key in ("gain", "drift") for v in found[key]), default=0.0)
+        axes.set_ylim(min(-0.1, low - 0.05), 1.15)
+        axes.set_xlabel("alpha (0 base, 1 tuned)")
+        axes.set_ylabel("share of what alpha 1 has")
+        axes.legend(frameon=False, fontsize=9)
+        told = [
+            (f"alpha {a:g}", number(g, 2))
+            for a, g in zip(found["alphas"], found["gain"], strict=False)
+        ]
+        text = f"Suggested alpha {found['alpha']:g}: {found['reason']}. Gain: {spoken(told)}."
+        return to_svg(figure, "sweep-suggestion", text)
 
 
 def _labelled(

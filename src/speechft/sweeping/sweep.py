@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,8 +46,8 @@ class Sweep:
     """The merge to take; None where no task that was tuned on was measured."""
     command: str | None
     """The command that writes it to disk."""
-    about: dict[str, Any] = field(default_factory=dict)
-    """What ``sweep.json`` says beside it."""
+    suggestion: Any = None
+    """Where one was asked for, a `speechft.sweeping.suggestion.Suggestion` in place of the rest."""
 
 
 def sweep(
@@ -285,7 +285,6 @@ def as_json(settings: SweepSettings, result: Sweep) -> dict[str, Any]:
         "points": [one.as_dict() for one in result.judged],
         "choice": None if result.choice is None else result.choice.point.name,
         "command": result.command,
-        **result.about,
     }
 
 
