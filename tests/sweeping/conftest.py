@@ -22,11 +22,10 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw nothing but where a test is about it: matplotlib takes longer than the rest."""
-    if "drawn" not in request.keywords:
-        monkeypatch.setattr("speechft.sweeping.sweep.draw", lambda *_: None)
-        monkeypatch.setattr("speechft.sweeping.suggestion.draw_suggestion", lambda *_: None)
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw nothing: matplotlib takes longer than the rest; a test of its own is about pictures."""
+    monkeypatch.setattr("speechft.sweeping.sweep.draw", lambda *_: None)
+    monkeypatch.setattr("speechft.sweeping.suggestion.draw_suggestion", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
