@@ -15,33 +15,31 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from sklearn.metrics import roc_curve
-from torch import Tensor
 
+from speechft.analysis.abilities import abilities
+from speechft.analysis.choosing import choose, speakers_of
+from speechft.analysis.intervals import number_groups
+from speechft.analysis.reading import read_states
 from speechft.api import pretrain
-from speechft.data.batching import pad
 from speechft.data.corpora import find_corpus
-from speechft.data.labels import label_of, phones_of
-from speechft.data.manifest import Corpus, load_waveform
+from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import random_encoder
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
-from speechft.features.extract import DownsamplerCache
+from speechft.features.extract import DownsamplerCache, count_frames
 from speechft.files import write_text
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 
 TASKS = ("pr", "pc", "sid", "ic", "style")
-SILENCE = "SIL"
 TOPLINE = {"pr": 2000, "sid": 1500}
 """Updates of the topline by task."""
 
@@ -74,74 +72,35 @@ def probes(name: str, candidate: Candidate, corpus: Corpus, folder: Path) -> lis
     ]
 
 
-@torch.inference_mode()
-def states(candidate: Candidate, corpus: Corpus, split: str) -> Iterator[tuple[Any, Tensor]]:
-    """Yield every cut of a split with its (N, T, D) hidden states."""
-    encoder = candidate.load()
-    for cut in corpus.split(split):
-        waveform = torch.from_numpy(load_waveform(cut))
-        output = encoder(pad([waveform]), torch.tensor([len(waveform)]))
-        yield cut, torch.stack([layer[0, : int(output.lengths[0])] for layer in output.layers])
-
-
 def probe_free(name: str, candidate: Candidate, corpus: Corpus) -> list[dict[str, Any]]:
-    """Return speaker EER and phone ABX error, each at its best hidden state, in percent."""
-    means, speakers = [], []
-    segments: dict[str, list[npt.NDArray[np.float32]]] = defaultdict(list)
-    for cut, hidden in states(candidate, corpus, "dev-unseen"):
-        means.append(hidden.mean(1).numpy())
-        speakers.append(label_of(cut, "speaker"))
-        for phone, start, end in phones_of(cut):
-            first, last = round(start * 50), max(round(start * 50) + 1, round(end * 50))
-            if phone != SILENCE and last <= hidden.shape[1]:
-                segments[phone].append(hidden[:, first:last].mean(1).numpy())
-    measures: dict[str, Callable[[int], float]] = {
-        "speaker EER": lambda n: equal_error_rate(np.stack(means)[:, n], np.array(speakers)),
-        "phone ABX error": lambda n: abx({p: np.stack(s)[:, n] for p, s in segments.items()}),
-    }
+    """Return speaker EER and phone ABX error, each at its best hidden state, in percent.
+
+    The committed rows of ``seed-1.jsonl`` have the ABX of an earlier definition: means of phones
+    without their context.
+    """
+    encoder, cuts = candidate.load(), list(corpus.split("dev-unseen"))
+    layers = list(range(encoder.num_layers + 1))
+    counts = count_frames(encoder, cuts)
+    choice = choose(cuts, encoder.timing, counts, seed=0, segments=False, triphones=True)
+    groups = number_groups(speakers_of(cuts) or [])
+    with tempfile.TemporaryDirectory() as scratch:
+        cpu = torch.device("cpu")
+        reading = read_states([encoder], [layers], choice, Path(scratch), kept=1, device=cpu)
+        found = list(abilities(reading.states[0], choice, groups, {"abx", "speaker"}, seed=0))
     rows = []
-    for metric, measure in measures.items():
-        values = [measure(n) for n in range(len(means[0]))]
-        best = int(np.argmin(values))
+    for ability in found:
+        values = [layer.value for layer in ability.layers]
+        best = int(np.argmin([100.0 if value is None else value for value in values]))
         rows.append(
             {
                 "encoder": name,
                 "task": "probe-free",
-                "metric": metric,
-                "value": round(values[best], 3),
+                "metric": ability.measure,
+                "value": round(values[best] or 0.0, 3),
                 "layer": best,
             }
         )
     return rows
-
-
-def equal_error_rate(vectors: npt.NDArray[np.float32], names: npt.NDArray[np.str_]) -> float:
-    """Return the EER of cosine similarity over all pairs of utterances, in percent."""
-    centred = vectors - vectors.mean(0)
-    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
-    rows, columns = np.triu_indices(len(names), 1)
-    scores = (centred @ centred.T)[rows, columns]
-    false, true, _ = roc_curve(names[rows] == names[columns], scores)
-    crossing = np.argmin(np.abs(false - (1 - true)))
-    return float(100 * (false[crossing] + 1 - true[crossing]) / 2)
-
-
-def abx(segments: dict[str, npt.NDArray[np.float32]], draws: int = 20_000) -> float:
-    """Return how often a phone is nearer to another phone than to its own kind, in percent.
-
-    Segments are means over a phone's frames, distances are cosine; phones are drawn evenly.
-    """
-    rng = np.random.default_rng(0)
-    phones = [phone for phone, kept in segments.items() if len(kept) >= 10]
-    wrong = 0
-    for _ in range(draws):
-        one, other = rng.choice(len(phones), 2, replace=False)
-        same, different = segments[phones[one]], segments[phones[other]]
-        a, x = same[rng.choice(len(same), 2, replace=False)]
-        b = different[rng.integers(len(different))]
-        near, far = (float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for y in (a, b))
-        wrong += near < far
-    return 100.0 * wrong / draws
 
 
 def topline(task: str, like: Path, corpus: Corpus, folder: Path) -> dict[str, Any]:

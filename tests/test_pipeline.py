@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from helpers import tone_corpus
 from processes import Child
 from speechft import pipeline
+from speechft.analysis.rows import read_analysis
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation import encoders
@@ -43,6 +44,7 @@ def _recipe(encoder: Path, corpus: Corpus, **changes: object) -> Recipe:
         },
         "merging": {"alpha": 0.25, "curve": [0.5], "curve_tasks": ["sid"]},
         "evaluation": {"tasks": ["sid", "style"], "floors": ["mfcc", "random"]},
+        "analysis": {"measures": ["similarity", "weights"]},
         **changes,
     }
     return Recipe.model_validate(content)
@@ -77,6 +79,22 @@ def test_a_run_writes_what_its_readers_look_for(
     assert [row.alpha for row in summary.curve] == [0.0, 0.25, 0.5, 1.0]
     assert len(summary.verdict) == 2
     assert "wins" not in " ".join(summary.verdict)
+
+
+def test_a_run_says_what_happened_layer_by_layer(
+    finished: tuple[Path, pipeline.Summary],
+) -> None:
+    folder, _ = finished
+    rows = read_analysis(folder / "analysis" / "analysis.jsonl")
+    assert {row.encoder for row in rows} == {"tuned", "merged"}
+    moves = {r.encoder: r.value for r in rows if r.measure == "weight_move" and r.layer == 1}
+    whole = {r.encoder: r.value for r in rows if r.measure == "cka" and r.layer == 2}
+    assert len(moves) == 2
+    assert (whole["tuned"] or 1) < (whole["merged"] or 0), "a quarter of the way"
+    page = (folder / "analysis" / "analysis.md").read_text()
+    assert "similarity.svg" in page
+    assert (folder / "analysis" / "similarity.svg").is_file()
+    assert not (folder / "analysis" / ".states").exists()
 
 
 def test_merged_is_the_interpolation_of_base_and_tuned(

@@ -471,10 +471,9 @@ def analyze(
     Raises:
         SpeechftError: Something is wrong with an encoder or the corpus, or they do not fit.
     """
-    from speechft.analysis.analyze import analyze as measure
     from speechft.analysis.settings import read_settings
     from speechft.devices import use_device
-    from speechft.reporting.layers import write_page
+    from speechft.reporting.analysis import analyze_and_draw
 
     settings = read_settings(
         measures,
@@ -488,9 +487,7 @@ def analyze(
     )
     folder = _folder(out)
     with use_device(device):
-        rows = measure(base, _listed(encoders), str(corpus), folder, settings)
-    write_page(rows, folder)
-    return rows
+        return analyze_and_draw(base, _listed(encoders), str(corpus), folder, settings)
 
 
 def compare(

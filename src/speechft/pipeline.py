@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from speechft.analysis.settings import read_settings
 from speechft.compositions import Composer, Models, check_recipe
 from speechft.console import log, print_table
 from speechft.data.corpora import find_corpus
@@ -28,6 +29,7 @@ from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
 from speechft.recipe import Recipe
+from speechft.reporting.analysis import analysis_stage
 from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, write_rows
 from speechft.runs import lock, publish
 from speechft.tasks.base import Task, file_name
@@ -102,6 +104,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
             folder,
         )
         curve = _curve(state, rows, main)
+        said = _analyse(state, main)
         write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
         failed = state.failures.tasks
         rows, curve = ([r for r in part if r.task not in failed] for part in (rows, curve))
@@ -109,6 +112,8 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
             state.failures.raise_any(folder)
         with state.timed("report"):
             summary = _report(state, rows, curve, models, command)
+        if said:
+            print("\n".join(said))
         state.failures.raise_any(folder)
         return summary
 
@@ -304,6 +309,18 @@ def _curve(state: Run, rows: Sequence[ResultRow], models: Models) -> list[Result
         with state.timed("alpha curve"):
             curve += _evaluate_one(state, candidate, tasks, test=False)
     return sorted(curve, key=lambda row: (row.task, row.alpha))
+
+
+def _analyse(state: Run, models: Models) -> list[str]:
+    """Return what fine-tuning did to the layers of the tuned and the merged encoder."""
+    wanted = state.recipe.analysis
+    if not wanted.measures:
+        return []
+    settings = read_settings(wanted.measures, limit=wanted.limit, seed=state.recipe.seed)
+    encoders = [state.folder / name for name in ("tuned", "merged")]
+    with state.timed("analysis"):
+        place = state.folder / "analysis"
+        return analysis_stage(str(models.base), encoders, state.corpus, place, settings)
 
 
 def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:

@@ -97,6 +97,15 @@ class Baseline(Config):
     """Coefficient that it is merged at, beside being evaluated as it is; null does not merge it."""
 
 
+class AnalysisConfig(Config):
+    """What is said of the layers of the tuned and the merged encoder, beside the evaluation."""
+
+    measures: Literal["available"] | tuple[str, ...] = ()
+    """Measures of `speechft analyze`, or ``available`` for all that the corpus allows."""
+    limit: int = Field(default=1000, ge=1)
+    """Utterances of the development split at most."""
+
+
 def _read_baseline(given: Any) -> Any:
     return {"strategy": given} if isinstance(given, str) else given
 
@@ -133,6 +142,8 @@ class Recipe(Config):
     """The interpolation."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """The frozen evaluation."""
+    analysis: AnalysisConfig = AnalysisConfig()
+    """What fine-tuning did, layer by layer; nothing by default."""
     verdict: VerdictConfig = VerdictConfig()
     """What may be said about the result."""
     seed: int = 0

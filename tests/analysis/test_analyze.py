@@ -57,6 +57,7 @@ def analysed(
 ) -> list[AnalysisRow]:
     """Analyse without drawing figures."""
     listed = encoders if isinstance(encoders, list) else [encoders]
+    out.mkdir(exist_ok=True)
     return analyze(str(base), listed, str(corpus), out, read_settings(**given))
 
 

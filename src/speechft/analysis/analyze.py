@@ -31,7 +31,6 @@ from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.limit import limited
 from speechft.features.extract import count_frames
 from speechft.features.layers import pick_layers
-from speechft.runs import lock
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -63,7 +62,7 @@ def analyze(
         base: What they were tuned from, as `typed_candidates` takes it.
         encoders: The others.
         corpus: As `find_corpus` takes it.
-        folder: For the rows.
+        folder: For the rows; it is there, and nobody else writes to it.
         settings: What is measured.
 
     Raises:
@@ -72,16 +71,15 @@ def analyze(
         DataError: The corpus cannot be read, or lacks what a measure needs that was asked for.
         CheckpointError: An encoder cannot be read.
     """
-    with lock(folder):
-        subjects = _open(base, encoders, settings)
-        found = find_corpus(corpus, folder / "corpus")
-        split = settings.split or found.task_splits("*")[1]
-        cuts = _usable(found.split(split), [s.encoder for s in subjects], settings)
-        log(f"analysis: {len(cuts)} utterances of {found.name}, {split}")
-        wanted = _possible(subjects, cuts, settings)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".states-") as scratch:
-            rows = _Analysis(subjects, cuts, wanted, settings).rows(Path(scratch))
-        write_analysis(folder / ROWS_NAME, rows)
+    subjects = _open(base, encoders, settings)
+    found = find_corpus(corpus, folder / "corpus")
+    split = settings.split or found.task_splits("*")[1]
+    cuts = _usable(found.split(split), [s.encoder for s in subjects], settings)
+    log(f"analysis: {len(cuts)} utterances of {found.name}, {split}")
+    wanted = _possible(subjects, cuts, settings)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".states-") as scratch:
+        rows = _Analysis(subjects, cuts, wanted, settings).rows(Path(scratch))
+    write_analysis(folder / ROWS_NAME, rows)
     return rows
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from speechft.analysis.intervals import Estimate
 from speechft.config import Config
+from speechft.errors import DataError
 from speechft.files import atomic_write
 
 Question = Literal["similarity", "linearity", "weights", "phones", "words", "speakers", "labels"]
@@ -51,6 +52,19 @@ def row_values(estimate: Estimate, unit: str = "") -> dict[str, Any]:
     if ends is not None and unit == "%":
         ends = max(ends[0], 0.0), min(ends[1], 100.0)
     return {"value": estimate.value, "interval": ends, "n": estimate.n, "unit": unit}
+
+
+def read_analysis(path: Path) -> list[AnalysisRow]:
+    """Read rows that `write_analysis` wrote.
+
+    Raises:
+        DataError: The file is missing, or a line is not a row.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [AnalysisRow.model_validate_json(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise DataError(f"analysis {path} cannot be read: {error}") from None
 
 
 def write_analysis(path: Path, rows: Iterable[AnalysisRow]) -> None:

@@ -143,8 +143,8 @@ def _weights(moved: Sequence[AnalysisRow], rows: Sequence[AnalysisRow]) -> str:
         return f"{text}."
     count = measure.removeprefix("energy_top")
     return (
-        f"{text}; {100 * share:.0f} % of that lies in {count} directions of each matrix, of "
-        f"noise {100 * noise:.0f} %."
+        f"{text}; {100 * share:.0f} % of the energy of that move lies in {count} directions of "
+        f"each matrix, of noise {100 * noise:.0f} %."
     )
 
 
