@@ -11,7 +11,7 @@ import torch
 from transformers import HubertForCTC
 
 import speechft
-from speechft.encoders.build import build_encoder
+from speechft.encoders.build import build_encoder, set_weights
 from speechft.encoders.load import digest_if_written, digest_of, load_encoder
 from speechft.errors import LineageError
 from speechft.merging.config import MergeSettings
@@ -33,16 +33,19 @@ SETTINGS = (
 def holds(base: Any, tuned: list[Any], settings: Any, tmp_path: Path) -> None:
     """Check that one merger gives what merging to disk gives, with each of the settings in turn."""
     merger = Merger(base, tuned)
+    place = build_encoder(merger.merge(SETTINGS[-1]).checkpoint)
     for number, one in enumerate(settings):
         out = tmp_path / f"merged-{number}"
         write_merge(one.of(base, tuned, out))
         merged = merger.merge(one)
         told = merged.checkpoint.config, merged.checkpoint.processor
         assert digest_if_written(merged.weights, *told) == digest_of(out)
-        there, here = load_encoder(out), build_encoder(merged.checkpoint)
-        assert here.normalize == there.normalize
-        pairs = zip(here.state_dict().items(), there.state_dict().items(), strict=True)
-        assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+        assert set_weights(place, merged.checkpoint)
+        there = load_encoder(out)
+        for here in (build_encoder(merged.checkpoint), place):
+            assert here.normalize == there.normalize
+            pairs = zip(here.state_dict().items(), there.state_dict().items(), strict=True)
+            assert all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 def test_folders(base_model: Any, tune: Any, save: Any, tmp_path: Path) -> None:
@@ -93,3 +96,11 @@ def test_a_model_with_itself_and_one_of_another_depth_are_refused(
         other = save(type(base_model)(config), name)
         with pytest.raises(LineageError, match=f"{other} is not tuned from {base}"):
             Merger(base, [other]).merge(SETTINGS[0])
+
+
+def test_weights_of_another_shape_are_not_set(pair: Any, base_model: Any, save: Any) -> None:
+    config = base_model.config.__class__(**{**base_model.config.to_dict(), "hidden_size": 32})
+    other = load_encoder(save(type(base_model)(config), "wide"))
+    before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    assert not set_weights(other, Merger(pair[0], [pair[1]]).merge(SETTINGS[0]).checkpoint)
+    assert all(torch.equal(before[name], t) for name, t in other.state_dict().items())

@@ -19,7 +19,7 @@ from speechft.tasks.measures import Item
 
 
 def run(base: Path, tuned: Any, corpus: Corpus, out: Path, **more: Any) -> Any:
-    given = {"tasks": "sid,pr", "protocol": "quick", "precision": "fp32", "trials": 3, "groups": 2}
+    given = {"tasks": "sid,ic", "protocol": "quick", "precision": "fp32", "trials": 3, "groups": 2}
     return speechft.search(base, tuned, out=out, corpus=corpus.folder, **{**given, **more})
 
 
@@ -42,7 +42,7 @@ def test_a_search_writes_what_merge_takes_and_reads_test_after_the_choice(
     assert {name for name, chosen in opened if not chosen} == {"train", "dev"}
     assert {name for name, chosen in opened if chosen} >= {"test"}
     assert {row.split for row in found.rows} == {"dev", "test"}
-    assert found.choice.further.keys() == {"sid", "pr"}
+    assert found.choice.further.keys() == {"sid", "ic"}
     assert [one.point.name for one in found.judged] == ["base", "trial 0", "trial 1", "trial 2"]
     assert not list(out.rglob("*model*")), "no checkpoint on disk"
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import speechft
+from speechft import cli
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, ConfigError, LineageError
 from speechft.evaluation.predictions import items_of
@@ -20,7 +23,7 @@ from speechft.sweeping import sweep as sweeping
 
 
 def run(base: Path, tuned: Any, corpus: Corpus, out: Path, **more: Any) -> Any:
-    given = {"tasks": "sid,pr", "protocol": "quick", "precision": "fp32", **more}
+    given = {"tasks": "sid,ic", "protocol": "quick", "precision": "fp32", **more}
     return speechft.sweep(base, tuned, out=out, corpus=corpus.folder, **given)
 
 
@@ -38,7 +41,7 @@ def test_figures_are_those_of_merging_to_disk_and_evaluating(
     ]
     for number, (models, how) in enumerate(ways):
         out = tmp_path / f"sweep-{number}"
-        found = run(base, models, tones, out, alphas="0.3,1", test=True, **how)
+        found = run(base, models, tones, out, alphas="0.3,1", tasks="sid,pr", test=True, **how)
         assert read_rows(out / "results.jsonl") == found.rows
         assert {row.alpha for row in found.rows} == {0.0, 0.3, 1.0}
         assert {row.role for row in found.rows} == {Role.MERGED}
@@ -74,7 +77,7 @@ def test_test_stays_unread_unless_it_is_asked_for(
     assert {row.split for row in tested.rows} == {"test"}
     assert "test" in read
     assert [one.changes for one in tested.judged] == [one.changes for one in found.judged]
-    assert tested.judged[0].further.keys() == {"sid", "pr"}
+    assert tested.judged[0].further.keys() == {"sid", "ic"}
     assert not found.judged[0].further
 
 
@@ -146,7 +149,7 @@ def test_what_was_tuned_on_is_told_by_the_folder_or_said(
     first = run(base, tuned, tones, tmp_path / "a", alphas="1")
     assert first.tuned_on == ("sid",)
     assert "sid is taken (--tuned-on says otherwise)" in capfd.readouterr().err
-    assert run(base, tuned, tones, tmp_path / "a", alphas="1", tuned_on="pr").tuned_on == ("pr",)
+    assert run(base, tuned, tones, tmp_path / "a", alphas="1", tuned_on="ic").tuned_on == ("ic",)
     away = run(base, tuned, tones, tmp_path / "a", alphas="1", tuned_on="asr")
     assert away.choice is None
     assert "asr, which is not among the tasks" in capfd.readouterr().err
@@ -212,3 +215,41 @@ def test_outside_the_ends_when_asked(
     assert found.judged[2].point.settings == MergeSettings(alpha=1.5)
     text = json.loads((tmp_path / "sweep.json").read_text())
     assert [one["alpha"] for one in text["points"]] == [0.0, -0.5, 1.5]
+
+
+def test_the_verb_says_which_alpha_and_how_to_merge_with_it(
+    base: Path,
+    tuned: Path,
+    tones: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def typed(arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["speechft", *shlex.split(arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    told = f"--tasks sid --manifest {tones.folder} --protocol quick --out {tmp_path / 'out'}"
+    start = f"sweep {base} {tuned} {told}"
+    code, out, err = typed(f"{start} --alphas 0.5 --tuned-on sid --keep-within 2")
+    assert (code, "choice: alpha" in out) == (0, True)
+    assert "sid (tuned)" in out
+    command = next(line for line in out.splitlines() if line.startswith("next: "))
+    assert command.startswith(f"next: speechft merge {base} {tuned} --alpha ")
+    code, out, err = typed(f"{start} --alphas 0.5 --json")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["alpha"] for row in rows] == [0.0, 0.5]
+    for wrong, message in (
+        ("--alphas 0:1", "error: alphas '0:1' cannot be read: it has 2 parts"),
+        ("--alphas 1.2", "--extrapolate takes it nevertheless"),
+        ("--suggest", "error: a suggestion needs the head"),
+        ("--tasks none", "unknown task"),
+    ):
+        code, out, err = typed(f"{start} {wrong}")
+        assert code == 1
+        assert message in err

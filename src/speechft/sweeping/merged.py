@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from speechft.encoders.build import build_encoder
+from speechft.encoders.build import build_encoder, set_weights
+from speechft.encoders.conversion.checkpoints import Checkpoint
+from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import digest_if_written
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import Mode
@@ -18,6 +20,22 @@ if TYPE_CHECKING:
     from speechft.encoders.base import Encoder
 
 
+class Place:
+    """The one encoder in memory that every merge of the same models takes its turn in."""
+
+    def __init__(self) -> None:
+        self._encoder: HuggingFaceEncoder | None = None
+        self._mode: Mode = "exact"
+
+    def encoder(self, checkpoint: Checkpoint, mode: Mode = "exact") -> Encoder:
+        """Return an encoder with the weights of a merge; an earlier one has them from now on."""
+        encoder = self._encoder if mode == self._mode else None
+        if encoder is None or not set_weights(encoder, checkpoint):
+            self._encoder, self._mode = None, mode  # the old one goes before the new one comes
+            encoder = self._encoder = build_encoder(checkpoint, mode=mode)
+        return encoder
+
+
 @dataclass(frozen=True)
 class MergedCandidate(Candidate):
     """A merge of encoders in memory; its weights live as long as it does."""
@@ -26,6 +44,8 @@ class MergedCandidate(Candidate):
     """Merges."""
     settings: MergeSettings = field(default_factory=MergeSettings)
     """How."""
+    place: Place = field(default_factory=Place, compare=False, repr=False)
+    """Where it computes."""
 
     @cached_property
     def merged(self) -> Merged:
@@ -35,7 +55,7 @@ class MergedCandidate(Candidate):
 
     def load(self, mode: Mode = "exact") -> Encoder:
         """Build the encoder in a mode, see `load_encoder`."""
-        return build_encoder(self.merged.checkpoint, mode=mode)
+        return self.place.encoder(self.merged.checkpoint, mode)
 
     def digest(self) -> str:
         """Return the digest of the folder that `merge` would write."""

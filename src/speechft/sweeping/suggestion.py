@@ -23,7 +23,6 @@ from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
-from speechft.encoders.build import build_encoder
 from speechft.evaluation.encoders import open_corpora
 from speechft.evaluation.limit import limited
 from speechft.features.extract import (
@@ -40,7 +39,7 @@ from speechft.finetuning.splits import SplitReader
 from speechft.merging.repeated import Merger
 from speechft.runs import lock, stage
 from speechft.sweeping.drawing import draw_suggestion
-from speechft.sweeping.merged import merge_command
+from speechft.sweeping.merged import Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, read_alphas
 from speechft.sweeping.sweep import Sweep, shares_downsampler
 from speechft.sweeping.tuning import KeptHead, kept_head
@@ -133,7 +132,8 @@ def suggest(
     with lock(folder):
         merger = Merger(settings.base, settings.tuned)
         shared = shares_downsampler(merger, _point(settings, 1.0))
-        encoder = _encoder(merger, settings, 0.0)
+        place = Place()
+        encoder = _encoder(place, merger, settings, 0.0)
         opened = open_corpora(corpus, folder, test=False)
         found = next((one for one in opened if head.task.supported_by(one)), opened[0])
         data = _Data.of(head, found, encoder, seed)
@@ -155,7 +155,7 @@ def suggest(
         }
         with stage(folder / "suggestion", name="suggest", config=config, inputs=inputs) as work:
             if not work.done:
-                curve = job.measure(merger, settings, encoder, work.scratch)
+                curve = job.measure(place, merger, settings, work.scratch)
                 write_json(work.scratch / SUGGESTION_FILE, read_off(curve, head.name).as_dict())
         suggestion = _read(folder / "suggestion" / SUGGESTION_FILE)
         write_json(folder / SUGGESTION_FILE, suggestion.as_dict())
@@ -220,8 +220,8 @@ def _point(settings: SweepSettings, alpha: float) -> Point:
     return Point(alpha, None, settings.merge.only(alpha=alpha))
 
 
-def _encoder(merger: Merger, settings: SweepSettings, alpha: float) -> Encoder:
-    return build_encoder(merger.merge(_point(settings, alpha).settings).checkpoint)
+def _encoder(place: Place, merger: Merger, settings: SweepSettings, alpha: float) -> Encoder:
+    return place.encoder(merger.merge(_point(settings, alpha).settings).checkpoint)
 
 
 @dataclass(frozen=True)
@@ -273,9 +273,10 @@ class _Job:
         return json_digest(list(merger.merge(_point(settings, alpha).settings).weights))
 
     def measure(
-        self, merger: Merger, settings: SweepSettings, base: Encoder, scratch: Path
+        self, place: Place, merger: Merger, settings: SweepSettings, scratch: Path
     ) -> list[Measurement]:
         """Return what is found at each alpha; what an interrupted run had found is read."""
+        base = _encoder(place, merger, settings, 0.0)
         self.task = self.head.task.at(base.timing)
         reference = self._sampled(base)
         curve = []
@@ -283,7 +284,7 @@ class _Job:
             for alpha in GRID:
                 file = scratch / f".alpha-{alpha:g}.json"
                 if not file.is_file():
-                    one = self._at(_encoder(merger, settings, alpha), alpha, reference)
+                    one = self._at(_encoder(place, merger, settings, alpha), alpha, reference)
                     write_json(file, [one.loss, one.kept_loss, list(one.similarity)])
                 loss, kept, similarity = read_json(file)
                 curve.append(Measurement(alpha, loss, kept, tuple(similarity)))

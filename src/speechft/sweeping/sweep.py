@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from speechft.results import ResultRow, Role, of_all_layers, read_rows, write_ro
 from speechft.runs import lock
 from speechft.sweeping.drawing import draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, judged
-from speechft.sweeping.merged import MergedCandidate, merge_command
+from speechft.sweeping.merged import MergedCandidate, Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, points_of, upper_bound_text
 from speechft.sweeping.tuning import find_tuning
 from speechft.tasks.base import Task
@@ -144,6 +143,7 @@ class Bench:
         self._settings, self._merger, self._config = settings, merger, config
         self._corpora, self._seed = corpora, seed
         self._cache = DownsamplerCache() if shared else None
+        self._place = Place()
         self.failures = Failures()
         self.rows: list[ResultRow] = []
         self._digests: dict[str, str] = {}
@@ -172,8 +172,6 @@ class Bench:
         )
         self.rows += rows
         self._digests[candidate.name] = digest
-        del candidate
-        gc.collect()  # encoders are circles of modules: without it two of them are in memory
         whole = of_all_layers(rows)
         dev = _by_task(whole, lambda row: self._dev_items(row, test))
         tested = _by_task(whole, lambda row: items_of(row, self.folder)) if test else {}
@@ -195,6 +193,7 @@ class Bench:
             made_by=command,
             merger=self._merger,
             settings=point.settings,
+            place=self._place,
         )
 
     def _dev_items(self, row: ResultRow, test: bool) -> list[Item]:
