@@ -25,6 +25,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw nothing: matplotlib takes longer than the rest; a test of its own is about pictures."""
     monkeypatch.setattr("speechft.sweeping.sweep.draw", lambda *_: None)
+    monkeypatch.setattr("speechft.sweeping.search.draw_front", lambda *_: None)
     monkeypatch.setattr("speechft.sweeping.suggestion.draw_suggestion", lambda *_: None)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from speechft.evaluation.score import paired_difference
 from speechft.merging.config import MergeSettings
-from speechft.sweeping.drawing import draw
+from speechft.sweeping.drawing import draw, draw_front
 from speechft.sweeping.judging import Judged, change_of, chosen, judged
 from speechft.sweeping.settings import Point, Rule
 from speechft.tasks import TASKS
@@ -88,6 +88,9 @@ def test_pictures_stand_alone_and_say_what_they_show(tmp_path: Path) -> None:
     for parts in ([None] * 3, ["cnn", "layers.0", "layers.1"]):
         found = [made(alpha, part) for alpha, part in zip((0, 0.5, 1), parts, strict=True)]
         draw(found, found[1], Rule(4.0), ["sid"], tmp_path)
+        drawn = (tmp_path / "front.svg").read_bytes()
+        draw_front(found, found[1], Rule(4.0), tmp_path)
+        assert (tmp_path / "front.svg").read_bytes() == drawn
         for name in ("curve.svg", "front.svg"):
             text = (tmp_path / name).read_text()
             assert ElementTree.fromstring(text).get("role") == "img"

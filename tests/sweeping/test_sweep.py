@@ -163,6 +163,11 @@ def test_rows_of_other_encoders_in_the_folder_stay(
     before = speechft.evaluate("mfcc", out=tmp_path, corpus=tones.folder, **told)
     found = run(base, tuned, tones, tmp_path, alphas="1", tasks="sid")
     assert read_rows(tmp_path / "results.jsonl") == [*before, *found.rows]
+    [compared] = [d for d in speechft.compare(tmp_path, baseline="alpha 0") if d.interval]
+    assert (compared.encoder, compared.difference) == (
+        "alpha 1",
+        found.judged[1].changes["sid"].gain,
+    )
 
 
 def test_a_probe_of_a_merge_says_how_to_write_its_encoder(

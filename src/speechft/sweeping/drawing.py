@@ -30,6 +30,16 @@ def draw(
     if not _can_draw():
         return
     write_text(folder / CURVE, curve(found, choice, rule, tuned_on))
+    _draw_front(found, choice, rule, folder)
+
+
+def draw_front(found: Sequence[Judged], choice: Judged | None, rule: Rule, folder: Path) -> None:
+    """Write the front alone, for merges that lie on no line."""
+    if _can_draw():
+        _draw_front(found, choice, rule, folder)
+
+
+def _draw_front(found: Sequence[Judged], choice: Judged | None, rule: Rule, folder: Path) -> None:
     if any(one.gain is not None and one.kept is not None for one in found):
         write_text(folder / FRONT, front(found, choice, rule))
 

@@ -22,6 +22,7 @@ from speechft.merging.methods import find_method
 from speechft.merging.repeated import Merger
 from speechft.results import ResultRow
 from speechft.runs import lock
+from speechft.sweeping.drawing import draw_front
 from speechft.sweeping.judging import Items, Judged, chosen, judged
 from speechft.sweeping.merged import merge_command
 from speechft.sweeping.settings import Point, Rule, SweepSettings, upper_bound_text
@@ -111,7 +112,7 @@ def search(
         settings: What is searched.
         corpus: As `find_corpus` takes it.
         config: Tasks and protocol.
-        folder: Where ``results.jsonl``, ``search.json`` and ``chosen.yaml`` go.
+        folder: Where ``results.jsonl``, ``search.json``, ``chosen.yaml`` and the front go.
         seed: Of probes, halves and trials.
         test: Report base and choice on test in the end.
 
@@ -144,6 +145,7 @@ def search(
         choice = chosen(able)
         assert choice is not None  # the base is within every rule
         write_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
+        draw_front(found, choice, asked.rule, folder)
         result = Search(bench.rows, found, tuned_on, choice, folder / CHOSEN_FILE)
         write_json(folder / SEARCH_FILE, _as_json(settings, result, trials))
         if test:

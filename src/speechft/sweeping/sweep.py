@@ -208,7 +208,8 @@ def shares_downsampler(merger: Merger, point: Point) -> bool:
     Raises:
         LineageError: The models do not belong together, or a tuned one is the base.
     """
-    if all(evidence(change).cnn_equal for change in merger.merge(point.settings).changes):
+    changes = merger.merge(point.settings).changes
+    if not any(evidence(change).cnn_equal is False for change in changes):
         return True
     log("the tuned encoders have a downsampler of their own: it runs anew for every merge")
     return False
