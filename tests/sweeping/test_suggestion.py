@@ -66,6 +66,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: Path, tones: Corpus) -> 
         corpus=tones.folder,
         encoder=str(base),
         finetuning__task="sid",
+        finetuning__strategy="plain",
+        finetuning__hidden=None,
         finetuning__steps=12,
         finetuning__evaluate_every=6,
         finetuning__learning_rate=3e-3,

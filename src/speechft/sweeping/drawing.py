@@ -73,9 +73,7 @@ def curve(
     with panel(max(6.2, 0.3 * len(found) if parts else 0.0), 4.2) as (figure, axes):
         axes.axhline(0, color=LIGHT["muted"], linewidth=1)
         if len(tasks) > len(set(tuned_on) & set(tasks)):
-            axes.axhline(
-                -rule.keep_within, color=LIGHT["plain"], linewidth=1, linestyle=(0, (4, 3))
-            )
+            _draw_rule(axes, rule)
         for task in tasks:
             style = styles[task]
             xs = [x for x, one in zip(places, found, strict=True) if task in one.changes]
@@ -128,7 +126,7 @@ def front(found: Sequence[Judged], choice: Judged | None, rule: Rule) -> str:
     with panel(5.2, 4.2) as (figure, axes):
         axes.axhline(0, color=LIGHT["muted"], linewidth=1)
         axes.axvline(0, color=LIGHT["muted"], linewidth=1)
-        axes.axhline(-rule.keep_within, color=LIGHT["plain"], linewidth=1, linestyle=(0, (4, 3)))
+        _draw_rule(axes, rule)
         line = sorted((gain, kept) for one, gain, kept in placed if one.front)
         axes.plot(*zip(*line, strict=True), color=LIGHT["merged"], linewidth=1, zorder=2)
         for one, gain, kept in placed:
@@ -145,6 +143,7 @@ def front(found: Sequence[Judged], choice: Judged | None, rule: Rule) -> str:
                 color=LIGHT["muted"],
             )
         axes.margins(0.12)
+        axes.legend(frameon=False, fontsize=9)
         axes.set_xlabel("gain on the tuned tasks, points (right is better)")
         axes.set_ylabel(f"kept elsewhere: lower {LEVEL:.0%} bound, points")
         return to_svg(figure, "sweep-front", f"The front of the sweep on dev. {spoken(told)}.")
@@ -188,6 +187,13 @@ def suggestion(found: Mapping[str, Any]) -> str:
         ]
         text = f"Suggested alpha {found['alpha']:g}: {found['reason']}. Gain: {spoken(told)}."
         return to_svg(figure, "sweep-suggestion", text)
+
+
+def _draw_rule(axes: Any, rule: Rule) -> None:
+    """Draw the line that the lower end of no band may lie below."""
+    label = f"rule: {rule.keep_within:g} lost"
+    style: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (4, 3)), "label": label}
+    axes.axhline(-rule.keep_within, color=LIGHT["plain"], **style)
 
 
 def _labelled(

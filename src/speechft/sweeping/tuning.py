@@ -82,6 +82,7 @@ class KeptHead:
     task: Task
     vocabulary: Vocabulary
     config: FinetuningConfig
+    """What decides its shape."""
     file: Path
 
     @property
@@ -125,7 +126,9 @@ def kept_head(tuned: Sequence[Any]) -> KeptHead:
     files = [found.folder / name for name in ("head.safetensors", "vocabulary.json")]
     if not all(file.is_file() for file in files):
         raise _no_head(tuned, found)
-    config = build(FinetuningConfig, found.config, str(found.folder / STAGE_FILE))
+    keys = ("steps", "learning_rate", "hidden", "recurrent")  # what is required, and the shape
+    kept = {"task": task, **{key: found.config.get(key) for key in keys}}
+    config = build(FinetuningConfig, kept, str(found.folder / STAGE_FILE))
     symbols = read_json(files[1])
     return KeptHead(find_task(task), Vocabulary(tuple(symbols)), config, files[0])
 
