@@ -44,6 +44,22 @@ def test_gains_are_positive_where_the_merge_is_better_whatever_the_metric() -> N
     assert several.interval[0] < several.gain < several.interval[1]
 
 
+def test_a_point_of_a_figure_from_0_to_1_is_a_hundredth() -> None:
+    rng = np.random.default_rng(0)
+    hit = [float(n % 4 == 0) for n in range(80)]
+    chance, good = (
+        [Item(f"{n:03d}", "", "", h * bonus + rng.random(), h, group=f"q{n % 10}")
+         for n, h in enumerate(hit)]
+        for bonus in (0.0, 0.9)
+    )  # fmt: skip
+    measure = TASKS["qbe"].measures[0]
+    gain = change_of("qbe", [good], [chance]).gain
+    assert gain == pytest.approx(100 * (measure.value(good) - measure.value(chance)))
+    assert gain > 10
+    none = [Item(i.id, "", "", i.amount, 0.0, group=i.group) for i in good]
+    assert np.isnan(measure.value(none)), "no query has a hit"
+
+
 def test_the_rule_goes_by_the_bound_and_not_by_the_point() -> None:
     base = {"sid": [solved(0.3, 0)], "pr": [solved(0.3, 0)]}
     flip = [Item(i.id, "", "", 1 - i.amount if int(i.id) % 19 == 0 else i.amount, 1.0)
@@ -69,6 +85,8 @@ def test_front_and_choice() -> None:
                     made(0.75, 0.6, 0.45), made(1, 0.9, 0.2)], ["sid"], Rule(15.0))  # fmt: skip
     assert [one.front for one in found] == [True, True, False, True, True]
     assert [one.within for one in found] == [True, True, True, True, False]
+    assert not judged([made(0, 0.3, 0.5), (point(1), "", {"sid": [solved(0.9, 0)]})], ["sid"],
+                      Rule(15.0))[1].within, "what failed is not kept"  # fmt: skip
     choice = chosen(found)
     assert choice is not None
     assert choice.point.alpha == 0.25, "of equal gains the smaller alpha"

@@ -176,8 +176,8 @@ def suggestion(found: Mapping[str, Any]) -> str:
         axes.axvline(
             found["alpha"], color=LIGHT["ink"], linewidth=1, linestyle=(0, (1, 2)), label=label
         )
-        low = min((v for key in ("gain", "drift") for v in found[key]), default=0.0)
-        axes.set_ylim(min(-0.1, low - 0.05), 1.15)
+        shown = [0.0, 1.0, *found["gain"], *found["drift"]]
+        axes.set_ylim(min(shown) - 0.1, max(shown) + 0.1)
         axes.set_xlabel("alpha (0 base, 1 tuned)")
         axes.set_ylabel("share of what alpha 1 has")
         axes.legend(frameon=False, fontsize=9)

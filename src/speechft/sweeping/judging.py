@@ -25,7 +25,8 @@ class Change:
     value: float
     """The figure of the merged encoder, mean over probe seeds."""
     gain: float
-    """Points better than the base; negative where it is worse."""
+    """Points better than the base, negative where it is worse; of a figure that runs from 0 to 1
+    a point is a hundredth."""
     interval: tuple[float, float]
     """Paired interval of the gain, at `LEVEL`, over groups of items where they have some."""
 
@@ -80,7 +81,7 @@ def change_of(task: str, own: Sequence[Sequence[Item]], base: Sequence[Sequence[
         base: Those of the base, the same utterances.
     """
     measure = find_task(task).measures[0]
-    sign = 1 if measure.higher_is_better else -1
+    sign = (1 if measure.higher_is_better else -1) * (1 if measure.percent else 100)
     values = [_mean(measure, part) for part in (own, base)]
     over_seeds = difference_over_seeds(own, base, level=LEVEL, measure=measure)
     if over_seeds is None:
@@ -107,13 +108,14 @@ def judged(
     """
     base = measured[0][2]
     found = []
-    for point, digest, items in measured:
+    for number, (point, digest, items) in enumerate(measured):
         changes = {t: change_of(t, items[t], base[t]) for t in base if t in items}
         gains = [change.gain for task, change in changes.items() if task in tuned_on]
         others = [change for task, change in changes.items() if task not in tuned_on]
         gain = sum(gains) / len(gains) if gains else None
         kept = min((0.0 - change.lost for change in others), default=None)
-        within = all(rule.keeps(change.lost) for change in others)
+        complete = base.keys() <= changes.keys()  # what is not measured may have been lost
+        within = number == 0 or (complete and all(rule.keeps(change.lost) for change in others))
         found.append(Judged(point, digest, changes, gain, kept, within))
     return on_front(found)
 
