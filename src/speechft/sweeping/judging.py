@@ -88,8 +88,9 @@ def change_of(task: str, own: Sequence[Sequence[Item]], base: Sequence[Sequence[
         _, *ends = paired_difference(own[0], base[0], level=LEVEL, measure=measure)
     else:
         ends = [*over_seeds]
-    low, high = sorted(sign * end for end in ends)
-    return Change(task, measure.name, values[0], sign * (values[0] - values[1]), (low, high))
+    low, high = sorted(sign * end + 0.0 for end in ends)  # -0.0 is 0
+    gain = sign * (values[0] - values[1]) + 0.0
+    return Change(task, measure.name, values[0], gain, (low, high))
 
 
 def _mean(measure: Measure, items: Sequence[Sequence[Item]]) -> float:
