@@ -68,6 +68,19 @@ def test_a_verb_has_the_arguments_of_its_function(verb: str) -> None:
     assert set(named) - first == python - first
 
 
+def test_the_corpus_is_one_option_in_every_verb() -> None:
+    group = typer.main.get_command(cli.app)
+    commands = group.commands  # type: ignore[attr-defined]
+    options = {
+        verb: tuple(option.opts)
+        for verb, command in commands.items()
+        for option in command.params
+        if {"--corpus", "--manifest", "--manifests"} & set(option.opts)
+    }
+    assert {"demo", "run", "finetune", "pretrain", "evaluate", "analyze"} <= set(options)
+    assert set(options.values()) == {("--corpus", "--manifest", "--manifests")}
+
+
 def test_every_field_of_an_evaluation_can_be_given(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

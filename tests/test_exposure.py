@@ -129,3 +129,17 @@ def test_the_cost_of_a_run_follows_from_its_recipe(sessions: Corpus) -> None:
     assert more.encoders == 7
     assert more.gigabytes > cost.gigabytes > 0
     assert "440 updates" in str(more)
+
+
+def test_what_pretraining_heard_is_counted_or_unknown(sessions: Corpus, tmp_path: Path) -> None:
+    items = [Item(cut.id, "", "", 1.0, 1.0) for cut in sessions.split("fold1-test")]
+    arguments = (recipe(), {"*": sessions}, [find_task("er")], {"er": sessions}, tmp_path)
+    [unknown] = mark_overlap([row_of(items, tmp_path)], *arguments)
+    assert unknown.details["pretrained_on"] == "unknown"
+    [marked] = mark_overlap([row_of(items, tmp_path)], *arguments, (sessions,))
+    heard = {cut.id for cut in sessions.split("fold1-train")}
+    tested = {cut.id for n in SESSIONS for cut in sessions.split(f"fold{n}-test")}
+    assert marked.details["pretrained_on"]["utterances"] == [len(heard & tested), 12]
+    elsewhere = dataclasses.replace(sessions, name="another")
+    [other] = mark_overlap([row_of(items, tmp_path)], *arguments, (elsewhere,))
+    assert other.details["pretrained_on"]["utterances"] == [0, 12]

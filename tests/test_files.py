@@ -17,11 +17,11 @@ from speechft.files import (
     encoder_digest,
     file_digest,
     json_digest,
-    read_header,
     read_json,
     weight_files,
     write_json,
 )
+from speechft.headers import read_header
 
 
 def test_header_places_every_tensor(tmp_path: Path) -> None:

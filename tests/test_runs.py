@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
+from speechft import disk, outputs
 from speechft.errors import RunError
+from speechft.outputs import overwriting
 from speechft.runs import STAGE_FILE, lock, publish, stage
 
 
@@ -384,14 +386,12 @@ def test_killed_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
     folders = sorted(item for item in tmp_path.iterdir() if item.name != "old")
     assert len(folders) > 10, "as many moments were tried"
     seen = [held(f / "out") if (f / "out").exists() else set() for f in folders]
-    assert seen.count(set()) == 1, "absent between two renames and at no other moment"
-    assert [texts for texts in seen if texts] == [{"one"}] * seen.index(set()) + [{"two"}] * (
-        len(seen) - seen.index(set()) - 1
-    ), "whole, and old before the two renames and new after them"
+    new = seen.index({"two"})
+    assert seen == [{"one"}] * new + [{"two"}] * (len(seen) - new), "whole, and never absent"
     for folder, before in zip(folders, seen, strict=True):
         with pytest.raises(ZeroDivisionError), publish(folder / "out"):
             raise ZeroDivisionError
-        assert held(folder / "out") == (before or {"one"}), "an error leaves what was there"
+        assert held(folder / "out") == before, "an error leaves what was there"
         write_folder(folder / "out", "three")
         assert held(folder / "out") == {"three"}
         assert [path.name for path in folder.iterdir()] == ["out"]
@@ -399,7 +399,9 @@ def test_killed_at_every_moment_of_a_replacement(tmp_path: Path) -> None:
 
 def test_a_file_and_a_folder_never_replace_each_other(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(RunError, match="cannot write"):
+    with pytest.raises(RunError, match="was not written by this command"):
+        write_folder(tmp_path / "file", "one")
+    with overwriting(True), pytest.raises(RunError, match="cannot write"):
         write_folder(tmp_path / "file", "one")
     write_folder(tmp_path / "folder", "one")
     with pytest.raises(RunError, match="cannot write"), publish(tmp_path / "folder") as hidden:
@@ -416,12 +418,13 @@ def test_what_cannot_take_its_place_leaves_the_old_folder_there(
     replace = os.replace
 
     def refuse(source: Any, target: Any) -> None:
-        if Path(target) == tmp_path / "out" and Path(source).parent.name == ".out.partial":
+        if Path(target) == tmp_path / "out" and Path(source).name == "out":
             full = (tmp_path / "out").exists()
             raise OSError(errno.ENOTEMPTY if full else errno.EIO, "refused")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr(disk, "_exchange", lambda *_: False)  # as on another system
     with pytest.raises(RunError, match="cannot write"):
         write_folder(tmp_path / "out", "two")
     assert held(tmp_path / "out") == {"one"}
@@ -433,3 +436,73 @@ def test_an_output_that_became_a_folder_is_replaced(tmp_path: Path) -> None:
     produce(tmp_path, "two", ("a/leaf", "b"))
     assert (tmp_path / "a" / "leaf").read_text() == (tmp_path / "b").read_text() == "two"
     assert visible(tmp_path) == {"a", "b", STAGE_FILE}
+
+
+def test_what_is_not_ours_stays(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(RunError, match="was not written by this command"):
+        produce(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "mine"
+    with overwriting(True):
+        assert produce(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "one"
+    (tmp_path / "a.txt").write_text("changed by hand")
+    with pytest.raises(RunError, match="was not written by"):
+        produce(tmp_path, "two")
+    assert (tmp_path / "a.txt").read_text() == "changed by hand"
+
+
+@pytest.mark.parametrize("addition", ["notes.txt", "tree/more", ".git/config"])
+def test_a_folder_with_an_addition_stays(addition: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "out", "one")
+    (tmp_path / "out" / addition).parent.mkdir(exist_ok=True)
+    (tmp_path / "out" / addition).write_text("mine")
+    with pytest.raises(RunError, match="already holds"):
+        write_folder(tmp_path / "out", "two")
+    assert (tmp_path / "out" / addition).read_text() == "mine"
+    assert held(tmp_path / "out") == {"one"}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+@pytest.mark.parametrize("place", [".lock", ".partial", ".out.partial"])
+def test_what_is_planted_is_not_followed(place: str, kind: str, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").write_text("precious")
+    folder, planted = tmp_path / "work", tmp_path / "work" / place
+    folder.mkdir()
+    if kind == "link":
+        planted.symlink_to(tmp_path / "victim" / ("file" if place == ".lock" else ""))
+    elif kind == "pipe":
+        os.mkfifo(planted)
+    else:
+        planted.mkdir()
+        (planted / "file").write_text("precious")
+
+    def use() -> None:
+        if place == ".out.partial":
+            write_folder(folder / "out", "one")
+        else:
+            produce(folder)
+
+    if (place, kind) == (".partial", "folder"):
+        use()  # beside work of ours, other things may lie there
+    else:
+        with pytest.raises(RunError):
+            use()
+    assert (tmp_path / "victim" / "file").read_text() == "precious"
+    if kind == "folder":
+        assert (planted / "file").read_text() == "precious"
+
+
+def test_a_whole_folder_is_used_without_permission_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    produce(tmp_path)
+
+    def refuse(*_: Any) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(outputs, "_locked", refuse)
+    assert not produce(tmp_path)
+    with pytest.raises(RunError, match="cannot write"):
+        produce(tmp_path, "two")

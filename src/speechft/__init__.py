@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         compare,
         evaluate,
         finetune,
+        inspect,
         prepare,
         pretrain,
         run,
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from speechft.errors import SpeechftError
     from speechft.evaluation.pipelines import load_pipeline
     from speechft.features.files import extract_files as extract
-    from speechft.features.looks import inspect_anything as inspect
     from speechft.merging import interpolate_, merge
 
 from speechft.version import __version__
@@ -58,7 +58,7 @@ _HOMES = {
     "evaluate": "speechft.api",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
-    "inspect": "speechft.features.looks:inspect_anything",
+    "inspect": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",
     "load_pipeline": "speechft.evaluation.pipelines",

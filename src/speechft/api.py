@@ -7,15 +7,21 @@ inside the functions.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.outputs import overwriting
+
 if TYPE_CHECKING:
     from speechft.analysis.rows import AnalysisRow
     from speechft.data.manifest import Corpus
+    from speechft.encoders.inspection import Inspection
     from speechft.evaluation.compare import Difference
     from speechft.evaluation.superb_table import SuperbTable
+    from speechft.features.looks import DataInspection
+    from speechft.merging.bases import BaseRanking
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
     from speechft.sweeping.search import Search
@@ -31,6 +37,7 @@ def run(
     corpus: PathLike | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     command: str = "speechft.run(...)",
     **settings: Any,
 ) -> Summary | None:
@@ -45,6 +52,7 @@ def run(
         corpus: Takes the place of the recipe's ``data.corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Changes of the recipe as text, ``section.key=value``.
+        overwrite: Replace what no command of ours wrote, too.
         command: What the report says how it was made.
         **settings: Changes of the recipe.
 
@@ -61,7 +69,7 @@ def run(
     from speechft.recipe import Recipe, load_recipe
 
     changes = _changes(settings, {"data.corpus": corpus})
-    with use_device(device), main_process_scope(follow) as first:
+    with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
         if not first:
             return None
         loaded = load_recipe(Recipe, recipe, overrides, changes)
@@ -76,6 +84,7 @@ def finetune(
     corpus: PathLike | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Path:
     """Fine-tune the encoder of a recipe; several processes as for `run`.
@@ -87,6 +96,7 @@ def finetune(
         corpus: Takes the place of the recipe's ``data.corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Changes of the recipe as text, ``section.key=value``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Changes of the recipe: ``encoder="facebook/hubert-base-ls960"``.
 
     Returns:
@@ -103,7 +113,7 @@ def finetune(
 
     folder = _folder(out)
     changes = _changes(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
-    with use_device(device), main_process_scope(follow) as first:
+    with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
         if first:
             loaded = load_recipe(Recipe, recipe, overrides, changes)
             return pipeline.finetune_recipe(loaded, folder)
@@ -117,6 +127,7 @@ def pretrain(
     corpus: PathLike | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Path:
     """Pre-train an encoder by a recipe; run it again to go on.
@@ -127,6 +138,7 @@ def pretrain(
         corpus: Takes the place of the recipe's ``corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Changes of the recipe as text, ``section.key=value``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Changes of the recipe.
 
     Returns:
@@ -151,11 +163,13 @@ def pretrain(
     for name, encoder in (("start", config.start_from), ("targets", config.targets.source)):
         if encoder is not None:
             inputs[name] = digest_of(encoder)
-    with lock(folder):
+    with overwriting(overwrite), lock(folder):
         inputs["corpus"] = (found := find_corpus(config.corpus, folder / "corpus")).digest
+    job: Any = {"name": "pretrain", "config": config.as_dict(), "inputs": inputs}
     with (
+        overwriting(overwrite),
         use_device(device),
-        stage(folder, name="pretrain", config=config.as_dict(), inputs=inputs) as work,
+        stage(folder, outputs=("encoder", "targets.npz"), **job) as work,
     ):
         if not work.done:
             pretraining.pretrain(config, found, work.scratch)
@@ -180,6 +194,7 @@ def evaluate(
     device: str = "auto",
     language_model: PathLike | None = None,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> list[ResultRow]:
     """Evaluate frozen encoders with probes; run it again to go on.
@@ -205,6 +220,7 @@ def evaluate(
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         language_model: Word n-gram model, ``.arpa`` or ``.arpa.gz``: a second figure of ``asr``.
         overrides: Further fields of `EvaluationConfig` as text, ``beam_search.weight=1.5``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Further fields: ``beam_search__weight=1.5``.
 
     Returns:
@@ -231,7 +247,7 @@ def evaluate(
         "language_model": None if language_model is None else str(language_model),
     }
     config = evaluation_config(given, overrides, _changes(settings, {}))
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
 
 
@@ -525,6 +541,28 @@ def superb_table(results: PathLike | Sequence[PathLike]) -> SuperbTable:
     return tables.superb_table([r for file in _result_files(results) for r in read_rows(file)])
 
 
+def inspect(
+    name: PathLike, config: PathLike | None = None, bases: PathLike | None = None
+) -> Inspection | DataInspection | BaseRanking:
+    """Say what an encoder or data is, and what can be done with it.
+
+    Args:
+        name: An encoder, checkpoint, recording, table, manifest, folder or prepared corpus.
+        config: Configuration of a checkpoint that does not tell it.
+        bases: Folder: rank the encoders below it by whether ``name`` was tuned from them.
+
+    Raises:
+        SpeechftError: It is none of these, or cannot be read.
+    """
+    if bases is not None:
+        from speechft.merging.bases import rank_bases
+
+        return rank_bases(name, bases)
+    from speechft.features.looks import inspect_anything
+
+    return inspect_anything(name, config)
+
+
 def _result_files(results: PathLike | Sequence[PathLike]) -> list[Path]:
     places = [_folder(place) for place in _texts(results)]
     return [place / "results.jsonl" if place.is_dir() else place for place in places]
@@ -541,6 +579,7 @@ def prepare(
     shards: PathLike | None = None,
     shard_size: int = 1000,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Corpus:
     """Turn a corpus as it came out of its archive into manifests.
@@ -555,6 +594,7 @@ def prepare(
         shards: Also write Lhotse Shar here, and return that corpus.
         shard_size: Recordings a shard.
         overrides: Settings of the corpus as text, ``subset=first-10h``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Settings of the corpus: ``subset="first-10h"``.
 
     Returns:
@@ -570,14 +610,15 @@ def prepare(
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
     texts = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
     place = None if out is None else _folder(out)
-    found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)
-    if shards is None:
-        return found
-    return export_shards(found, _folder(shards), shard_size=shard_size)
+    with overwriting(overwrite):
+        found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)
+        if shards is None:
+            return found
+        return export_shards(found, _folder(shards), shard_size=shard_size)
 
 
 def _folder(path: PathLike) -> Path:
-    return Path(path).expanduser()
+    return Path(os.path.expanduser(path))
 
 
 def _names(given: str | Sequence[str]) -> tuple[str, ...]:

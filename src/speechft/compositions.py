@@ -135,12 +135,13 @@ class Composer:
         inputs |= (
             {"corpus": corpus.digest} if same else {f"corpus {n}": d for n, d in digests.items()}
         )
-        with stage(folder, name="finetune", config=settings, inputs=inputs) as work:
+        job: Any = {"name": "finetune", "config": settings, "inputs": inputs}
+        with stage(folder, outputs=("encoder", "history.json"), **job) as work:
             if not work.done:
-                job = {"config": config, "base": base, "corpus": corpus, "folder": work.scratch}
-                job["seed"] = self.recipe.seed
-                with shared_job({**job, "corpus": _light(corpus)}):
-                    finetune(**job, cache=self.cache)
+                task = {"config": config, "base": base, "corpus": corpus, "folder": work.scratch}
+                task["seed"] = self.recipe.seed
+                with shared_job({**task, "corpus": _light(corpus)}):
+                    finetune(**task, cache=self.cache)
         return folder / "encoder"
 
     def _merge(self, base: str, tuned: Sequence[Path], alpha: float | None, place: str) -> Path:

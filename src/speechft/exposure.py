@@ -1,4 +1,4 @@
-"""What the fine-tunings of a run hear: what it costs, and which of the probes' tests are in it."""
+"""What the encoders of a run have heard: its cost, and which of the probes' tests are in it."""
 
 from __future__ import annotations
 
@@ -89,6 +89,7 @@ def mark_overlap(
     tasks: Sequence[Task],
     where: Mapping[str, Corpus],
     folder: Path,
+    pretrained: Sequence[Corpus] = (),
 ) -> list[ResultRow]:
     """Say in every row how much of its test data was tuned on, and give the figure without it.
 
@@ -98,16 +99,34 @@ def mark_overlap(
     a single fold of the items that were not; ``None`` where nothing is left. Pre-trained encoders
     have it too, so that it can be compared.
 
-    What pre-training heard is not known here, and names are compared within a corpus only.
+    ``details["pretrained_on"]`` counts the same in the training speech of the corpora that
+    pre-training heard, or is ``"unknown"`` where the recipe names none. Names are compared within a
+    corpus only.
+
+    Args:
+        rows: Of the run.
+        recipe: What was run.
+        corpora: Tuned on, by task, ``*`` for the others.
+        tasks: Evaluated.
+        where: The corpus that each was evaluated on.
+        folder: Of the run, where the scored items lie.
+        pretrained: Heard by the encoder before.
     """
     heard: dict[str, dict[str, set[str]]] = {}
+    before: dict[str, dict[str, set[str]]] = {}
+    for corpus in pretrained:
+        _add(before.setdefault(corpus.name, {}), corpus.split(corpus.tuning_splits()[0]))
     for strategy in list(recipe.merged_at())[:1]:  # all of them tune on the same data
         for config, task, corpus, _ in _heard(recipe, strategy, corpora):
             for split in _splits(config, task, corpus):
                 if corpus.statistics.get(split, {}).get("utterances"):
                     _add(heard.setdefault(corpus.name, {}), corpus.split(split))
     found = {task.name: _overlap(task, where[task.name], heard) for task in tasks}
-    return [_marked(row, *found[row.task], folder) for row in rows]
+    earlier: dict[str, Any] = {
+        task.name: _overlap(task, where[task.name], before)[0] if pretrained else "unknown"
+        for task in tasks
+    }
+    return [_marked(row, earlier[row.task], *found[row.task], folder) for row in rows]
 
 
 _KINDS = ("utterances", "speakers", "sessions")
@@ -134,9 +153,18 @@ def _overlap(
 
 
 def _marked(
-    row: ResultRow, counts: Mapping[str, list[int]], seen: set[str], folds: set[int], folder: Path
+    row: ResultRow,
+    earlier: Any,
+    counts: Mapping[str, list[int]],
+    seen: set[str],
+    folds: set[int],
+    folder: Path,
 ) -> ResultRow:
-    details: dict[str, Any] = {**row.details, "tuned_on": dict(counts)}
+    details: dict[str, Any] = {
+        **row.details,
+        "pretrained_on": earlier,
+        "tuned_on": dict(counts),
+    }
     if seen and row.predictions is not None:
         items = items_of(row, folder)
         if any(item.fold for item in items):

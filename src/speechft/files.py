@@ -1,4 +1,4 @@
-"""Files: atomic writing, JSON and YAML, digests, safetensors headers without torch."""
+"""Files: atomic writing, JSON and YAML, digests, the files of an encoder folder."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import errno
 import hashlib
 import json
 import os
-import re
-import shutil
-import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from speechft.disk import reading, remove, swap, sync_folder, sync_tree, system_refusal
+from speechft.documents import MAX_YAML, parse_json, parse_yaml, read_limited
 from speechft.errors import CheckpointError, ConfigError, RunError
 
 CONFIG_NAME = "config.json"
@@ -24,21 +21,6 @@ INDEX_NAME = "model.safetensors.index.json"
 PROCESSOR_NAME = "preprocessor_config.json"
 NESTED_PROCESSOR_NAME = "processor_config.json"
 """Where a ``Wav2Vec2Processor`` of transformers 5 puts the same, under ``feature_extractor``."""
-
-MAX_HEADER_BYTES = 100_000_000
-
-
-@dataclass(frozen=True)
-class TensorEntry:
-    """Where one tensor lies in a safetensors file."""
-
-    name: str
-    dtype: str
-    """Safetensors name of the type: F32, F16, BF16, I64, ..."""
-    shape: tuple[int, ...]
-    start: int
-    """Offset of the first byte from the beginning of the file."""
-    nbytes: int
 
 
 @contextlib.contextmanager
@@ -58,54 +40,17 @@ def write_beside(out: Path, hidden: Path) -> Iterator[None]:
         out.parent.mkdir(parents=True, exist_ok=True)
         remove(hidden)
         yield
-        _sync_tree(hidden)
-        swap(hidden, out, aside_of(out))
+        sync_tree(hidden)
+        swap(hidden, out, hidden.with_name(f"{hidden.name}.old"))
         sync_folder(out.parent)
-    except OSError as error:
-        raise write_error(out, error) from error
+    except Exception as error:
+        refused = system_refusal(error, out.parent)
+        if refused is None:
+            raise
+        raise write_error(out, refused) from error
     finally:
         with contextlib.suppress(OSError):
             remove(hidden)
-
-
-def swap(new: Path, out: Path, aside: Path) -> None:
-    """Put a file or a folder in the place of another, which is gone afterwards.
-
-    A file, or an empty folder, is replaced in one step. A folder that holds something is renamed to
-    ``aside`` first and removed from there, so that the final name is never absent longer than a
-    rename takes, and nothing half-removed ever bears it. A file never replaces a folder.
-
-    Args:
-        new: Complete, and on the disk.
-        out: The final name.
-        aside: Where the old folder goes meanwhile; what is there is removed.
-    """
-    try:
-        os.replace(new, out)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        remove(aside)
-        os.replace(out, aside)
-        try:
-            os.replace(new, out)
-        except BaseException:
-            os.replace(aside, out)
-            raise
-        remove(aside)
-
-
-def aside_of(out: Path) -> Path:
-    """Return where a folder goes while another takes its place."""
-    return out.with_name(f".{out.name}.old")
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with what it holds; nothing where there is nothing."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -116,16 +61,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         RunError: The disk is full, or the folder cannot be written.
     """
     hidden = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with write_beside(path, hidden), open(hidden, "wb") as file:
+    with write_beside(path, hidden), open(hidden, "xb") as file:
         yield cast(BinaryIO, file)
-
-
-def _sync_tree(path: Path) -> None:
-    """Make a file, or a folder with what it holds, durable."""
-    for item in sorted(path.rglob("*"), reverse=True) if path.is_dir() else ():
-        if not item.is_symlink():
-            sync_folder(item)
-    sync_folder(path)
 
 
 def write_error(path: Path, error: OSError) -> RunError:
@@ -133,15 +70,6 @@ def write_error(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"no space left to write {path}", hint="free some space and run it again")
     return RunError(f"cannot write {path}: {error.strerror or error}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable, or the content of a file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -164,49 +92,14 @@ def read_json(path: Path) -> Any:
     """Read JSON.
 
     Raises:
-        CheckpointError: The file is missing or is not JSON.
+        CheckpointError: The file is missing, too large, or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(read_limited(path), unique=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from None
-
-
-def parse_yaml(text: str) -> Any:
-    """Return what a text is by the core schema of YAML 1.2, which has no dates and no octals.
-
-    Raises:
-        YAMLError: It is no YAML.
-    """
-    import yaml
-
-    return yaml.load(text, Loader=_core_loader())
-
-
-@cache
-def _core_loader() -> Any:
-    import yaml
-
-    base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C where PyYAML has it: 10 times
-    loader: Any = type("CoreLoader", (base,), {"yaml_implicit_resolvers": {}})
-    signs = list("-+0123456789")
-    for tag, pattern, first in (
-        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-        ("int", r"[-+]?(0|[1-9][0-9]*)", signs),
-        (
-            "float",
-            r"[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
-            r"|\.(nan|NaN|NAN)",
-            [*signs, "."],
-        ),
-        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-        ("merge", r"<<", ["<"]),
-    ):
-        whole = re.compile(f"^(?:{pattern})$")
-        loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", whole, first)
-    return loader
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -221,7 +114,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = parse_yaml(path.expanduser().read_text(encoding="utf-8"))
+        content = parse_yaml(read_limited(os.path.expanduser(path), MAX_YAML).decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -254,7 +147,7 @@ def read_processor(folder: Path) -> dict[str, Any] | None:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file as hexadecimal text."""
-    with open(path, "rb") as file:
+    with reading(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -264,53 +157,40 @@ def json_digest(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
-    """Read the header of a safetensors file: its tensors by name, and its metadata.
-
-    Raises:
-        CheckpointError: The file is missing, truncated, or not a safetensors file.
-    """
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            prefix = file.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1
-            if not 0 < length <= min(size - 8, MAX_HEADER_BYTES):
-                raise ValueError("the header is incomplete")
-            header = json.loads(file.read(length))
-        metadata = header.pop("__metadata__", {})
-        entries = {}
-        for name, item in header.items():
-            start, end = item["data_offsets"]
-            if not 0 <= start <= end <= size - 8 - length:
-                raise ValueError(f"tensor {name!r} reaches past the end of the file")
-            shape = tuple(int(n) for n in item["shape"])
-            entries[name] = TensorEntry(name, item["dtype"], shape, 8 + length + start, end - start)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is not a complete safetensors file: {error}",
-            hint="it may be truncated; copy or download it again",
-        ) from None
-    return entries, metadata
-
-
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of an encoder folder, sharded or not, in order.
 
     Raises:
-        CheckpointError: The folder holds no safetensors weights.
+        CheckpointError: The folder holds no safetensors weights, or its index is damaged.
     """
     if (folder / WEIGHTS_NAME).is_file():
         return [folder / WEIGHTS_NAME]
     if (folder / INDEX_NAME).is_file():
-        names = sorted(set(read_json(folder / INDEX_NAME)["weight_map"].values()))
-        return [folder / name for name in names]
+        return indexed_files(folder / INDEX_NAME)
     raise CheckpointError(
         f"{folder} holds no {WEIGHTS_NAME}",
         hint="an encoder is a folder with config.json and model.safetensors",
     )
+
+
+def indexed_files(index: Path) -> list[Path]:
+    """Return the files that an index of shards names; all lie in its own folder.
+
+    Raises:
+        CheckpointError: It has no ``weight_map``, or that names something else than such files.
+    """
+    content = read_json(index)
+    where = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{index} has no weight_map from names of tensors to files")
+    for tensor, name in where.items():
+        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+            raise CheckpointError(
+                f"{index}: weight_map puts {tensor!r} into {str(name)[:80]!r}, expected the name "
+                "of a file beside it",
+                hint="shards lie in the folder of their index; nothing else is read",
+            )
+    return [index.parent / name for name in sorted(set(where.values()))]
 
 
 def encoder_digest(folder: Path) -> str:

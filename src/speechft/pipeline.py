@@ -6,17 +6,18 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechft.analysis.settings import read_settings
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.console import log, print_table
+from speechft.config import as_yaml
+from speechft.console import log, print_table, say
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import FEATURES, digest_of
-from speechft.errors import ConfigError
+from speechft.errors import ConfigError, DataError
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import RANDOM
 from speechft.evaluation.encoders import evaluate as evaluate
@@ -28,13 +29,17 @@ from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_text
 from speechft.finetuning.config import Strategy
+from speechft.naming import masked, public, public_name
+from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
 from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, write_rows
-from speechft.runs import lock, publish
+from speechft.runs import has_stage, lock, publish
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
 from speechft.version import __version__
+
+_FILES = ("recipe.yaml", "results.jsonl", "report.html")
 
 
 @dataclass
@@ -48,6 +53,8 @@ class Run:
     tasks: list[Task]
     evaluated: dict[str, Corpus]
     """The corpus that each task is evaluated on."""
+    pretrained: tuple[Corpus, ...] = ()
+    """Heard by the encoder before."""
     cache: DownsamplerCache = field(default_factory=DownsamplerCache)
     seconds: dict[str, float] = field(default_factory=dict)
     failures: Failures = field(default_factory=Failures)
@@ -90,6 +97,8 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
     """
     with lock(folder):
         started = time.monotonic()
+        for name in (*_FILES, "tuned", "merged"):
+            check_own(folder / name, earlier=lambda: _is_earlier(folder))
         state = _open(recipe, folder, started)
         models = _compose(state)
         main = models[recipe.finetuning.strategy]
@@ -102,10 +111,12 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
             state.tasks,
             state.evaluated,
             folder,
+            state.pretrained,
         )
         curve = _curve(state, rows, main)
         said = _analyse(state, main)
-        write_rows(folder / "results.jsonl", [*rows, *_between(rows, curve)])
+        with _replacing(folder, "results.jsonl") as hidden:
+            write_rows(hidden, [*rows, *_between(rows, curve)])
         failed = state.failures.tasks
         rows, curve = ([r for r in part if r.task not in failed] for part in (rows, curve))
         if not rows:
@@ -113,7 +124,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         with state.timed("report"):
             summary = _report(state, rows, curve, models, command)
         if said:
-            print("\n".join(said))
+            say("\n".join(said))
         state.failures.raise_any(folder)
         return summary
 
@@ -123,6 +134,8 @@ def finetune_recipe(recipe: Recipe, folder: Path) -> Path:
     check_recipe(recipe)
     config = recipe.finetuning
     with lock(folder):
+        if recipe.composition.kind != "single":
+            check_own(folder / "encoder", earlier=lambda: _is_earlier(folder))
         digest_of(recipe.encoder)
         composer = Composer(recipe, _corpora(recipe, folder), folder)
         if recipe.composition.kind != "single":
@@ -159,11 +172,24 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
         tasks, evaluated = tasks_of(recipe.evaluation, by_task), by_task
     else:
         tasks, evaluated = assign_tasks(recipe.evaluation, list(further.values()) or [corpus])
-    state = Run(recipe, folder, corpus, corpora, tasks, evaluated)
+    heard = _pretraining(recipe, further, folder)
+    state = Run(recipe, folder, corpus, corpora, tasks, evaluated, heard)
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
-    write_text(folder / "recipe.yaml", recipe.as_yaml())
+    with _replacing(folder, "recipe.yaml") as hidden:
+        write_text(hidden, masked(recipe.as_yaml()))
     return state
+
+
+def _pretraining(recipe: Recipe, opened: Mapping[str, Corpus], folder: Path) -> tuple[Corpus, ...]:
+    """Open what pre-training heard; what is not prepared is said, and counted nowhere."""
+    found = []
+    for number, name in enumerate(dict.fromkeys(recipe.data.pretraining), 1):
+        try:
+            found.append(opened.get(name) or find_corpus(name, folder / f"corpus-heard-{number}"))
+        except DataError as error:
+            log(f"pre-training heard {name}, which is not prepared: not compared ({error})")
+    return tuple(found)
 
 
 def _evaluation_corpora(recipe: Recipe) -> dict[str, str]:
@@ -207,8 +233,17 @@ def _compose(state: Run) -> dict[Strategy, Models]:
 
 def _export(source: Path, target: Path) -> None:
     """Put an encoder where users look for it, as links to the stage's files where possible."""
-    with publish(target) as hidden:
+    with publish(target, earlier=lambda: _is_earlier(target.parent)) as hidden:
         shutil.copytree(source, hidden, copy_function=_link)
+
+
+def _replacing(folder: Path, name: str) -> AbstractContextManager[Path]:
+    return replacing(folder / name, earlier=lambda: _is_earlier(folder))
+
+
+def _is_earlier(folder: Path) -> bool:
+    """Return whether a version that kept no record of its files ran a recipe here."""
+    return not (folder / RECORD_NAME).exists() and has_stage(folder / "finetuning")
 
 
 def _link(source: str, target: str) -> None:
@@ -370,18 +405,19 @@ def _report(
         curve=tuple(mean_over_seeds(curve)),
         scores=by_encoder,
         histories=histories,
-        recipe=recipe.as_yaml(),
+        recipe=as_yaml(public(recipe.as_dict())),
         facts=_facts(state, command),
         superb=superb,
         colours=colours(judgements),
     )
-    write_report(report, folder / "report.html")
+    with _replacing(folder, "report.html") as hidden:
+        write_report(report, hidden)
     header, cells = table(shown, by_encoder)
     print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
     if superb is not None:
         print_table("SUPERB_S beside published rows", *superb.cells(brief=True))
-        print("\n".join(superb.notes))
-    print("\n".join(said))
+        say("\n".join(superb.notes))
+    say("\n".join(said))
     log(f"report: {folder / 'report.html'}")
     return Summary(rows, curve, said, folder / "report.html")
 
@@ -390,7 +426,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
     import torch
     import transformers
 
-    corpus = state.corpus
+    corpus, base = state.corpus, state.recipe.encoder
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
     times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
     versions = f"speechft {__version__}, torch {torch.__version__}"
@@ -401,7 +437,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
         "corpus": f"{corpus.name}, digest {corpus.digest[:12]}; utterances: {sizes}",
         **({"corpora of the evaluation": evaluated} if evaluated else {}),
         "licence of the data": str(corpus.info.get("licence", "not known")),
-        "encoder": f"{state.recipe.encoder}, sha256 {digest_of(state.recipe.encoder)[:12]}",
+        "encoder": f"{public_name(base)}, sha256 {digest_of(base)[:12]}",
         "time of this run": times,
         "versions": f"{versions}, transformers {transformers.__version__}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "

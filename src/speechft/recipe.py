@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from speechft.commands import command
 from speechft.config import Config, apply_changes, apply_overrides, build
 from speechft.errors import ConfigError
 from speechft.evaluation.config import EvaluationConfig
@@ -32,6 +33,9 @@ class DataConfig(Config):
     """Corpora of the evaluation, where that is not ``corpus``. Of a list a task takes the first
     that has lists of its own for it, else the first that supports it; of a mapping the one of its
     name, and those of tasks that are not evaluated need not be there."""
+    pretraining: tuple[str, ...] = ()
+    """Prepared corpora whose training speech the encoder heard before, as far as that is known.
+    Every row counts what of its tests was in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +205,7 @@ def load_recipe(
         wanted = " or ".join(verb for verb, made in KINDS.items() if made is kind)
         raise ConfigError(
             f"recipe {name} is for {' or '.join(verbs)}, not for {wanted}",
-            hint=f"speechft {verbs[0]} {name} --out DIR",
+            hint=command(verbs[0], name, out="DIR"),
         )
     content = apply_changes(apply_overrides(content, overrides, kind), (changes or {}).items())
     return build(kind, content, f"recipe {name}")

@@ -5,6 +5,7 @@ Light on purpose: `speechft recipes` needs no configuration classes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def find_recipe(name: str | Path) -> Path:
     packaged = packaged_recipes()
     if str(name) in packaged:
         return packaged[str(name)]
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml"):
         return path
     if str(name) in packaged_bases():
@@ -103,7 +104,7 @@ def _extended(name: Any, path: Path) -> Path:
             hint="for example 'extends: demo' or 'extends: [demo, ../mine.yaml]'",
         )
     if name.endswith((".yaml", ".yml")):
-        base = path.parent / Path(name).expanduser()
+        base = path.parent / Path(os.path.expanduser(name))
         if not base.is_file():
             raise ConfigError(f"{path} extends {name}, but {base} does not exist")
         return base

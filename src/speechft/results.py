@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from speechft.config import Config
+from speechft.documents import read_limited
 from speechft.errors import DataError
 from speechft.files import atomic_write
 
@@ -133,7 +134,7 @@ def read_rows(path: Path) -> list[ResultRow]:
         DataError: The file is missing, or a line is not a result row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = read_limited(path).decode("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"results {path} cannot be read: {reason}") from None

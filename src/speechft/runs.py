@@ -2,40 +2,34 @@
 
 A stage works in ``FOLDER/.partial/<key>`` where an interrupted run finds what it had done, and
 moves its outputs to ``FOLDER`` when all of them are complete. ``stage.json`` goes first when older
-outputs are replaced and comes last with the new ones: a folder that holds it is whole.
+outputs are replaced and comes last with the new ones: a folder that holds it is whole. Between the
+two ``.moving.json`` says what is on its way; whoever opens the folder next brings it to its end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from speechft.console import warn
+from speechft.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.errors import CheckpointError, RunError
-from speechft.files import (
-    aside_of,
-    json_digest,
-    read_json,
-    remove,
-    swap,
-    sync_folder,
-    write_beside,
-    write_error,
-    write_json,
-)
+from speechft.files import json_digest, read_json, write_error, write_json
+from speechft.naming import public
+from speechft.outputs import fingerprints, foreign, is_unwritable, make_scratch, refuse, written_at
+from speechft.outputs import lock as lock
+from speechft.outputs import publish as publish
 
 STAGE_FILE = "stage.json"
 _MOVING_FILE = ".moving.json"
-"""Names that a publication is about to replace, so that the next one clears up after a crash."""
 _SCHEMA = 1
+_KEY = re.compile(r"[0-9a-f]{16}")
+_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -51,42 +45,58 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(
-    folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
+    folder: Path,
+    *,
+    name: str,
+    config: Any,
+    inputs: Mapping[str, str] | None = None,
+    outputs: tuple[str, ...] = (),
 ) -> Iterator[Stage]:
     """Open the folder of a stage.
 
     Inside the ``with`` block, write outputs into ``stage.scratch`` unless ``stage.done``. A clean
-    end publishes them to ``folder``; an exception leaves them where the next run resumes.
+    end publishes them to ``folder``; an exception leaves them where the next run resumes. A folder
+    that is complete needs no permission to write.
 
     Args:
         folder: Where the outputs go.
         name: Name of the stage.
         config: Resolved configuration of the stage, plain JSON types.
         inputs: Digest of every input by name.
+        outputs: Names that it will surely write; whether somebody else's files are in their place
+            is then seen before the work. All others are seen before they are published.
 
     Raises:
-        RunError: The folder is in use by another process, or cannot be written.
+        RunError: The folder is in use by another process, cannot be written, or holds what no
+            command wrote where an output is to go.
     """
     content = {"schema": _SCHEMA, "stage": name, "config": config, "inputs": dict(inputs or {})}
     key = json_digest(content)
-    with lock(folder):
+    scratch = folder / ".partial" / key[:16]
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock(folder))
+        except RunError as error:
+            if is_unwritable(error) and _is_complete(folder, key):
+                yield Stage(folder, scratch, key, True)
+                return
+            raise
+        _finish_moving(folder)
         done = _is_complete(folder, key)
-        scratch = folder / ".partial" / key[:16]
         if not done:
+            refuse([n for name in outputs for n in _foreign(folder, name)])
             _mention_others(scratch)
-            _make(scratch)
+            make_scratch(scratch.parent)
+            make_scratch(scratch)
+            sweep(scratch, deep=True)
         try:
             yield Stage(folder, scratch, key, done)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise write_error(folder, error) from error
+        except Exception as error:
+            if (refused := disk_refusal(error, folder)) is not None:
+                raise write_error(folder, refused) from error
             raise
-        except SafetensorError as error:  # it wraps errors of the file system in text
-            if f"os error {errno.ENOSPC}" not in str(error):
-                raise
-            raise write_error(folder, OSError(errno.ENOSPC, str(error))) from error
         if not done:
-            _publish(folder, scratch, {"key": key, **content})
+            _publish(folder, scratch, {"key": key, **public(content)})
 
 
 def is_done(
@@ -97,73 +107,37 @@ def is_done(
     return _is_complete(folder, json_digest(content))
 
 
-@contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock ends with the process, however it ends.
-
-    A folder that is made here and into which nothing is written is gone again afterwards.
-
-    Raises:
-        RunError: Another process holds it, or the folder cannot be made.
-    """
-    made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115 - closed below, in the finally clause
-    except OSError as error:
-        raise write_error(folder, error) from None
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"folder {folder} is in use by another process",
-                hint="wait for it to end, or choose another folder with --out",
-            ) from None
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            if made and [path.name for path in folder.iterdir()] == [".lock"]:
-                (folder / ".lock").unlink()
-                folder.rmdir()
-        file.close()
+def invalidate(folder: Path) -> None:
+    """Have a folder no longer count as whole; what lies there stays known as ours."""
+    record = _record(folder / STAGE_FILE)
+    if record["key"] is not None:
+        write_json(folder / STAGE_FILE, {**record, "key": None})
 
 
-@contextlib.contextmanager
-def publish(out: Path) -> Iterator[Path]:
-    """Give a hidden path to write a file or a folder to; at the end it takes the place of ``out``.
+def has_stage(folder: Path) -> bool:
+    """Return whether a stage of ours has been published in a folder or one below it."""
+    return next(folder.rglob(STAGE_FILE), None) is not None if folder.is_dir() else False
 
-    It lies in a folder beside ``out`` that is locked meanwhile, so that two processes cannot mix
-    their work, and the next one clears away what a killed one left and puts back what that one had
-    moved out of the way, see `write_beside`.
 
-    Raises:
-        RunError: ``out`` is being written by another process, or cannot be written.
-    """
-    out = Path(os.path.abspath(out))
-    place = out.with_name(f".{out.name}.partial")
-    with lock(place):
-        try:
-            for path in place.iterdir():
-                if path.name != ".lock":
-                    remove(path)
-            if aside_of(out).is_dir() and not os.path.lexists(out):
-                os.replace(aside_of(out), out)
-            hidden = place / out.name
-            with write_beside(out, hidden):
-                yield hidden
-        finally:
-            remove(place)
+def is_output(path: Path) -> bool:
+    """Return whether a stage of ours wrote what lies there."""
+    return path.name in _record(path.parent / STAGE_FILE)["outputs"]
 
 
 def _record(path: Path) -> dict[str, Any]:
     """Return what a record says; one that is missing or damaged says that there is nothing."""
-    nothing: dict[str, Any] = {"key": None, "outputs": []}
+    nothing: dict[str, Any] = {"key": None, "outputs": [], "written": {}}
     with contextlib.suppress(CheckpointError):
         content = read_json(path)
         if isinstance(content, dict) and isinstance(content.get("outputs"), list):
-            return {**nothing, **content}
+            names = [n for n in content["outputs"] if isinstance(n, str) and _is_name(n)]
+            return {**nothing, **content, "outputs": names}
     return nothing
+
+
+def _is_name(name: str) -> bool:
+    """Return whether it is the name of a thing in this folder, not a way out of it."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
 
 
 def _is_complete(folder: Path, key: str) -> bool:
@@ -171,19 +145,12 @@ def _is_complete(folder: Path, key: str) -> bool:
     return record["key"] == key and all((folder / name).exists() for name in record["outputs"])
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from None
-
-
 def _mention_others(scratch: Path) -> None:
     """Say that work of other settings lies there: it is kept until this stage is complete."""
-    if scratch.is_dir() or not scratch.parent.is_dir():
+    if scratch.is_dir() or not scratch.parent.is_dir() or scratch.parent.is_symlink():
         return
     for other in scratch.parent.iterdir():
-        if other.name != "replaced" and any(other.iterdir()):
+        if _KEY.fullmatch(other.name) and other.is_dir() and any(other.iterdir()):
             warn(
                 f"{scratch.parent.parent} was begun with other settings; with them it would go on, "
                 "with these it starts anew"
@@ -191,26 +158,104 @@ def _mention_others(scratch: Path) -> None:
             return
 
 
+def _foreign(folder: Path, name: str, new: Path | None = None) -> list[str]:
+    """Return what lies in the place of an output and was not written by a stage here.
+
+    What an older version wrote is known by its name alone; see `STAGE_FILE`.
+    """
+    for record in (_record(folder / STAGE_FILE), _record(folder / _MOVING_FILE)):
+        if name in record["outputs"]:
+            written = record["written"].get(name) if isinstance(record["written"], dict) else None
+            return foreign(folder / name, written, new) if isinstance(written, dict) else []
+    return foreign(folder / name, written_at(folder / name), new)
+
+
 def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:
-    moving, replaced = folder / _MOVING_FILE, scratch.parent / "replaced"
+    """Move outputs to their place, see the module; from the journal on it cannot get lost."""
     try:
         outputs = sorted(path.name for path in scratch.iterdir() if not path.name.startswith("."))
-        old = [_record(path)["outputs"] for path in (folder / STAGE_FILE, moving)]
-        stale = sorted({*outputs, *old[0], *old[1]})
-        write_json(moving, {"outputs": stale})
-        (folder / STAGE_FILE).unlink(missing_ok=True)
-        sync_folder(folder)
-        remove(replaced)
-        replaced.mkdir()
-        for name in stale:  # renamed, not removed: nothing half-removed has a final name
-            if name not in outputs or (scratch / name).is_dir() != (folder / name).is_dir():
-                with contextlib.suppress(FileNotFoundError):
-                    os.replace(folder / name, replaced / name)
+        old = [_record(path)["outputs"] for path in (folder / STAGE_FILE, folder / _MOVING_FILE)]
+        stale = sorted({*old[0], *old[1]} - {*outputs})
+        refuse([n for name in outputs for n in _foreign(folder, name, scratch / name)])
+        refuse([n for name in stale for n in _foreign(folder, name)])
+        written = {name: fingerprints(scratch / name) for name in outputs}
+        journal = {**record, "outputs": outputs, "written": written, "stale": stale}
         for name in outputs:
-            swap(scratch / name, folder / name, replaced / name)
-        sync_folder(folder)
-        write_json(folder / STAGE_FILE, {**record, "outputs": outputs})
-        moving.unlink()
-        remove(scratch.parent)
+            _sync_names(scratch / name)
+        sync_folder(scratch)
+        write_json(folder / _MOVING_FILE, journal)
+        _move(folder, journal)
     except OSError as error:
         raise write_error(folder, error) from error
+
+
+def _sync_names(path: Path) -> None:
+    """Make the folders of an output durable; files were made so as they were written."""
+    if path.is_dir():
+        for item in path.rglob("*"):
+            if item.is_dir() and not item.is_symlink():
+                sync_folder(item)
+        sync_folder(path)
+
+
+def _finish_moving(folder: Path) -> None:
+    """Bring the publication of a killed process to its end, or have its stage done again."""
+    moving = folder / _MOVING_FILE
+    if not os.path.lexists(moving):
+        return
+    journal = _record(moving)
+    key, stale, written = journal["key"], journal.get("stale"), journal["written"]
+    try:
+        if not (
+            isinstance(key, str) and isinstance(stale, list) and isinstance(written, dict)
+        ):  # of a version up to 2026-11:
+            _remove_scratch(folder)  # what it had not yet moved is half of its work
+            return
+        journal["written"] = {n: written.get(n) for n in journal["outputs"]}
+        journal["stale"] = [n for n in stale if isinstance(n, str) and _is_name(n)]
+        scratch = folder / ".partial" / key[:16]
+        if not scratch.parent.is_symlink() and all(
+            (scratch / n).exists() or (folder / n).exists() for n in journal["outputs"]
+        ):
+            _move(folder, journal)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def _move(folder: Path, journal: Mapping[str, Any]) -> None:
+    """Do what a journal says; begun again after a kill it goes on."""
+    scratch = folder / ".partial" / str(journal["key"])[:16]
+    replaced = scratch.parent / _REPLACED
+    outputs, stale = journal["outputs"], journal["stale"]
+    (folder / STAGE_FILE).unlink(missing_ok=True)
+    sync_folder(folder)
+    remove(replaced)
+    if scratch.is_dir():  # renamed, not removed: nothing half-removed has a final name
+        replaced.mkdir()
+        for name in stale:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / name, replaced / name)
+        for name in outputs:
+            new, out = scratch / name, folder / name
+            if not os.path.lexists(new) or fingerprints(new) != journal["written"][name]:
+                continue  # moved before the kill: what is there, if anything, is what it replaced
+            if os.path.lexists(out) and new.is_dir() != (out.is_dir() and not out.is_symlink()):
+                os.replace(out, replaced / name)
+            swap(new, out, replaced / name)
+    sync_folder(folder)
+    record = {name: value for name, value in journal.items() if name != "stale"}
+    write_json(folder / STAGE_FILE, record)
+    (folder / _MOVING_FILE).unlink()
+    _remove_scratch(folder)
+
+
+def _remove_scratch(folder: Path) -> None:
+    """Remove unfinished work of stages, and nothing else that lies under that name."""
+    partial = folder / ".partial"
+    if partial.is_symlink() or not partial.is_dir():
+        return
+    for path in partial.iterdir():
+        if path.name == _REPLACED or _KEY.fullmatch(path.name):
+            remove(path)
+    with contextlib.suppress(OSError):
+        partial.rmdir()

@@ -18,9 +18,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import BaseModel
 
-from speechft.files import parse_yaml
+from speechft.documents import parse_yaml
 
 _BOOLS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_DIGITS = 4_000
+"""Digits of a whole number; Python itself reads no more than 4,300."""
 _NOTHING = frozenset({"", "~", "null", "none"})
 _LISTS = (list, tuple, set, frozenset, Sequence)
 MAPPINGS = (dict, Mapping)
@@ -86,7 +88,7 @@ def _bool(text: str, or_text: bool) -> bool | None:
 
 def _int(text: str, or_text: bool) -> int | None:
     pattern = r"[-+]?(0|[1-9]\d*)" if or_text else r"[-+]?\d+(_\d+)*"
-    if re.fullmatch(pattern, text):
+    if re.fullmatch(pattern, text, re.ASCII) and len(text) <= _DIGITS:
         return int(text)
     if not or_text and (value := _float(text, False)) is not None and value.is_integer():
         return int(value)
@@ -94,7 +96,9 @@ def _int(text: str, or_text: bool) -> int | None:
 
 
 def _float(text: str, or_text: bool) -> float | None:
-    if or_text and not re.fullmatch(r"[-+]?((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\.inf|\.nan)", text):
+    if or_text and not re.fullmatch(
+        r"[-+]?((\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|\.inf|\.nan)", text, re.ASCII
+    ):
         return None
     with contextlib.suppress(ValueError):
         return float(text.replace(".inf", "inf").replace(".nan", "nan"))
@@ -115,7 +119,7 @@ def _quoted(text: str) -> str | None:
 def _nested(text: str, kinds: list[Any]) -> Any:
     """Return a list or a section whose parts are typed by the schema."""
     try:
-        value = yaml.load(text, Loader=yaml.BaseLoader)  # every part stays text
+        value = parse_yaml(text, typed=False)
     except yaml.YAMLError:
         return text.strip()
     for kind in kinds:

@@ -68,19 +68,19 @@ def csv(tmp_path: Path) -> Path:
     return path
 
 
-def prepare(csv: Path, out: Path, *options: str) -> None:
+def prepare(csv: Path, out: Path, *options: str, code: int = 0) -> None:
     given = ["prepare", "generic", str(csv), "--out", str(out), *options]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["speechft", *given])
         with pytest.raises(SystemExit) as stop:
             cli.main()
-    assert not stop.value.code
+    assert (stop.value.code or 0) == code
 
 
 def test_summary_of_a_corpus(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prepare(csv, tmp_path / "out")
     text = capsys.readouterr().out
-    for part in ("my", "train", "speaker", f"corpus: {tmp_path / 'out'}", "next: speechft run"):
+    for part in ("my", "train", "speaker", f"corpus: {tmp_path / 'out'}", "next: speechft extract"):
         assert part in text
 
 
@@ -92,3 +92,43 @@ def test_summary_of_a_corpus_for_programs(
     assert content["folder"] == str(tmp_path / "out")
     assert content["splits"]["train"]["utterances"] == 1
     assert content["splits"]["train"]["speakers"] == 1
+
+
+def test_what_is_left_out_is_named_and_the_exit_code_tells(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the second time, when nothing is done; and the corpus holds the rest."""
+    (tmp_path / "text.wav").write_text("words")
+    rows = "a.wav,train,anna\ntext.wav,train,anna\ngone.wav,dev,bert\nc.wav,dev,bert\n"
+    soundfile.write(tmp_path / "c.wav", np.full(16_000, 0.2), 16_000)
+    csv.write_text(f"{csv.read_text()}{rows}")
+    for options in ((), ()):
+        prepare(csv, tmp_path / "out", *options, code=1)
+        printed = capsys.readouterr()
+        assert "left out: text.wav (unreadable-audio): not readable as audio" in printed.out
+        assert "left out: a.wav (listed-twice)" in printed.out
+        assert "left out: gone.wav (missing-audio): does not exist" in printed.out
+        assert "error: 3 of 5 recordings are left out: " in printed.err
+        assert f"hint: the corpus holds the rest; what is wrong with each is in {tmp_path}" in (
+            printed.err
+        )
+    prepare(csv, tmp_path / "out", "--json", code=1)
+    content = json.loads(capsys.readouterr().out)
+    assert content["left_out"].keys() == {"a.wav", "text.wav", "gone.wav"}
+    assert {name: v["utterances"] for name, v in content["splits"].items()} == {
+        "train": 1,
+        "dev": 1,
+    }
+
+
+def test_what_was_not_asked_for_does_not_count(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing recordings that are allowed, a recording that no table mentions, remarks."""
+    csv.write_text("path,split,text\na.wav,train,...\ngone.wav,dev,b\n")
+    soundfile.write(tmp_path / "b.wav", np.full(16_000, 0.1), 16_000)
+    prepare(tmp_path, tmp_path / "out", "--allow-missing")
+    printed = capsys.readouterr()
+    assert "left out: b.wav (no-label): my.csv does not mention it" in printed.out
+    assert "the text '...' holds no letter: tasks of text leave it out" in printed.err
+    assert "error" not in printed.err

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import speechft
 from helpers import noise, speech_encoder
 from speechft.encoders.conversion.keys import to_s3prl
 from speechft.encoders.convert import convert
@@ -93,3 +94,18 @@ def test_an_adapter_and_a_missing_file_are_refused_alike(
         VERBS[verb](adapter, models[0], tmp_path / "out")
     with pytest.raises(CheckpointError, match="no encoder at runs/missing"):
         VERBS[verb](Path("runs/missing.pt"), models[0], tmp_path / "out")
+
+
+def test_nothing_opens_a_checkpoint_beside_the_opener() -> None:
+    """A second reader would know fewer layouts, and no adapters."""
+    source = Path(speechft.__file__).parent
+    readers = ("open_checkpoint(", "load_pickle(", "safetensors_tensors(", "find_adapter(")
+    users = {
+        file.name
+        for file in source.rglob("*.py")
+        if any(f"{reader}" in file.read_text() for reader in readers)
+    }
+    below = {"checkpoints.py", "safe_pickle.py", "tensors.py", "adapters.py"}
+    listing = {"bases.py"}  # leaves adapters out of a walk
+    own_file = {"s3prl.py"}  # what a conversion put beside the weights
+    assert users == {"opening.py"} | below | listing | own_file

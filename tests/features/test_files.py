@@ -188,7 +188,7 @@ def test_a_crash_leaves_no_half_written_file(
     with pytest.raises(RunError, match="no space left to write"):
         extract(folder, audio, tmp_path / "out")
     monkeypatch.undo()
-    left = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
+    left = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
     assert all(p.suffix in (".json", ".safetensors") and p.name[0] != "." for p in left)
     assert len(left) == 2  # the record and one utterance
     assert extract(folder, audio, tmp_path / "out").skipped == 1
@@ -382,3 +382,32 @@ def test_two_processes_share_the_work(folder: Path, audio: Path, tmp_path: Path)
     assert alone.keys() == both.keys()
     for name, states in alone.items():
         torch.testing.assert_close(states, both[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [1e38, 1e12, float("nan")])
+def test_samples_that_would_give_no_numbers_are_left_out(
+    value: float, folder: Path, audio: Path, tmp_path: Path
+) -> None:
+    soundfile.write(audio / "e.wav", np.full(4_000, value), 16_000, subtype="FLOAT")
+    report = extract(folder, audio, tmp_path / "out")
+    assert (report.written, list(report.failed)) == (4, [str(audio / "e.wav")])
+    assert "e" not in written(tmp_path / "out")
+
+
+def test_states_beyond_the_type_on_disk_are_not_written(
+    folder: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = files.load_waveform
+    monkeypatch.setattr(files, "load_waveform", lambda cut: read(cut) * np.float32(1e6))
+    model = files.load_encoder
+
+    def loud(*given: Any, **options: Any) -> Any:
+        encoder = model(*given, **options)
+        with torch.no_grad():
+            encoder.model.encoder.layer_norm.weight.mul_(1e6)
+        return encoder
+
+    monkeypatch.setattr(files, "load_encoder", loud)
+    with pytest.raises(DataError, match="no finite float16 numbers"):
+        extract(folder, [audio / "a.wav", audio / "b.wav"], tmp_path / "out", dtype="float16")
+    assert not written(tmp_path / "out")

@@ -115,7 +115,7 @@ def test_recordings_of_lhotse_are_whole_and_mixtures_are_named(tmp_path: Path) -
     (tmp_path / "supervisions.jsonl").write_text(
         '{"id": "s", "recording_id": "a", "start": 0.0, "duration": 0.5, "channel": 0}\n'
     )
-    with pytest.raises(DataError, match="SupervisionSet, which has no audio"):
+    with pytest.raises(DataError, match="s: is part of a SupervisionSet, which has no audio"):
         find_sources([tmp_path / "supervisions.jsonl"])
 
 

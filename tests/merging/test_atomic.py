@@ -23,10 +23,12 @@ from safetensors.numpy import load_file, save_file
 from speechft.errors import RunError
 from speechft.files import encoder_digest
 from speechft.merging import merge, output
+from speechft.outputs import RECORD_NAME
 
 
 def hidden(folder: Path) -> list[str]:
-    return [p.name for p in folder.iterdir() if p.name.startswith(".")]
+    """Return what is left over; the record of what was written is none of it."""
+    return [p.name for p in folder.iterdir() if p.name.startswith(".") and p.name != RECORD_NAME]
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 import speechft
 from speechft import cli
 from speechft.data.manifest import Corpus
-from speechft.errors import CheckpointError, ConfigError, LineageError
+from speechft.errors import CheckpointError, ConfigError, DataError, LineageError, RunError
 from speechft.evaluation.predictions import items_of
 from speechft.features import extract
 from speechft.files import read_json
@@ -153,7 +153,8 @@ def test_what_was_tuned_on_is_told_by_the_folder_or_said(
     away = run(base, tuned, tones, tmp_path / "a", alphas="1", tuned_on="asr")
     assert away.choice is None
     assert "asr, which is not among the tasks" in capfd.readouterr().err
-    assert read_json(tmp_path / "a" / "sweep.json")["choice"] is None
+    told = read_json(tmp_path / "a" / "sweep.json")
+    assert (told["choice"], told["base"], told["tuned"]) == (None, "base", ["tuned"])
 
 
 def test_rows_of_other_encoders_in_the_folder_stay(
@@ -177,7 +178,7 @@ def test_a_probe_of_a_merge_says_how_to_write_its_encoder(
     probe = (tmp_path / "s" / str(found.rows[-1].predictions)).parent
     with pytest.raises(CheckpointError, match="merged in memory and lies nowhere") as caught:
         speechft.load_pipeline(probe)
-    assert f"speechft merge {base} {tuned} --alpha 0.5 --out merged" in str(caught.value)
+    assert "speechft merge base tuned --alpha 0.5 --out merged" in str(caught.value), "by name"
     merged = speechft.merge(base, tuned, 0.5, tmp_path / "merged")
     assert speechft.load_pipeline(probe, encoder=merged.out).task.name == "sid"
 
@@ -258,3 +259,16 @@ def test_the_verb_says_which_alpha_and_how_to_merge_with_it(
         code, out, err = typed(f"{start} {wrong}")
         assert code == 1
         assert message in err
+
+
+def test_files_of_somebody_else_stay(
+    base: Path, tuned: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    for name in ("sweep.json", "curve.svg", "results.jsonl"):
+        out = tmp_path / name.replace(".", "-")
+        out.mkdir()
+        (out / name).write_text("mine\n")
+        with pytest.raises((RunError, DataError), match=name):
+            run(base, tuned, tones, out, alphas="1")
+        assert (out / name).read_text() == "mine\n"
+        assert not (out / "evaluation").exists(), "refused before any work"

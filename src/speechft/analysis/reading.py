@@ -145,8 +145,8 @@ def read_states(
         encoders: In evaluation mode; the first ones are kept.
         layers: For each, the numbers of the hidden states that are read, as many for all.
         choice: What is looked at.
-        folder: For files, some 40 KB an utterance and encoder at the size of HuBERT-Base for means
-            and eight times as much for sampled frames.
+        folder: For files: at the size of HuBERT-Base and for each encoder that is kept 0.36 MB an
+            utterance, 0.5 GB at most for segments, and about 1 GB for the triphones of ABX.
         kept: How many of the encoders are kept; the others serve for lines.
         pairs: Encoders of one shape whose frames are compared.
         lines: Encoders of one shape that lie on a line.

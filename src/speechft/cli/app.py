@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
+import contextlib
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speechft.errors import SpeechftError
+from speechft.console import fail, say
+from speechft.errors import DataError, RunError, SpeechftError
+from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
+from speechft.naming import public_command
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
+_NAMED = 3
+"""Items that the last line names."""
 CORPUS_NAMES = ("--corpus", "--manifest", "--manifests")
 """One option in every verb that reads a corpus."""
 _VERBS_WITHOUT_VALUES = ("recipes", "corpora", "tasks")
@@ -38,19 +44,66 @@ Config = Annotated[
 ]
 Nonfinite = Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN weights.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what no command of ours wrote, too.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
-def main() -> None:
-    """Run the command line; the user's mistakes end with one message and exit code 1."""
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Turn what the operating system refuses, wherever it does, into an error with one message.
+
+    Readers and writers say more; this is for names that no file can have and folders that may not
+    be listed, which any look at a path may meet.
+
+    Raises:
+        RunError: Says which file and why.
+    """
     try:
-        app()
+        yield
+    except Exception as error:
+        raise _in_words(error) from None
+
+
+def _in_words(error: Exception) -> Exception:
+    """Return what the operating system refused as an error of ours, anything else as it is."""
+    if isinstance(error, SpeechftError):
+        return error
+    from speechft.disk import disk_refusal
+
+    refused = disk_refusal(error, Path.cwd())
+    if refused is not None:
+        place = refused.filename or "a file"
+        return RunError(
+            f"cannot write {place}: {refused.strerror or refused}",
+            hint="free some space, or make it writable, and run it again",
+        )
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        return RunError(f"{place}{error.strerror or error}")
+    if isinstance(error, RuntimeError) and "home directory" in str(error):  # Path.expanduser
+        return RunError(f"a path begins with ~ and a name that is no user's: {error}")
+    return error
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0, all of it was done; 1, one message says what is wrong, or what was left out or
+    failed while the rest was done; 2, the command line cannot be understood; 130, interrupted;
+    143, terminated.
+    """
+    try:
+        with handling_signals(), told():
+            app()
     except SpeechftError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fail(f"error: {error}")
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's, for Ctrl-C
-            print("interrupted; give the same command again to go on", file=sys.stderr)
+        if stop.code in (INTERRUPTED, TERMINATED):
+            word = "interrupted" if stop.code == INTERRUPTED else "terminated"
+            fail(f"{word}; give the same command again to go on")
         raise
 
 
@@ -58,7 +111,7 @@ def _version(show: bool) -> None:
     if show:
         from speechft import __version__
 
-        typer.echo(f"speechft {__version__}")
+        say(f"speechft {__version__}")
         raise typer.Exit
 
 
@@ -72,6 +125,24 @@ def _global(
     pass
 
 
+def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None = None) -> None:
+    """End with exit code 1 if items were left out, though the rest was done.
+
+    Args:
+        what: Of the items, in words: ``files have no features``.
+        names: Of what was left out.
+        total: Items in all.
+        hint: What to do.
+
+    Raises:
+        DataError: Something was left out.
+    """
+    if names:
+        more = ", ..." if len(names) > _NAMED else ""
+        named = ", ".join(names[:_NAMED])
+        raise DataError(f"{len(names)} of {total} {what}: {named}{more}", hint=hint)
+
+
 def command_line() -> str:
-    """Return the command as it was typed, for what is recorded."""
-    return shlex.join(["speechft", *sys.argv[1:]])
+    """Return the command as it was typed, for what is recorded and leaves the machine."""
+    return public_command(["speechft", *sys.argv[1:]])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, Set, app
+from speechft.cli.app import Json, Overwrite, Set, app, tell_left_out
 from speechft.cli.complete import corpora
+from speechft.commands import command
+from speechft.console import say
 
 
 @app.command()
@@ -32,9 +35,13 @@ def prepare(
         str | None, typer.Option(help="For synthetic-archives: write OUT as that archive.")
     ] = None,
     set_: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Turn a corpus as it came out of its archive into manifests and statistics.
+
+    Ends with exit code 1 if recordings were left out, but for those that no table mentions and
+    what --allow-missing allows.
 
     Example: speechft prepare librispeech /data/LibriSpeech --out corpora/librispeech
     """
@@ -43,6 +50,7 @@ def prepare(
         return
     from speechft import api
     from speechft.cli.tables import print_corpus
+    from speechft.data.issues import ISSUES_FILE, read_issues
 
     found = api.prepare(
         corpus,
@@ -54,18 +62,27 @@ def prepare(
         shards=shards,
         shard_size=shard_size,
         overrides=set_ or (),
+        overwrite=overwrite,
     )
+    named = Path(os.path.expanduser(out or found.place)) / ISSUES_FILE
+    left = [issue for issue in read_issues(named) if issue.resolved() == "left out"]
     if as_json:
         issues = found.info.get("issues", {})
         content = {"folder": found.place, "splits": found.statistics, "issues": issues}
-        typer.echo(json.dumps(content))
+        out_of_it = {issue.path or issue.id: issue.problem for issue in left}
+        say(json.dumps({**content, "left_out": out_of_it}))
     else:
-        print_corpus(found)
+        print_corpus(found, left)
+    unasked = ("no-label", "missing-audio") if allow_missing else ("no-label",)
+    lost = [issue.path or issue.id for issue in left if issue.kind not in unasked]
+    total = len(lost) + sum(values["utterances"] for values in found.statistics.values())
+    hint = f"the corpus holds the rest; what is wrong with each is in {named}"
+    tell_left_out("recordings are left out", lost, total, hint)
 
 
 def _write_layout(corpus: str, layout: str, out: Path | None) -> None:
     from speechft.data.corpora.prepare import write_layout
 
     write_layout(corpus, layout, out)
-    typer.echo(f"wrote {out} in the layout of {layout}")
-    typer.echo(f"next: speechft prepare {layout} {out} --out corpora/{layout}")
+    say(f"wrote {out} in the layout of {layout}")
+    say(f"next: {command('prepare', layout, str(out), out=f'corpora/{layout}')}")

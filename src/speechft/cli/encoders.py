@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from speechft.cli.app import Config, Device, Json, Nonfinite, Out, app
+from speechft.cli.app import Config, Device, Json, Nonfinite, Out, Overwrite, app, tell_left_out
+from speechft.commands import command
+from speechft.console import say
 
 
 @app.command()
@@ -19,6 +21,7 @@ def convert(
     to: Annotated[str | None, typer.Option(help="hf or s3prl; goes by OUT's name.")] = None,
     config: Config = None,
     allow_nonfinite: Nonfinite = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Convert an encoder between Hugging Face, s3prl, fairseq and SPIN, and prove that it is equal.
@@ -34,26 +37,31 @@ def convert(
         target=to,
         config=config,
         allow_nonfinite=allow_nonfinite,
+        overwrite=overwrite,
     )
-    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        typer.echo(f"wrote {out}\nnext: speechft extract {out} AUDIO... --out feats")
+        again = command("extract", out, "AUDIO...", out="feats")
+        say(f"wrote {out}\nnext: {again}")
 
 
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(help="Encoder, checkpoint, table, folder, recording.")],
     config: Config = None,
+    bases: Annotated[
+        Path | None, typer.Option(help="Folder: which encoder below it was PATH tuned from?")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what an encoder, checkpoint, table, folder, manifest or recording is, and what is read.
 
     Example: speechft inspect dev-best.ckpt --json
     """
-    from speechft.features.looks import inspect_anything
+    from speechft import api
 
-    found = inspect_anything(path, config)
-    typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+    found = api.inspect(path, config, bases)
+    say(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -70,6 +78,7 @@ def extract(
     batch_seconds: Annotated[float | None, typer.Option(help="Audio in a batch.")] = None,
     config: Config = None,
     allow_nonfinite: Nonfinite = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write hidden states, a file for each utterance; run it again to go on after a stop.
@@ -77,7 +86,6 @@ def extract(
     Example: speechft extract tiny-hubert recordings/ --layer last --out feats
     """
     from speechft.cli.tables import extraction_lines
-    from speechft.errors import DataError
     from speechft.features.files import extract_files
 
     options: dict[str, Any] = {
@@ -90,14 +98,13 @@ def extract(
         "batch_seconds": batch_seconds,
         "config": config,
         "allow_nonfinite": allow_nonfinite,
+        "overwrite": overwrite,
     }
     report = extract_files(encoder, audio, out, **options)
     if report.is_main:
         text = json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report))
-        typer.echo(text)
+        say(text)
     if report.failed and not report.is_main:
         raise typer.Exit(1)  # the first process says why
-    if report.failed:
-        total = len(report.failed) + report.written + report.skipped
-        named = ", ".join(list(report.failed)[:3])
-        raise DataError(f"{len(report.failed)} of {total} files have no features: {named}")
+    total = len(report.failed) + report.written + report.skipped
+    tell_left_out("files have no features", list(report.failed), total)

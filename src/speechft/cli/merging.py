@@ -8,8 +8,14 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, app, command_line
+from speechft.cli.app import Json, Overwrite, app, command_line
+from speechft.commands import command
+from speechft.console import say
+from speechft.merging.checks import CHECKS, FORCED
 from speechft.merging.methods import METHODS
+
+ALLOW = f"Checks that may fail: {','.join(CHECKS)}."
+FORCE = f"The same as --allow {','.join(FORCED)}."
 
 
 @app.command()
@@ -37,7 +43,9 @@ def merge(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Interpolate a base with encoders tuned from it: Speech-FT for what you have already.
@@ -47,10 +55,11 @@ def merge(
     if method == "help":
         from speechft.merging.methods import describe_methods
 
-        typer.echo("\n".join(describe_methods()))
+        say("\n".join(describe_methods()))
         return
     from speechft.merging.config_file import merge_config
     from speechft.merging.execution import write_merge
+    from speechft.outputs import overwriting
 
     given = {
         "base": base,
@@ -64,14 +73,16 @@ def merge(
         "dtype": dtype,
         "options": options,
         "dry_run": dry_run or None,
+        "allow": allow,
         "force": force or None,
     }
-    report = write_merge(merge_config(given, config), command=command_line())
-    typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
+    with overwriting(overwrite):
+        report = write_merge(merge_config(given, config), command=command_line())
+    say(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
-        typer.echo(f"wrote {report.out}")
+        say(f"wrote {report.out}")
         if report.out.is_dir():
-            typer.echo(f"next: speechft evaluate {report.out} --out runs/eval")
+            say(f"next: {command('evaluate', report.out, out='runs/eval')}")
 
 
 @app.command()
@@ -80,7 +91,9 @@ def delta(
     tuned: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
-    force: Annotated[bool, typer.Option("--force", help="Override objections.")] = False,
+    allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Write what fine-tuning changed as a small file that `merge` takes instead of the model.
@@ -89,7 +102,10 @@ def delta(
     """
     from speechft.merging import make_delta
 
-    report = make_delta(base, tuned, out, dtype=dtype, force=force)
-    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    report = make_delta(
+        base, tuned, out, dtype=dtype, allow=allow or (), force=force, overwrite=overwrite
+    )
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        typer.echo(f"next: speechft merge {base} {report.out} --alpha 0.25 --out merged")
+        again = command("merge", base, report.out, alpha="0.25", out="merged")
+        say(f"next: {again}")

@@ -6,12 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechft.console import print_table
+from speechft.commands import command
+from speechft.console import print_table, say
 
 if TYPE_CHECKING:
+    from speechft.data.issues import Issue
     from speechft.data.manifest import Corpus
     from speechft.features.files import ExtractionReport
     from speechft.results import ResultRow
+
+
+_SHOWN = 10
+"""Items that are named before they are only counted."""
 
 
 def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
@@ -40,10 +46,10 @@ def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
     drawn = f"test groups (items on {', '.join(dict.fromkeys(alone))})" if alone else "test groups"
     print_table(f"protocol {protocol}; in brackets 95 % over {drawn}{over}", header, cells)
     if any(row.details.get("converged") is False for row in shown):
-        print("* the probe was still improving on dev when its epochs were over")
+        say("* the probe was still improving on dev when its epochs were over")
 
 
-def print_corpus(corpus: Corpus) -> None:
+def print_corpus(corpus: Corpus, left_out: Sequence[Issue] = ()) -> None:
     """Print what is in a corpus, and what was wrong with it."""
     from speechft.data.issues import ISSUES_FILE
 
@@ -52,14 +58,29 @@ def print_corpus(corpus: Corpus) -> None:
     print_table(corpus.name, header, rows)
     for name in ("licence", "source"):
         if name in corpus.info:
-            print(f"{name}: {corpus.info[name]}")
+            say(f"{name}: {corpus.info[name]}")
     for note in corpus.info.get("notes", ()):
-        print(f"note: {note}")
+        say(f"note: {note}")
     if issues := corpus.info.get("issues", {}):
         counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
-        print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
-    print(f"corpus: {corpus.place}")
-    print(f"next: speechft run demo --corpus {corpus.place} --out runs/mine")
+        say(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
+    for issue in left_out[:_SHOWN]:
+        say(f"left out: {issue.path or issue.id} ({issue.kind}): {issue.problem}")
+    if len(left_out) > _SHOWN:
+        say(f"left out: ... and {len(left_out) - _SHOWN} more")
+    say(f"corpus: {corpus.place}")
+    say(f"next: {_next(corpus)}")
+
+
+def _next(corpus: Corpus) -> str:
+    """Return what can be done with a corpus: the demo, an evaluation of some task, or features."""
+    from speechft.tasks import TASKS, find_task
+
+    if find_task("sid").supported_by(corpus):
+        return command("run", "demo", corpus=corpus.place, out="runs/mine")
+    if any(task.supported_by(corpus) for task in TASKS.values()):
+        return command("evaluate", "tiny-hubert", corpus=corpus.place, out="runs/eval")
+    return command("extract", "tiny-hubert", corpus.place, out="feats")
 
 
 def extraction_lines(report: ExtractionReport) -> Iterator[str]:

@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Out, Set, app, command_line
+from speechft.cli.app import CORPUS_NAMES, Device, Out, Overwrite, Set, app, command_line
+from speechft.commands import command
+from speechft.console import say
 
 Recipe = Annotated[
     str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
@@ -29,17 +31,23 @@ def demo(
     corpus: Corpus = None,
     device: Device = "auto",
     set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Run the whole method on embedded speech in minutes; the same as `run demo`.
 
     Example: speechft demo --out runs/demo
     """
-    run("demo", out, corpus, device, set_)
+    run("demo", out, corpus, device, set_, overwrite)
 
 
 @app.command()
 def run(
-    recipe: Recipe, out: Out, corpus: Corpus = None, device: Device = "auto", set_: Set = None
+    recipe: Recipe,
+    out: Out,
+    corpus: Corpus = None,
+    device: Device = "auto",
+    set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune, merge, evaluate and report, by a recipe; run it again to go on after a stop.
 
@@ -53,6 +61,7 @@ def run(
         corpus=corpus,
         device=device,
         overrides=set_ or (),
+        overwrite=overwrite,
         command=command_line(),
     )
 
@@ -67,24 +76,40 @@ def finetune(
     corpus: Corpus = None,
     device: Device = "auto",
     set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
 
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
     from speechft import api, console
+    from speechft.recipe import Recipe as RecipeModel
+    from speechft.recipe import load_recipe
 
     encoder = api.finetune(
-        recipe, out=out, strategy=strategy, corpus=corpus, device=device, overrides=set_ or ()
+        recipe,
+        out=out,
+        strategy=strategy,
+        corpus=corpus,
+        device=device,
+        overrides=set_ or (),
+        overwrite=overwrite,
     )
     if console.is_main_process():
-        typer.echo(f"tuned encoder: {encoder}")
-        typer.echo(f"next: speechft merge BASE {encoder} --alpha 0.25 --out merged")
+        say(f"tuned encoder: {encoder}")
+        base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
+        again = command("merge", base, encoder, alpha="0.25", out="merged")
+        say(f"next: {again}")
 
 
 @app.command()
 def pretrain(
-    recipe: Recipe, out: Out, corpus: Corpus = None, device: Device = "auto", set_: Set = None
+    recipe: Recipe,
+    out: Out,
+    corpus: Corpus = None,
+    device: Device = "auto",
+    set_: Set = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Pre-train an encoder by masked prediction of clusters (HuBERT).
 
@@ -92,6 +117,13 @@ def pretrain(
     """
     from speechft import api
 
-    encoder = api.pretrain(recipe, out=out, corpus=corpus, device=device, overrides=set_ or ())
-    typer.echo(f"encoder: {encoder}")
-    typer.echo(f"next: speechft evaluate {encoder} --out runs/eval")
+    encoder = api.pretrain(
+        recipe,
+        out=out,
+        corpus=corpus,
+        device=device,
+        overrides=set_ or (),
+        overwrite=overwrite,
+    )
+    say(f"encoder: {encoder}")
+    say(f"next: {command('evaluate', encoder, out='runs/eval')}")

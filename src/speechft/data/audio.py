@@ -2,13 +2,14 @@
 
 What a header says is checked against a second source: the frames of an MP3 are counted, a FLAC of
 unknown length is decoded to its end, the size of a WAV is compared with the file. Formats whose
-seeking is not exact (telephone codecs; Vorbis, where libsndfile 1.2 is off near the end) are
-decoded from their beginning.
+seeking is not exact (telephone codecs; Vorbis, where libsndfile 1.2 is off near the end; MP3 of
+variable rate, where it is off by whole waves) are decoded from their beginning.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ import soundfile
 
 from speechft.data import mpeg
 from speechft.data.containers import lacks_end, missing_bytes, what_it_is, with_size
+from speechft.data.cuts import RATES
+from speechft.data.places import MAX_BYTES
+from speechft.documents import read_limited
 from speechft.errors import DataError
 
 Samples = npt.NDArray[np.float32]
@@ -32,8 +36,13 @@ CUT_OFF = 0.05
 """Seconds that a file may be shorter than its header says; more, and it is cut off."""
 
 _LOSSY = frozenset({"VORBIS", "OPUS", "MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III"})
-_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_", "OPUS", "MPEG_LAYER_")
+_SEEKS = ("PCM_", "FLOAT", "DOUBLE", "ULAW", "ALAW", "ALAC_", "OPUS")
 """Beginnings of the encodings in which libsndfile finds every sample exactly."""
+MAX_VALUES = 1 << 28
+"""Samples of all channels that are read at once: 4.6 hours at 16 kHz, a gigabyte."""
+_DENSEST = 8_192
+"""Samples of a channel in a byte of FLAC: no block is shorter than 8 bytes, or holds more than
+65,535 samples."""
 _UNKNOWN = 1 << 40
 """More samples than any file has: libsndfile's way to say that it does not know."""
 _BLOCK = 1 << 20
@@ -90,6 +99,7 @@ def read_samples(
     """
     with _opened(source) as (file, header):
         wanted = header.samples - start if count is None else count
+        _require_room(min(wanted, header.samples - start), header)
         parts = list(_blocks(file, source, start, wanted))
     if not parts:
         return header, np.zeros((0, header.channels), dtype=np.float32)
@@ -130,15 +140,21 @@ def _blocks(file: Any, source: Path | str | bytes, start: int, left: int) -> Ite
 @contextmanager
 def _opened(source: Path | str | bytes) -> Iterator[tuple[Any, Header]]:
     """Open a file; what it lacks of a length is put right in a copy in memory."""
+    _require_regular(source)
     try:
         file = _Forward(_handle(source))
-    except (OSError, RuntimeError, TypeError) as error:  # headerless formats give a TypeError
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # headerless: a TypeError
         raise DataError(_reason(source, error)) from None
     with file:
+        if not RATES[0] <= file.samplerate <= RATES[1]:
+            raise DataError(
+                f"has {file.samplerate:,} samples a second, expected are {RATES[0]:,} to "
+                f"{RATES[1]:,}"
+            )
         lossy = file.subtype in _LOSSY
         if file.subtype.startswith("MPEG_LAYER_"):
             mended, remark, missing = _mpeg(file, _bytes(source))
-        elif file.frames > _UNKNOWN:
+        elif file.frames > min(_UNKNOWN, _DENSEST * _size(source)):
             mended, remark, missing = _unknown_length(file, source), "", 0.0
         else:
             mended, remark = None if file.frames else with_size(source), ""
@@ -212,20 +228,62 @@ def _handle(source: Path | str | bytes) -> Any:
 
 
 def _bytes(source: Path | str | bytes) -> bytes:
-    return source if isinstance(source, bytes) else Path(source).read_bytes()
+    return source if isinstance(source, bytes) else read_limited(source, MAX_BYTES)
+
+
+def _size(source: Path | str | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else os.stat(source).st_size
+
+
+def _require_regular(source: Path | str | bytes) -> None:
+    """Refuse pipes and devices, which never end; what does not exist is told by the reader.
+
+    Raises:
+        DataError: It is one, or no file can have that name.
+    """
+    if isinstance(source, bytes):
+        return
+    try:
+        mode = os.stat(source).st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(_reason(source, error)) from None
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError("is no regular file")
+
+
+def _require_room(samples: int, header: Header) -> None:
+    """Refuse to read more than `MAX_VALUES` into memory.
+
+    Raises:
+        DataError: Says how long it is.
+    """
+    if samples * header.channels > MAX_VALUES:
+        raise DataError(
+            f"has {samples:,} samples of {header.channels} channels "
+            f"({samples / header.sample_rate / 3600:.1f} h), more than {MAX_VALUES:,} values",
+            hint="name segments of it: columns start and end of a table",
+        )
 
 
 def _reason(source: Path | str | bytes, error: Exception) -> str:
     """Say in one line why a file cannot be read: what it is, if that can be told."""
     if not isinstance(source, bytes):
+        if isinstance(error, ValueError):
+            return f"does not exist: no file can have that name ({error})"
         path = Path(source)
         if path.is_symlink() and not path.exists():
             return f"is a link to nothing ({os.readlink(path)})"
-        if not path.exists():
+        try:
+            missing = not path.exists()
+        except OSError as broken:  # a link to itself is missing; a name that is too long is this
+            return f"cannot be opened ({broken.strerror})"
+        if missing:
             return "does not exist"
         if path.is_dir():
             return "is a folder"
     told = what_it_is(source)
     if told:
         return told
+    if "unsupported encoding" in str(error) or "flac decoder" in str(error):
+        return "holds an encoding that libsndfile does not read: ffmpeg -i FILE FILE.wav"
     return str(error).partition("\n")[0].rpartition(": ")[2].rstrip(".")

@@ -25,6 +25,8 @@ _OTHERS: dict[str, tuple[str, ...]] = {
 }
 """Other names, as Hugging Face, Common Voice and NeMo have them."""
 _MEANING = {other: name for name, others in _OTHERS.items() for other in others}
+_LONGEST_NAME, _LONGEST_PATH = 255, 4_000
+"""Bytes of a part of a path, and of all, that file systems take."""
 
 
 def meaning(column: str) -> str:
@@ -60,6 +62,23 @@ def renamed(row: Mapping[str, str], where: str) -> dict[str, str]:
         if text or name not in cells:
             cells[name], given[name] = text, column
     return cells
+
+
+def unusable(row: Mapping[str, str]) -> str:
+    """Say why the cells of a row cannot be used; empty if they can.
+
+    Half a character (a lone surrogate) cannot be written, and a path can hold neither zero bytes
+    nor names that are longer than file systems take.
+    """
+    for name, cell in row.items():
+        if not cell.isascii() and any("\ud800" <= c <= "\udfff" for c in cell):
+            return f"the {name} holds half a character: {cell[:40]!a}"
+        if "\0" in cell:
+            return f"the {name} holds a zero byte: {cell[:40]!a}"
+    parts = row.get("path", "").encode().split(b"/")
+    if max(map(len, parts)) > _LONGEST_NAME or sum(map(len, parts)) > _LONGEST_PATH:
+        return f"the path is longer than a path can be: {row['path'][:40]}..."
+    return ""
 
 
 def as_cells(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:

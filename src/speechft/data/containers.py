@@ -5,6 +5,9 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+from speechft.disk import reading
+from speechft.documents import read_limited
+
 _TOLD: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not audio: run git lfs pull"),
     (0, b"#!AMR", "is AMR"),
@@ -28,9 +31,10 @@ AUDIO_SUFFIXES = frozenset(
 )
 """What is taken from folders; a file that is named may have any suffix."""
 FOREIGN_SUFFIXES = frozenset(
-    ".m4a .mp4 .aac .amr .awb .webm .mkv .mka .mov .3gp .wma .ra .rm .wv .ape".split()
+    ".m4a .mp4 .aac .amr .awb .webm .mkv .mka .mov .3gp .wma .ra .rm .wv .ape .raw .pcm".split()
 )
 """Suffixes of recordings that libsndfile does not read: they are named."""
+_HEADERLESS = (".raw", ".pcm")
 _STREAMED = 0x7F00_0000
 """Sizes from here on stand for "not known" in WAV files that were written to a pipe."""
 
@@ -49,6 +53,11 @@ def what_it_is(source: Path | str | bytes) -> str:
         return "is SPHERE compressed by shorten: sph2pipe -f wav FILE FILE.wav"
     if not any(start):
         return "holds nothing but zero bytes"
+    if not isinstance(source, bytes) and Path(source).suffix.lower() in _HEADERLESS:
+        return (
+            "has no header that tells rate and encoding: sox -t raw -r 16000 -e signed -b 16 "
+            "-c 1 FILE FILE.wav"
+        )
     return ""
 
 
@@ -75,7 +84,7 @@ def with_size(source: Path | str | bytes) -> bytes | None:
     found = _chunk(start, b"data", "<") if start[:4] == b"RIFF" else None
     if found is None or found[1]:
         return None
-    data = bytearray(source if isinstance(source, bytes) else Path(source).read_bytes())
+    data = bytearray(source if isinstance(source, bytes) else read_limited(source, 1 << 30))
     rest = len(data) - found[0]
     another = data[found[0] : found[0] + 4]  # a list of titles may follow what is truly empty
     size = int.from_bytes(data[found[0] + 4 : found[0] + 8], "little")
@@ -91,7 +100,7 @@ def lacks_end(source: Path | str | bytes) -> bool:
     if isinstance(source, bytes):
         tail = source[-(1 << 17) :]
     else:
-        with open(source, "rb") as file:
+        with reading(source) as file:
             file.seek(max(0, Path(source).stat().st_size - (1 << 17)))
             tail = file.read()
     place = tail.rfind(b"OggS")
@@ -138,7 +147,7 @@ def _sphere(start: bytes) -> tuple[int, int] | None:
 
 def _start(source: Path | str, size: int) -> bytes:
     try:
-        with open(source, "rb") as file:
+        with reading(source) as file:
             return file.read(size)
     except OSError:
         return b"?"

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from speechft.console import log
+from speechft.console import log, warn
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.text import composed
+from speechft.documents import is_plain
 
 CORPUS_FILE = "corpus.json"
 """What a prepared corpus has; a folder with it below another holds what was made, not found."""
@@ -26,6 +27,8 @@ class Below:
     """Everything that is called as a recording, also what cannot be read: it will be named."""
     others: list[Path] = field(default_factory=list)
     """All other files."""
+    unnamed: list[Path] = field(default_factory=list)
+    """Files whose path is not UTF-8: no manifest could name them."""
     passed: list[Path] = field(default_factory=list)
     """Recordings in hidden folders and caches, which are not read."""
 
@@ -46,6 +49,9 @@ def look_below(folder: Path) -> Below:
             names.clear()
         for name in files:
             path = Path(top, name)
+            if not is_plain(str(path)):
+                found.unnamed.append(path)
+                continue
             if path.suffix.lower() not in AUDIO_SUFFIXES | FOREIGN_SUFFIXES:
                 if not (hidden or made):
                     found.others.append(path)
@@ -55,6 +61,11 @@ def look_below(folder: Path) -> Below:
                 found.audio.append(path)
     for paths in (found.audio, found.others, found.passed):
         paths.sort()
+    if found.unnamed:
+        warn(
+            f"{len(found.unnamed)} files below {folder} are not read because their names are not "
+            f"UTF-8, the first: {min(map(repr, found.unnamed))}"
+        )
     if found.passed:
         log(
             f"{len(found.passed)} recordings in hidden folders, caches and prepared corpora below "
@@ -89,7 +100,7 @@ def locate(folder: Path, text: str) -> Path:
 
 
 def _joined(folder: Path, text: str) -> Path:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # a user that is not known stays in the path
     return Path(os.path.abspath(path if path.is_absolute() else folder / path))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from speechft.data.audio import LOSSY_ROUNDING, read_blocks, read_header
 from speechft.data.audio import Header as Header
-from speechft.data.waveform import CANCELLED_SHARE
+from speechft.data.waveform import CANCELLED_SHARE, LOUDEST
 from speechft.errors import DataError
 
 MIN_SECONDS = 0.05
@@ -81,7 +81,11 @@ def inspect(
 
 def unreadable(reason: str) -> str:
     """Return a reason why a file is no audio as a sentence about it, without its subject."""
-    return reason if reason.startswith(("is ", "holds ")) else f"not readable as audio ({reason})"
+    return (
+        reason
+        if reason.startswith(("is ", "holds ", "has "))
+        else f"not readable as audio ({reason})"
+    )
 
 
 def _of_header(header: Header, channel: int | None) -> list[tuple[str, str]]:
@@ -116,6 +120,8 @@ def _samples(
             highest = float(magnitude.max())
             if not np.isfinite(highest):
                 return [("not-a-number", "holds NaN or infinite samples")]
+            if highest > LOUDEST:
+                return [("not-a-number", f"holds samples beyond {LOUDEST:g}")]
             peak = max(peak, highest)
             if highest >= CLIPPED_SAMPLE:
                 clipped += int((magnitude.max(axis=1) >= CLIPPED_SAMPLE).sum())

@@ -34,6 +34,7 @@ KINDS: dict[str, Outcome] = {
     "characters": "left out",
     "text-too-long": "left out",
     "bracketed-text": "kept",
+    "no-words": "kept",
     "unseen-characters": "kept",
     "length-differs": "kept",
     "clipping": "kept",
@@ -84,6 +85,17 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
         issues, key=lambda i: (i.resolved() != "fatal", kinds.index(i.kind), i.split, i.path, i.id)
     )
     write_text(path, "\n".join(["\t".join(COLUMNS), *(issue.line() for issue in ordered)]) + "\n")
+
+
+def read_issues(path: Path) -> list[Issue]:
+    """Return what `write_issues` wrote; nothing where there is no such file."""
+    if not path.is_file():
+        return []
+    found = []
+    for line in path.read_text(encoding="utf-8").split("\n")[1:-1]:
+        kind, outcome, split, name, place, problem = line.split("\t")
+        found.append(Issue(kind, problem, place, name, split, outcome))  # type: ignore[arg-type]
+    return found
 
 
 def count(issues: Iterable[Issue]) -> dict[str, int]:

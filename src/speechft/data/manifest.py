@@ -11,9 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.commands import command
 from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.cuts import read_cuts
+from speechft.data.places import is_address
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
+from speechft.documents import parse_json
 from speechft.errors import CheckpointError, DataError
 from speechft.files import json_digest, read_json, write_json
 
@@ -72,23 +76,19 @@ class Manifest:
         Raises:
             DataError: The manifest is missing or damaged.
         """
-        from lhotse import CutSet
-
         number = 0
         try:
-            for cut in CutSet.from_jsonl_lazy(self.path):
+            for cut in read_cuts(self.path):
                 number += 1
-                source = cut.recording.sources[0].source
-                place = Path(source).is_absolute()
-                yield cut if place else cut.with_recording_path_prefix(self.path.parent)
-        except Exception as error:  # gzip, json and lhotse raise many kinds
-            raise DataError(
-                f"manifest {self.path} cannot be read: {error or type(error).__name__}",
-                hint="prepare the corpus again",
-            ) from None
+                if number > self.size:
+                    break
+                yield cut
+        except DataError as error:
+            raise DataError(error.message, hint="prepare the corpus again") from None
         if number != self.size:
             raise DataError(
-                f"manifest {self.path} cannot be read: it holds {number} of {self.size} cuts",
+                f"manifest {self.path} cannot be read: it holds "
+                f"{'more than' if number > self.size else f'{number} of'} {self.size} cuts",
                 hint="prepare the corpus again",
             )
 
@@ -288,6 +288,11 @@ def write_corpus(
     write_json(folder / CORPUS_FILE, content)
 
 
+def how_to_prepare(name: str = "generic", place: str = "PLACE") -> str:
+    """Return the command that makes a corpus of an archive, or of one's own recordings."""
+    return command("prepare", name, place, out="DIR")
+
+
 def open_corpus(folder: Path | str) -> Corpus:
     """Open a prepared corpus.
 
@@ -297,25 +302,65 @@ def open_corpus(folder: Path | str) -> Corpus:
     Raises:
         DataError: There is no corpus.
     """
-    from speechft.data.places import is_address, read_bytes
+    from speechft.data.places import read_bytes
 
-    hint = "make one with: speechft prepare CORPUS ROOT --out DIR"
+    hint = f"make one with: {how_to_prepare()}"
     address = str(folder).rstrip("/") if is_address(str(folder)) else None
     try:
         if address is not None:
-            content = json.loads(read_bytes(f"{address}/{CORPUS_FILE}"))
+            content = parse_json(read_bytes(f"{address}/{CORPUS_FILE}"))
         else:
             content = read_json(Path(folder) / CORPUS_FILE)
         known = (content["name"], content["digest"], content["statistics"], content["info"])
         digests = dict(content.get("digests", {}))
+        _check_content(*known, digests)
     except (CheckpointError, DataError) as error:
         message = f"{folder} is not a prepared corpus: {error.message}"
         raise DataError(message, hint=error.hint or hint) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{folder} is not a prepared corpus: {error!r}", hint=hint) from None
     if address is not None:
         return Corpus(Path(content["name"]), *known, address, digests)
     return Corpus(Path(folder).resolve(), *known, None, digests)
+
+
+def _check_content(name: Any, digest: Any, statistics: Any, info: Any, digests: Any) -> None:
+    """Refuse a ``corpus.json`` whose parts are of other types than `write_corpus` writes.
+
+    Splits and further files are names within the folder: they lead nowhere else.
+
+    Raises:
+        ValueError: Names the part.
+    """
+    names, files = list(statistics), [*info.get("files", ())]
+    named = [info.get(key) for key in ("trials", "qbe")]
+    for value in named:
+        files += value.values() if isinstance(value, dict) else [] if value is None else [value]
+    for text in (name, digest, *names, *files, *digests, *digests.values()):
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"{text!r} is no name")
+    for text in (*names, *files):
+        if text in (".", "..") or "/" in text or "\\" in text or is_address(text):
+            raise ValueError(f"{text!r} is no name of a file in its folder")
+    shards = info.get(SHARDED, dict.fromkeys(names, 0))
+    for split, values in statistics.items():
+        counts = [values["utterances"], values.get("speakers", 0), shards[split]]
+        if not isinstance(values.get("hours"), int | float):
+            raise ValueError(f"the split {split!r} has no hours")
+        if not all(type(count) is int and 0 <= count < 1 << 40 for count in counts):
+            raise ValueError(f"counts of the split {split!r} are {counts}")
+        labels = values.get("labels")
+        if not isinstance(labels, dict) or not all(type(n) is int for n in labels.values()):
+            raise ValueError(f"labels of the split {split!r} are no counts")
+    for key, kind in (("folds", dict), ("issues", dict), ("seconds", dict), ("notes", list)):
+        if not isinstance(info.get(key, kind()), kind):
+            raise ValueError(f"{key} are no {kind.__name__}")
+    folds = [fold for listed in info.get("folds", {}).values() for fold in listed]
+    sizes = [(3, value) for value in [*info.get("task_splits", {}).values(), *folds]]
+    for size, value in [*sizes, (2, info.get("tuning_splits") or ("", ""))]:
+        texts = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+        if not texts or len(value) != size:
+            raise ValueError(f"{value!r} are no names of {size} splits")
 
 
 def _digest(items: Iterable[Utterance]) -> str:

@@ -8,14 +8,33 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from speechft.disk import reading
 from speechft.errors import DataError
 
+MAX_BYTES = 1 << 30
+"""Bytes of one file, or of the part of one, that are read into memory."""
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
 def is_address(text: str) -> bool:
     """Return whether a text is an address such as ``https://host/x`` rather than a path."""
     return _ADDRESS.match(text) is not None
+
+
+def permitted(address: str, asked: str = "") -> bool:
+    """Return whether an address that stands in a file may be read: the one place that decides.
+
+    Args:
+        address: It.
+        asked: The address that the user gave, such as that of a corpus; its scheme is permitted,
+            with ``https`` beside ``http``. Without one, nothing is fetched.
+    """
+    if not is_address(asked):
+        return False
+    schemes = {asked.partition("://")[0]}
+    if "http" in schemes:
+        schemes.add("https")
+    return address.partition("://")[0] in schemes
 
 
 def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
@@ -25,8 +44,10 @@ def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
     addresses (``s3://``, ``gs://``, ...) through the package ``smart_open`` where it is installed.
 
     Raises:
-        DataError: It cannot be read, or is shorter than asked for.
+        DataError: It cannot be read, is shorter than asked for, or passes `MAX_BYTES`.
     """
+    if start < 0 or (size is not None and not 0 <= size <= MAX_BYTES):
+        raise DataError(f"{place} cannot be read: {size} bytes from {start} on are no part of it")
     try:
         if not is_address(place):
             data = _read_file(Path(place), start, size)
@@ -36,15 +57,17 @@ def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
             data = _read_store(place, start, size)
     except OSError as error:
         raise DataError(f"{place} cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{place} cannot be read: it has more than {MAX_BYTES:,} bytes")
     if size is not None and len(data) != size:
         raise DataError(f"{place} cannot be read: it ends {size - len(data)} bytes too early")
     return data
 
 
 def _read_file(path: Path, start: int, size: int | None) -> bytes:
-    with open(path, "rb") as file:
+    with reading(path) as file:
         file.seek(start)
-        return file.read(-1 if size is None else size)
+        return file.read(MAX_BYTES + 1 if size is None else size)
 
 
 @cache
@@ -60,13 +83,23 @@ def _read_http(address: str, start: int, size: int | None) -> bytes:
 
     headers = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
     try:
-        answer = _pool(os.getpid()).request("GET", address, headers=headers)
+        answer = _pool(os.getpid()).request(
+            "GET", address, headers=headers, preload_content=False, decode_content=False
+        )
+        try:
+            status = answer.status
+            most = (start + size if status == 200 else size) if size is not None else MAX_BYTES + 1
+            data: bytes = answer.read(most) if status in (200, 206) else answer.read(1 << 16)
+            whole = not answer.read(1)
+        finally:
+            if not whole:
+                answer.close()
+            answer.release_conn()
     except urllib3.exceptions.HTTPError as error:
         raise DataError(f"{address} cannot be read: {error}") from None
-    if answer.status not in (200, 206):
-        raise DataError(f"{address} cannot be read: the server answers {answer.status}")
-    data: bytes = answer.data
-    if size is not None and answer.status == 200:  # a server without ranges sends it all
+    if status not in (200, 206):
+        raise DataError(f"{address} cannot be read: the server answers {status}")
+    if size is not None and status == 200:  # a server without ranges sends it all
         return data[start : start + size]
     return data
 
@@ -80,7 +113,7 @@ def _read_store(address: str, start: int, size: int | None) -> bytes:
             f"{address} cannot be read: {scheme}:// needs the package smart_open",
             hint=f"pip install 'smart_open[{scheme}]', or use an https address",
         ) from None
-    with open_store(address, "rb") as file:
+    with open_store(address, "rb", compression="disable") as file:
         file.seek(start)
-        data: bytes = file.read(-1 if size is None else size)
+        data: bytes = file.read(MAX_BYTES + 1 if size is None else size)
         return data

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_LONGEST = 1e9
+"""Seconds: thirty years; what is later is no time in a recording."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -39,6 +42,6 @@ def _seconds(row: Mapping[str, str], column: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 <= value < math.inf:
+    if not 0 <= value <= _LONGEST:
         raise ValueError(f"the {column} {text!r} is not a number of seconds")
     return value

@@ -15,7 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
@@ -51,7 +51,9 @@ def export_shards(
         RunError: The disk is full, or the folder is in use.
     """
     settings = {"shard_size": shard_size, "audio": audio}
-    with stage(folder, name="shards", config=settings, inputs={"corpus": corpus.digest}) as work:
+    job: Any = {"name": "shards", "config": settings, "inputs": {"corpus": corpus.digest}}
+    names = (CORPUS_FILE, "index", *corpus.statistics)
+    with stage(folder, outputs=names, **job) as work:
         if not work.done:
             shards = _write_all(
                 corpus, work.scratch, shard_size, audio, jobs or os.cpu_count() or 1

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require
+from speechft.commands import shell
+from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
+from speechft.data.places import MAX_BYTES
+from speechft.documents import parse_json, read_limited, read_lines
 from speechft.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
@@ -57,8 +60,7 @@ def is_table(path: Path) -> bool:
 def is_manifest(path: Path) -> bool:
     """Return whether JSON lines are cuts, recordings or supervisions as lhotse writes them."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            first = json.loads(next((line for line in file if line.strip()), "null"))
+        first = parse_json(next(read_lines(path), b"null"))
     except (OSError, ValueError):
         return False
     return isinstance(first, dict) and (
@@ -93,7 +95,7 @@ def read_table(path: Path, required: tuple[str, ...] = ("path",)) -> RowTable:
 
 def _text(path: Path) -> str:
     try:
-        data = path.read_bytes()
+        data = read_limited(path, MAX_BYTES)
     except FileNotFoundError:
         raise DataError(f"corpus table {path} does not exist") from None
     except OSError as error:
@@ -110,15 +112,19 @@ def _text(path: Path) -> str:
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise DataError(
             f"corpus table {path} cannot be read: line {line}, byte {column} is not UTF-8",
-            hint=f"if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > new.csv",
+            hint=f"if it is Latin-1: {_iconv('WINDOWS-1252', path)}",
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise DataError(
             f"corpus table {path} cannot be read: line {line} holds a zero byte",
-            hint=f"if it is UTF-16: iconv -f UTF-16LE -t UTF-8 {path.name} > new.csv",
+            hint=f"if it is UTF-16: {_iconv('UTF-16LE', path)}",
         )
     return text
+
+
+def _iconv(encoding: str, path: Path) -> str:
+    return f"{shell('iconv', ['-f', encoding, '-t', 'UTF-8', path.name])} > new.csv"
 
 
 def _read_cells(table: RowTable, text: str, required: tuple[str, ...]) -> None:
@@ -166,10 +172,10 @@ def _header(table: RowTable, cells: list[str], required: tuple[str, ...]) -> lis
     table.dropped = [f"column {n}" for n, empty in enumerate(unnamed, 1) if empty]
     names = ["" if empty else name for name, empty in zip(names, unnamed, strict=True)]
     table.columns = list(dict.fromkeys(meaning(name) for name in names if name))
-    twice = {name for name in names if name and names.count(name) > 1}
+    twice = {name for name, count in Counter(names).items() if name and count > 1}
     if twice:
         raise DataError(
-            f"corpus table {table.path} has the column {', '.join(sorted(twice))} twice",
+            f"corpus table {table.path} has the column {', '.join(sorted(twice)[:10])} twice",
             hint="rename one of them",
         )
     require(table.path, table.columns, [name for name in names if name], required)
@@ -182,8 +188,7 @@ def _add_row(table: RowTable, header: list[str], number: int, cells: list[str]) 
     pairs = {name: cell for name, cell in zip(header, cells, strict=False) if name}
     given, wanted = len(cells), len(header)
     if given == wanted:
-        table.rows.append(renamed(pairs, f"corpus table {table.path}, line {number}"))
-        table.lines.append(number)
+        _keep(table, renamed(pairs, f"corpus table {table.path}, line {number}"), number)
         return
     place = next((cell.strip() for name, cell in pairs.items() if meaning(name) == "path"), "")
     if given > wanted:
@@ -193,6 +198,16 @@ def _add_row(table: RowTable, header: list[str], number: int, cells: list[str]) 
         missing = [meaning(name) for name in header[given:] if name]
         problem = f"line {number} has {given} of {wanted} cells: the {', '.join(missing)} is empty"
     table.problems.append((place, problem))
+
+
+def _keep(table: RowTable, row: dict[str, str], number: int) -> None:
+    """Keep a row, or say what is wrong with its cells."""
+    if problem := unusable(row):
+        name = ascii(row.get("path", "")[:80])[1:-1]
+        table.problems.append((name, f"line {number}: {problem}"))
+    else:
+        table.rows.append(row)
+        table.lines.append(number)
 
 
 def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
@@ -264,22 +279,21 @@ def _read_json(table: RowTable, text: str, required: tuple[str, ...]) -> None:
             problem = f"line {number}: the {', '.join(missing)} is empty"
             table.problems.append((new.get("path", ""), problem))
         else:
-            table.rows.append(new)
-            table.lines.append(number)
+            _keep(table, new, number)
     table.columns, table.dropped = list(columns), list(dropped)
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         try:
-            yield from enumerate(json.loads(text), 1)
+            yield from enumerate(parse_json(text), 1)
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}") from None
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from None
             yield number, row

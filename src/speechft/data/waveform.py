@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from speechft.console import warn
 from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.resampling import resample
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 
 CANCELLED_SHARE = 1e-3
 """Power of the mean of the channels over the mean of their powers, below which they cancel."""
+LOUDEST = float(1 << 31)
+"""Largest sample: whole numbers of 32 bits that stand in a file of floating point."""
+_TRANSFORM_ROUNDING = 0.025
+"""Seconds that a recording may be longer or shorter after its transforms, as in lhotse."""
+_WHOLE = 1e-3
+"""Seconds that a cut may be shorter than its recording and still mean all of it, as in lhotse."""
 _RANGE = "#bytes="
 
 
@@ -42,10 +49,14 @@ def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
         problem = str(error).partition("\n")[0]
         raise DataError(f"audio {where} cannot be read: {problem}") from None
     if cut.sampling_rate != SAMPLE_RATE:
-        samples = _resample(samples, cut.sampling_rate)
+        samples = resample(samples, int(cut.sampling_rate), SAMPLE_RATE)
     waveform = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float32)
     if not np.isfinite(waveform).all():
         raise DataError(f"audio {where} holds NaN or infinite samples")
+    if np.abs(waveform).max(initial=0.0) > LOUDEST:
+        raise DataError(
+            f"audio {where} holds samples beyond {LOUDEST:g}, expected are values in [-1, 1]"
+        )
     if samples.ndim > 1 and len(samples) > 1 and channels_cancel(waveform, samples):
         raise DataError(
             f"audio {where} has channels that cancel when they are averaged",
@@ -79,22 +90,93 @@ def member_address(place: str, start: int, size: int) -> str:
 def _read(cut: Cut) -> npt.NDArray[np.float32]:
     """Return (S,) or (channels, S) samples at the recording's own rate.
 
-    Files are read by libsndfile directly, SPHERE included: lhotse's way takes three times as long
-    and calls an external program for SPHERE.
+    Files are read by libsndfile directly, SPHERE included: lhotse's way takes three times as long,
+    calls an external program for SPHERE, and runs what a source of type ``command`` says.
     """
+    from speechft.data.cuts import TRANSFORMS, check_source
+
     recording = cut.recording
+    if len(recording.sources) != 1:
+        raise DataError(f"has {len(recording.sources)} sources, expected one")
     source = recording.sources[0]
-    if recording.transforms or len(recording.sources) > 1:
-        return np.asarray(cut.load_audio(), dtype=np.float32)
-    if source.type in ("file", "memory"):
-        return _decode(source.source, cut)
-    if source.type == "url" and _RANGE in source.source:
+    held = source.source
+    if source.type == "url" and isinstance(held, str) and _RANGE in held:
         from speechft.data.places import read_bytes
 
-        place, _, where = source.source.rpartition(_RANGE)
+        place, _, where = held.rpartition(_RANGE)
         start, size = map(int, where.split("+"))
-        return _decode(read_bytes(place, start, size), cut)
-    return np.asarray(cut.load_audio(), dtype=np.float32)
+        held = read_bytes(place, start, size)
+    else:
+        try:
+            check_source(source.type, held)
+        except ValueError as error:
+            raise DataError(f"cannot be read: {error}") from None
+    if not recording.transforms:
+        return _decode(held, cut)
+    steps = [step if isinstance(step, dict) else step.to_dict() for step in recording.transforms]
+    for step in steps:
+        if step["name"] not in TRANSFORMS:
+            raise DataError(
+                f"has the transform {step['name']!r}, which is none of those that are applied "
+                f"here: {', '.join(TRANSFORMS)}"
+            )
+    return _transformed(held, cut, steps)
+
+
+def _transformed(
+    source: Path | str | bytes, cut: Cut, steps: list[dict[str, Any]]
+) -> npt.NDArray[np.float32]:
+    """Return (S,) or (channels, S) samples after lhotse's transforms, timed as lhotse times them.
+
+    Args:
+        source: Path or bytes of the file.
+        cut: What is wanted of it, in time and rate after the transforms.
+        steps: Names and arguments of transforms.
+    """
+    from lhotse.augmentation import AudioTransform
+    from lhotse.utils import compute_num_samples
+
+    from speechft.data.audio import read_header, read_samples
+
+    rate = int(cut.recording.sampling_rate)
+    start, duration = cut.start, cut.duration
+    whole = abs(duration - cut.recording.duration) <= _WHOLE
+    for step in reversed(steps):
+        start, duration = AudioTransform.from_dict(step).reverse_timestamps(
+            offset=start, duration=duration, sampling_rate=rate
+        )
+    try:
+        true = read_header(source).sample_rate
+        count = None if whole else compute_num_samples(duration, true)
+        _, read = read_samples(source, compute_num_samples(start, true), count)
+    except DataError as error:
+        raise DataError(_reason(error.message)) from None
+    samples = _chosen(read, cut).T
+    for step in steps:
+        given = step["kwargs"]
+        if step["name"] == "Volume":
+            samples = samples * np.float32(given["factor"])
+        elif step["name"] == "Speed":
+            samples = resample(samples, round(rate * given["factor"]), rate)
+        else:
+            rates = int(given["source_sampling_rate"]), int(given["target_sampling_rate"])
+            samples = resample(samples, *rates)
+    wanted = int(cut.num_samples)
+    lacks = wanted - samples.shape[1]
+    if abs(lacks) > _TRANSFORM_ROUNDING * rate:
+        raise DataError(
+            f"has {samples.shape[1]} samples after its transforms, but its manifest says {wanted}"
+        )
+    samples = np.pad(samples[:, :wanted], ((0, 0), (0, max(0, lacks))), mode="edge")
+    return samples[0] if len(samples) == 1 else samples
+
+
+def _reason(message: str) -> str:
+    """Return why audio cannot be read as what follows its name in a sentence."""
+    if message == "does not exist":
+        return message
+    it = "it " if message.startswith(("is ", "holds ", "has ")) else ""
+    return f"cannot be read: {it}{message}"
 
 
 def _decode(source: Path | str | bytes, cut: Cut) -> npt.NDArray[np.float32]:
@@ -104,11 +186,7 @@ def _decode(source: Path | str | bytes, cut: Cut) -> npt.NDArray[np.float32]:
     try:
         header, samples = read_samples(source, start, count)
     except DataError as error:
-        reason = error.message
-        if reason != "does not exist":
-            it = "it " if reason.startswith(("is ", "holds ")) else ""
-            reason = f"cannot be read: {it}{reason}"
-        raise DataError(reason) from None
+        raise DataError(_reason(error.message)) from None
     recording = cut.recording
     differs = header.samples - int(recording.num_samples)
     if header.sample_rate != recording.sampling_rate:
@@ -152,15 +230,3 @@ def _tell_padding() -> None:
         "some lossy recordings are a little shorter than their manifest says, which another "
         "decoder made: zeros fill them up"
     )
-
-
-def _resample(samples: npt.NDArray[np.float32], rate: int) -> npt.NDArray[np.float32]:
-    """Resample by windowed sinc interpolation, as torchaudio does (lhotse's implementation)."""
-    import torch
-    from lhotse.augmentation import get_or_create_resampler
-
-    with torch.autocast("cpu", enabled=False):  # the reader may run inside the encoder's bf16
-        resampled: npt.NDArray[np.float32] = get_or_create_resampler(rate, SAMPLE_RATE)(
-            torch.from_numpy(np.ascontiguousarray(samples))
-        ).numpy()
-    return resampled

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 
+from speechft.commands import command
 from speechft.encoders.base import Mode
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
-from speechft.encoders.conversion.settings import complete_settings
-from speechft.encoders.conversion.tensors import FileTensor, Tensor
+from speechft.encoders.conversion.schema import check_size
+from speechft.encoders.conversion.settings import check_rate, complete_settings
+from speechft.encoders.conversion.tensors import FileTensor, Tensor, numel
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.errors import CheckpointError
@@ -43,12 +46,14 @@ def build_encoder(
     if checkpoint.format == "delta":
         raise CheckpointError(
             f"{checkpoint.source} is a task vector, not an encoder",
-            hint=f"speechft merge BASE {checkpoint.source} --alpha 1 --out encoder",
+            hint=command("merge", "BASE", checkpoint.source, alpha="1", out="encoder"),
         )
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
-    names = checkpoint.by_name()
-    known = {n: t for n, t in names.items() if not is_pretraining_head(n)}
+    check_rate(settings, checkpoint.source)
+    _check_size(checkpoint, settings)
+    check_fit(checkpoint, settings)
+    known = _encoder_tensors(checkpoint)
     with _reported(checkpoint.source, settings):
         kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
         model, report = kind.from_pretrained(
@@ -57,7 +62,6 @@ def build_encoder(
             state_dict=torch_tensors(known),
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are reported, and refused below
         )
     _check(checkpoint.source, model, report, allow_nonfinite)
     return _wrap(model, settings, mode)
@@ -87,10 +91,18 @@ def random_like(checkpoint: Checkpoint, mode: Mode = "exact") -> HuggingFaceEnco
     """Build an encoder of the same configuration with weights from torch's generator."""
     settings = complete_settings(checkpoint)
     check_family(settings, checkpoint.source)
+    _check_size(checkpoint, settings)
+    check_rate(settings, checkpoint.source)
     with _reported(checkpoint.source, settings):
         kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
         model = kind._from_config(model_config, dtype=torch.float32)
     return _wrap(model, settings, mode)
+
+
+def _check_size(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Refuse a model that its file cannot hold, before it is built."""
+    held = sum(map(numel, checkpoint.tensors.values()))
+    check_size(settings, checkpoint.by_name(), held, checkpoint.source)
 
 
 def check_family(settings: Mapping[str, Any], source: str) -> None:
@@ -106,6 +118,47 @@ def check_family(settings: Mapping[str, Any], source: str) -> None:
             f"{source} is a model of type {family!r}; supported are: {known}",
             hint="evaluate an encoder of your own as my.py:MyEncoder, see docs/encoders.md",
         )
+
+
+def check_fit(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> None:
+    """Refuse weights that do not fit the model, before any of them is read.
+
+    Args:
+        checkpoint: The open checkpoint.
+        settings: Its whole configuration.
+
+    Raises:
+        CheckpointError: Names tensors that are missing, without a place, or of another shape.
+    """
+    with _reported(checkpoint.source, settings), torch.device("meta"):
+        kind, model_config = FAMILIES[settings["model_type"]].model_class(settings)
+        expected = kind(model_config).state_dict()
+    ignored = [re.compile(p) for p in kind._keys_to_ignore_on_load_unexpected or ()]
+    known = _encoder_tensors(checkpoint)
+    spare = [n for n in known if n not in expected and not any(p.search(n) for p in ignored)]
+    problems = {
+        "missing": sorted(set(expected) - set(known) - {*_OPTIONAL, *_counters(expected)}),
+        "without a place": sorted(set(spare) - set(_OPTIONAL)),
+        "of another shape": sorted(
+            f"{name}: {list(known[name].shape)}, expected {list(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in known and tuple(known[name].shape) != tuple(tensor.shape)
+        ),
+    }
+    found = [f"{what}: {names[:5]}" for what, names in problems.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{checkpoint.source}: the weights do not fit the configuration; {', '.join(found)}"
+        )
+
+
+def _encoder_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    return {n: t for n, t in checkpoint.by_name().items() if not is_pretraining_head(n)}
+
+
+def _counters(names: Iterable[str]) -> list[str]:
+    """Return what batch norms count, which no feature depends on."""
+    return [name for name in names if name.endswith("num_batches_tracked")]
 
 
 def torch_tensors(tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
@@ -168,21 +221,14 @@ def _reported(source: str, settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _check(source: str, model: Any, report: Mapping[str, Any], allow_nonfinite: bool) -> None:
-    """Refuse weights that do not fit the model.
+    """Refuse what transformers left out nevertheless, and weights that are not finite.
 
     Raises:
-        CheckpointError: Names every kind of misfit.
+        CheckpointError: Names them.
     """
-    problems = {
-        "missing": sorted(set(report["missing_keys"]) - set(_OPTIONAL)),
-        "without a place": sorted(set(report["unexpected_keys"]) - set(_OPTIONAL)),
-        "of another shape": sorted(str(item) for item in report["mismatched_keys"]),
-    }
-    found = [f"{kind}: {names[:5]}" for kind, names in problems.items() if names]
-    if found:
-        raise CheckpointError(
-            f"{source}: the weights do not fit the configuration; {', '.join(found)}"
-        )
+    left = set(report["missing_keys"]) - {*_OPTIONAL, *_counters(report["missing_keys"])}
+    if left:
+        raise CheckpointError(f"{source}: transformers did not load {sorted(left)[:5]}")
     broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     if broken and not allow_nonfinite:
         raise CheckpointError(

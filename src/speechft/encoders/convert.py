@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from speechft.encoders.build import build_encoder, check_family, torch_tensors
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
 from speechft.encoders.conversion.s3prl import (
     REST_NAME,
@@ -23,9 +23,10 @@ from speechft.encoders.conversion.settings import complete_settings
 from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
-from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
+from speechft.errors import CheckpointError, ConfigError, unknown_choice
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
-from speechft.runs import publish
+from speechft.naming import public_config
+from speechft.outputs import check_own, overwriting, publish, replacing
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")
@@ -37,12 +38,12 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "spin": ("spin",),
     "hf": ("hf",),
 }
-"""Formats of `open_checkpoint` by the name that a user gives them; bare weights go with all."""
+"""Formats of `open_encoder` by the name that a user gives them; bare weights go with all."""
 
 TOLERANCE = 1e-5
 """Largest difference of a hidden state, over max(1, rms of the layer), that counts as equal."""
 
-_WRITTEN = {CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, REST_NAME}
+_NOT_THE_MODEL = ("do_normalize", "sampling_rate", "torch_dtype")
 _PROBES = (16_000, 9_013)
 
 
@@ -94,6 +95,7 @@ def convert(
     target: str | None = None,
     config: str | Path | None = None,
     allow_nonfinite: bool = False,
+    overwrite: bool = False,
 ) -> ConversionReport:
     """Convert an encoder and compare the hidden states of source and result.
 
@@ -104,6 +106,7 @@ def convert(
         target: ``hf`` or ``s3prl``; None goes by the suffix of ``out``.
         config: Where the configuration comes from when the source does not tell it.
         allow_nonfinite: Accept weights that are NaN or infinite.
+        overwrite: Replace an ``out`` that no command of ours wrote.
 
     Raises:
         CheckpointError: The source cannot be used, a tensor has no counterpart, or source and
@@ -111,27 +114,45 @@ def convert(
         ConfigError: A format is unknown or does not go with ``out``.
         RunError: ``out`` holds something else, or cannot be written.
     """
-    out = Path(os.path.abspath(Path(out).expanduser()))
+    out = Path(os.path.abspath(Path(os.path.expanduser(out))))
     chosen = _target(out, target)
+    with overwriting(overwrite):
+        return _convert(source, out, chosen, source_format, config, allow_nonfinite)
+
+
+def _convert(
+    source: str | Path,
+    out: Path,
+    chosen: Target,
+    source_format: str,
+    config: str | Path | None,
+    allow_nonfinite: bool,
+) -> ConversionReport:
     checkpoint = open_encoder(source)
     _check_format(checkpoint, source_format)
     if out.resolve() in {p.resolve() for p in (checkpoint.folder, *checkpoint.files) if p}:
         raise ConfigError(f"{out} is the source itself", hint="choose another output")
     settings = complete_settings(checkpoint, config)
     check_family(settings, checkpoint.source)
+    check_own(out)
+    beside = _family(settings).sidecar(settings) if chosen == "s3prl" else None
+    if beside is not None:
+        check_own(out.with_suffix(".config.json"))
     encoder = build_encoder(checkpoint, config=settings, allow_nonfinite=allow_nonfinite)
     with publish(out) as hidden:
         place = hidden if chosen == "hf" else hidden.with_suffix(".pt")  # by which it is read back
         write = _write_folder if chosen == "hf" else _write_file
         kept = write(place, checkpoint, settings)
-        written = open_checkpoint(place)
+        if not allow_nonfinite:
+            _check_heads(checkpoint.source, kept)
+        written = open_encoder(place)
         count = _compare_tensors(checkpoint, written)
         parity = _compare_features(encoder, written, settings, allow_nonfinite)
         heads = [n for n in checkpoint.by_name() if is_pretraining_head(n) and n not in kept]
         place.rename(hidden)
-    beside = _family(settings).sidecar(settings)
-    if chosen == "s3prl" and beside is not None:
-        write_json(out.with_suffix(".config.json"), beside)
+    if beside is not None:
+        with replacing(out.with_suffix(".config.json")) as hidden:
+            write_json(hidden, public_config(beside))
     return ConversionReport(
         checkpoint.source,
         checkpoint.format,
@@ -140,7 +161,7 @@ def convert(
         str(settings["model_type"]),
         count,
         tuple(kept),
-        (*heads, *checkpoint.heads()),
+        (*heads, *checkpoint.heads(), *checkpoint.not_understood(), *checkpoint.others),
         parity,
         digest_of(out),
     )
@@ -158,13 +179,6 @@ def _target(out: Path, target: str | None) -> Target:
         )
     if chosen == "s3prl" and out.is_dir():
         raise ConfigError(f"an s3prl checkpoint is a file; {out} is a folder")
-    if chosen == "hf" and out.is_dir():
-        foreign = sorted(path.name for path in out.iterdir() if path.name not in _WRITTEN)
-        if foreign:
-            raise RunError(
-                f"{out} already holds {', '.join(foreign[:4])}, which a conversion does not write",
-                hint="choose another output, or remove that folder",
-            )
     return chosen
 
 
@@ -187,7 +201,7 @@ def _write_folder(
     tensors = torch_tensors(checkpoint.by_name())
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
     weights = {name: t.contiguous() for name, t in tensors.items() if name not in heads}
-    config = {n: v for n, v in settings.items() if n not in ("do_normalize", "torch_dtype")}
+    config = {n: v for n, v in public_config(settings).items() if n not in _NOT_THE_MODEL}
     config["architectures"] = [_family(settings).architecture]
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:
@@ -222,11 +236,18 @@ def _write_file(
         tensors = {n: tensors[n] for n in [*rest.names, *tensors] if n in tensors}
     weights = {spelled[name]: tensor for name, tensor in tensors.items()}
     content = s3prl_checkpoint(checkpoint, weights, settings)
-    try:
-        torch.save(content, path)
-    except RuntimeError as error:  # torch hides the system's refusal behind its own error
-        raise OSError(str(error)) from None
+    torch.save(content, path)
     return {name: tensors[name] for name in heads}
+
+
+def _check_heads(source: str, heads: Mapping[str, torch.Tensor]) -> None:
+    """Refuse pre-training heads that are not finite, as `build_encoder` refuses such weights."""
+    broken = [n for n, t in heads.items() if t.is_floating_point() and not t.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"{source}: NaN or infinite weights in {', '.join(broken[:5])}",
+            hint="the training that wrote it diverged; --allow-nonfinite takes it nevertheless",
+        )
 
 
 def _family(settings: Mapping[str, Any]) -> Family:

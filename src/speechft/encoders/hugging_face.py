@@ -17,7 +17,8 @@ from speechft.encoders.base import Encoder, EncoderOutput, Mode
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.files import PROCESSOR_NAME
+from speechft.files import CONFIG_NAME, PROCESSOR_NAME, read_json, write_json
+from speechft.naming import public_config
 
 
 def s3prl_lengths(samples: Tensor, frames: int, rate: int) -> Tensor:
@@ -116,7 +117,8 @@ class HuggingFaceEncoder(Encoder):
         hidden = self.family.project(self.model, features)
         if time_mask is not None:
             hidden = torch.where(time_mask[..., None], self._mask_embedding(hidden), hidden)
-        leaks, silent = self.family.leaks(self.model), warnings.catch_warnings()
+        leaks = [] if self.mode == "s3prl" else self.family.leaks(self.model)
+        silent = warnings.catch_warnings()
         with self._recorded_layers() as recorded, _zeroed(leaks, mask), silent:
             # WavLM hands torch a boolean mask beside a float bias
             warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
@@ -193,6 +195,7 @@ class HuggingFaceEncoder(Encoder):
             self.model.save_pretrained(folder)
         finally:
             config.update(in_use)
+        write_json(folder / CONFIG_NAME, public_config(read_json(folder / CONFIG_NAME)))
         settings = config.to_dict() | {"do_normalize": self.normalize}
         processor = self.family.processor(settings)
         if processor is None:

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from speechft.encoders.build import check_family
+from speechft.commands import command
+from speechft.encoders.build import check_family, check_fit
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
-from speechft.encoders.conversion.settings import complete_settings, known_sizes
+from speechft.encoders.conversion.settings import check_rate, complete_settings, known_sizes
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor, numel
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.encoders.load import digest_of
@@ -63,6 +64,12 @@ class Inspection:
     """Why it cannot be loaded, as far as this can be told without building the model."""
     next: list[str] = field(default_factory=list)
     """Commands that make sense with it."""
+    other_encoders: list[str] = field(default_factory=list)
+    """Where further encoders are in the file, which are left out: teachers, running averages."""
+    not_understood: list[str] = field(default_factory=list)
+    """Tensors of neither an encoder nor a head that is known; left out."""
+    encoder_at: str | None = None
+    """What stands before the names of the encoder that is read."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -88,6 +95,11 @@ class Inspection:
         for name, held in (("pre-training", self.pretraining_heads), ("task", self.task_heads)):
             if held:
                 rows[f"{name} heads"] = ", ".join(held)
+        if self.other_encoders:
+            rows["encoder read"] = f"under {self.encoder_at!r}"
+            rows["other encoders"] = f"{', '.join(self.other_encoders)}: left out"
+        if self.not_understood:
+            rows["not understood"] = f"{', '.join(self.not_understood)}: left out"
         if self.nonfinite:
             rows["NaN or infinite"] = ", ".join(self.nonfinite)
         if self.problem:
@@ -138,7 +150,10 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
         task_heads=checkpoint.heads(),
         nonfinite=nonfinite,
         problem=problem,
-        next=_next(checkpoint, str(name), problem),
+        next=_next(checkpoint, str(name), problem, config),
+        other_encoders=list(checkpoint.others),
+        not_understood=checkpoint.not_understood(),
+        encoder_at=checkpoint.prefix,
     )
 
 
@@ -158,8 +173,10 @@ def _settings(
             return {}, problem
     try:
         check_family(settings, checkpoint.source)
+        check_rate(settings, checkpoint.source)
+        check_fit(checkpoint, settings)
     except CheckpointError as error:
-        return settings, error.message
+        return settings, str(error).replace("\n", "; ")
     return settings, None
 
 
@@ -183,20 +200,26 @@ def _is_finite(tensor: Tensor) -> bool:
     return True
 
 
-def _next(checkpoint: Checkpoint, name: str, problem: str | None) -> list[str]:
+def _next(
+    checkpoint: Checkpoint, name: str, problem: str | None, config: str | Path | None
+) -> list[str]:
+    """Return commands that work as they stand, but for words in capitals."""
     if checkpoint.format == "delta":
-        return [f"speechft merge BASE {name} --alpha 0.25 --out merged"]
+        return [command("merge", "BASE", name, alpha="0.25", out="merged")]
     if checkpoint.family is not None and checkpoint.family not in FAMILIES:
         return []
     if problem is not None:
-        return [f"speechft inspect {name} --config CONFIG"] if "--config" in problem else []
-    commands = [
-        f"speechft extract {name} AUDIO... --out feats",
-        f"speechft evaluate {name} --out runs/eval",
-        f"speechft merge {name} TUNED --alpha 0.25 --out merged",
-    ]
-    if checkpoint.format == "hf":
-        known = find_family(checkpoint.family)
-        to_s3prl = [f"speechft convert {name} encoder.pt --to s3prl"]
-        return commands + (to_s3prl if known is not None and known.in_s3prl else [])
-    return [f"speechft convert {name} encoder --to hf", *commands]
+        is_asked = "--config" in problem and config is None
+        return [command("inspect", name, config="CONFIG")] if is_asked else []
+    with_config = {"config": None if config is None else str(config)}
+    commands = [command("extract", name, "AUDIO...", out="feats", **with_config)]
+    if config is None:  # the other verbs take no configuration: they take what is converted
+        commands += [
+            command("evaluate", name, out="runs/eval"),
+            command("merge", name, "TUNED", alpha="0.25", out="merged"),
+        ]
+    if checkpoint.format != "hf" or config is not None:
+        return [command("convert", name, "encoder", to="hf", **with_config), *commands]
+    known = find_family(checkpoint.family)
+    to_s3prl = [command("convert", name, "encoder.pt", to="s3prl")]
+    return commands + (to_s3prl if known is not None and known.in_s3prl else [])

@@ -11,7 +11,6 @@ import torch
 
 from speechft.encoders.base import MODES, Encoder, Mode
 from speechft.encoders.build import build_encoder, random_like
-from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.settings import (
     implied_normalisation,
     sidecar,
@@ -106,12 +105,12 @@ def digest_of(name: str | Path) -> str:
     path = resolve_encoder(name)
     if path.is_file():
         digest, beside = file_digest(path), sidecar(path)
-        if beside is None or open_checkpoint(path).config is not None:
+        if beside is None or open_encoder(path).config is not None:
             return digest
         return _with_normalisation(_joined([digest, file_digest(beside)]), beside)
     if any((path / weights).is_file() for weights in (WEIGHTS_NAME, INDEX_NAME)):
         return _with_normalisation(encoder_digest(path), path / CONFIG_NAME)
-    parts = [file_digest(file) for file in open_checkpoint(path).files]
+    parts = [file_digest(file) for file in open_encoder(path).files]
     if (path / CONFIG_NAME).is_file():
         parts.insert(0, file_digest(path / CONFIG_NAME))
     return _with_normalisation(_joined(parts), path / CONFIG_NAME)

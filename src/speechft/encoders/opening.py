@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import command
+from speechft.console import log
+from speechft.encoders.conversion.adapters import ADAPTER_NAME
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.errors import CheckpointError
 from speechft.files import (
@@ -16,8 +22,6 @@ from speechft.files import (
     PROCESSOR_NAME,
     WEIGHTS_NAME,
 )
-
-ADAPTER_NAME = "adapter_config.json"
 
 FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
 """Encoders without weights, by name: arguments of `speechft.encoders.mfcc.MfccEncoder`."""
@@ -41,13 +45,23 @@ def open_encoder(source: Any, role: str = "checkpoint") -> Checkpoint:
     """
     if not isinstance(source, str | Path):
         return open_checkpoint(source, role)
-    path = resolve_encoder(source)
-    if (path / ADAPTER_NAME).is_file():
-        raise CheckpointError(
-            f"{path} holds an adapter (LoRA or the like), not an encoder",
-            hint="merge the adapter into its model first: PEFT's merge_and_unload, save_pretrained",
-        )
-    return open_checkpoint(path, role)
+    opened = open_checkpoint(resolve_encoder(source), role)
+    for what, names in (
+        ("further encoders", opened.others),
+        ("tensors of no head that is known", opened.not_understood()),
+    ):
+        if names:
+            _say_once(f"{opened.source}: {what} are left out: {_some(names)}")
+    return opened
+
+
+@cache
+def _say_once(text: str) -> None:
+    log(text)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def packaged_encoders() -> dict[str, Path]:
@@ -66,15 +80,17 @@ def resolve_encoder(name: str | Path) -> Path:
     Raises:
         CheckpointError: There is no such encoder.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     packaged = packaged_encoders()
     if CODE.match(str(name)) and not path.exists():
         raise CheckpointError(
             f"{name} is code, which runs only where you type its name: on the command line of "
             "evaluate, or in Python",
-            hint=f"speechft evaluate {name} --out OUT, or speechft.evaluate([encoder], out=...)",
+            hint=f"{command('evaluate', name, out='OUT')}, or speechft.evaluate([encoder], "
+            "out=...)",
         )
-    if path.is_dir() or (path.exists() and str(name) not in packaged):
+    is_there = path.exists() or path.is_symlink()  # a broken link is told as one
+    if path.is_dir() or (is_there and str(name) not in packaged):
         return path
     if str(name) in packaged:
         return packaged[str(name)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,10 @@ def typed_encoder(name: str) -> Any:
         ConfigError: The file has no such name.
     """
     if match := CODE.match(name):
-        return _made(_from_file(Path(match["file"]).expanduser(), match["name"]), name)
-    known = name in FEATURES or name in packaged_encoders() or Path(name).expanduser().exists()
+        return _made(_from_file(Path(os.path.expanduser(match["file"])), match["name"]), name)
+    known = (
+        name in FEATURES or name in packaged_encoders() or Path(os.path.expanduser(name)).exists()
+    )
     point = None if known else installed_encoders().get(name)
     if point is None:
         return None

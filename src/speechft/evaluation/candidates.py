@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.evaluation.config import RANDOM, Mode
 from speechft.files import read_json, write_json
+from speechft.naming import masked, public_name
 from speechft.results import Role
 
 if TYPE_CHECKING:
@@ -163,13 +164,21 @@ def _typed(name: str, source: str, encoder: Any) -> Candidate:
 
 
 def distinct_names(encoders: Sequence[str]) -> list[str]:
-    """Return names for distinct encoders: the last part of a path where that tells them apart."""
-    short = [Path(text).name or text for text in encoders]
-    folded = [name.casefold() for name in short]
-    return [
-        name if folded.count(name.casefold()) == 1 else text
-        for name, text in zip(short, encoders, strict=True)
-    ]
+    """Return names for distinct encoders: as many of the last parts as tell them apart.
+
+    Names go into tables and reports, so that no more of a path is told than that.
+    """
+    names = [public_name(text) for text in encoders]
+    rest = [[part for part in masked(text).split("/") if part][:-1] for text in encoders]
+    short = [Path(name).name or name for name in names]
+    while True:
+        folded = [name.casefold() for name in short]
+        alike = [n for n, name in enumerate(folded) if folded.count(name) > 1 and rest[n]]
+        if not alike:
+            same = [folded.count(name) > 1 for name in folded]
+            return [masked(t) if s else n for t, n, s in zip(encoders, short, same, strict=True)]
+        for n in alike:
+            short[n] = f"{rest[n].pop()}/{short[n]}"
 
 
 def save_candidate(folder: Path, candidate: Candidate, digest: str) -> None:
@@ -183,8 +192,10 @@ def save_candidate(folder: Path, candidate: Candidate, digest: str) -> None:
     content = {**_absolute(candidate).record(), "digest": digest}
     place = candidate.like if candidate.source == RANDOM else candidate.source
     place = None if candidate.own else place
-    if place and Path(place).expanduser().exists():
-        content["relative"] = os.path.relpath(Path(place).expanduser().resolve(), folder.resolve())
+    if place and Path(os.path.expanduser(place)).exists():
+        content["relative"] = os.path.relpath(
+            Path(os.path.expanduser(place)).resolve(), folder.resolve()
+        )
     if not (folder / ENCODER_FILE).is_file() or read_json(folder / ENCODER_FILE) != content:
         write_json(folder / ENCODER_FILE, content)
 
@@ -239,7 +250,7 @@ def _absolute(candidate: Candidate) -> Candidate:
         return candidate
 
     def absolute(place: str | None) -> str | None:
-        path = Path(place or "").expanduser()
+        path = Path(os.path.expanduser(place or ""))
         return str(path.resolve()) if place and path.exists() else place
 
     return replace(

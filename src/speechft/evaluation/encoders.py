@@ -16,6 +16,7 @@ from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
+from speechft.outputs import check_own, replacing
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import lock
 from speechft.tasks import TASKS, find_task, is_task
@@ -50,12 +51,19 @@ def evaluate(
         digests = {candidate.name: candidate.digest() for candidate in candidates}
         tasks, by_task = open_tasks(corpus, config, folder)
         file = folder / "results.jsonl"
+
+        def earlier_run() -> bool:
+            return bool(read_rows(file))  # of which every one that stays true is kept
+
+        check_own(file, earlier=earlier_run)
         earlier = read_rows(file) if file.exists() else []
         cache, rows, failures = DownsamplerCache(), [], Failures()
         settings: dict[str, Any] = {"seed": seed, "cache": cache, "failures": failures}
         for candidate in candidates:
             rows += evaluate_encoder(candidate, tasks, by_task, config, folder, **settings)
-        write_rows(file, [*kept_rows(earlier, rows, digests), *rows])
+        kept = kept_rows(earlier, rows, digests)
+        with replacing(file, earlier=earlier_run) as hidden:
+            write_rows(hidden, [*kept, *rows])
         failures.raise_any(folder)
     return rows
 

@@ -154,7 +154,7 @@ class ModuleGrid:
     ) -> None:
         self._probes = _probes(make, seeds, layers, device)
         self._optimizers = [
-            torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=weight_decay)
+            torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
             for probe, rate in zip(self._probes, learning_rates, strict=True)
         ]
         self._clip, self._seeds, self._step = clip, list(seeds), 0
@@ -238,11 +238,9 @@ class ProbeGrid:
         probes = _probes(make, seeds or [seed] * len(learning_rates), layers, device)
         self.parameters, self._buffers = stack_module_state(probes)
         self._skeleton = probes[0].to("meta")
-        self._rates = torch.tensor(learning_rates, device=device)
+        self._rates = list(learning_rates)
         self._clip = clip
-        self._step = 0
-        self._first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
-        self._second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
+        self._optimizer = self._make_optimizer()
 
     def train(self, mode: bool) -> None:
         """Do nothing: linear heads are the same in training."""
@@ -268,9 +266,9 @@ class ProbeGrid:
         gradients = torch.autograd.grad(losses.sum(), [self.parameters[n] for n in names])
         with torch.no_grad():
             scale = self._clip_factor(gradients)
-            self._step += 1
             for name, gradient in zip(names, gradients, strict=True):
-                self._adam(name, gradient * _spread(scale, gradient))
+                torch.mul(gradient, _spread(scale, gradient), out=self._clipped[name])
+        self._optimizer.step()
 
     def snapshot(self, number: int) -> dict[str, Tensor]:
         """Return a copy of the weights of one probe."""
@@ -284,26 +282,36 @@ class ProbeGrid:
 
     def keep(self, numbers: Sequence[int]) -> None:
         """Go on with some of the probes only, in this order."""
-        for tensors in (self._first, self._second, self._buffers):
-            for name in tensors:
-                tensors[name] = tensors[name][list(numbers)]
+        chosen, groups = list(numbers), self._optimizer.param_groups
+        states = [
+            [self._optimizer.state[parameter] for parameter in groups[n]["params"]] for n in chosen
+        ]
+        self._buffers = {name: buffer[chosen] for name, buffer in self._buffers.items()}
         for name, parameter in self.parameters.items():
-            kept = parameter.detach()[list(numbers)]
+            kept = parameter.detach()[chosen]
             self.parameters[name] = kept.requires_grad_()
-        self._rates = self._rates[list(numbers)]
+        self._rates = [self._rates[number] for number in chosen]
+        self._optimizer = self._make_optimizer()
+        for group, state in zip(self._optimizer.param_groups, states, strict=True):
+            self._optimizer.state.update(zip(group["params"], state, strict=True))
+
+    def _make_optimizer(self) -> torch.optim.Adam:
+        """Return a fused Adam: a group a probe, whose tensors are rows of the stacked ones."""
+        self._clipped = {name: torch.empty_like(p) for name, p in self.parameters.items()}
+        groups = []
+        for number, rate in enumerate(self._rates):
+            rows = []
+            for name, stacked in self.parameters.items():
+                row = nn.Parameter(stacked.detach()[number])
+                row.grad = self._clipped[name][number]
+                rows.append(row)
+            groups.append({"params": rows, "lr": rate})
+        return torch.optim.Adam(groups, fused=True)
 
     def _clip_factor(self, gradients: Sequence[Tensor]) -> Tensor:
-        squares = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0)
-        return (self._clip / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-
-    def _adam(self, name: str, gradient: Tensor, beta1: float = 0.9, beta2: float = 0.999) -> None:
-        """Update one stacked parameter (Kingma and Ba 2015, as in `torch.optim.Adam`)."""
-        first, second = self._first[name], self._second[name]
-        first.lerp_(gradient, 1 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        rate = _spread(self._rates, gradient) / (1 - beta1**self._step)
-        denominator = second.sqrt() / (1 - beta2**self._step) ** 0.5 + 1e-8
-        self.parameters[name].sub_(rate * first / denominator)
+        norms = [torch.linalg.vector_norm(g, dim=tuple(range(1, g.dim()))) for g in gradients]
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+        return (self._clip / (norm + 1e-6)).clamp(max=1.0)
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:

@@ -71,6 +71,9 @@ def encoder_folder(results: Path, name: str, digest: str) -> Path:
 
 
 def slug(name: str) -> str:
-    """Return a name as part of a folder's name: letters, digits, dots and dashes."""
+    """Return a name as part of a folder's name: letters, digits, dots and dashes.
+
+    One that has nothing of these is told apart by a digest.
+    """
     plain = "".join(c if c.isalnum() or c in ".-" else "-" for c in name).strip("-.").lower()
-    return plain[:80] or "encoder"
+    return plain[:80] or f"encoder-{json_digest(name.encode('utf-8', 'replace').decode())[:8]}"

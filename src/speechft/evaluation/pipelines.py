@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
+from speechft.commands import command
+from speechft.config import Config, build
 from speechft.data.labels import Vocabulary
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
-from speechft.encoders.base import Encoder
+from speechft.encoders.base import Encoder, Mode
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.candidates import find_candidate
 from speechft.evaluation.grid import Probe
 from speechft.features.layers import Layers, pick_layers, read_layers
 from speechft.files import atomic_write, read_json, write_json
+from speechft.headers import read_header
+from speechft.naming import public
 from speechft.results import read_rows
 from speechft.tasks import find_task
 from speechft.tasks.word_search import LanguageModel
@@ -113,36 +119,102 @@ def load_pipeline(
     if not (place / PIPELINE_FILE).is_file():
         raise CheckpointError(
             f"{folder} holds no trained probe",
-            hint="give OUT of: speechft evaluate ... --out OUT, with name= and task=",
+            hint=f"give OUT of {command('evaluate', 'ENCODER', out='OUT')}, with name= and task=",
         )
-    content = read_json(place / PIPELINE_FILE)
-    about = find_task(content["task"]).variant(content["protocol"])
+    known = _read_record(place / PIPELINE_FILE)
+    about = find_task(known.task).variant(known.protocol)
     if not about.predicts_files:
         raise DataError(f"task {about.name} does not predict on a file: {about.no_files}")
-    vocabulary = Vocabulary(tuple(content["vocabulary"]))
+    vocabulary = Vocabulary(tuple(known.vocabulary))
     if language_model is not None:
         if not about.takes_language_model:
             raise ConfigError(f"a language model is for task asr; this is a probe of {about.name}")
         if not isinstance(language_model, LanguageModel):
             language_model = LanguageModel(Path(language_model).expanduser())
         about = about.with_language_model(language_model).final(vocabulary)
-    head = about.probe_head(
-        content["dim"], vocabulary, hidden=content["hidden"], units=tuple(content["units"])
-    )
-    probe = Probe(content["states"], head)
-    probe.load_state_dict(load_file(place / WEIGHTS_FILE))
-    found = find_candidate(place, content["encoder"], content["encoder_digest"], encoder)
+    probe = _load_probe(place / WEIGHTS_FILE, known, about, vocabulary)
+    found = find_candidate(place, known.encoder, known.encoder_digest, encoder)
     device = pick_device()
-    loaded = found.load(content.get("mode", "exact")).to(device)
+    loaded = found.load(known.mode).to(device)
+    layers = read_layers(known.layers)
+    shape = (known.states, known.dim)
+    has = (len(pick_layers(layers, loaded.num_layers)), loaded.dim)
+    if has != shape:
+        raise CheckpointError(f"{place}: the probe takes {shape}, its encoder gives {has}")
     return Pipeline(
         loaded,
         probe.to(device),
         about.at(loaded.timing),
         vocabulary,
-        content["setting"],
-        content["precision"],
-        read_layers(content.get("layers", "all")),
+        known.setting,
+        known.precision,
+        layers,
     )
+
+
+class _Record(Config):
+    """What ``pipeline.json`` holds."""
+
+    task: str
+    protocol: str
+    vocabulary: list[str] = Field(min_length=1, max_length=1_000_000)
+    states: int = Field(ge=1, le=1_000)
+    dim: int = Field(ge=1, le=1 << 16)
+    hidden: Annotated[int, Field(ge=0, le=1 << 16)] | None
+    units: list[Annotated[int, Field(ge=1, le=1 << 16)]] = Field(max_length=16)
+    encoder: Any
+    encoder_digest: str
+    precision: Precision
+    mode: Mode = "exact"
+    layers: str | list[int] = "all"
+    learning_rate: float | None = None
+    setting: (
+        tuple[Annotated[float, Field(ge=0, le=1)], Annotated[int, Field(ge=1, le=10_001)]] | None
+    ) = None
+
+
+def _read_record(path: Path) -> _Record:
+    """Read what `save_pipeline` wrote beside the weights.
+
+    Raises:
+        CheckpointError: It is something else.
+    """
+    content = read_json(path)
+    try:
+        return build(_Record, content, str(path))
+    except ConfigError as error:
+        raise CheckpointError(error.message, hint="evaluate that encoder again") from None
+
+
+def _load_probe(path: Path, known: _Record, about: Task, vocabulary: Vocabulary) -> Probe:
+    """Build a probe and read its weights; shapes are compared before anything is allocated.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another probe.
+    """
+
+    def make() -> Probe:
+        head = about.probe_head(
+            known.dim, vocabulary, hidden=known.hidden, units=tuple(known.units)
+        )
+        return Probe(known.states, head)
+
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+    entries, _ = read_header(path)
+    if wanted != {name: entry.shape for name, entry in entries.items()}:
+        raise CheckpointError(f"{path} holds another probe than {PIPELINE_FILE} describes")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not all(
+        tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()
+    ):
+        raise CheckpointError(f"{path} holds weights that are no finite numbers")
+    probe = make()
+    probe.load_state_dict(weights)
+    return probe
 
 
 def _chosen(out: Path, name: str | None, task: str | None) -> Path:
@@ -195,7 +267,7 @@ def save_pipeline(
         "dim": result.dim,
         "hidden": config.hidden,
         "units": list(config.units),
-        "encoder": candidate.record(),
+        "encoder": public(candidate.record()),
         "encoder_digest": digest,
         "precision": evaluation.precision,
         "mode": evaluation.mode,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from speechft.documents import parse_json, read_lines
 from speechft.errors import DataError
 from speechft.files import atomic_write
 from speechft.results import ResultRow
@@ -30,8 +32,7 @@ def read_items(path: Path) -> list[Item]:
         DataError: The file cannot be read, or a line is not an item.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        return [Item(**json.loads(line)) for line in lines if line]
+        return [_item(parse_json(line)) for line in read_lines(path)]
     except (OSError, ValueError, TypeError) as error:
         raise DataError(
             f"predictions {path} cannot be read: {error}", hint="evaluate that encoder again"
@@ -60,4 +61,30 @@ def items_of(row: ResultRow, folder: Path) -> list[Item]:
             "it",
             hint="evaluate that encoder again",
         )
-    return read_items(folder / row.predictions)
+    place = Path(row.predictions)
+    if place.is_absolute() or ".." in place.parts:
+        raise DataError(
+            f"the row of {row.encoder} on {row.task} names predictions outside its folder: {place}"
+        )
+    return read_items(folder / place)
+
+
+def _item(content: Any) -> Item:
+    """Return the item that a JSON value describes.
+
+    Raises:
+        ValueError: A field is of another type.
+        TypeError: It has other fields.
+    """
+    item = Item(**content)
+    for name in ("id", "prediction", "reference", "group", "searched"):
+        if not isinstance(getattr(item, name), str):
+            raise ValueError(f"{name} of an item is no text")
+    if not isinstance(item.counts, Mapping):
+        raise ValueError("counts of an item are no section")
+    for value in (item.amount, item.total, *item.counts.values()):
+        if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > 1e15:
+            raise ValueError(f"{value!r} is no amount")
+    if type(item.fold) is not int or not 0 <= item.fold < 1 << 31:
+        raise ValueError(f"{item.fold!r} is no number of a fold")
+    return item

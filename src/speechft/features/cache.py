@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from speechft.errors import RunError
 from speechft.files import atomic_write
+from speechft.outputs import is_unwritable
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -101,9 +103,8 @@ class PooledCache:
             return
         name = hashlib.sha256("".join(sorted(new)).encode()).hexdigest()[:16]
         path = self.folder / f"pooled-{name}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(save(new))
+        if not _write(path, save(new)):
+            return
         self._files.update(dict.fromkeys(new, path))
 
 
@@ -150,14 +151,26 @@ class FrameCache:
         content = save(stored)
         if not self.room.fits(key, len(content)):
             return False
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.folder / f"{key}.safetensors") as file:
-            file.write(content)
+        if not _write(self.folder / f"{key}.safetensors", content):
+            return False
         self.room.hold(key, len(content))
         values = states.float()
         self._wrong += float((decode(stored).float() - values).square().sum())
         self._all += float(values.square().sum())
         return True
+
+
+def _write(path: Path, content: bytes) -> bool:
+    """Write a file of a cache; return False where the cache may only be read."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(content)
+    except (OSError, RunError) as error:
+        if not is_unwritable(error):
+            raise
+        return False
+    return True
 
 
 def encode(states: Tensor, codec: Codec) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +19,7 @@ from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.batching import pad
 from speechft.data.manifest import load_waveform
 from speechft.devices import Precision, Resolved, autocast, pick_device, resolve_precision
+from speechft.disk import sweep
 from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder, settings_digest
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
@@ -25,6 +27,7 @@ from speechft.features.extract import batch_limits, group_by_length
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import Sources, find_sources
 from speechft.files import atomic_write, read_json, write_json
+from speechft.outputs import is_unwritable, lock, overwriting, refuse
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -78,6 +81,7 @@ def extract_files(
     batch_seconds: float | None = None,
     config: str | Path | None = None,
     allow_nonfinite: bool = False,
+    overwrite: bool = False,
 ) -> ExtractionReport:
     """Write the hidden states of every utterance to a file of its own.
 
@@ -99,6 +103,7 @@ def extract_files(
         batch_seconds: Audio in a batch, padding included; None takes what suits the encoder.
         config: See `load_encoder`.
         allow_nonfinite: See `load_encoder`.
+        overwrite: Replace files that no extraction wrote.
 
     Raises:
         CheckpointError: The encoder cannot be used.
@@ -135,11 +140,44 @@ def extract_files(
         "format": format,
         "frame_rate": model.frame_rate,
     }
-    writer = _Writer(Path(out).expanduser(), settings, DTYPES[dtype])
     report.failed = dict(sources.problems)
     cuts = _usable(model, sources, report)
     if not cuts:
         raise _nothing(report.failed)
+    folder = Path(os.path.expanduser(out))
+    with overwriting(overwrite), _alone(folder) if processes.rank == 0 else nullcontext():
+        writer = _Writer(folder, settings, DTYPES[dtype], allow_nonfinite)
+        _extract(model, cuts, writer, report, processes, resolved, batch_seconds)
+    processes.gather(report)
+    if not report.written and not report.skipped:
+        raise _nothing(report.failed)
+    return report
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the folder; one that may only be read needs no lock, since nothing is written there."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(lock(folder))
+            sweep(folder, deep=True)
+        except RunError as error:
+            if not is_unwritable(error):
+                raise
+        yield
+
+
+def _extract(
+    model: Encoder,
+    cuts: dict[str, Cut],
+    writer: _Writer,
+    report: ExtractionReport,
+    processes: _Processes,
+    precision: Resolved,
+    batch_seconds: float | None,
+) -> None:
+    """Write what this process has to write and is not there."""
+    mode, place = writer.settings["mode"], processes.device
     seconds, multiple = batch_limits(model, place, 0.0 if mode == "s3prl" else batch_seconds)
     shared = processes.share(
         _groups(cuts, seconds, model.window)
@@ -148,11 +186,7 @@ def extract_files(
     groups = [part for part in found if part]
     report.skipped = sum(map(len, shared)) - sum(map(len, groups))
     _announce([cut for part in groups for cut in part.values()])
-    _encode_all(model, groups, writer, report, resolved, place, multiple)
-    processes.gather(report)
-    if not report.written and not report.skipped:
-        raise _nothing(report.failed)
-    return report
+    _encode_all(model, groups, writer, report, precision, place, multiple)
 
 
 class _Processes:
@@ -169,7 +203,7 @@ class _Processes:
         if state.num_processes != self.count:
             raise ConfigError(
                 f"{self.count} processes were started, but they see {state.num_processes}",
-                hint="start them with: accelerate launch -m speechft extract ...",
+                hint="start them with accelerate launch -m speechft, then the same arguments",
             )
         self.rank = int(state.process_index)
         if self.device.type == "cuda":
@@ -198,8 +232,11 @@ class _Processes:
 class _Writer:
     """Writes one file an utterance, atomically, and knows which ones are there."""
 
-    def __init__(self, out: Path, settings: dict[str, Any], dtype: torch.dtype) -> None:
-        self._out, self._settings, self._dtype = out, settings, dtype
+    def __init__(
+        self, out: Path, settings: dict[str, Any], dtype: torch.dtype, nonfinite: bool
+    ) -> None:
+        self._out, self.settings, self._dtype = out, settings, dtype
+        self._nonfinite = nonfinite
         self._suffix = f".{settings['format']}"
         record = out / RECORD_NAME
         self._resumed = record.is_file()
@@ -212,10 +249,10 @@ class _Writer:
         except CheckpointError:
             old = None
         known = old if isinstance(old, dict) else {}
-        different = [name for name, value in self._settings.items() if known.get(name) != value]
+        different = [name for name, value in self.settings.items() if known.get(name) != value]
         if different:
             told = ", ".join(
-                f"{name} {known.get(name)} instead of {self._settings[name]}" for name in different
+                f"{name} {known.get(name)} instead of {self.settings[name]}" for name in different
             )
             raise RunError(
                 f"{self._out} holds features that were made otherwise: {told}",
@@ -228,9 +265,8 @@ class _Writer:
         if not path.exists():
             return False
         if not self._resumed:
-            raise RunError(
-                f"{path} exists and was not written by extract", hint="choose another --out"
-            )
+            refuse([str(path)], by="extract")
+            return False
         audio = Path(cut.recording.sources[0].source)
         return audio.exists() and path.stat().st_mtime_ns >= audio.stat().st_mtime_ns
 
@@ -238,12 +274,14 @@ class _Writer:
         """Return where the features of an item go."""
         return self._out / f"{name}{self._suffix}"
 
-    def write(self, name: str, states: Tensor) -> None:
-        """Write (N, T, D) hidden states."""
-        if not self._resumed:
-            write_json(self._out / RECORD_NAME, self._settings)
-            self._resumed = True
+    def write(self, name: str, states: Tensor) -> str:
+        """Write (N, T, D) hidden states; return why not, where they are no finite numbers."""
         states = states.to(self._dtype).cpu().contiguous()
+        if not self._nonfinite and not states.isfinite().all():
+            return f"has hidden states that are no finite {str(self._dtype)[6:]} numbers"
+        if not self._resumed:
+            write_json(self._out / RECORD_NAME, self.settings)
+            self._resumed = True
         if self._suffix == ".npy":
             import numpy as np
 
@@ -253,10 +291,11 @@ class _Writer:
         else:
             from safetensors.torch import save
 
-            facts = {"format": "pt", **{k: str(v) for k, v in self._settings.items()}}
+            facts = {"format": "pt", **{k: str(v) for k, v in self.settings.items()}}
             data = save({KEY: states}, metadata=facts)
         with atomic_write(self.path(name)) as file:
             file.write(data)
+        return ""
 
 
 def _usable(encoder: Encoder, sources: Sources, report: ExtractionReport) -> dict[str, Cut]:
@@ -338,8 +377,11 @@ def _encode_all(
                 for index, name in enumerate(usable):
                     frames = int(output.lengths[index])
                     chosen = [output.layers[n][index, :frames].float() for n in report.layers]
-                    writer.write(name, torch.stack(chosen))
-                report.written += len(usable)
+                    problem = writer.write(name, torch.stack(chosen))
+                    report.written += not problem
+                    if problem:
+                        report.failed[_place(group[name])] = problem
+                        warn(f"left out: {_place(group[name])} {problem}")
                 report.seconds += float(lengths.sum()) / SAMPLE_RATE
             bar.advance(len(group))
             bar.note(f"{report.seconds / 60:.1f} min of audio")

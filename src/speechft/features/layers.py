@@ -10,6 +10,14 @@ from speechft.errors import ConfigError
 Layers = Literal["all", "last"] | tuple[int, ...]
 
 
+_DIGITS = 4
+"""Of the number of a layer."""
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= _DIGITS
+
+
 def read_layers(given: str | int | Sequence[int]) -> Layers:
     """Read what was asked for: ``all``, ``last``, or numbers and ranges such as ``0,6,9-12``.
 
@@ -21,11 +29,13 @@ def read_layers(given: str | int | Sequence[int]) -> Layers:
     """
     if given == "all" or given == "last":
         return given  # type: ignore[return-value]
+    if not isinstance(given, str | int | Sequence):
+        raise _not_layers(given)
     parts = given.split(",") if isinstance(given, str) else given
     chosen: list[int] = []
     for part in [parts] if isinstance(parts, int) else parts:
         first, separator, last = str(part).strip().partition("-")
-        if not first.isdigit() or (separator and not last.isdigit()):
+        if not all(_is_number(text) for text in ([first, last] if separator else [first])):
             raise _not_layers(given)
         numbers = range(int(first), int(last if separator else first) + 1)
         if not numbers:

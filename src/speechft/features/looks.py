@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.commands import command
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.folders import CORPUS_FILE, look_below
 from speechft.data.tables import is_manifest, is_table, read_table
@@ -79,7 +81,7 @@ def inspect_anything(
 
 def is_data(name: str | Path) -> bool:
     """Return whether a name is data rather than an encoder."""
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     suffix = path.suffix.lower()
     if path.is_file() or path.is_symlink():
         return suffix not in _WEIGHTS and (
@@ -94,6 +96,8 @@ def is_data(name: str | Path) -> bool:
     if (path / "config.json").is_file() or any(p.suffix in _WEIGHTS for p in path.iterdir()):
         return False
     below = look_below(path)
+    if not below.audio and any(path.glob("*/*config.json")):  # encoders or adapters lie below
+        return False
     return bool(below.audio) or any(p.suffix == ".parquet" or is_table(p) for p in below.others)
 
 
@@ -113,7 +117,7 @@ def inspect_data(name: str | Path) -> DataInspection:
     Raises:
         DataError: It is none of these, or a table that cannot be read at all.
     """
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.is_dir() and (path / CORPUS_FILE).is_file():
         return _corpus(path)
     if path.is_dir() or is_table(path) or path.suffix.lower() == ".parquet":
@@ -141,7 +145,7 @@ def _recording(path: Path) -> DataInspection:
         )
     problems = {f"{path.name} ({k})": p for k, p in found.problems if KINDS[k] != "kept"}
     facts |= {k: p for k, p in found.problems if KINDS[k] == "kept"}
-    commands = [] if problems else [f"speechft extract tiny-hubert {path} --out feats"]
+    commands = [] if problems else [command("extract", "tiny-hubert", path, out="feats")]
     return DataInspection(str(path), "recording", facts, int(not problems), problems, commands)
 
 
@@ -177,7 +181,7 @@ def _recordings(path: Path) -> DataInspection:
     for name, columns in (("labels", table.labels), ("not read", table.dropped)):
         if columns:
             facts[name] = ", ".join(columns)
-    commands = [f"speechft prepare generic {path} --out corpora/{path.stem}"]
+    commands = [command("prepare", "generic", path, out=f"corpora/{path.stem}")]
     return DataInspection(str(path), kind, facts, sum(splits.values()), left, commands)
 
 
@@ -193,7 +197,7 @@ def _listed(path: Path) -> DataInspection:
 
     found = find_sources([path])
     facts = {"splits": "no column split: extract reads it, prepare does not"}
-    commands = [f"speechft extract tiny-hubert {path} --out feats"]
+    commands = [command("extract", "tiny-hubert", path, out="feats")]
     return DataInspection(str(path), "table", facts, len(found.cuts), found.problems, commands)
 
 
@@ -211,7 +215,7 @@ def _manifest(path: Path) -> DataInspection:
                 left[place] = error.message
     facts = {"length": f"{seconds / 3600:.2f} h"}
     usable = sum(c.recording.sources[0].source not in left for c in found.cuts.values())
-    commands = [f"speechft extract tiny-hubert {path} --out feats"]
+    commands = [command("extract", "tiny-hubert", path, out="feats")]
     return DataInspection(str(path), "manifest", facts, usable, left, commands)
 
 
@@ -225,5 +229,5 @@ def _corpus(path: Path) -> DataInspection:
         facts[split] = f"{values['utterances']} utterances, {values['hours']:.2f} h; {labels}"
     left = {kind: f"{n} when it was prepared" for kind, n in corpus.info.get("issues", {}).items()}
     total = sum(values["utterances"] for values in corpus.statistics.values())
-    commands = [f"speechft run demo --corpus {path} --out runs/mine"]
+    commands = [command("extract", "tiny-hubert", path, out="feats")]
     return DataInspection(str(path), "corpus", facts, total, left, commands)

@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from speechft.commands import command
 from speechft.console import warn
 from speechft.data.containers import AUDIO_SUFFIXES
+from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
 from speechft.data.inspection import inspect
 from speechft.data.manifest import CORPUS_FILE, Utterance, open_corpus, to_cut
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
+from speechft.documents import is_plain
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,7 +50,9 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     sources = Sources()
     files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
-    for path in (Path(os.path.abspath(Path(text).expanduser())) for text in arguments):
+    for path in (Path(os.path.abspath(Path(os.path.expanduser(text)))) for text in arguments):
+        if not is_plain(str(path)):
+            raise DataError(f"the name {str(path)!r} is not UTF-8", hint="rename it")
         if path.is_dir() and (path / CORPUS_FILE).is_file():
             corpus = open_corpus(path)
             for split in corpus.statistics:
@@ -62,11 +67,11 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
                 files.setdefault(file, []).append(Segment())
             parents.append(path)
         elif path.is_file() and (path.name.endswith(_MANIFESTS) or _is_manifest(path)):
-            _add_cuts(sources, read_manifest(path, sources.problems), "")
+            _add_cuts(sources, read_cuts(path, problems=sources.problems), "")
         elif path.suffix.lower() == ".parquet" and path.is_file():
             raise DataError(
                 f"{path} is parquet, whose audio has no files",
-                hint=f"speechft prepare generic {path} --out DIR, then give DIR",
+                hint=f"{command('prepare', 'generic', path, out='DIR')}, then give DIR",
             )
         elif is_table(path):
             for file, segment in _read_rows(path, sources.problems):
@@ -144,41 +149,6 @@ def _named(files: Sequence[Path], parents: Sequence[Path]) -> dict[str, Path]:
 
 def _is_manifest(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".json") and is_manifest(path)
-
-
-def read_manifest(path: Path, problems: dict[str, str]) -> Iterator[Cut]:
-    """Yield the cuts of a lhotse manifest of cuts or recordings, paths resolved.
-
-    Args:
-        path: The manifest.
-        problems: Is told about cuts without a recording of their own, such as mixtures.
-
-    Raises:
-        DataError: It cannot be read, or holds neither.
-    """
-    from lhotse import CutSet, RecordingSet, load_manifest
-
-    try:
-        manifest: Any = load_manifest(path)
-        if isinstance(manifest, RecordingSet):
-            manifest = CutSet.from_manifests(recordings=manifest)
-        if not isinstance(manifest, CutSet):
-            raise DataError(f"it holds {type(manifest).__name__}, which has no audio")
-        for cut in manifest:
-            if not hasattr(cut, "recording") or cut.recording is None:
-                problems[cut.id] = (
-                    f"is a {type(cut).__name__} without a recording of its own: write its audio "
-                    "with cut.save_audio"
-                )
-                continue
-            source = cut.recording.sources[0]
-            inside = source.type == "file" and not Path(source.source).is_absolute()
-            yield cut.with_recording_path_prefix(path.parent) if inside else cut
-    except Exception as error:  # gzip, json and lhotse raise many kinds
-        raise DataError(
-            f"manifest {path} cannot be read: {error or type(error).__name__}",
-            hint="expected are cuts or recordings as lhotse writes them",
-        ) from None
 
 
 def _read_rows(path: Path, problems: dict[str, str]) -> Iterator[tuple[Path, Segment]]:

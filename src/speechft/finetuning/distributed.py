@@ -41,12 +41,14 @@ def make_accelerator(precision: Precision) -> Any:
     if accelerator.num_processes != wanted:
         raise RunError(
             f"{wanted} processes were started, but {accelerator.num_processes} train together",
-            hint="start with: accelerate launch --num_processes N -m speechft ...",
+            hint="start with accelerate launch --num_processes N -m speechft, then the "
+            "same arguments",
         )
     if sharding_asked() and wanted == 1:
         raise RunError(
             "FSDP was asked for (ACCELERATE_USE_FSDP), but there is one process to shard over",
-            hint="start with: accelerate launch --use_fsdp --num_processes N -m speechft ...",
+            hint="start with accelerate launch --use_fsdp --num_processes N -m speechft, then the "
+            "same arguments",
         )
     return accelerator
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from speechft import interruption
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.errors import TrainingError
@@ -153,7 +154,10 @@ class _Training:
         names = settings.trackers if main else ()
         trackers = Trackers(names, logs or self.folder, self.step, settings.as_dict())
         clock = Clock(self.history)
-        with progress_bar(description, stop_after, self.step) as bar:
+        with (
+            interruption.finishing("the update in progress and a checkpoint"),
+            progress_bar(description, stop_after, self.step) as bar,
+        ):
             while self.step < stop_after:
                 rate = self._enter_step()
                 group = [next(batches) for _ in range(settings.accumulation)]
@@ -167,7 +171,11 @@ class _Training:
                 trackers.log({"loss": loss, "learning rate": rate, "x real time": speed}, self.step)
                 if figures := self._evaluate(self.step == stop_after):
                     trackers.log({f"dev {name}": x for name, x in figures.items()}, self.step)
-                self._save(self.step == stop_after)
+                stopped = self._is_asked_to_stop()
+                self._save(self.step == stop_after or stopped)
+                if stopped and self.step < stop_after:
+                    trackers.close()
+                    interruption.stop(f"checkpoint after {self.step} of {stop_after} updates")
         trackers.close()
         self._select()
         return self.history
@@ -347,6 +355,14 @@ class _Training:
         if self.step % self.settings.checkpoint_every == 0 or last:
             self._write("", self._state(), keep=self.settings.keep)
             self.accelerator.wait_for_everyone()
+
+    def _is_asked_to_stop(self) -> bool:
+        """Return whether any process was told to end, the same on all of them."""
+        asked = interruption.is_asked()
+        if self.accelerator.num_processes > 1:
+            told = torch.tensor(float(asked), device=self.accelerator.device)
+            asked = bool(self.accelerator.reduce(told, "sum") > 0)
+        return asked
 
     def _write(self, place: str, state: dict[str, Any], keep: int) -> None:
         """Save on the first process; every process has taken part in gathering."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -13,6 +13,7 @@ from speechft.merging.plan import build_plan
 from speechft.merging.report import MergeReport
 from speechft.merging.sources import open_models
 from speechft.merging.stream import NoSink, run
+from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch
@@ -85,8 +86,10 @@ def merge(
     weight_norm: str = "gv",
     dtype: str = "auto",
     to: str | None = None,
+    allow: str | Sequence[str] = (),
     force: bool = False,
     dry_run: bool = False,
+    overwrite: bool = False,
     **options: Any,
 ) -> Any:
     """Merge a base with one or several models that were tuned from it.
@@ -106,8 +109,11 @@ def merge(
         weight_norm: ``gv`` or ``fused``.
         dtype: ``auto``, ``keep``, ``float32``, ``float16`` or ``bfloat16``.
         to: ``hf`` or ``s3prl``; by default s3prl for an ``out`` that ends in ``.pt``.
-        force: Merge in spite of objections; they are written into the card.
+        allow: Names of checks that may fail, of `speechft.merging.checks.CHECKS`, such as
+            ``"zeros,scale"``; what they object to is written into the card.
+        force: Short for ``allow="family,base,equal,lineage,nonfinite"``.
         dry_run: Check everything and write nothing.
+        overwrite: Replace an ``out`` that no command of ours wrote.
         **options: Options of the method, see its file.
 
     Returns:
@@ -129,11 +135,13 @@ def merge(
         "dtype": dtype,
         "out": out,
         "to": to,
+        "allow": allow if isinstance(allow, str) else tuple(allow),
     }
     config = MergeConfig(base=base, tuned=tuned, force=force, dry_run=dry_run, **settings)
     if out is None and not dry_run:
         return merge_in_memory(config)
-    return write_merge(config)
+    with overwriting(overwrite):
+        return write_merge(config)
 
 
 def compare(base: Any, tuned: Any) -> lineage.Evidence:

@@ -6,12 +6,14 @@ It imports neither numpy nor pydantic, so that ``speechft merge`` starts quickly
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 from speechft.errors import ConfigError, unknown_choice
+from speechft.merging.checks import FORCED, read_allowed
 from speechft.merging.coefficients import finite, read_rules
 from speechft.merging.method import Method
 from speechft.merging.methods import configure, find_method
@@ -45,6 +47,9 @@ class MergeSettings:
     dtype: DType = "auto"
     """Type of the output's tensors: ``auto`` is the common type of base and tuned models and
     float32 where they differ, ``keep`` the base's."""
+    allow: str | tuple[str, ...] = ()
+    """Checks that may fail, of `speechft.merging.checks.CHECKS`; what they object to is written
+    into the card. ``"zeros,scale"`` is the same as a list of these names."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without the models.
@@ -58,6 +63,7 @@ class MergeSettings:
         if not isinstance(self.options, Mapping):
             raise ConfigError(f"options are {self.options!r}, expected a value by name")
         self._set("options", self._typed_options())
+        self._set("allow", read_allowed(self.allow))
         self._set("rules", read_rules(self.rules))
         if self.alpha is not None:
             self._set("alpha", finite(self.alpha, "alpha"))
@@ -136,7 +142,7 @@ class MergeConfig(MergeSettings):
     to: Format | None = None
     """Format of the output; None goes by its name."""
     force: bool = False
-    """Merge in spite of objections; they are written into the card."""
+    """Short for ``allow`` with all of `speechft.merging.checks.FORCED`."""
     dry_run: bool = False
     """Check everything and write nothing."""
 
@@ -146,12 +152,17 @@ class MergeConfig(MergeSettings):
         if self.out is not None:
             if not isinstance(self.out, str | Path) or not str(self.out):
                 raise ConfigError(f"out is {self.out!r}, expected the name of a folder or file")
-            self._set("out", Path(self.out).expanduser())
+            self._set("out", Path(os.path.expanduser(self.out)))
         if self.to is not None:
             _choose("output format", self.to, Format)
         for name in ("force", "dry_run"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} is {getattr(self, name)!r}, expected true or false")
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The checks that may fail."""
+        return (*self.allow, *(FORCED if self.force else ()))
 
     @property
     def models(self) -> list[Any]:

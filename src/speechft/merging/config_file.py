@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import command
 from speechft.errors import ConfigError, nearest, unknown_choice
 from speechft.files import read_yaml
 from speechft.merging.config import MergeConfig
@@ -55,7 +56,7 @@ def merge_config(given: Mapping[str, Any], file: Path | None = None) -> MergeCon
     if missing:
         raise ConfigError(
             f"merge lacks {', '.join(missing)}",
-            hint="speechft merge BASE TUNED --alpha 0.25 --out merged",
+            hint=command("merge", "BASE", "TUNED", alpha="0.25", out="merged"),
         )
     return MergeConfig(**{**content, "options": options})
 

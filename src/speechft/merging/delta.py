@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from speechft.encoders.conversion.checkpoints import open_checkpoint
+from speechft.commands import command
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
+from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
+from speechft.merging.checks import FORCED, read_allowed, refuse
 from speechft.merging.digests import InputDigests, combined_digest
+from speechft.merging.output import check_replaceable
 from speechft.merging.plan import Plan, TensorPlan, build_plan
 from speechft.merging.report import some
 from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import write_tensors_file
+from speechft.naming import public, public_config
+from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +75,14 @@ class DeltaReport:
 
 
 def make_delta(
-    base: Any, tuned: Any, out: str | Path, *, dtype: str = "float32", force: bool = False
+    base: Any,
+    tuned: Any,
+    out: str | Path,
+    *,
+    dtype: str = "float32",
+    allow: str | Sequence[str] = (),
+    force: bool = False,
+    overwrite: bool = False,
 ) -> DeltaReport:
     """Write the task vector tuned minus base.
 
@@ -78,17 +91,21 @@ def make_delta(
         tuned: A model tuned from it.
         out: File to write, ``.safetensors``.
         dtype: ``float32``, ``float16`` or ``int8``.
-        force: Go on in spite of the lineage check.
+        allow: Names of checks that may fail, of `speechft.merging.checks.CHECKS`, such as
+            ``"zeros,scale"``; NaN and infinities are refused all the same.
+        force: Short for ``allow="family,base,equal,lineage"``.
+        overwrite: Replace a file that no command of ours wrote.
 
     Raises:
         LineageError: The models do not belong together.
         CheckpointError: An input cannot be read.
-        ConfigError: ``dtype`` is unknown.
+        ConfigError: ``dtype`` or a check is unknown.
         RunError: The file cannot be written.
     """
-    place = Path(out).expanduser()
+    place = Path(os.path.expanduser(out))
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
+    allowed = (*read_allowed(allow), *(FORCED if force else ()))
     if place.suffix != ".safetensors":
         raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
     opened, (model,) = open_models(base, [tuned])
@@ -98,16 +115,18 @@ def make_delta(
             hint="give the tuned model itself to write its delta in another type",
         )
     check_not_input(place, (opened, model))
+    with overwriting(overwrite):
+        check_replaceable(place, is_folder=False)
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
-        objections = _check(plan, force)
+        objections = _check(plan, allowed)
         known = digests.result()
     finally:
         digests.cancel()
     stored = DTYPES[dtype]
     scales = {item.canonical: _scales(item, stored) for item in plan.merged if stored != "F32"}
-    errors = _errors(plan, stored, scales)
+    errors, config = _errors(plan, stored, scales), opened.settings()
     details: dict[str, Any] = {
         "base": opened.source,
         "base_digest": combined_digest(opened.folder, opened.files, known)
@@ -119,13 +138,15 @@ def make_delta(
         "relative_error": errors[0],
         "largest_error": errors[1],
         "family": opened.family,
-        "config": opened.settings(),
+        "config": None if config is None else public_config(config),
         "forced": objections,
         "set_aside": plan.set_aside[0],
     }
     items = _items(plan, stored, scales)
-    metadata = {"format": "pt", DELTA_KEY: json.dumps(details)}
-    write_tensors_file(place, items, _content(plan, stored, scales), metadata)
+    told = public(details, (opened.source, model.source))
+    metadata = {"format": "pt", DELTA_KEY: json.dumps(told)}
+    with overwriting(overwrite):
+        write_tensors_file(place, items, _content(plan, stored, scales), metadata)
     return DeltaReport(
         place,
         len(plan.merged),
@@ -148,11 +169,11 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     """
     import torch
 
-    checkpoint = open_checkpoint(Path(path).expanduser())
+    checkpoint = open_encoder(path)
     if checkpoint.format != "delta":
         raise CheckpointError(
             f"{path} is not a delta file",
-            hint="make one with: speechft delta BASE TUNED --out FILE",
+            hint=f"make one with: {command('delta', 'BASE', 'TUNED', out='FILE')}",
         )
     state = {}
     for name, tensor in checkpoint.tensors.items():
@@ -162,16 +183,23 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check(plan: Plan, force: bool) -> list[str]:
-    objections = lineage.check_configs(plan.base, plan.tuned)
+def _check(plan: Plan, allowed: Sequence[str]) -> list[str]:
+    objections = refuse(lineage.check_models(plan.base, plan.tuned), allowed)
     try:
         change = run(plan, NoSink(), allow_nonfinite=False)[0]
     except LineageError as error:
         raise LineageError(error.message, hint="training diverged or a file is damaged") from None
-    objections += lineage.check_weights(plan.base, plan.tuned[0], change)
-    if not force:
-        lineage.refuse(objections, "give the base that the model was tuned from, or --force")
-    return objections
+    return objections + refuse(lineage.check_weights(plan.base, plan.tuned[0], change), allowed)
+
+
+def _finite(item: TensorPlan, values: Buffer) -> Buffer:
+    """Return float32 values that are written, unless one is beyond the type."""
+    if not np.isfinite(values).all():
+        raise CheckpointError(
+            f"the task vector of {item.canonical} is beyond the range of float32",
+            hint="its base or tuned model is damaged",
+        )
+    return values
 
 
 def _rows(item: TensorPlan) -> int:
@@ -230,10 +258,12 @@ def _item(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
 
 def _content(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> Iterator[Buffer]:
     """Yield the bytes of the file's tensors in the order of `_items`."""
-    yield from scales.values()
+    for item in plan.merged:
+        if item.canonical in scales:
+            yield _finite(item, scales[item.canonical])
     for item in plan.merged:
         for start, _, deltas in pieces(item):
             if stored == "F32":
-                yield np.array(deltas[0], np.float32)
+                yield _finite(item, np.array(deltas[0], np.float32))
             else:
                 yield _quantise(deltas[0], item, start, stored, scales[item.canonical])

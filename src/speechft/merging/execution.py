@@ -11,8 +11,9 @@ from typing import Any
 from speechft.console import progress_bar
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.opening import WEIGHT_SUFFIXES
-from speechft.errors import ConfigError, LineageError
+from speechft.errors import ConfigError
 from speechft.merging import lineage, output
+from speechft.merging.checks import refuse
 from speechft.merging.config import MergeConfig, MergeSettings
 from speechft.merging.digests import InputDigests, combined_digest
 from speechft.merging.fused import fuse_weight_norm, store_norms
@@ -78,9 +79,9 @@ def merge_in_memory(config: MergeConfig) -> Any:
         raise ConfigError(f"to={config.to!r} says what is written, and nothing is without out")
     ready = prepare(config, "memory")
     sink = ArraySink(ready.plan)
-    changes = run(ready.plan, sink, ready.combine, allow_nonfinite=config.force)
+    changes = run(ready.plan, sink, ready.combine, allow_nonfinite="nonfinite" in config.allowed)
     check_weights(ready, changes)
-    check_delta(ready.plan, config.force)
+    check_delta(ready)
     return in_memory(config.base, ready.plan, sink)
 
 
@@ -119,9 +120,7 @@ def prepare_opened(
     """
     method = config.configured_method()
     method.check(len(models))
-    objections = lineage.check_configs(base, models)
-    if not config.force:
-        lineage.refuse(objections, HINT)
+    objections = refuse(lineage.check_models(base, models), config.allowed)
     plan = build_plan(base, models, target, config.dtype)
     unfused, is_fused = plan, config.weight_norm == "fused"
     if is_fused:
@@ -150,42 +149,28 @@ def check_base(settings: MergeSettings, base: Any) -> None:
         settings.configured_method().alphas(plan, 1.0, settings.rules)
 
 
-HINT = (
-    "give the checkpoint that the tuned model was initialised from; --force merges nevertheless "
-    "and says so in the card"
-)
-EQUAL_HINT = (
-    "was the same model given twice, or a checkpoint from before the encoder was trained? "
-    "--force merges nevertheless"
-)
-
-
 def check_weights(ready: Prepared, changes: Sequence[lineage.Change]) -> tuple[str, ...]:
-    """Refuse by weights, or return all objections of a forced merge."""
+    """Refuse by weights, or return all that speaks against the merge and was let pass."""
     base, models = ready.plan.base, ready.plan.tuned
     found: list[str] = []
     for model, change in zip(models, changes, strict=True):
-        problems = lineage.check_weights(base, model, change)
-        if problems and not ready.config.force:
-            equal = len(change.equal) == len(change.tensors)
-            raise LineageError("; ".join(problems), hint=EQUAL_HINT if equal else HINT)
-        found += problems
+        found += refuse(lineage.check_weights(base, model, change), ready.config.allowed)
     return (*ready.objections, *found)
 
 
-def check_delta(plan: Plan, force: bool) -> None:
+def check_delta(ready: Prepared) -> None:
     """Refuse a delta that was made for another base, where the base is in files."""
-    base = plan.base
-    if base.files and any(model.format == "delta" for model in plan.tuned):
+    base, models = ready.plan.base, ready.plan.tuned
+    if base.files and any(model.format == "delta" for model in models):
         digest = combined_digest(base.folder, base.files, InputDigests(base.files).result())
-        check_base_digest(base, plan.tuned, digest, force)
+        refuse(check_base_digest(base, models, digest), ready.config.allowed)
 
 
 def _check_output(plan: Plan, out: Path) -> None:
     """Refuse an output that cannot be written, before anything is read."""
     check_not_input(out, (plan.base, *plan.tuned))
+    output.check_replaceable(out, is_folder=plan.target == "hf")
     if plan.target == "hf":
-        output.check_replaceable(out)
         folder_settings(plan)
 
 
@@ -194,7 +179,7 @@ def _stream_out(
 ) -> MergeReport:
     """Run a merge into files, or into nothing for a dry run, and report."""
     config = ready.config
-    out, force = None if config.dry_run else config.out, config.force
+    out = None if config.dry_run else config.out
     base, models = ready.plan.base, ready.plan.tuned
     digests = InputDigests([f for model in (base, *models) for f in model.files])
 
@@ -205,13 +190,13 @@ def _stream_out(
                 ready.plan,
                 sink,
                 ready.combine,
-                allow_nonfinite=force,
+                allow_nonfinite="nonfinite" in config.allowed,
                 advance=lambda count: bar.advance(count),
             )
         objections = check_weights(ready, changes)
         known = digests.result()
         digest = combined_digest(base.folder, base.files, known) if base.files else None
-        objections += tuple(check_base_digest(base, models, digest, force))
+        objections += tuple(refuse(check_base_digest(base, models, digest), config.allowed))
         found = [lineage.evidence(c, forced=bool(objections)) for c in changes]
         return _report(ready, out, known, found, objections, time.monotonic() - started)
 

@@ -3,7 +3,8 @@
 Fine-tuning moves weights a little and keeps their direction: over the matrices of a layer the
 cosine between base and tuned stays near 1 (a relative change of 0.36 is a cosine of about 0.94),
 while two models that were trained apart are orthogonal. The score of a pair is the lowest median
-cosine of any layer, so that a single shuffled or exchanged layer counts.
+cosine of any layer, so that a single shuffled or exchanged layer counts; every matrix and norm is
+looked at by itself besides, so that a single one that is damaged counts too.
 """
 
 from __future__ import annotations
@@ -16,11 +17,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechft.encoders.conversion.checkpoints import Checkpoint
-from speechft.errors import LineageError
+from speechft.encoders.conversion.tensors import FLOAT_BYTES
+from speechft.encoders.families import find_family
+from speechft.encoders.families.convolutional import ConvolutionalFamily
+from speechft.merging.checks import Objection
 from speechft.merging.coefficients import layer_of
+from speechft.merging.damage import BLOCK, Fill, Fills
+from speechft.merging.plan import is_optional
 
 MIN_SCORE = 0.5
 """Pairs with a lower score are refused."""
+
+MIN_MATRIX_COSINE = 0.3
+"""The same for one matrix; one that was drawn anew is within a few hundredths of 0."""
+
+MIN_NORM_COSINE = 0.8
+"""The same for the weights of a norm, which stay near 1 whatever the fine-tuning."""
+
+LARGEST_RATIO = 3.0
+"""Of the magnitudes of a matrix or the weights of a norm in both models, either way."""
+
+LARGEST_BIAS_RATIO = 100.0
+"""The same of other vectors: biases begin at 0 and may grow."""
 
 FIELDS: dict[str, str] = {
     "model_type": "family",
@@ -30,11 +48,24 @@ FIELDS: dict[str, str] = {
     "feat_extract_norm": "normalisation of the CNN",
     "feat_proj_layer_norm": "layer norm before the projection",
     "do_normalize": "normalisation of the audio",
+    "sampling_rate": "rate of the audio",
     "conv_kernel": "kernels of the CNN",
     "conv_stride": "strides of the CNN",
     "conv_bias": "biases of the CNN",
     "num_hidden_layers": "number of layers",
     "hidden_size": "dimension",
+    "layer_norm_eps": "epsilon of layer norm",
+    "activation_function": "activation",
+    "add_adapter": "adapter behind the layers",
+    "adapter_act": "activation of the adapter",
+    "adapter_kernel_size": "kernel of the adapter",
+    "adapter_stride": "stride of the adapter",
+    "conv_pos_batch_norm": "batch norm of the position convolution",
+    "left_max_position_embeddings": "largest position distance to the left",
+    "right_max_position_embeddings": "largest position distance to the right",
+    "rotary_embedding_base": "base of rotary positions",
+    "scale_embedding": "scaled input",
+    "use_intermediate_ffn_before_adapter": "layer before the adapter",
     "num_attention_heads": "number of attention heads",
     "encoder_attention_heads": "number of attention heads",
     "num_conv_pos_embeddings": "kernel of the position convolution",
@@ -45,6 +76,25 @@ FIELDS: dict[str, str] = {
 }
 """Fields of the configuration that change what the weights mean, with a name for messages."""
 
+DEFAULTS: dict[str, Any] = {
+    "do_stable_layer_norm": False,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "feat_extract_activation": "gelu",
+    "feat_extract_norm": "group",
+    "feat_proj_layer_norm": True,
+    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+    "conv_bias": False,
+    "conv_pos_batch_norm": False,
+    "num_attention_heads": 12,
+    "num_conv_pos_embedding_groups": 16,
+    "num_buckets": 320,
+    "max_bucket_distance": 800,
+    "add_adapter": False,
+}
+"""What a configuration of a `ConvolutionalFamily` means that does not state a field."""
+
 
 @dataclass
 class TensorChange:
@@ -53,15 +103,33 @@ class TensorChange:
     base_base: float = 0.0
     base_delta: float = 0.0
     delta_delta: float = 0.0
+    shape: tuple[int, ...] = ()
+    fills: Fills = field(default_factory=Fills)
+    """What of it is filled with one value."""
 
     @property
     def cosine(self) -> float | None:
-        """Cosine between base and tuned; None where one of them is zero or not finite."""
-        tuned_tuned = self.base_base + 2 * self.base_delta + self.delta_delta
-        if not (0 < self.base_base < math.inf and 0 < tuned_tuned < math.inf):
+        """Cosine between base and tuned, 0 where one is zero; None where both are or not finite."""
+        base, tuned = self.base_base, self.tuned_tuned
+        if not (math.isfinite(base + tuned) and base + tuned > 0):
             return None
-        cosine = (self.base_base + self.base_delta) / math.sqrt(self.base_base * tuned_tuned)
+        if base == 0 or tuned == 0:
+            return 0.0
+        cosine = (base + self.base_delta) / math.sqrt(base * tuned)
         return max(-1.0, min(1.0, cosine))
+
+    @property
+    def tuned_tuned(self) -> float:
+        """Sum over the squares of the tuned tensor; 0 where it is nothing beside rounding."""
+        total = self.base_base + 2 * self.base_delta + self.delta_delta
+        return 0.0 if total <= 1e-12 * (self.base_base + self.delta_delta) else total
+
+    @property
+    def ratio(self) -> float | None:
+        """Norm of the tuned tensor over the norm of the base; None where one is zero."""
+        if not (0 < self.base_base < math.inf and 0 < self.tuned_tuned < math.inf):
+            return None
+        return math.sqrt(self.tuned_tuned / self.base_base)
 
     @property
     def relative(self) -> float | None:
@@ -93,30 +161,49 @@ class Evidence:
     score: float | None
     """Lowest median cosine of any layer; None without layers to compare."""
     median_cosine: float | None
+    lowest_cosine: float | None
+    """Of any matrix."""
+    lowest_tensor: str | None
+    """Which matrix that is."""
     median_relative_change: float | None
     equal_tensors: int
+    filled: int
+    """Elements in runs of one value that base and tuned model share, as in a pruned model."""
     cnn_equal: bool | None
     """Whether the CNN is bit-equal (it is frozen in stable fine-tuning); None without a CNN."""
     forced: bool = False
     """True when a refusal was overridden."""
 
 
-def compare_configs(base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None) -> list[str]:
-    """Return one line per field in which two configurations mean different models.
+def compare_configs(
+    base: Mapping[str, Any] | None, tuned: Mapping[str, Any] | None
+) -> list[Objection]:
+    """Return an objection per field in which two configurations mean different models.
 
-    A field that one side does not state is not compared.
+    A field that one side does not state has there the value that its family gives it; where it has
+    none, as ``do_normalize``, it is not compared. Nor is whether the audio is normalised where a
+    group norm stands behind the first convolution, which takes scale and offset out itself;
+    `other_differences` tells it.
     """
     if not base or not tuned:
         return []
-    return [
-        f"{label} ({name}): {base[name]!r} in the base, {tuned[name]!r} in the tuned model"
-        for name, label in FIELDS.items()
-        if name in base
-        and name in tuned
-        and base[name] is not None
-        and tuned[name] is not None
-        and base[name] != tuned[name]
-    ]
+    found = []
+    free = {"do_normalize"} if base.get("feat_extract_norm") == "group" else set()
+    for name, label in FIELDS.items():
+        first, second = _value(base, name, tuned), _value(tuned, name, base)
+        if name not in free and first is not None and second is not None and first != second:
+            check = "family" if name == "model_type" else "settings"
+            text = f"{label} ({name}): {first!r} in the base, {second!r} in the tuned model"
+            found.append(Objection(check, text))
+    return found
+
+
+def _value(config: Mapping[str, Any], name: str, other: Mapping[str, Any]) -> Any:
+    value = config.get(name)
+    if value is None and other.get(name) is not None:
+        family = find_family(config.get("model_type"))
+        value = DEFAULTS.get(name) if isinstance(family, ConvolutionalFamily) else None
+    return list(value) if isinstance(value, tuple) else value
 
 
 _NOT_THE_MODEL = {
@@ -136,92 +223,210 @@ def other_differences(base: Checkpoint, model: Checkpoint) -> list[str]:
 
     The output has the base's values.
     """
-    if base.config is None or model.config is None:
+    first, second = base.settings(), model.settings()
+    if first is None or second is None:
         return []
-    first, second = base.config, model.config
     return [
         f"{name} is {first[name]!r} in the base (kept), {second[name]!r} in {model.source}"
         for name in first
-        if name in second and name not in _NOT_THE_MODEL and first[name] != second[name]
+        if name in second
+        and name not in _NOT_THE_MODEL
+        and first[name] != second[name]
+        and not (name == "do_normalize" and None in (first[name], second[name]))
     ]
 
 
-def check_configs(base: Checkpoint, tuned: Sequence[Checkpoint]) -> list[str]:
-    """Return refusals by configuration and family, one line per tuned model."""
-    found: list[str] = []
+def check_models(base: Checkpoint, tuned: Sequence[Checkpoint]) -> list[Objection]:
+    """Return what speaks against tuned models before their weights are read."""
+    found = _check_types(base)
     for model in tuned:
         different = compare_configs(base.settings(), model.settings())
         if not different and base.family and model.family and base.family != model.family:
-            different = [f"family: {base.family} is the base, {model.family} the tuned model"]
-        if different:
-            found.append(f"{model.source} is not tuned from {base.source}: {'; '.join(different)}")
+            text = f"family: {base.family} is the base, {model.family} the tuned model"
+            different = [Objection("family", text)]
+        start = f"{model.source} is not tuned from {base.source}: "
+        for check in ("family", "settings"):
+            texts = [one.text for one in different if one.check == check]
+            if texts:
+                found.append(Objection(check, start + "; ".join(texts)))
     return found
 
 
-def layer_cosines(change: Change) -> dict[str, float]:
-    """Return the median cosine of every layer's matrices; layer weight counts, biases do not."""
+def _check_types(base: Checkpoint) -> list[Objection]:
+    """Object to weights of the base that are integers, truth values or of 8 bits."""
+    wrong = []
+    for original, name in base.names.items():
+        tensor = base.tensors[original]
+        is_weight = name.endswith(_WEIGHT_ENDS) or (
+            base.naming != "unknown" and _is_matrix(tensor.shape) and not name.endswith(_INDICES)
+        )
+        if tensor.dtype not in FLOAT_BYTES and (is_weight or tensor.dtype.startswith("F")):
+            wrong.append(f"{name} ({tensor.dtype})")
+    if not wrong:
+        return []
+    text = f"{base.source} holds weights that cannot be merged: {_listed(wrong)}"
+    return [Objection("types", text)]
+
+
+_WEIGHT_ENDS = (".weight", ".bias", ".original0", ".original1")
+_INDICES = ("ids", "index", "indices", "buckets")
+
+
+def layer_cosines(change: Change, zeros: bool = True) -> dict[str, float]:
+    """Return the median cosine of every layer's matrices; layer weight counts, biases do not.
+
+    Args:
+        change: How a tuned model differs.
+        zeros: Count matrices of zeros, with a cosine of 0.
+    """
+    cosines = {
+        name: cosine
+        for name in change.matrices
+        if (cosine := change.tensors[name].cosine) is not None
+        and (zeros or 0 not in (change.tensors[name].base_base, change.tensors[name].tuned_tuned))
+    }
     groups: dict[str, list[float]] = defaultdict(list)
-    for name in change.matrices:
-        layer = layer_of(name)
-        cosine = change.tensors[name].cosine
-        if cosine is not None and layer is not None:
+    for name, cosine in cosines.items():
+        if (layer := layer_of(name)) is not None:
             groups[f"layer {layer}"].append(cosine)
     if not groups:
-        everything = [change.tensors[n].cosine for n in change.matrices]
-        groups["all"] = [c for c in everything if c is not None]
+        groups["all"] = list(cosines.values())
     return {name: statistics.median(values) for name, values in groups.items() if values}
 
 
 def evidence(change: Change, forced: bool = False) -> Evidence:
     """Summarise how one tuned model differs from the base."""
     layers = layer_cosines(change)
-    cosines = [c for n in change.matrices if (c := change.tensors[n].cosine) is not None]
+    cosines = {n: c for n in change.matrices if (c := change.tensors[n].cosine) is not None}
     moves = [r for n in change.matrices if (r := change.tensors[n].relative) is not None]
     cnn = [name for name in change.tensors if name.startswith("feature_extractor.")]
+    worst = min(cosines, key=lambda name: cosines[name]) if cosines else None
     return Evidence(
         min(layers.values()) if layers else None,
-        statistics.median(cosines) if cosines else None,
+        statistics.median(cosines.values()) if cosines else None,
+        cosines[worst] if worst is not None else None,
+        worst,
         statistics.median(moves) if moves else None,
         len(change.equal),
+        sum(tensor.fills.shared for tensor in change.tensors.values()) * BLOCK,
         all(name in change.equal for name in cnn) if cnn else None,
         forced,
     )
 
 
-def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[str]:
-    """Return refusals by weights: equal models, NaN, and models that do not descend from the base.
+def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[Objection]:
+    """Return what the weights say against a pair, every tensor looked at by itself.
 
     Args:
         base: The base.
         model: The tuned model.
         change: How it differs.
     """
-    if change.tensors and len(change.equal) == len(change.tensors):
-        return [f"{model.source} equals the base {base.source} in every tensor that is merged"]
-    broken = [name for name, tensor in change.tensors.items() if not tensor.finite]
     found = []
+    if change.tensors and len(change.equal) == len(change.tensors):
+        text = f"{model.source} equals the base {base.source} in every tensor that is merged"
+        found.append(Objection("equal", text))
+    broken = [name for name, tensor in change.tensors.items() if not tensor.finite]
     if broken:
-        found.append(
+        text = (
             f"{model.source} or {base.source} holds NaN or infinite values in {len(broken)} "
             f"tensors, such as {broken[0]}"
         )
-    layers = layer_cosines(change)
-    if base.naming == "unknown" or not layers:
-        return found
-    worst = min(layers, key=lambda name: layers[name])
-    if layers[worst] < MIN_SCORE:
-        found.append(
-            f"{model.source} does not look tuned from {base.source}: in {worst} the weights point "
-            f"elsewhere (median cosine {layers[worst]:.2f}, fine-tuning keeps it above {MIN_SCORE})"
-        )
+        found.append(Objection("nonfinite", text))
+    is_known = base.naming != "unknown"
+    found += _check_layers(base, model, change) if is_known else []
+    looked = {n: t for n, t in change.tensors.items() if not is_optional(n) and t.finite}
+    damage: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, tensor in looked.items():
+        for check, what, detail in _check_tensor(name, tensor, is_known):
+            damage[check, what].append(f"{name}{detail}")
+    sources = {"base": base.source, "tuned": model.source}
+    for (check, what), names in damage.items():
+        text = what.format(**sources) + f" {len(names)} tensor{'s' * (len(names) > 1)}"
+        found.append(Objection(check, f"{text}: {_listed(names)}"))
     return found
 
 
-def refuse(problems: Sequence[str], hint: str) -> None:
-    """Raise when there are problems.
+def _check_layers(base: Checkpoint, model: Checkpoint, change: Change) -> list[Objection]:
+    layers = layer_cosines(change, zeros=False)
+    worst = min(layers, key=lambda name: layers[name]) if layers else ""
+    if not layers or layers[worst] >= MIN_SCORE:
+        return []
+    text = (
+        f"{model.source} does not look tuned from {base.source}: in {worst} the weights point "
+        f"elsewhere (median cosine {layers[worst]:.2f}, fine-tuning keeps it above {MIN_SCORE})"
+    )
+    return [Objection("lineage", text)]
 
-    Raises:
-        LineageError: Names the first problems.
+
+_ELSEWHERE = "{tuned} does not look tuned from {base}: other directions have"
+_SCALE = "{tuned} is of another scale than {base} in"
+
+
+def _check_tensor(name: str, tensor: TensorChange, is_known: bool) -> list[tuple[str, str, str]]:
+    """Return name of the check, sentence, and detail for what is wrong with one tensor."""
+    is_bias = "bias" in name.rpartition(".")[2]
+    is_matrix = _is_matrix(tensor.shape) and not is_bias
+    is_norm = not is_matrix and (
+        name.endswith(".original0") or ("norm" in name and name.endswith(".weight"))
+    )
+    if not is_known and (not is_matrix or math.prod(tensor.shape) < BLOCK):
+        return []
+    found = _check_fills(tensor, is_matrix, is_norm)
+    if found:
+        return found
+    cosine, ratio = tensor.cosine, tensor.ratio
+    limit = MIN_MATRIX_COSINE if is_matrix else MIN_NORM_COSINE
+    if is_known and (is_matrix or is_norm) and cosine is not None and cosine < limit:
+        found.append(("lineage", _ELSEWHERE, f" (cosine {cosine:.2f})"))
+    most = LARGEST_RATIO if is_matrix or is_norm else LARGEST_BIAS_RATIO
+    # v of weight norm has no scale of its own; biases near 0 have none that matters
+    size = max(math.prod(tensor.shape), 1)
+    matters = is_matrix or is_norm or max(tensor.base_base, tensor.tuned_tuned) > 0.01 * size
+    is_free = name.endswith(".original1") or not matters
+    if ratio is not None and not is_free and not 1 / most <= ratio <= most:
+        found.append(("scale", _SCALE, f" (times {ratio:.3g})"))
+    return found
+
+
+def _check_fills(
+    tensor: TensorChange, is_matrix: bool, is_norm: bool
+) -> list[tuple[str, str, str]]:
+    """Return what is filled with one value where the other model has many.
+
+    Biases of 0 and norms of 1 are how a base begins, and a frozen one stays as it is.
     """
-    if problems:
-        raise LineageError("; ".join(problems[:3]), hint=hint)
+    first, second = tensor.fills.base, tensor.fills.tuned
+    zero = [tensor.base_base == 0, tensor.tuned_tuned == 0]
+    if math.prod(tensor.shape) < 2:
+        return []
+    if (is_matrix or is_norm) and all(zero):
+        return [("zeros", "{base} and {tuned} hold nothing but zeros in", "")]
+    if zero[1] and not zero[0]:
+        return [("zeros", "{tuned} holds nothing but zeros in", "")]
+    if zero[0] and (is_matrix or is_norm):
+        return [("zeros", "{base} holds nothing but zeros in", "")]
+    if second.whole and not first.whole:
+        return [("constants", "{tuned} holds a constant in", f" ({second.value:.3g})")]
+    if first.whole and not second.whole and is_matrix:
+        return [("constants", "{base} holds a constant in", f" ({first.value:.3g})")]
+    found = _runs("{tuned}", second)
+    return found + (_runs("{base}", first) if is_matrix else [])
+
+
+def _runs(source: str, fill: Fill) -> list[tuple[str, str, str]]:
+    kinds = (("zeros", "zeros", fill.zeros), ("constants", "one value", fill.others))
+    return [
+        (check, f"{source} holds long runs of {what} in", f" ({count * BLOCK} elements)")
+        for check, what, count in kinds
+        if count
+    ]
+
+
+def _is_matrix(shape: Sequence[int]) -> bool:
+    return sum(n > 1 for n in shape) > 1
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -76,7 +76,8 @@ def interpolate_(
         The module.
 
     Raises:
-        CheckpointError: Names or shapes do not fit the module, or ``base_state`` is its own.
+        CheckpointError: Names or shapes do not fit the module, ``base_state`` is its own, or a
+            value would be beyond the range of the module's type; the module is as it was then.
     """
     import torch
 
@@ -95,13 +96,36 @@ def interpolate_(
             hint="copy it first: {name: tensor.clone() for name, tensor in state.items()}",
         )
     with torch.no_grad():
+        added = {n for n, target in own.items() if n in moves and target.is_floating_point()}
+        for name in added:
+            _check_range(name, own[name], bases[name], moves[name], alpha)
         for name, target in own.items():
             base = bases[name].to(target.device)
-            if name in moves and target.is_floating_point():
+            if name in added:
                 move = moves[name].to(target.device, torch.float32)
                 base = base.to(torch.float32) + alpha * move
             target.copy_(base)
     return module
+
+
+def _check_range(
+    name: str, target: torch.Tensor, base: torch.Tensor, move: torch.Tensor, alpha: float
+) -> None:
+    """Refuse a sum that is not finite in the type of the target."""
+    import torch
+
+    if not target.numel():
+        return
+    largest = float(base.abs().max()) + abs(alpha) * float(move.abs().max())
+    if largest < torch.finfo(target.dtype).max:
+        return
+    total = base.to(torch.float32) + alpha * move.to(base.device, torch.float32)
+    if not bool(total.to(target.dtype).isfinite().all()):
+        kind = str(target.dtype).removeprefix("torch.")
+        raise CheckpointError(
+            f"base + {alpha:g} * delta is beyond the range of {kind} in {name}",
+            hint="take a smaller alpha, or a module of a wider type",
+        )
 
 
 def _by_name(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

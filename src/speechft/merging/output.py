@@ -22,6 +22,7 @@ from speechft.files import (
     WEIGHTS_NAME,
 )
 from speechft.merging.plan import TensorPlan
+from speechft.outputs import check_own
 
 SHARD_BYTES = 5_000_000_000
 """Largest size of one weight file, as on the Hugging Face hub."""
@@ -180,31 +181,22 @@ def _split(items: Sequence[TensorPlan], limit: int) -> list[list[TensorPlan]]:
     return shards
 
 
-def check_file(out: Path) -> None:
-    """Refuse a folder where a file is to be written.
+def check_replaceable(out: Path, *, is_folder: bool) -> None:
+    """Refuse a place where no merge may write, before anything is read.
 
     Raises:
-        RunError: ``out`` is a folder.
+        RunError: A file is where a folder goes or the other way round, or no command of ours wrote
+            what is there.
     """
-    if out.is_dir():
-        raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
-
-
-def check_replaceable(out: Path) -> None:
-    """Refuse an output folder that holds what no merge wrote.
-
-    Raises:
-        RunError: There are such files, or ``out`` is a file.
-    """
-    if out.is_file():
+    if is_folder and out.is_file():
         raise RunError(f"{out} is a file, expected a folder to write", hint="choose another --out")
-    if out.is_dir():
-        held = sorted(out.iterdir())
-        foreign = [p.name for p in held if not any(map(p.match, WRITTEN))]
-        if not foreign and not (out / REPORT_NAME).is_file():
-            foreign = [p.name for p in held]  # somebody's encoder
-        if foreign:
-            raise RunError(
-                f"{out} already holds {', '.join(foreign[:4])}, which no merge wrote",
-                hint="choose another --out, or remove that folder",
-            )
+    if not is_folder and out.is_dir():
+        raise RunError(f"{out} is a folder, expected a file to write", hint="choose another --out")
+    check_own(out, earlier=lambda: is_earlier_merge(out))
+
+
+def is_earlier_merge(out: Path) -> bool:
+    """Return whether a folder without a record is a merge, and holds what merges write alone."""
+    return (out / REPORT_NAME).is_file() and all(
+        any(map(path.match, WRITTEN)) for path in out.iterdir()
+    )

@@ -40,17 +40,16 @@ class Merger:
     Args:
         base: The base, as `merge` takes it.
         tuned: The models tuned from it.
-        force: Merge in spite of objections.
 
     Raises:
         LineageError: The models do not belong together, or one of them is the base.
         CheckpointError: One cannot be read.
     """
 
-    def __init__(self, base: Any, tuned: Sequence[Any], *, force: bool = False) -> None:
+    def __init__(self, base: Any, tuned: Sequence[Any]) -> None:
         opened, models = open_models(base, tuned)
         self._base, self._models = _held(opened), [_held(model) for model in models]
-        self._force, self._checked = force, False
+        self._checked = False
         self.names = [opened.names.get(name, name) for name in opened.tensors]
         """Hugging Face names of the tensors of the base."""
 
@@ -65,14 +64,13 @@ class Merger:
             ConfigError: A setting does not fit the models.
         """
         config = settings.of(self._base.source, [model.source for model in self._models])
-        config = replace(config, force=self._force)
         ready = prepare_opened(config, self._base, self._models, "hf")
         written = folder_settings(ready.plan)
         sink = _Both(ready.plan.items, ArraySink(ready.plan))
-        changes = run(ready.plan, sink, ready.combine, allow_nonfinite=self._force)
+        changes = run(ready.plan, sink, ready.combine)
         check_weights(ready, changes)
         if not self._checked:
-            check_delta(ready.plan, self._force)
+            check_delta(ready)
             self._checked = True
         state = {i.name: as_torch(i, sink.arrays.data[i.name]) for i in ready.plan.items}
         found, (settings_written, processor) = open_checkpoint(state, "merged"), written

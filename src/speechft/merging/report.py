@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from speechft.files import encoder_digest, file_digest
 from speechft.merging.lineage import Evidence
+from speechft.naming import public
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class MergeReport:
             del content["plan"]
         return content
 
+    def public(self) -> MergeReport:
+        """Return the report as it leaves the machine: names of encoders instead of their places."""
+        content = public(vars(self), (self.base, *self.tuned))
+        return dataclasses.replace(self, **{f.name: content[f.name] for f in fields(self)})
+
     def lines(self) -> list[str]:
         """Return the report for people, one fact a line; a dry run begins with its plan."""
         low, high = self.alpha_range
@@ -119,6 +125,10 @@ def _evidence(found: Evidence) -> str:
     parts = []
     if found.score is not None:
         parts.append(f"lineage score {found.score:.3f}")
+    if found.lowest_cosine is not None:
+        parts.append(f"lowest cosine {found.lowest_cosine:.3f} ({found.lowest_tensor})")
+    if found.filled:
+        parts.append(f"{found.filled} elements in runs of one value in both (pruned?)")
     if found.median_relative_change is not None:
         parts.append(f"median change {found.median_relative_change:.2g}")
     if found.cnn_equal is not None:

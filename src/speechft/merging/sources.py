@@ -9,8 +9,10 @@ from typing import Any
 
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.settings import told_settings
+from speechft.encoders.families import find_family
 from speechft.encoders.opening import open_encoder
-from speechft.errors import CheckpointError, ConfigError, LineageError
+from speechft.errors import CheckpointError, ConfigError
+from speechft.merging.checks import Objection
 
 
 def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Checkpoint]]:
@@ -21,7 +23,30 @@ def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Check
     """
     if not tuned:
         raise CheckpointError("no tuned model was given", hint="give at least one beside the base")
-    return open_base(base), [open_encoder(model, "tuned") for model in tuned]
+    opened = open_base(base)
+    models = [open_encoder(model, "tuned") for model in tuned]
+    for model in (opened, *models):
+        _check_whole(model)
+    return opened, models
+
+
+def _check_whole(model: Checkpoint) -> None:
+    """Refuse a checkpoint that lacks tensors of the model that its configuration describes.
+
+    Raises:
+        CheckpointError: It does; merged, it would be half a model.
+    """
+    settings = model.settings()
+    family = find_family(None if settings is None else settings.get("model_type"))
+    if settings is None or family is None or model.format == "delta":
+        return
+    lacking = family.lacking(settings, set(model.names.values()))
+    if lacking:
+        raise CheckpointError(
+            f"{model.source} lacks {len(lacking)} tensors of the {family.name} model that its "
+            f"configuration describes: {', '.join(lacking[:4])}",
+            hint="a shard or a part of the file may be missing; copy or download it again",
+        )
 
 
 def open_base(base: Any) -> Checkpoint:
@@ -58,26 +83,18 @@ def check_not_input(out: Path, models: Sequence[Checkpoint]) -> None:
 
 
 def check_base_digest(
-    base: Checkpoint, models: Sequence[Checkpoint], base_digest: str | None, force: bool
-) -> list[str]:
-    """Return an objection for every delta file that was made for another base.
-
-    Raises:
-        LineageError: There is one, and ``force`` is off.
-    """
+    base: Checkpoint, models: Sequence[Checkpoint], base_digest: str | None
+) -> list[Objection]:
+    """Return an objection for every delta file that was made for another base."""
     found = []
     for model in models:
         if model.format != "delta" or base_digest is None:
             continue
         wanted = model.content.get("base_digest")
         if wanted is not None and wanted != base_digest:
-            found.append(
+            text = (
                 f"{model.source} was made for a base with SHA-256 {wanted[:12]}..., "
                 f"{base.source} has {base_digest[:12]}..."
             )
-    if found and not force:
-        raise LineageError(
-            "; ".join(found),
-            hint="use the base that the delta names; --force adds it to this one nevertheless",
-        )
+            found.append(Objection("base", text))
     return found

@@ -18,7 +18,9 @@ CHUNK = 1 << 17
 
 Advance = Callable[[int], None]
 _NARROW = {"BF16": 0, "F16": 1, "F32": 2, "F64": 3}
-_LIMITS = {"F16": 65504.0}
+_LIMITS = {"F16": 65504.0, "BF16": 1e18, "F32": 1e18, "F64": 1e150}
+"""Values below these are within the range of a type, and so are sums of their squares."""
+_TYPE_NAMES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 class Sink(Protocol):
@@ -142,7 +144,7 @@ def _keep(
         item.base.read(start, values)
         if not allow:
             _check_finite(plan.base, item, values)
-        sink.write(item, _encode(item, values))
+        sink.write(item, _encode(item, values, not allow))
         advance(values.size)
 
 
@@ -156,7 +158,7 @@ def _merge(
     chunk: int,
     advance: Advance,
 ) -> None:
-    sums = [TensorChange() for _ in item.tuned]
+    sums = [TensorChange(shape=item.base.shape) for _ in item.tuned]
     equal = [True] * len(item.tuned)
     for start, base, deltas in pieces(item, chunk):
         base_base = _dot(base, base)
@@ -166,13 +168,15 @@ def _merge(
             total.base_base += base_base
             total.base_delta += _dot(base, delta)
             total.delta_delta += delta_delta
+            total.fills.see(base, delta)
             if not np.isfinite(base_base + delta_delta) and not allow_nonfinite:
                 _check_finite(plan.base, item, base)
                 _check_finite(plan.tuned[index], item, delta)
             if equal[index] and delta_delta != 0:
                 equal[index] = _equal_when_rounded(item, index, start, base)
+        checked = not allow_nonfinite or all(total.finite for total in sums)
         merged = base if item.alpha == 0 else combine(item, start, base, deltas)
-        sink.write(item, _encode(item, merged))
+        sink.write(item, _encode(item, merged, checked))
         advance(base.size)
     for index, change in enumerate(changes):
         change.tensors[item.canonical] = sums[index]
@@ -182,20 +186,43 @@ def _merge(
             change.equal.add(item.canonical)
 
 
+def _is_finite(encoded: Buffer, dtype: str) -> Buffer:
+    if dtype == "BF16":
+        return np.asarray((encoded & 0x7F80) != 0x7F80)
+    return np.asarray(np.isfinite(encoded))
+
+
 def _dot(first: Buffer, second: Buffer) -> float:
     # einsum stays on this thread; BLAS would wake others, which spin and compete with the digests
     return float(np.einsum("i,i", first, second))
 
 
-def _encode(item: TensorPlan, values: Buffer) -> Buffer:
+def _encode(item: TensorPlan, values: Buffer, is_checked: bool) -> Buffer:
+    """Return values in the type of the output; all are finite that were finite in the inputs.
+
+    Args:
+        item: The tensor.
+        values: What is written.
+        is_checked: Whether they must be finite; off where the inputs are not and may be so.
+
+    Raises:
+        CheckpointError: A value is beyond the range of the type, or not finite.
+    """
     encoded = encode(values, item.dtype)
-    limit = _LIMITS.get(item.dtype)
-    if limit is not None and values.size and item.base.dtype != item.dtype:
-        largest = float(np.max(np.abs(values)))
-        if limit < largest < np.inf:
+    if not _dot(values, values) < _LIMITS[item.dtype] ** 2:  # else none is beyond
+        lost = np.isfinite(values) & ~_is_finite(encoded, item.dtype)
+        if lost.any():
+            largest = float(np.max(np.abs(values[lost])))
             raise CheckpointError(
-                f"tensor {item.canonical} reaches {largest:.3g}, beyond the range of float16",
-                hint="write float32 or bfloat16 instead",
+                f"tensor {item.canonical} reaches {largest:.3g}, beyond the range of "
+                f"{_TYPE_NAMES[item.dtype]}",
+                hint="write a wider type, float32 or bfloat16 with --dtype, or take a smaller "
+                "alpha",
+            )
+        if is_checked and not np.isfinite(values).all():
+            raise CheckpointError(
+                f"tensor {item.canonical} becomes NaN or infinite by the merge",
+                hint="take a smaller alpha",
             )
     return encoded
 
@@ -206,7 +233,8 @@ def _check_finite(model: Checkpoint, item: TensorPlan, values: Buffer) -> None:
         raise LineageError(
             f"{model.source}: tensor {item.canonical} holds NaN or infinite values "
             f"({bad} in one piece of {values.size})",
-            hint="training diverged or the file is damaged; --force merges nevertheless",
+            hint="training diverged or the file is damaged; --force (or --allow nonfinite) merges "
+            "nevertheless",
         )
 
 

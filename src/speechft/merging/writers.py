@@ -21,12 +21,12 @@ from speechft.merging.output import (
     METADATA,
     REPORT_NAME,
     SafetensorsWriter,
-    check_file,
-    check_replaceable,
+    is_earlier_merge,
 )
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
+from speechft.naming import public_config
 from speechft.runs import publish
 
 Stream = Callable[[Sink], MergeReport]
@@ -70,8 +70,7 @@ def write_folder(
         RunError: The folder cannot be written.
     """
     config, processor = folder_settings(plan)
-    with publish(out) as folder:
-        check_replaceable(out)
+    with publish(out, earlier=lambda: is_earlier_merge(out)) as folder:
         folder.mkdir()
         writer = SafetensorsWriter(folder, plan.items, shard_bytes=shard_bytes)
         try:
@@ -82,8 +81,9 @@ def write_folder(
         write_json(folder / CONFIG_NAME, config)
         if processor is not None:
             write_json(folder / PROCESSOR_NAME, processor)
-        write_json(folder / REPORT_NAME, report.as_dict())
-        write_text(folder / CARD_NAME, model_card(report, command))
+        told = report.public()
+        write_json(folder / REPORT_NAME, told.as_dict())
+        write_text(folder / CARD_NAME, model_card(told, command))
     return report
 
 
@@ -94,9 +94,7 @@ def folder_settings(plan: Plan) -> tuple[dict[str, Any], dict[str, Any] | None]:
         CheckpointError: Neither the base nor a file beside it tells its configuration.
     """
     base = plan.base
-    config = None if base.config is None else dict(base.config)
-    if config is None:
-        config = _published(base)
+    config = public_config(_published(base) if base.config is None else base.config)
     processor = base.processor
     if base.folder is None:
         normalize = config.pop("do_normalize", None)
@@ -157,7 +155,6 @@ def write_tensors_file(
 def _safetensors_file(
     out: Path, items: Sequence[TensorPlan], metadata: Mapping[str, str]
 ) -> Iterator[SafetensorsWriter]:
-    check_file(out)
     with publish(out) as hidden:
         writer = SafetensorsWriter(
             hidden.parent, items, shard_bytes=2**63, name=hidden.name, metadata=metadata
@@ -182,7 +179,6 @@ def write_s3prl(out: Path, plan: Plan, stream: Stream) -> MergeReport:
     report = stream(sink)
     weights = {item.name: as_torch(item, sink.data[item.name]) for item in plan.items}
     content = s3prl_checkpoint(plan.base, weights)
-    check_file(out)
     with publish(out) as hidden, open(hidden, "wb") as file:
         remembering = _Remembering(file)
         try:

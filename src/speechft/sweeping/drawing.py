@@ -8,15 +8,16 @@ from typing import Any
 
 from speechft.console import warn
 from speechft.errors import RunError
-from speechft.files import write_text
 from speechft.reporting.figures import Look, number
 from speechft.reporting.plots import shorten
 from speechft.reporting.report import require_extra
 from speechft.reporting.svg import LIGHT, Style, panel, spoken, styles_of, to_svg
 from speechft.sweeping.judging import Judged
 from speechft.sweeping.settings import LEVEL, Rule
+from speechft.sweeping.writing import put_text
 
 CURVE, FRONT, SUGGESTION = "curve.svg", "front.svg", "suggestion.svg"
+PICTURES = (CURVE, FRONT)
 
 
 def draw(
@@ -29,7 +30,7 @@ def draw(
     """Write the pictures of a sweep; without the extra ``report`` say that there are none."""
     if not _can_draw():
         return
-    write_text(folder / CURVE, curve(found, choice, rule, tuned_on))
+    put_text(folder / CURVE, curve(found, choice, rule, tuned_on))
     _draw_front(found, choice, rule, folder)
 
 
@@ -41,7 +42,7 @@ def draw_front(found: Sequence[Judged], choice: Judged | None, rule: Rule, folde
 
 def _draw_front(found: Sequence[Judged], choice: Judged | None, rule: Rule, folder: Path) -> None:
     if any(one.gain is not None and one.kept is not None for one in found):
-        write_text(folder / FRONT, front(found, choice, rule))
+        put_text(folder / FRONT, front(found, choice, rule))
 
 
 def _can_draw() -> bool:
@@ -152,7 +153,7 @@ def front(found: Sequence[Judged], choice: Judged | None, rule: Rule) -> str:
 def draw_suggestion(found: Mapping[str, Any], folder: Path) -> None:
     """Write the picture of a suggestion; without the extra ``report`` say that there is none."""
     if _can_draw():
-        write_text(folder / SUGGESTION, suggestion(found))
+        put_text(folder / SUGGESTION, suggestion(found))
 
 
 def suggestion(found: Mapping[str, Any]) -> str:

@@ -15,25 +15,25 @@ from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.encoders import open_tasks
-from speechft.files import json_digest, write_json, write_text
+from speechft.files import json_digest
 from speechft.merging.coefficients import last_layer
 from speechft.merging.config import MergeSettings
 from speechft.merging.methods import find_method
 from speechft.merging.repeated import Merger
 from speechft.results import ResultRow
 from speechft.runs import lock
-from speechft.sweeping.drawing import draw_front
+from speechft.sweeping.drawing import FRONT, draw_front
 from speechft.sweeping.judging import Items, Judged, chosen, judged
 from speechft.sweeping.merged import merge_command
 from speechft.sweeping.settings import Point, Rule, SweepSettings, upper_bound_text
 from speechft.sweeping.sweep import (
-    RESULTS_FILE,
     Bench,
     Measured,
     further,
     shares_downsampler,
     tasks_tuned_on,
 )
+from speechft.sweeping.writing import RESULTS_FILE, check_place, put_json, put_text
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item
 
@@ -123,6 +123,7 @@ def search(
     study = _study(seed)
     asked = settings.sweep
     with lock(folder):
+        check_place(folder, SEARCH_FILE, CHOSEN_FILE, FRONT)
         merger = Merger(asked.base, asked.tuned)
         space = Space.of(settings, merger.names)
         even = asked.merge.only(alpha=0.0, method="linear", options={}, rules={})
@@ -144,13 +145,13 @@ def search(
         able = [one for one, kept in zip(found, trials.kept, strict=True) if kept]
         choice = chosen(able)
         assert choice is not None  # the base is within every rule
-        write_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
+        put_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
         draw_front(found, choice, asked.rule, folder)
         result = Search(bench.rows, found, tuned_on, choice, folder / CHOSEN_FILE)
-        write_json(folder / SEARCH_FILE, _as_json(settings, result, trials))
+        put_json(folder / SEARCH_FILE, _as_json(settings, result, trials), asked.places)
         if test:
             result = _tested(result, settings, merger, shared, corpus, config, folder, seed, base)
-            write_json(folder / SEARCH_FILE, _as_json(settings, result, trials))
+            put_json(folder / SEARCH_FILE, _as_json(settings, result, trials), asked.places)
         log(f"choice: {choice.point.name}, {CHOSEN_FILE}")
     return result
 

@@ -63,6 +63,11 @@ class SweepSettings:
     rule: Rule = Rule()
     """What may be lost elsewhere."""
 
+    @property
+    def places(self) -> tuple[Any, ...]:
+        """Return base and tuned encoders as they were given."""
+        return (self.base, *self.tuned)
+
     def __post_init__(self) -> None:
         """Check what can be checked without the models.
 

@@ -43,6 +43,7 @@ from speechft.sweeping.merged import Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, read_alphas
 from speechft.sweeping.sweep import Sweep, shares_downsampler
 from speechft.sweeping.tuning import KeptHead, kept_head
+from speechft.sweeping.writing import put_json
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -158,7 +159,7 @@ def suggest(
                 curve = job.measure(place, merger, settings, work.scratch)
                 write_json(work.scratch / SUGGESTION_FILE, read_off(curve, head.name).as_dict())
         suggestion = _read(folder / "suggestion" / SUGGESTION_FILE)
-        write_json(folder / SUGGESTION_FILE, suggestion.as_dict())
+        put_json(folder / SUGGESTION_FILE, suggestion.as_dict())
         draw_suggestion(suggestion.as_dict(), folder)
     log(f"suggested alpha ({STATUS}): {suggestion.alpha:g}; {suggestion.reason}")
     made = settings.merge.only(alpha=suggestion.alpha)

@@ -16,20 +16,21 @@ from speechft.evaluation.failures import Failures
 from speechft.evaluation.predictions import dev_file, items_of, read_items
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.features.extract import DownsamplerCache
-from speechft.files import write_json
 from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
+from speechft.outputs import replacing
 from speechft.results import ResultRow, Role, of_all_layers, read_rows, write_rows
 from speechft.runs import lock
-from speechft.sweeping.drawing import draw
+from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, judged
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, points_of, upper_bound_text
 from speechft.sweeping.tuning import find_tuning
+from speechft.sweeping.writing import RESULTS_FILE, check_place, has_rows, put_json
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item
 
-RESULTS_FILE, SWEEP_FILE = "results.jsonl", "sweep.json"
+SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def sweep(
             fail, all others are measured and written before it is raised.
     """
     with lock(folder):
+        check_place(folder, SWEEP_FILE, *PICTURES)
         merger = Merger(settings.base, settings.tuned)
         points = points_of(settings, merger.names)
         shared = shares_downsampler(merger, points[-1])
@@ -96,7 +98,7 @@ def sweep(
                 for judge, one in zip(found, complete, strict=True)
             ]
         result = _result(settings, bench.rows, found, tuned_on)
-        write_json(folder / SWEEP_FILE, as_json(settings, result))
+        put_json(folder / SWEEP_FILE, as_json(settings, result), settings.places)
         draw(result.judged, result.choice, settings.rule, tuned_on, folder)
         bench.failures.raise_any(folder)
     return result
@@ -180,7 +182,9 @@ class Bench:
     def write(self) -> None:
         """Write all rows so far, after those of earlier commands that nothing replaces."""
         kept = kept_rows(self._earlier, self.rows, self._digests)
-        write_rows(self.folder / RESULTS_FILE, [*kept, *self.rows])
+        file = self.folder / RESULTS_FILE
+        with replacing(file, earlier=lambda: has_rows(self.folder)) as hidden:
+            write_rows(hidden, [*kept, *self.rows])
 
     def _candidate(self, point: Point) -> MergedCandidate:
         settings = self._settings

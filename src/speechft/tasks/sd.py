@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
+from speechft.documents import parse_json
 from speechft.errors import DataError
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
@@ -251,7 +252,7 @@ def turns_of_cut(cut: Cut) -> list[Turn]:
     offset = -cut.supervisions[0].start
     turns: list[Turn] = []
     try:
-        for name, start, end in json.loads(text):
+        for name, start, end in parse_json(text):
             first, last = max(0.0, start - offset), min(cut.duration, end - offset)
             if end <= start:
                 raise ValueError

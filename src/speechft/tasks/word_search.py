@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from speechft.documents import read_lines
 from speechft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    import io
     from pathlib import Path
 
     from torch import Tensor
@@ -140,31 +140,26 @@ def model_words(file: Path) -> Iterator[str]:
     Raises:
         DataError: The file cannot be read, or is not in that format.
     """
-    import zlib
-
     section = ""
     try:
-        with _opened(file) as lines:
-            for number, text in enumerate(lines, start=1):
-                line = text.strip()
-                if not line:
-                    continue
-                if line.startswith("\\"):
-                    if section == "\\1-grams:":
-                        return
-                    section = line
-                elif not section:
-                    break
-                elif section == "\\1-grams:":
-                    cells = line.split()
-                    if len(cells) not in (2, 3):
-                        raise DataError(
-                            f"language model {file}, line {number}: expected 'log10 probability, "
-                            f"word, back-off', found {line[:60]!r}"
-                        )
-                    if cells[1] not in _NO_WORDS:
-                        yield cells[1]
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        for number, text in enumerate(read_lines(file), start=1):
+            line = text.decode("utf-8").strip()
+            if line.startswith("\\"):
+                if section == "\\1-grams:":
+                    return
+                section = line
+            elif not section:
+                break
+            elif section == "\\1-grams:":
+                cells = line.split()
+                if len(cells) not in (2, 3):
+                    raise DataError(
+                        f"language model {file}, entry {number}: expected 'log10 probability, "
+                        f"word, back-off', found {line[:60]!r}"
+                    )
+                if cells[1] not in _NO_WORDS:
+                    yield cells[1]
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"language model {file} cannot be read: {reason}") from None
     raise DataError(
@@ -173,14 +168,6 @@ def model_words(file: Path) -> Iterator[str]:
         hint="give a file FILE.arpa or FILE.arpa.gz, such as KenLM's lmplz or SRILM's ngram-count "
         "write; binary models hold no list of words",
     )
-
-
-def _opened(file: Path) -> io.TextIOBase:
-    if file.suffix == ".gz":
-        import gzip
-
-        return gzip.open(file, "rt", encoding="utf-8")
-    return open(file, encoding="utf-8")
 
 
 def _flashlight() -> tuple[Any, Any, Any]:

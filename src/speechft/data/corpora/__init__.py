@@ -61,7 +61,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
         DataError: There is no such corpus.
     """
     from speechft.data.corpora import generic, synthetic
-    from speechft.data.manifest import CORPUS_FILE, open_corpus
+    from speechft.data.manifest import CORPUS_FILE, how_to_prepare, open_corpus
     from speechft.data.places import is_address
     from speechft.data.tables import SUFFIXES
 
@@ -70,7 +70,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
     if is_address(name):
         return open_corpus(name)
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     if path.suffix.lower() in (*SUFFIXES, ".parquet"):
         return generic.prepare(path, work_folder)
     if (path / CORPUS_FILE).is_file():
@@ -78,7 +78,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     if name in ARCHIVES:
         raise DataError(
             f"corpus {name} has to be prepared first",
-            hint=f"speechft prepare {name} ROOT --out DIR, then give DIR",
+            hint=f"{how_to_prepare(name, 'ROOT')}, then give DIR",
         )
     if name and path.is_dir():
         return generic.prepare(path, work_folder)
@@ -86,5 +86,5 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     raise DataError(
         f"no corpus {name!r}: neither embedded ({', '.join(synthetic.SPECS)}), nor a file, nor a "
         "folder",
-        hint=f"did you mean {near!r}?" if near else "make a folder with: speechft prepare",
+        hint=f"did you mean {near!r}?" if near else f"make one with: {how_to_prepare()}",
     )

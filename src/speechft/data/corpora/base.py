@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.data.issues import Issue
+from speechft.documents import read_limited
 from speechft.errors import DataError
 
 ENGLISH = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
@@ -113,6 +114,10 @@ def need(root: Path, *names: str, what: str) -> Path:
     raise DataError(f"{root} does not look like {what}: it holds none of {looked}")
 
 
+MAX_LABELS = 256 << 20
+"""Bytes of a label file."""
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a label file, without line ends; a byte order mark is dropped.
 
@@ -122,13 +127,14 @@ def read_lines(path: Path) -> list[str]:
         DataError: The file is missing or not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = read_limited(path, MAX_LABELS).decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(
             f"label file {path} does not exist", hint="unpack the whole archive again"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"label file {path} cannot be read: {error}") from None
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 

@@ -18,11 +18,12 @@ from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.corpora.base import Card, Draft, Scan
 from speechft.data.inspection import Found, Header, inspect
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import CORPUS_FILE, Corpus, Utterance, open_corpus, write_corpus
 from speechft.data.text import composed, words
 from speechft.errors import DataError
 from speechft.files import file_digest, json_digest, write_text
-from speechft.runs import STAGE_FILE, stage
+from speechft.outputs import replacing
+from speechft.runs import invalidate, is_output, stage
 
 _CHUNK = 32
 _FRAME, _HOP = 400, 320
@@ -76,7 +77,8 @@ def build(
         "labels": json_digest([file_digest(path) for path in scan.sources]),
         "audio": json_digest(_stamps(root, scan)),
     }
-    with stage(folder, name="corpus", config=settings, inputs=inputs) as work:
+    job: Any = {"name": "corpus", "config": settings, "inputs": inputs}
+    with stage(folder, outputs=_written(scan), **job) as work:
         if not work.done:
             splits, issues = _inspect_all(scan, options, folder)
             issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
@@ -87,7 +89,8 @@ def build(
             _report(issues, total)
             if not any(splits.values()):
                 first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
-                raise DataError(f"none of the {total} recordings in {root} can be used{first}")
+                where = scan.sources[0] if len(scan.sources) == 1 else root
+                raise DataError(f"none of the {total} recordings in {where} can be used{first}")
             kept = {split: items for split, items in splits.items() if items}
             info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
             for file, text in _pair_texts(scan, kept).items():
@@ -96,6 +99,11 @@ def build(
             digest = json_digest({"settings": settings, **inputs})
             write_corpus(work.scratch, name or card.name, digest, kept, info)
     return open_corpus(folder)
+
+
+def _written(scan: Scan) -> tuple[str, ...]:
+    """Return the names that a corpus surely has."""
+    return (CORPUS_FILE, ISSUES_FILE, *(f"{split}.jsonl.gz" for split in scan.splits))
 
 
 def _stamps(root: Path, scan: Scan) -> list[list[str | int]]:
@@ -216,6 +224,8 @@ def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> I
 
 
 def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
+    if draft.text and not words(draft.text):
+        yield "no-words", f"the text {draft.text!r} holds no letter: tasks of text leave it out", ""
     if draft.text and scan.alphabet is not None:
         strange = sorted(set(draft.text) - scan.alphabet)
         if strange:
@@ -320,8 +330,9 @@ def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
     if not fatal:
         return
     path = folder / ISSUES_FILE
-    (folder / STAGE_FILE).unlink(missing_ok=True)  # an older corpus here is no longer whole
-    write_issues(path, issues)
+    invalidate(folder)  # an older corpus here is no longer whole
+    with replacing(path, earlier=lambda: is_output(path)) as hidden:
+        write_issues(hidden, issues)
     raise DataError(
         f"corpus {card.name} cannot be prepared: {summary(fatal)} (all in {path})",
         hint="; ".join(HINTS[kind] for kind in count(fatal)),

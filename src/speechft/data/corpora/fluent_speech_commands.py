@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
-from speechft.data.corpora.base import Card, Draft, Scan, audio_below, need, unlabelled
+from speechft.data.corpora.base import MAX_LABELS, Card, Draft, Scan, audio_below, need, unlabelled
 from speechft.data.issues import Issue
+from speechft.documents import read_limited
 from speechft.errors import DataError
 
 CARD = Card(
@@ -54,10 +56,10 @@ def scan(root: Path) -> Scan:
 
 def _table(path: Path, base: Path, split: str, result: Scan) -> list[Draft]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-            rows = list(reader)
+        text = read_limited(path, MAX_LABELS).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"table {path} cannot be read: {error}") from None
     if missing:

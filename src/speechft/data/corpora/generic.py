@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechft.commands import command
 from speechft.console import log
-from speechft.data.columns import KNOWN, as_cells, meaning, renamed
+from speechft.data.columns import KNOWN, as_cells, meaning, renamed, unusable
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.corpora.base import Draft, Scan
 from speechft.data.corpora.build import Options, build
@@ -39,6 +40,7 @@ _SPLITS = {
 """Names of splits in files, folders and tables, in small letters, as Hugging Face reads them."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 _DESCRIBED = re.compile(r"\[[^\]]*\]|<[^>]*>")
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -125,8 +127,8 @@ def read_place(place: Path, folder: Path) -> Table:
     if place.suffix.lower() in SUFFIXES and place.is_file() and is_manifest(place):
         raise DataError(
             f"{place} is a lhotse manifest, not a table",
-            hint=f"speechft extract takes it as it is; as a table, write path,split,text of its "
-            f"cuts to {place.stem}.csv",
+            hint=f"{command('extract', 'ENCODER', place, out='feats')} takes it as it is; as a "
+            f"table, write path,split,text of its cuts to {place.stem}.csv",
         )
     named = split_of(place.stem)
     content = read_table(place, ("path",) if named else ("path", "split"))
@@ -255,6 +257,10 @@ def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
             table.dropped |= {f"{name} of {path.name}": None for name in dropped}
             cells = {name: cell for name, cell in cells.items() if meaning(name) != "path"}
             cells = renamed(cells, f"{path}, row {number}")
+            if problem := unusable({**cells, "path": str(audio)}):
+                where = f"{path.name}, row {number}"
+                table.issues.append(Issue("bad-label", f"{where}: {problem}", where))
+                continue
             table.labels |= {k: None for k in cells if k not in KNOWN and k != "label"}
             table.add({"split": split, **cells, "path": str(audio)}, audio)
     return table
@@ -319,6 +325,8 @@ def _row_problem(row: Mapping[str, str], part: Segment) -> str | None:
     start, end = part.start or 0.0, part.end
     if not row["path"]:
         return "the path is empty"
+    if _ADDRESS.match(row["path"]):
+        return "the path is an address: download it and give the file"
     if not row.get("split"):
         return "the split is empty"
     if not _SPLIT_NAME.fullmatch(row["split"]):

@@ -8,6 +8,7 @@ from typing import Any
 
 from speechft.data.corpora.base import Card, Draft, Scan, need, read_lines
 from speechft.data.issues import Issue
+from speechft.documents import read_limited
 from speechft.errors import CheckpointError, DataError
 from speechft.files import read_json
 
@@ -99,12 +100,19 @@ def _session(folder: Path, result: Scan) -> list[Draft]:
     return [drafts[name] for name in sorted(drafts)]
 
 
+def _lenient_lines(file: Path) -> list[str]:
+    try:
+        return read_limited(file).decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise DataError(f"transcript {file} cannot be read: {error}") from None
+
+
 def _texts(folder: Path) -> dict[str, str]:
     """Return the transcripts of a session, where they are there: ``id [start-end]: text``."""
     texts = {}
     for file in sorted((folder / "dialog" / "transcriptions").glob("*.txt")):
         if file.name[0] != ".":
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in _lenient_lines(file):
                 head, colon, text = line.partition("]: ")
                 if colon:
                     texts[head.split(" ")[0]] = text.strip()

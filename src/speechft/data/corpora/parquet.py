@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechft.data.columns import meaning
+from speechft.data.columns import meaning, unusable
 from speechft.errors import DataError
 from speechft.files import atomic_write
 
@@ -77,7 +77,7 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
 
 def _audio(value: Any, number: int, folder: Path, root: Path) -> Path:
     if isinstance(value, str):
-        return (root / value).resolve()
+        return _below(root, value)
     if isinstance(value, bytes):
         value = {"bytes": value}
     if isinstance(value, list) or (value is not None and not isinstance(value, dict)):
@@ -85,10 +85,18 @@ def _audio(value: Any, number: int, folder: Path, root: Path) -> Path:
     if value and value.get("array") is not None and value.get("bytes") is None:
         return _decoded(value, folder / f"{number:07d}.wav")
     content, name = (value or {}).get("bytes"), (value or {}).get("path") or ""
+    if not isinstance(content, bytes) or not isinstance(name, str):
+        content = None
+        name = name if isinstance(name, str) else ""
     if content is None:
-        return (root / name).resolve() if name else folder / f"{number:07d}-without-audio"
+        return _below(root, name) if name else folder / f"{number:07d}-without-audio"
     suffix = _MAGIC.get(bytes(content[:4])) or Path(name).suffix or ".audio"
     return _written(folder / f"{number:07d}{suffix}", content)
+
+
+def _below(root: Path, name: str) -> Path:
+    """Return the place of a file; as it stands where it cannot be one, which its row then says."""
+    return root / name if unusable({"path": name}) else (root / name).resolve()
 
 
 def _decoded(value: dict[str, Any], path: Path) -> Path:
@@ -101,9 +109,12 @@ def _decoded(value: dict[str, Any], path: Path) -> Path:
     rate = value.get("sampling_rate") or value.get("sample_rate")
     if not rate:
         return path.with_name(f"{path.stem}-samples-without-a-rate")
-    samples = np.asarray(value["array"], dtype=np.float32)
     buffer = io.BytesIO()
-    soundfile.write(buffer, samples.T, int(rate), format="WAV", subtype="FLOAT")
+    try:
+        samples = np.asarray(value["array"], dtype=np.float32)
+        soundfile.write(buffer, samples.T, int(rate), format="WAV", subtype="FLOAT")
+    except (ValueError, TypeError, OverflowError, RuntimeError):  # no numbers, ragged, a rate of -5
+        return path.with_name(f"{path.stem}-samples-that-are-none")
     return _written(path, buffer.getvalue())
 
 

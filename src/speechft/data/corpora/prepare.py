@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import command
 from speechft.data.corpora import archive, cache_folder, cards, generic, synthetic
 from speechft.data.corpora.build import Options, build
 from speechft.data.manifest import Corpus
@@ -44,9 +46,9 @@ def prepare(
     if root is None or out is None:
         raise ConfigError(
             f"corpus {name} needs {known[name].root} and an output folder",
-            hint=f"speechft prepare {name} ROOT --out corpora/{name}",
+            hint=command("prepare", name, "ROOT", out=f"corpora/{name}"),
         )
-    place = Path(root).expanduser()
+    place = Path(os.path.expanduser(root))
     if name == "generic":
         chosen = keywords(name, generic.prepare, settings)
         return generic.prepare(place, out, options, **chosen)
@@ -100,7 +102,7 @@ def write_layout(name: str, layout: str, out: Path | None) -> None:
     if name != synthetic.material.MATERIAL.name:
         raise ConfigError(
             f"corpus {name} cannot be written in another layout",
-            hint=f"speechft prepare {synthetic.material.MATERIAL.name} --layout {layout} --out DIR",
+            hint=command("prepare", synthetic.material.MATERIAL.name, layout=layout, out="DIR"),
         )
     if out is None:
         raise ConfigError("--layout needs an output folder", hint="--out DIR")

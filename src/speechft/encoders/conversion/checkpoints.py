@@ -3,31 +3,47 @@
 | format            | what it is                                                           |
 |-------------------|----------------------------------------------------------------------|
 | hf                | folder with ``config.json`` and safetensors or ``pytorch_model.bin``  |
-| tensors           | a bare ``.safetensors`` file, a state dict or a live module           |
+| tensors           | a bare ``.safetensors`` file, a state dict, below any key (Lightning's|
+|                   | ``state_dict``, ``model_state_dict``, ...) too, or a live module      |
 | s3prl             | ``{task_cfg, model_cfg, model_weight, dictionaries_symbols}``         |
 | s3prl-downstream  | ``{Upstream, Downstream, Featurizer, ...}``, the runner's ``.ckpt``   |
 | wavlm, fairseq    | ``{cfg, model}`` or ``{args, model}``                                 |
-| spin              | Lightning's ``{state_dict}``                                          |
+| spin              | SPIN's ``{state_dict}`` of Lightning                                  |
 | decoar2           | ``{model}`` with DeCoAR 2.0's names                                   |
 | delta             | a task vector made by ``speechft delta``                              |
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from speechft.encoders.conversion import configs
+from speechft.encoders.conversion.adapters import adapter_in, find_adapter
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, delta_tensors, read_details
+from speechft.encoders.conversion.foreign import (
+    no_weights,
+    refuse_broken_link,
+    refuse_foreign,
+    refuse_pointer,
+)
 from speechft.encoders.conversion.keys import (
-    encoder_prefix,
+    choose_encoder,
+    encoder_prefixes,
+    from_torchaudio,
+    is_head,
     is_pretraining_head,
     is_s3prl,
+    is_torchaudio,
     to_hugging_face,
 )
-from speechft.encoders.conversion.safe_pickle import load_pickle, plain
+from speechft.encoders.conversion.layouts import find_weights
+from speechft.encoders.conversion.safe_pickle import load_pickle
+from speechft.encoders.conversion.schema import check_settings
 from speechft.encoders.conversion.tensors import Tensor, memory_tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, recognise
 from speechft.encoders.families.tables import normalise_weight_norm
@@ -36,17 +52,18 @@ from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
-    read_header,
     read_json,
     read_processor,
-    weight_files,
 )
+from speechft.headers import read_header
 
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"
 
 _ENCODER_ROOTS = frozenset(root for family in FAMILIES.values() for root in family.roots)
-_WEIGHT_KEYS = {"model_weight": "s3prl", "Upstream": "s3prl-downstream", "state_dict": "spin"}
+_BARE_MODELS = frozenset(
+    name.replace("-", "_") for name, family in FAMILIES.items() if family.takes_normalized
+)
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class Checkpoint:
     format: str
     """One of the formats above."""
     naming: str
-    """``hf``, ``s3prl`` or ``unknown``."""
+    """``hf``, ``s3prl``, ``torchaudio`` or ``unknown``."""
     family: str | None
     """Its ``model_type``; None if unclear."""
     config: dict[str, Any] | None
@@ -79,12 +96,17 @@ class Checkpoint:
     """Key of the weights in the file."""
     prefix: str | None = None
     """What stands before every name of the encoder, such as ``hubert.``; None if unknown."""
+    others: tuple[str, ...] = ()
+    """Keys and beginnings of names of further encoders in the file: teachers, running averages."""
 
     def settings(self) -> dict[str, Any] | None:
-        """Return the configuration together with whether the audio is normalised."""
+        """Return the configuration together with what the folder says about the audio."""
         if self.config is None or self.processor is None:
             return self.config
-        return self.config | {"do_normalize": self.processor.get("do_normalize")}
+        told = {"do_normalize": self.processor.get("do_normalize")}
+        if self.processor.get("sampling_rate") is not None:
+            told["sampling_rate"] = self.processor["sampling_rate"]
+        return self.config | told
 
     def by_name(self) -> dict[str, Tensor]:
         """Return the tensors of encoder and pre-training heads by their Hugging Face names."""
@@ -92,35 +114,50 @@ class Checkpoint:
 
     def heads(self) -> list[str]:
         """Return the names of tensors that belong to task heads."""
-        return [name for name in self.tensors if name not in self.names]
+        return [name for name in self._outside() if is_head(name)]
+
+    def not_understood(self) -> list[str]:
+        """Return the names of tensors of neither an encoder nor a head that is known."""
+        return [name for name in self._outside() if not is_head(name)]
+
+    def _outside(self) -> list[str]:
+        copies = tuple(prefix for prefix in self.others if prefix.endswith("."))
+        return [n for n in self.tensors if n not in self.names and not n.startswith(copies)]
 
 
 def open_checkpoint(source: Any, role: str = "checkpoint") -> Checkpoint:
-    """Open a path, a state dict or a live module.
+    """Open a path, a state dict or a live module; verbs do it by `speechft.encoders.opening`.
 
     Args:
         source: A folder, a file, a mapping from names to tensors, or a ``torch.nn.Module``.
         role: What it is called in messages when it has no path: ``base`` or ``tuned``.
 
     Raises:
-        CheckpointError: It does not exist, cannot be read safely, or holds no weights.
+        CheckpointError: It does not exist, is an adapter, cannot be read safely, or holds no
+            weights.
     """
     if isinstance(source, Mapping):
-        return _identify(f"the {role} state dict", "tensors", _wrap(source), {}, None)
+        named = f"the {role} state dict"
+        return _identify(named, "tensors", _wrap_all(source), {}, None)
     if hasattr(source, "state_dict"):
         settings: Any = getattr(source, "config", None)
         config = settings.to_dict() if hasattr(settings, "to_dict") else None
-        tensors = _wrap(source.state_dict())
+        tensors = _wrap_all(source.state_dict())
         return _identify(f"the {role} module", "tensors", tensors, {}, config)
     path = Path(source)
-    if path.is_dir():
-        return _open_folder(path)
+    refuse_broken_link(path)
     if not path.exists():
         raise CheckpointError(
             f"{path} does not exist",
             hint="give an encoder folder with config.json and model.safetensors, or a .pt, .ckpt "
             "or .safetensors file",
         )
+    adapter = find_adapter(path)
+    if adapter is not None:
+        raise adapter.refusal()
+    if path.is_dir():
+        return _open_folder(path)
+    refuse_foreign(path)
     if path.suffix == ".safetensors":
         _, metadata = read_header(path)
         if DELTA_KEY in metadata:
@@ -129,33 +166,42 @@ def open_checkpoint(source: Any, role: str = "checkpoint") -> Checkpoint:
     return _open_pickle(path)
 
 
-def _wrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
+def _wrap_all(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if not state:
         raise CheckpointError("the state dict is empty")
+    broken = [name for name in map(str, state) if not name.isascii() and not _is_written(name)]
+    if broken:
+        raise CheckpointError(f"{broken[0]!r} is no name of a tensor")
     return {str(name): memory_tensor(str(name), value) for name, value in state.items()}
 
 
+def _is_written(name: str) -> bool:
+    return name.encode("utf-8", "replace").decode() == name
+
+
+def _wrap(state: Mapping[str, Any], source: str) -> dict[str, Tensor]:
+    """Return the tensors of what a file holds; counters and copies that stand among them go."""
+    tensors = {str(n): v for n, v in state.items() if hasattr(v, "dtype")}
+    if not tensors:
+        held = ", ".join(map(str, state))[:200] or "nothing"
+        raise CheckpointError(f"{source} holds no tensors, but {held}")
+    return _wrap_all(tensors)
+
+
 def _open_folder(folder: Path) -> Checkpoint:
-    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else None
-    if config is not None and not isinstance(config, dict):
-        raise CheckpointError(f"{folder / CONFIG_NAME} does not hold a configuration")
-    files: tuple[Path, ...]
-    if (folder / WEIGHTS_NAME).is_file() or (folder / INDEX_NAME).is_file():
-        files = tuple(weight_files(folder))
+    for name in (CONFIG_NAME, WEIGHTS_NAME, INDEX_NAME, BIN_NAME, BIN_INDEX_NAME):
+        refuse_broken_link(folder / name)
+    config = _folder_config(folder)
+    files = _weight_files(folder)
+    for file in files:
+        if file.exists() or file.is_symlink():
+            refuse_foreign(file)
+    if files[0].suffix == ".safetensors":
         tensors = safetensors_tensors(files)
-    elif (folder / BIN_NAME).is_file() or (folder / BIN_INDEX_NAME).is_file():
-        files = (folder / BIN_NAME,)
-        if not files[0].is_file():
-            shards = sorted(set(read_json(folder / BIN_INDEX_NAME)["weight_map"].values()))
-            files = tuple(folder / name for name in shards)
+    else:
         tensors = {}
         for file in files:
-            tensors.update(_wrap(load_pickle(file)))
-    else:
-        raise CheckpointError(
-            f"{folder} holds no weights: neither {WEIGHTS_NAME} nor {BIN_NAME}",
-            hint=_similar_files(folder),
-        )
+            tensors.update(_wrap(load_pickle(file), str(file)))
     return _identify(
         str(folder),
         "hf",
@@ -168,6 +214,58 @@ def _open_folder(folder: Path) -> Checkpoint:
     )
 
 
+def _folder_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        return None
+    refuse_pointer(path)
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} does not hold a configuration")
+    return configs.checked(config, path)
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    """Return the files of weights of a folder, safetensors where there are both.
+
+    Raises:
+        CheckpointError: There are none, or an index lists fewer shards than their names count.
+    """
+    for whole, index in ((WEIGHTS_NAME, INDEX_NAME), (BIN_NAME, BIN_INDEX_NAME)):
+        if (folder / whole).is_file():
+            return (folder / whole,)
+        if (folder / index).is_file():
+            return tuple(_shards(folder / index))
+    raise no_weights(folder, f"neither {WEIGHTS_NAME} nor {BIN_NAME}")
+
+
+def _shards(index: Path) -> list[Path]:
+    refuse_pointer(index)
+    content = read_json(index)
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} holds no weight_map", hint="download it again")
+    names = sorted({str(name) for name in places.values()})
+    counted = [m for name in names if (m := re.search(r"-(\d+)-of-(\d+)\.\w+$", name))]
+    if counted and len(counted) < int(counted[0][2]):
+        there = {int(match[1]) for match in counted}
+        gone = [n for n in range(1, int(counted[0][2]) + 1) if n not in there]
+        raise CheckpointError(
+            f"{index} lists {len(names)} of {int(counted[0][2])} shards; it lacks number "
+            f"{', '.join(map(str, gone[:5]))}",
+            hint="it would be half a model: download the index again",
+        )
+    missing = [name for name in names if not (index.parent / name).exists()]
+    for name in missing:
+        refuse_broken_link(index.parent / name)
+    if missing:
+        raise CheckpointError(
+            f"{index.parent} lacks shards that its index lists: {', '.join(missing[:5])}",
+            hint="copy or download them",
+        )
+    return [index.parent / name for name in names]
+
+
 def _open_delta(path: Path, metadata: Mapping[str, str]) -> Checkpoint:
     details = read_details(metadata, path)
     tensors = delta_tensors(safetensors_tensors([path]), path)
@@ -178,53 +276,18 @@ def _open_delta(path: Path, metadata: Mapping[str, str]) -> Checkpoint:
     )
 
 
-def _similar_files(folder: Path) -> str:
-    found = [p.name for p in sorted(folder.iterdir()) if p.suffix in (".pt", ".ckpt", ".bin")]
-    if found:
-        return f"give the file itself, such as {folder / found[0]}"
-    return "an encoder is a folder with config.json and model.safetensors"
-
-
 def _open_pickle(path: Path) -> Checkpoint:
-    loaded = load_pickle(path)
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} holds {type(loaded).__name__}, expected a checkpoint")
-    key, kind = _weights_key(loaded)
-    if key is None:
-        if any(isinstance(v, Mapping) for v in loaded.values()):
-            raise CheckpointError(
-                f"{path} has none of the known layouts; its keys: {', '.join(map(str, loaded))}",
-                hint=f"known are {', '.join([*_WEIGHT_KEYS, 'model'])} or a plain state dict",
-            )
-        return _identify(str(path), "tensors", _wrap(loaded), {}, None, files=(path,))
-    weights = loaded[key]
-    if not isinstance(weights, Mapping):
-        raise CheckpointError(f"{path}: {key!r} holds {type(weights).__name__}, expected weights")
-    kept = ("Args",) if kind in ("s3prl-downstream", "spin") else configs.KEPT_KEYS
-    content = {k: plain(v) for k, v in loaded.items() if k != key and k in kept}
-    if kind == "fairseq" and (symbols := _symbols(plain(loaded.get("task_state")))):
-        content["dictionaries_symbols"] = symbols
-    return _identify(str(path), kind, _wrap(weights), content, None, files=(path,), weights_key=key)
-
-
-def _symbols(task_state: Any) -> list[list[str]]:
-    """Return the symbols of fairseq's dictionaries, which HuBERT's label embeddings belong to."""
-    found = task_state.get("dictionaries") if isinstance(task_state, Mapping) else None
-    if not isinstance(found, list):
-        return []
-    return [list(d["symbols"]) for d in found if isinstance(d, Mapping) and "symbols" in d]
-
-
-def _weights_key(loaded: Mapping[str, Any]) -> tuple[str | None, str]:
-    for key, kind in _WEIGHT_KEYS.items():
-        if key in loaded:
-            return key, kind
-    if isinstance(loaded.get("model"), Mapping):
-        family, told = recognise(loaded["model"]), "cfg" in loaded or "args" in loaded
-        if family is None:
-            return "model", "fairseq"
-        return "model", family.file_format if told else family.bare_format
-    return None, "tensors"
+    layout = find_weights(load_pickle(path), path)
+    return _identify(
+        str(path),
+        layout.kind,
+        _wrap(layout.weights, str(path)),
+        layout.content,
+        None,
+        files=(path,),
+        weights_key=layout.key,
+        others=layout.others,
+    )
 
 
 def _identify(
@@ -236,41 +299,68 @@ def _identify(
     **where: Any,
 ) -> Checkpoint:
     """Find prefix, naming and family, and name every tensor."""
-    prefix = encoder_prefix(tensors)
+    if config is not None:
+        check_settings(config, source)
+    folder = where.get("folder") or next((f.parent for f in where.get("files", ())), None)
+    adapter = adapter_in(source, tensors, folder)
+    if adapter is not None:
+        raise adapter.refusal()
+    prefix, copies = choose_encoder(encoder_prefixes(tensors), source)
+    where |= {"content": content, "others": (*where.get("others", ()), *copies)}
     if prefix is None:
         strip = "model." if all(n.startswith("model.") for n in tensors) else ""
         names = {n: normalise_weight_norm(n.removeprefix(strip)) for n in tensors}
         family = str(config["model_type"]) if config and config.get("model_type") else None
-        return Checkpoint(
-            source, kind, "unknown", family, config, tensors, names, content=content, **where
-        )
-    inner = {n: n.removeprefix(prefix) for n in tensors if n.startswith(prefix)}
+        return Checkpoint(source, kind, "unknown", family, config, tensors, names, **where)
+    deeper = [p for p in copies if p.startswith(prefix)]
+    inner = {
+        n: n.removeprefix(prefix)
+        for n in tensors
+        if n.startswith(prefix) and not n.startswith(tuple(deeper))
+    }
     naming = "s3prl" if is_s3prl(inner.values()) else "hf"
-    guessed = recognise({*inner.values(), *tensors})
+    if is_torchaudio(inner.values()):
+        naming = "torchaudio"
+        inner = {name: from_torchaudio(own) for name, own in inner.items()}
+    guessed = recognise({*inner.values(), *(n for n in tensors if not n.startswith(tuple(copies)))})
     family = None if guessed is None else guessed.name
     if config and config.get("model_type"):
         family = str(config["model_type"])
     names = {}
     for name in tensors:
-        new = _canonical(name, inner.get(name), naming, family)
+        if copies and name.startswith(tuple(p for p in copies if p)):
+            continue
+        new = _canonical(name, inner.get(name), naming, family, prefix)
         if new is not None:
             names[name] = new
     if len(set(names.values())) != len(names):
-        double = sorted({n for n in names.values() if list(names.values()).count(n) > 1})
+        double = sorted(n for n, count in Counter(names.values()).items() if count > 1)
         raise CheckpointError(f"{source}: tensors occur twice under {', '.join(double[:5])}")
     if config is None and configs.describes_model(content):
-        config = configs.to_hugging_face(content, family, {n: tensors[o] for o, n in names.items()})
+        own = {n: tensors[o] for o, n in names.items()}
+        try:
+            config = configs.to_hugging_face(content, family, own)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error.message}", hint=error.hint) from None
+        check_settings(config, source)
         family = family or str(config["model_type"])
-    where |= {"content": content, "prefix": prefix}
+    where |= {"prefix": prefix}
     return Checkpoint(source, kind, naming, family, config, tensors, names, **where)
 
 
-def _canonical(name: str, inner: str | None, naming: str, family: str | None) -> str | None:
-    """Return the Hugging Face name of one tensor, or None when it belongs to a task head."""
+def _canonical(
+    name: str, inner: str | None, naming: str, family: str | None, prefix: str
+) -> str | None:
+    """Return the Hugging Face name of one tensor, or None when it belongs to a task head.
+
+    What stands below the name that Hugging Face gives a bare model belongs to the model, known or
+    not.
+    """
     if inner is None:
-        return name if naming == "hf" and is_pretraining_head(name) else None
+        return name if naming != "s3prl" and is_pretraining_head(name) else None
     if naming == "s3prl":
         return to_hugging_face(inner, family) or inner
-    if inner.split(".")[0] in _ENCODER_ROOTS or is_pretraining_head(inner):
+    is_own = prefix.removesuffix(".").rpartition(".")[2] in _BARE_MODELS
+    if inner.split(".")[0] in _ENCODER_ROOTS or is_pretraining_head(inner) or is_own:
         return normalise_weight_norm(inner)
     return None

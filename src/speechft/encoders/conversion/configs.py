@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
-import operator
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from speechft.encoders.conversion.tensors import Tensor
@@ -20,7 +20,51 @@ _CNN_NORM = {"default": "group", "layer_norm": "layer"}
 
 def describes_model(content: Mapping[str, Any]) -> bool:
     """Tell whether the keys beside the weights hold the configuration of an encoder."""
-    return "encoder_embed_dim" in sections(content)[0] if content else False
+    model = sections(content)[0] if content else {}
+    is_tuned = "w2v_path" in model and not isinstance(model.get("w2v_args"), Mapping)
+    return "encoder_embed_dim" in model and not is_tuned  # there it is the default of fairseq
+
+
+def told_normalisation(content: Mapping[str, Any]) -> bool | None:
+    """Return what the keys beside the weights say about waveforms; None where they do not say."""
+    model, task = sections(content) if content else ({}, {})
+    told = model.get("normalize", task.get("normalize"))
+    return None if told is None else bool(told)
+
+
+def checked(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a ``config.json`` with its family as it is spelt here.
+
+    Raises:
+        CheckpointError: ``model_type`` is spelt otherwise, or a size is null.
+    """
+    if "model_type" not in config:
+        other = next((k for k in config if k.lower().replace("-", "_") == "model_type"), None)
+        if other is not None:
+            raise CheckpointError(
+                f"{path} has the key {other!r}, expected 'model_type'", hint="rename it"
+            )
+    spelt = str(config.get("model_type")).lower().replace("_", "-")
+    if spelt in FAMILIES and spelt != config["model_type"]:
+        config = config | {"model_type": spelt}
+    empty = [key for key in _NEEDED if key in config and config[key] is None]
+    if empty:
+        raise CheckpointError(
+            f"{path}: {', '.join(empty)} null, expected a size",
+            hint="take the config.json that the model was published with",
+        )
+    return config
+
+
+_NEEDED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "conv_dim",
+    "conv_kernel",
+    "conv_stride",
+)
 
 
 def to_hugging_face(
@@ -80,39 +124,63 @@ def from_hugging_face(config: Mapping[str, Any], normalize: bool) -> dict[str, A
 
 
 _DEFAULT_CONV = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
-_OPERATORS = {ast.Add: operator.add, ast.Mult: operator.mul}
+_MAX_LAYERS, _MAX_TEXT = 64, 4000
 
 
 def conv_layers(text: str) -> list[tuple[int, int, int]]:
     """Read ``[(512,10,5)] + [(512,3,2)] * 4`` as a list of (dim, kernel, stride).
 
-    Only literals, ``+`` and ``*`` are understood: the text comes from a file and is not evaluated.
+    Only lists of literals, ``+``, and ``*`` by a number are understood: the text comes from a file
+    and is not evaluated, and nothing longer than 64 layers is built.
 
     Raises:
         CheckpointError: The text is something else.
     """
 
-    def value(node: ast.AST) -> Any:
-        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-            left, right = value(node.left), value(node.right)
-            if isinstance(right, int) and right > 1000:
-                raise ValueError("too many layers")
-            return _OPERATORS[type(node.op)](left, right)
-        return ast.literal_eval(node)
+    def listed(node: ast.AST) -> list[Any]:
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            return limited(listed(node.left), 1) + limited(listed(node.right), 1)
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+            parts = (node.left, node.right)
+            times = next((p.value for p in parts if isinstance(p, ast.Constant)), None)
+            if type(times) is not int:
+                raise ValueError("a list is repeated by a whole number")
+            inner = next(p for p in parts if not isinstance(p, ast.Constant))
+            return limited(listed(inner), times) * times
+        value = ast.literal_eval(node)
+        if not isinstance(value, list | tuple):
+            raise ValueError("expected lists")
+        return limited(list(value), 1)
+
+    def limited(layers: list[Any], times: int) -> list[Any]:
+        if len(layers) * times > _MAX_LAYERS:
+            raise ValueError(f"more than {_MAX_LAYERS} layers")
+        return layers
 
     try:
-        layers = [
-            tuple(int(n) for n in layer) for layer in value(ast.parse(text, mode="eval").body)
-        ]
+        if len(text) > _MAX_TEXT:
+            raise ValueError("it is too long")
+        layers = limited(listed(ast.parse(text, mode="eval").body), 1)
+        for layer in layers:
+            numbers = list(layer)
+            if len(numbers) != 3 or not all(type(n) is int and n > 0 for n in numbers):
+                raise ValueError(f"{layer!r} is not (dim, kernel, stride)")
         return [(dim, kernel, stride) for dim, kernel, stride in layers]
-    except (SyntaxError, ValueError, TypeError) as error:
-        raise CheckpointError(f"conv_feature_layers {text!r} cannot be read: {error}") from None
+    except (SyntaxError, ValueError, TypeError, StopIteration) as error:
+        raise CheckpointError(
+            f"conv_feature_layers {text[:80]!r} cannot be read: {error}"
+        ) from None
+    except (RecursionError, MemoryError):
+        raise CheckpointError("conv_feature_layers is nested too deep") from None
 
 
 def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return the model's and the task's fields, whichever layout the file has."""
-    if "model_cfg" in content:
-        return content["model_cfg"], content.get("task_cfg") or {}
+    if content.get("model_cfg") is not None:
+        found = (content["model_cfg"], content.get("task_cfg") or {})
+        if not all(isinstance(part, Mapping) for part in found):
+            raise CheckpointError("the checkpoint's model_cfg or task_cfg is not a mapping")
+        return found
     whole = content.get("cfg") or content.get("args") or {}
     if not isinstance(whole, Mapping):
         raise CheckpointError("the checkpoint's configuration is not a mapping")
@@ -120,7 +188,8 @@ def sections(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str
     task = whole.get("task") or whole
     if isinstance(model, Mapping) and isinstance(model.get("w2v_args"), Mapping):
         inner = model["w2v_args"]
-        return inner.get("model") or inner, inner.get("task") or inner
+        found = (inner.get("model") or inner, inner.get("task") or inner)
+        model, task = found
     return (
         model if isinstance(model, Mapping) else {},
         task if isinstance(task, Mapping) else {},
@@ -141,8 +210,16 @@ def family_by_name(name: str) -> str:
 
 def unsupported_family(name: str) -> CheckpointError:
     """Build the error for a family that s3prl and fairseq files are not read for."""
+    spelt = name.lower().replace("_", "-")
+    twin = next((family for family in FAMILIES if spelt.startswith(family)), None)
+    hint = "give its configuration with --config, as a config.json or a checkpoint that has one"
+    if twin is not None or spelt.startswith("data2vec"):
+        hint = (
+            f"{twin or 'data2vec-audio'} is read as a Hugging Face folder: give the model of the "
+            "hub, or convert the file with transformers' script for it first"
+        )
     return CheckpointError(
         f"the checkpoint's configuration names the family {name!r}; supported in s3prl's and "
         f"fairseq's formats are: {', '.join(in_s3prl())}",
-        hint="give its configuration with --config, as a config.json or a checkpoint that has one",
+        hint=hint,
     )

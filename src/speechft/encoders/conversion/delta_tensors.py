@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from speechft.documents import parse_json
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, FileTensor, Tensor
 from speechft.errors import CheckpointError
 
@@ -60,10 +60,16 @@ def read_details(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         CheckpointError: Its description is damaged.
     """
     try:
-        details = json.loads(metadata[DELTA_KEY])
+        details = parse_json(metadata[DELTA_KEY].encode(), unique=True)
+        kinds = {"family": str, "base_digest": str, "config": dict}
+        if not isinstance(details, dict):
+            raise ValueError("it is not a mapping")
+        for name, kind in kinds.items():
+            if not isinstance(details.get(name), kind | None):
+                raise ValueError(f"{name} is {str(details[name])[:80]!r}")
     except ValueError as error:
         raise CheckpointError(f"{path}: the delta's description is damaged: {error}") from None
-    return dict(details)
+    return details
 
 
 def delta_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -77,7 +83,13 @@ def delta_tensors(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor
         if name.endswith(SCALE_SUFFIX) or not isinstance(tensor, FileTensor):
             continue
         scale = None
+        if tensor.dtype not in ("F32", "F16", "I8"):
+            raise CheckpointError(
+                f"{path}: the task vector {name!r} is of type {tensor.dtype}, expected F32, F16, I8"
+            )
         stored = tensors.get(name + SCALE_SUFFIX)
+        if stored is not None and (stored.dtype != "F32" or not math.prod(stored.shape)):
+            raise CheckpointError(f"{path}: the scale of {name!r} is not of type F32, or empty")
         if stored is not None:
             scale = np.empty(math.prod(stored.shape), np.float32)
             stored.read(0, scale)

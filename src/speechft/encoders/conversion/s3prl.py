@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechft.documents import parse_json
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, no_upstream
 from speechft.encoders.conversion.tensors import Tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.errors import CheckpointError
-from speechft.files import read_header
+from speechft.headers import read_header
+from speechft.naming import public
 
 REST_NAME = "s3prl.safetensors"
 """File of a converted folder with what an s3prl or fairseq file holds beside the encoder."""
@@ -27,6 +29,7 @@ UPSTREAM_FORMATS = tuple(
 """Formats of files that hold an upstream, not what was trained on one."""
 
 _REST_KEY = "speechft_s3prl"
+_SYMBOLS_KEY = "dictionaries_symbols"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class S3prlExtras:
     """What an s3prl or fairseq file holds beside the encoder: enough to write it again."""
 
     content: dict[str, Any]
-    """Settings by key, without tensors."""
+    """Settings by key, without tensors and without the places of somebody's data."""
     weights_key: str | None
     """Key of the weights in the file; None for a downstream checkpoint."""
     names: dict[str, str]
@@ -65,7 +68,9 @@ def s3prl_extras(checkpoint: Checkpoint) -> S3prlExtras | None:
     heads = {n: t for n, t in checkpoint.by_name().items() if is_pretraining_head(n)}
     is_upstream = checkpoint.format in UPSTREAM_FORMATS
     key = checkpoint.weights_key if is_upstream else None
-    return S3prlExtras(dict(checkpoint.content) if is_upstream else {}, key, names, heads)
+    content = checkpoint.content if is_upstream else {}
+    symbols = {name: value for name, value in content.items() if name == _SYMBOLS_KEY}
+    return S3prlExtras({**public(content), **symbols}, key, names, heads)
 
 
 def s3prl_checkpoint(
@@ -134,8 +139,12 @@ def _unprefixed(original: str, checkpoint: Checkpoint) -> str:
 def _read_extras(path: Path) -> S3prlExtras:
     _, metadata = read_header(path)
     try:
-        facts = json.loads(metadata[_REST_KEY])
+        facts = parse_json(metadata[_REST_KEY].encode(), unique=True)
         content, key, names = facts["content"], facts["weights_key"], facts["names"]
+        if not isinstance(content, dict) or not isinstance(key, str | None):
+            raise ValueError("content or weights_key is of another type")
+        if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+            raise ValueError("names is not a mapping from text to text")
     except (KeyError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{path} is damaged: {error}", hint="remove it: only s3prl's pre-training heads go"

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from speechft.disk import reading
+from speechft.encoders.conversion.pickle_scan import scan
 from speechft.errors import CheckpointError
 
 
@@ -42,6 +44,8 @@ INERT_CLASSES: tuple[str, ...] = (
     "builtins.list",
     "builtins.str",
     "builtins.tuple",
+    "datetime.date",
+    "datetime.datetime",
     "datetime.timedelta",
     "fairseq.data.dictionary.Dictionary",
     "fairseq.dataclass.constants.ChoiceEnum",
@@ -50,12 +54,15 @@ INERT_CLASSES: tuple[str, ...] = (
     "fairseq.meters.TimeMeter",
     "fairseq.meters.StopwatchMeter",
     "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+    "numpy._core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
     "numpy.core.multiarray.scalar",
     "numpy.dtype",
     "numpy.dtypes.Float32DType",
     "numpy.dtypes.Float64DType",
     "numpy.dtypes.Int64DType",
+    "numpy.ndarray",
     "omegaconf.base.ContainerMetadata",
     "omegaconf.base.Metadata",
     "omegaconf.dictconfig.DictConfig",
@@ -67,6 +74,8 @@ INERT_CLASSES: tuple[str, ...] = (
     "omegaconf.nodes.IntegerNode",
     "omegaconf.nodes.StringNode",
     "pathlib.PosixPath",
+    "pathlib.PurePosixPath",
+    "pathlib.WindowsPath",
     "pathlib._local.PosixPath",
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
     "typing.Any",
@@ -90,7 +99,11 @@ def load_pickle(path: Path) -> Any:
     import torch
 
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist")
+        raise CheckpointError(f"{path} does not exist, or is no file")
+    try:
+        scan(path)
+    except (ValueError, OSError) as error:
+        raise _refusal(path, error) from None
     allowed: list[Any] = [(Inert, name) for name in INERT_CLASSES]
     allowed += [(OrderedDict, name) for name in INERT_MAPPINGS]
     allowed += [(_empty_dict, "collections.defaultdict")]
@@ -101,24 +114,54 @@ def load_pickle(path: Path) -> Any:
             raise _refusal(path, error) from None
 
 
+MAX_SETTINGS, MAX_SETTINGS_DEPTH = 300_000, 100
+"""Values that the settings in a checkpoint may have, and how deep they may be nested."""
+
+
 def plain(value: Any) -> Any:
-    """Return settings as dicts, lists and scalars: stand-ins are opened, omegaconf's included."""
-    if isinstance(value, Inert):
-        state = vars(value)
-        if "_content" in state:
-            return plain(state["_content"])
-        if "_val" in state:
-            return plain(state["_val"])
-        return {key: plain(item) for key, item in state.items() if key != "arguments"}
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set):
-        return [plain(item) for item in value]
-    return value
+    """Return settings as dicts, lists and scalars: stand-ins are opened, omegaconf's included.
+
+    What is none of these becomes its type's name in angle brackets.
+
+    Raises:
+        CheckpointError: They hold themselves, or have no end for other reasons.
+    """
+    left = MAX_SETTINGS
+
+    def opened(value: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0 or depth > MAX_SETTINGS_DEPTH:
+            raise CheckpointError(
+                "the settings in the checkpoint are nested without end",
+                hint="it is damaged or made to do harm; nothing was executed",
+            )
+        if isinstance(value, Inert):
+            state = vars(value)
+            for name in ("_content", "_val"):
+                if name in state:
+                    return opened(state[name], depth + 1)
+            value = {key: item for key, item in state.items() if key != "arguments"}
+        if isinstance(value, Mapping):
+            return {_text(str(key)): opened(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set):
+            return [opened(item, depth + 1) for item in value]
+        if isinstance(value, str):
+            return _text(value)
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        return f"<{type(value).__name__}>"
+
+    return opened(value, 0)
+
+
+def _text(value: str) -> str:
+    """Return text that can be written: halves of surrogate pairs become question marks."""
+    return value if value.isascii() else value.encode("utf-8", "replace").decode()
 
 
 def _is_zip(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with reading(path) as file:
         return file.read(4) == b"PK\x03\x04"
 
 

@@ -8,9 +8,12 @@ from typing import Any
 
 from speechft.console import log
 from speechft.encoders.conversion import configs
-from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint, open_checkpoint
+from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint
+from speechft.encoders.conversion.schema import check_settings
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.encoders.families.fairseq import CONFIG_HINT
+from speechft.encoders.opening import open_encoder
+from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
 
@@ -35,9 +38,11 @@ def complete_settings(
     if isinstance(given, Mapping):
         settings = dict(given)
     elif given is not None:
-        settings = _read(Path(given).expanduser(), checkpoint)
+        settings = _read(given, checkpoint)
+        log(f"configuration of {checkpoint.source}: {given}")
     else:
         settings = told_settings(checkpoint) or published_settings(checkpoint)
+    check_settings(settings, checkpoint.source)
     family = settings.get("model_type")
     if checkpoint.family not in (None, family):
         raise CheckpointError(
@@ -45,9 +50,40 @@ def complete_settings(
             f"{family!r}"
         )
     settings = dict(settings)
-    if settings.get("do_normalize") is None and takes_normalized(family):
+    if not takes_normalized(family):
+        return settings
+    own = configs.told_normalisation(checkpoint.content)
+    if given is not None and own is not None and settings.get("do_normalize") != own:
+        log(
+            f"{checkpoint.source} was trained on waveforms "
+            f"{'normalised' if own else 'as they are'}: taken, whatever --config says"
+        )
+        settings["do_normalize"] = own
+    if settings.get("do_normalize") is None:
         settings["do_normalize"] = implied_normalisation(settings)
+    if settings["do_normalize"] not in (True, False):
+        raise CheckpointError(
+            f"{checkpoint.source}: do_normalize is {settings['do_normalize']!r}, expected true or "
+            "false",
+            hint="mend preprocessor_config.json",
+        )
     return settings
+
+
+def check_rate(settings: Mapping[str, Any], source: str) -> None:
+    """Refuse an encoder whose preprocessor takes another rate than the audio is read at.
+
+    Raises:
+        CheckpointError: It does.
+    """
+    rate = settings.get("sampling_rate")
+    if rate not in (None, SAMPLE_RATE):
+        raise CheckpointError(
+            f"{source} takes audio at {rate!r} Hz, as its preprocessor_config.json says; here "
+            f"encoders are given {SAMPLE_RATE} Hz",
+            hint="if the file is wrong, mend sampling_rate there; if not, evaluate it as an encoder"
+            " of your own, which is given its own sampling_rate: docs/encoders.md",
+        )
 
 
 def takes_normalized(family: str | None) -> bool:
@@ -90,21 +126,23 @@ def _beside(checkpoint: Checkpoint) -> Path | None:
     return Path(upstream) if isinstance(upstream, str) and Path(upstream).is_file() else None
 
 
-def _read(path: Path, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Read a configuration for ``checkpoint`` from JSON, an encoder folder or a checkpoint."""
+def _read(given: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Read a configuration for ``checkpoint`` from JSON, or from what is an encoder elsewhere."""
+    path = Path(given).expanduser()
     if path.is_dir() or path.suffix != ".json":
-        settings = open_checkpoint(path).settings()
+        settings = open_encoder(given).settings()
         if settings is None:
-            raise CheckpointError(f"{path} has no configuration", hint=CONFIG_HINT)
+            raise CheckpointError(f"{given} has no configuration", hint=CONFIG_HINT)
         return settings
     content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds {type(content).__name__}, expected a configuration")
+    if "encoder_embed_dim" not in content:
+        content = configs.checked(content, path)
     if "model_type" in content:
-        processor = read_processor(path.parent)
-        if "do_normalize" not in content and processor is not None:
-            content["do_normalize"] = processor.get("do_normalize")
-        return content
+        processor = read_processor(path.parent) or {}
+        of_audio = ("do_normalize", "sampling_rate")
+        return {**{k: processor[k] for k in of_audio if k in processor}, **content}
     if "encoder_embed_dim" in content:
         content = {"cfg": content}
     if not configs.describes_model(content):

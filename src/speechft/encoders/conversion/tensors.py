@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechft.errors import CheckpointError
-from speechft.files import read_header
+from speechft.headers import read_header
 
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Safetensors names of the types that can be merged, with bytes per element."""
@@ -194,12 +194,6 @@ def safetensors_tensors(paths: Iterable[Path]) -> dict[str, Tensor]:
                 raise CheckpointError(
                     f"tensor {name!r} occurs twice in the shards of {path.parent}"
                 )
-            size = FLOAT_BYTES.get(entry.dtype, 0) * math.prod(entry.shape)
-            if entry.dtype in FLOAT_BYTES and size != entry.nbytes:
-                raise CheckpointError(
-                    f"{path}: tensor {name!r} of shape {list(entry.shape)} and type {entry.dtype} "
-                    f"should take {size} bytes, its header says {entry.nbytes}"
-                )
             tensors[name] = FileTensor(
                 name, entry.dtype, entry.shape, file, entry.start, entry.nbytes
             )
@@ -231,6 +225,15 @@ def memory_tensor(name: str, value: Any) -> ArrayTensor:
         dtype = _TORCH_NAMES.get(str(value.dtype))
         if dtype is None:
             raise CheckpointError(f"tensor {name!r} has the unsupported type {value.dtype}")
+        if value.layout != torch.strided or value.is_meta or value.is_nested:
+            raise CheckpointError(f"tensor {name!r} is sparse, nested or without numbers")
+        stored, size = value.untyped_storage().nbytes(), value.numel() * value.element_size()
+        if size > stored:
+            raise CheckpointError(
+                f"tensor {name!r} of shape {list(value.shape)} should take {size} bytes, "
+                f"{stored} are stored",
+                hint="tensors that repeat their numbers are not read; save them with .contiguous()",
+            )
         flat = value.detach().cpu().contiguous().reshape(-1)
         data = flat.view(torch.uint16).numpy() if dtype == "BF16" else flat.numpy()
         return ArrayTensor(name, dtype, tuple(value.shape), data)

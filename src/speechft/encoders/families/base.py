@@ -6,7 +6,9 @@ names and configurations without either.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 Strides = Sequence[tuple[int, int]]
 """Kernel and stride of each step of a downsampler."""
+
+
+_IN_LAYER = re.compile(r"encoder\.layers\.(\d+)\.(.+)")
 
 
 class Family(ABC):
@@ -79,7 +84,7 @@ class Family(ABC):
         from transformers import AutoConfig
         from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-        left_out = ("do_normalize", "auto_map", "torch_dtype", "dtype")
+        left_out = ("do_normalize", "sampling_rate", "auto_map", "torch_dtype", "dtype")
         config = AutoConfig.for_model(**{k: v for k, v in settings.items() if k not in left_out})
         kind = MODEL_MAPPING[type(config)]
         config.architectures = [kind.__name__]
@@ -154,6 +159,25 @@ class Family(ABC):
     def recognises(self, names: set[str]) -> bool:
         """Tell whether unprefixed names, in either spelling, can be of no other family."""
         return False
+
+    def lacking(self, settings: Mapping[str, Any], names: set[str]) -> list[str]:
+        """Return Hugging Face names that a whole encoder has and ``names`` lack, without torch.
+
+        Layers are counted by the configuration, and are alike but for the first.
+        """
+        found = [name for name in self.markers if name not in names]
+        layers: dict[int, set[str]] = defaultdict(set)
+        for name in names:
+            if match := _IN_LAYER.match(name):
+                layers[int(match[1])].add(match[2])
+        count = settings.get(self.sizes.get("num_hidden_layers", "num_hidden_layers"))
+        for number in range(count if layers and isinstance(count, int) else 0):
+            if number not in layers:
+                found.append(f"encoder.layers.{number}.*")
+        common = set().union(*(held for number, held in layers.items() if number))
+        for number, held in sorted(layers.items()):
+            found += [f"encoder.layers.{number}.{tail}" for tail in sorted(common - held)]
+        return found
 
     def is_pretraining_head(self, name: str) -> bool:
         """Tell whether a name, in either spelling, belongs to a head of its pre-training."""

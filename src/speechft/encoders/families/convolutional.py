@@ -37,6 +37,13 @@ class ConvolutionalFamily(Family):
         "pos_conv_embed",
     )
 
+    def lacking(self, settings: Mapping[str, Any], names: set[str]) -> list[str]:
+        """Add the convolutions, as many as the configuration has, and the projection."""
+        count = len(settings.get("conv_dim") or ())
+        own = [f"feature_extractor.conv_layers.{i}.conv.weight" for i in range(count)]
+        own.append("feature_projection.projection.weight")
+        return [n for n in own if n not in names] + super().lacking(settings, names)
+
     def strides(self, settings: Mapping[str, Any]) -> Strides:
         """Return kernel and stride of each convolution."""
         pairs = zip(settings["conv_kernel"], settings["conv_stride"], strict=True)

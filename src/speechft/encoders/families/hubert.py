@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.encoders.families.fairseq import FINAL_DIM, FairseqFamily
 from speechft.encoders.families.shares import share_of_batch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>"]
 
@@ -28,6 +28,11 @@ class Hubert(FairseqFamily):
     def s3prl_attends(self, valid: Tensor, lengths: Tensor, frames: int) -> Tensor:
         """Return the shares of the batch that hold samples."""
         return share_of_batch(lengths, frames)
+
+    def leaks(self, model: Any) -> Sequence[nn.Module]:
+        """Return the position convolution where a batch norm before it moves padding off zero."""
+        position = model.encoder.pos_conv_embed
+        return [] if getattr(position, "batch_norm", None) is None else [position.conv]
 
     def heads(self, settings: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
         """Return zeros for the projection and the label embeddings."""

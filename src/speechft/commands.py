@@ -1,0 +1,36 @@
+"""Commands that outputs and errors tell people to run: quoted for the shell, options included."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def command(verb: str, *arguments: str | Path, **options: str | Path | None) -> str:
+    """Return a call of `speechft` that a shell takes as it is printed.
+
+    It is the only way to such a line: `tests/test_commands.py` gives every call of this function
+    to the parser of the command line.
+
+    Args:
+        verb: Of `speechft --help`.
+        *arguments: Paths as they are (with blanks too), or words in capitals for what is missing.
+        **options: By their name in Python (``from_`` for ``--from``); None leaves one out.
+    """
+    words = [verb, *(_plain(argument) for argument in arguments)]
+    for name, value in options.items():
+        if value is not None:
+            words += [f"--{name.strip('_').replace('_', '-')}", _plain(value)]
+    return shell("speechft", words)
+
+
+def shell(program: str, words: Iterable[str | Path]) -> str:
+    """Return a call of any program, quoted for the shell."""
+    return shlex.join([program, *map(str, words)])
+
+
+def _plain(argument: str | Path) -> str:
+    """Return an argument that no parser takes for an option."""
+    text = str(argument)
+    return f"./{text}" if text.startswith("-") else text

@@ -1,0 +1,91 @@
+"""Signals: what a command does when it is told to stop, and where work in progress may ask."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+from speechft.console import fail
+
+TERMINATED, INTERRUPTED = 143, 130
+"""Exit codes: 128 and the number of the signal, as shells have it."""
+
+
+class _State:
+    """What was asked of this process."""
+
+    process = 0
+    """Id of the process that takes signals; forked helpers have the handlers too."""
+    asked = 0
+    """Exit code that was asked for; 0 for none."""
+    finishing: str | None = None
+    """What is finished first, in words; None where stopping is safe anywhere."""
+
+
+@contextlib.contextmanager
+def handling_signals() -> Iterator[None]:
+    """Have SIGTERM and Ctrl-C stop this process in order while the block, a command, runs.
+
+    The first one lets what `finishing` says come to its end. Without that, what is unfinished is
+    cleared away and the process ends. A second one ends it at once.
+    """
+    _State.process, _State.asked, _State.finishing = os.getpid(), 0, None
+    before = {number: signal.signal(number, _handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def finishing(what: str) -> Iterator[None]:
+    """Let the block come to the next `stop_if_asked` before a signal ends it.
+
+    Args:
+        what: What is finished, as the user reads it.
+    """
+    before, _State.finishing = _State.finishing, what
+    try:
+        yield
+    finally:
+        _State.finishing = before
+
+
+def is_asked() -> bool:
+    """Return whether this process was asked to stop."""
+    return _State.asked != 0
+
+
+def stop(told: str) -> None:
+    """End the process as it was asked to, all work being safe.
+
+    Args:
+        told: What the user reads about it.
+    """
+    fail(told)
+    raise SystemExit(_State.asked or TERMINATED)
+
+
+def _handle(number: int, _frame: FrameType | None) -> None:
+    code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+    if os.getpid() != _State.process:  # a helper: the process that made it tells the user
+        os._exit(code)
+    if _State.asked:
+        _say("stopped at once; what is unfinished is cleared away by the next run")
+        os._exit(code)
+    _State.asked = code
+    name = "told to end" if code == TERMINATED else "interrupted"
+    if _State.finishing is not None:
+        _say(f"{name}: finishing {_State.finishing}; a second Ctrl-C stops at once")
+        return
+    _say(f"{name}: clearing away what is unfinished; a second Ctrl-C stops at once")
+    raise SystemExit(code)
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # not through sys.stderr, which may be in use just now
+        os.write(2, f"\n{text}\n".encode())

@@ -1,0 +1,1 @@
+"""Verbs that are killed, stopped and starved at random moments."""

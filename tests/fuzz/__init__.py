@@ -1,0 +1,1 @@
+"""Generated inputs for every reader, run under watch: see ``docs/reliability.md``."""
