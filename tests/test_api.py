@@ -30,6 +30,8 @@ VERBS = {
     "evaluate": speechft.evaluate,
     "analyze": speechft.analyze,
     "compare": speechft.compare,
+    "sweep": speechft.sweep,
+    "search": speechft.search,
     "prepare": speechft.prepare,
     "convert": speechft.convert,
     "inspect": speechft.inspect,

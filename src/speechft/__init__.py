@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import analyze, compare, evaluate, finetune, inspect, prepare, pretrain, run
+    from speechft.api import (
+        analyze,
+        compare,
+        evaluate,
+        finetune,
+        inspect,
+        prepare,
+        pretrain,
+        run,
+        search,
+        sweep,
+    )
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -34,6 +45,8 @@ __all__ = [
     "prepare",
     "pretrain",
     "run",
+    "search",
+    "sweep",
     "tasks",
 ]
 
@@ -53,6 +66,8 @@ _HOMES = {
     "prepare": "speechft.api",
     "pretrain": "speechft.api",
     "run": "speechft.api",
+    "search": "speechft.api",
+    "sweep": "speechft.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""
 

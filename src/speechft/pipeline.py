@@ -33,7 +33,7 @@ from speechft.naming import masked, public, public_name
 from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
-from speechft.results import ResultRow, Role, mean_over_seeds, write_rows
+from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, write_rows
 from speechft.runs import has_stage, lock, publish
 from speechft.tasks.base import Task, file_name
 from speechft.verdict import colours, judge, verdict
@@ -387,6 +387,7 @@ def _report(
     from speechft.reporting.report import Report, table, write_report
 
     recipe, folder = state.recipe, state.folder
+    rows, curve = of_all_layers(rows), of_all_layers(curve)
     judgements = judge(rows, folder, recipe.verdict)
     said = verdict(rows, judgements, recipe.tuned_on)
     by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)

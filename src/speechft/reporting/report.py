@@ -66,7 +66,7 @@ def render(report: Report) -> str:
     Raises:
         RunError: jinja2 or matplotlib is missing.
     """
-    _require_extra()
+    require_extra()
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -82,7 +82,12 @@ def render(report: Report) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _require_extra() -> None:
+def require_extra() -> None:
+    """Refuse to draw where the extra is missing.
+
+    Raises:
+        RunError: jinja2 or matplotlib is not installed.
+    """
     try:
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
