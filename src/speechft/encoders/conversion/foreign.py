@@ -73,7 +73,7 @@ def refuse_foreign(path: Path) -> None:
 def _commands(path: Path) -> dict[str, str]:
     return {
         "evaluate": command("evaluate", f"{path}:MyEncoder", out="OUT"),
-        "run": command("run", path),
+        "run": command("run", path, out="OUT"),
     }
 
 
