@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from speechft.disk import sweep
 from speechft.errors import RunError
 from speechft.files import atomic_write
 from speechft.outputs import is_unwritable
@@ -76,6 +77,7 @@ class PooledCache:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        sweep(folder)  # what a process that was killed had begun
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("pooled-*.safetensors")):
             try:
@@ -119,6 +121,7 @@ class FrameCache:
 
     def __init__(self, folder: Path, quota: int, codec: Codec = "bfloat16") -> None:
         self.folder, self.codec = folder / codec, codec
+        sweep(self.folder)
         sizes = {path.stem: path.stat().st_size for path in self.folder.glob("*.safetensors")}
         self.room = Room(quota, sizes)
         self._wrong = self._all = 0.0

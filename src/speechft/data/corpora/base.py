@@ -124,7 +124,7 @@ def read_lines(path: Path) -> list[str]:
     Only line ends end a line: transcripts may hold U+2028 and other separators.
 
     Raises:
-        DataError: The file is missing or not UTF-8.
+        DataError: The file is missing, not UTF-8, or holds a zero byte, which no path or text has.
     """
     try:
         text = read_limited(path, MAX_LABELS).decode("utf-8-sig")
@@ -134,6 +134,12 @@ def read_lines(path: Path) -> list[str]:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"label file {path} cannot be read: {error}") from None
+    if "\0" in text:
+        number = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"label file {path}, line {number} holds a zero byte",
+            hint="it is damaged, or no text; unpack it again",
+        )
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 

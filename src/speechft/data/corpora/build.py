@@ -113,7 +113,7 @@ def _stamps(root: Path, scan: Scan) -> list[list[str | int]]:
         name = _below(path, root)
         try:
             status = os.stat(path)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             stamps.append([name])
         else:
             stamps.append([name, status.st_size, status.st_mtime_ns])
