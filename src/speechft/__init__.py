@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from speechft import tasks
-    from speechft.api import analyze, compare, evaluate, finetune, inspect, prepare, pretrain, run
+    from speechft.api import (
+        analyze,
+        compare,
+        evaluate,
+        finetune,
+        inspect,
+        prepare,
+        pretrain,
+        report,
+        run,
+    )
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -33,6 +43,7 @@ __all__ = [
     "merge",
     "prepare",
     "pretrain",
+    "report",
     "run",
     "tasks",
 ]
@@ -52,6 +63,7 @@ _HOMES = {
     "merge": "speechft.merging",
     "prepare": "speechft.api",
     "pretrain": "speechft.api",
+    "report": "speechft.api",
     "run": "speechft.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""

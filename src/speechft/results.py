@@ -62,6 +62,9 @@ class ResultRow(Config):
     """Learning rate chosen on the development split."""
     alpha: float | None = None
     """Interpolation coefficient of a merged encoder."""
+    layer: int | None = None
+    """Hidden state that the probe saw alone, 0 being the input of the first layer; None for the
+    weighted sum of all."""
     role: Role = Role.FURTHER
     """What the encoder stands for; reports go by it, not by names."""
     strategy: str | None = None
@@ -84,6 +87,11 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
             file.write((json.dumps(row.as_dict(), ensure_ascii=False) + "\n").encode())
 
 
+def of_all_layers(rows: Iterable[ResultRow]) -> list[ResultRow]:
+    """Return the figures of probes on the weighted sum, which stand for an encoder."""
+    return [row for row in rows if row.layer is None]
+
+
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return one row for each encoder and figure: the mean over its probe seeds.
 
@@ -94,7 +102,7 @@ def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     for row in rows:
         key = (
             *(row.encoder, row.encoder_digest, row.task, row.metric, row.split, row.protocol),
-            *(row.alpha, row.evaluation),
+            *(row.alpha, row.layer, row.evaluation),
         )
         groups.setdefault(key, []).append(row)
     return [part[0] if len(part) == 1 else _mean(part) for part in groups.values()]

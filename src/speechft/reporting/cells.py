@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,10 @@ class Line:
 
 
 def main_lines(
-    figures: Figures, scores: Mapping[str, float | None], colours: Mapping[Figure, str]
+    figures: Figures,
+    scores: Mapping[str, float | None],
+    colours: Mapping[Figure, str],
+    columns: Sequence[Column] | None = None,
 ) -> list[Line]:
     """Return the lines of the main table; the score is the last cell where any encoder has one.
 
@@ -48,8 +51,10 @@ def main_lines(
         figures: All figures.
         scores: By encoder.
         colours: ``better`` or ``worse`` by (encoder, task, metric), from paired comparisons.
+        columns: Of the table; None takes those of the figures.
     """
-    columns, scored = figures.columns, has_scores(figures, scores)
+    scored = has_scores(figures, scores)
+    columns = figures.columns if columns is None else columns
     lines = []
     for name in figures.encoders:
         cells = [_cell(figures, name, column, colours) for column in columns]
@@ -127,6 +132,7 @@ _ROW_COLUMNS = (
     "seed",
     "learning rate",
     "alpha",
+    "layer",
     "dev",
     "grid on dev",
     "converged",
@@ -157,6 +163,7 @@ def _details(row: ResultRow) -> dict[str, str]:
         "seed": str(row.seed),
         "learning rate": _text(row.learning_rate),
         "alpha": _text(row.alpha),
+        "layer": _text(row.layer),
         "dev": _text(details.get("dev")),
         "grid on dev": _grid(grid) if isinstance(grid, Mapping) else "",
         "converged": _text(details.get("converged")),

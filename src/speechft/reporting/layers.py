@@ -62,11 +62,7 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
     if find_spec("matplotlib") is None:
         log("no figures: they need matplotlib; pip install 'speechft[report]'")
     else:
-        for question in TITLES:
-            text = " ".join(said.get(question, ()))
-            svg = _figure(question, text, [row for row in rows if row.question == question])
-            if svg is not None:
-                drawn[f"{question}.svg"] = svg
+        drawn = {f"{question}.svg": svg for question, svg in figures_of(rows).items()}
     for name, svg in drawn.items():
         write_text(folder / name, svg)
     parts = ["# What fine-tuning did, layer by layer"]
@@ -78,6 +74,17 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
                 parts.append(f"![{title}]({question}.svg)")
     write_text(folder / PAGE_NAME, "\n\n".join(parts) + "\n")
     return [folder / PAGE_NAME, *(folder / name for name in drawn)]
+
+
+def figures_of(rows: Sequence[AnalysisRow]) -> dict[str, str]:
+    """Return the figures of an analysis as SVG by question, in the order of `TITLES`."""
+    said, drawn = sentences(rows), {}
+    for question in TITLES:
+        text = " ".join(said.get(question, ()))
+        svg = _figure(question, text, [row for row in rows if row.question == question])
+        if svg is not None:
+            drawn[question] = svg
+    return drawn
 
 
 def _figure(question: str, text: str, rows: Sequence[AnalysisRow]) -> str | None:
