@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from speechft.reporting.figures import MISSING, Column, Figures, Look, number
@@ -62,6 +62,11 @@ def main_lines(
             cells.append(_score(figures, scores, name))
         lines.append(Line(name, figures.looks[name], tuple(cells)))
     return lines
+
+
+def marked(lines: Iterable[Line], choice: str | None) -> list[Line]:
+    """Return lines of a sweep, in which its choice alone looks like the merged encoder."""
+    return [line if line.encoder == choice else replace(line, look=Look.OTHER) for line in lines]
 
 
 def has_scores(figures: Figures, scores: Mapping[str, float | None]) -> bool:

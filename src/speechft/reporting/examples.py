@@ -11,7 +11,7 @@ from rapidfuzz.distance import Levenshtein
 
 from speechft.data.text import units_of
 from speechft.evaluation.predictions import items_of
-from speechft.reporting.figures import Figures, Look
+from speechft.reporting.figures import Figures, Look, spread
 from speechft.results import ResultRow
 from speechft.tasks.measures import Item
 
@@ -104,7 +104,7 @@ def _chosen(rows: Sequence[ResultRow]) -> list[ResultRow]:
         (n for n in names if first[n].alpha is not None), key=lambda n: _alpha(first[n])
     )
     if len(alphas) > _ENCODERS:  # a sweep: both ends and what lies between
-        leading = [alphas[round(k * (len(alphas) - 1) / 3)] for k in range(_ENCODERS)]
+        leading = spread(alphas, _ENCODERS)
     shown = leading if len(leading) > 1 else names
     return [first[name] for name in shown[:_ENCODERS]]
 

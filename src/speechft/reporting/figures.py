@@ -176,3 +176,10 @@ def table(
 def titles_of(columns: Sequence[Column]) -> dict[str, str]:
     """Return what the tasks are in words, for those that the library knows."""
     return {c.task: find_task(c.task).title for c in columns if is_task(c.task)}
+
+
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """Return at most so many names, of more the ends and some between, as of a sweep."""
+    if len(names) <= count:
+        return list(names)
+    return [names[round(k * (len(names) - 1) / (count - 1))] for k in range(count)]

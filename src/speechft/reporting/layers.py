@@ -121,7 +121,12 @@ def _lines(question: str, rows: Sequence[AnalysisRow]) -> tuple[list[Line], str]
         names = list(dict.fromkeys(row.measure for row in found))
         styles = _styles(names, reference=False)
         parts = [
-            (n.removeprefix("knn_"), styles[n], [r for r in found if r.measure == n]) for n in names
+            (
+                f"{n.removeprefix('knn_')} ({layered[-1].encoder})",
+                styles[n],
+                [r for r in found if r.measure == n],
+            )
+            for n in names
         ]
         return parts, "right by nearest neighbours, %"
     measure = next((m for m in _SHOWN[question] if any(r.measure == m for r in layered)), None)

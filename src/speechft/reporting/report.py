@@ -9,7 +9,7 @@ from typing import Any
 from speechft.analysis.rows import AnalysisRow
 from speechft.errors import RunError
 from speechft.evaluation.superb_table import SuperbTable
-from speechft.reporting.cells import detail_table, has_scores, main_lines
+from speechft.reporting.cells import detail_table, has_scores, main_lines, marked
 from speechft.reporting.examples import TaskExamples
 from speechft.reporting.figures import Figures, Look, table, titles_of
 from speechft.reporting.notes import COST_HEADER
@@ -135,6 +135,8 @@ def _content(report: Report, prefix: str) -> dict[str, Any]:
         sections.training_section(report.histories, tuned, figures.main),
     )
     lines = main_lines(figures, report.scores, report.colours)
+    if report.swept is not None:
+        lines = marked(lines, report.swept.choice)
     return {
         "report": report,
         "prefix": prefix,
@@ -162,7 +164,7 @@ def _lead(report: Report, figures: Figures, alpha: float | None) -> str:
     if report.tuned_on:
         title = titles_of(figures.columns).get(report.tuned_on)
         parts.append(f"fine-tuned on {report.tuned_on}{f' ({title})' if title else ''}")
-    if alpha is not None:
+    if alpha is not None and report.swept is None:
         parts.append(f"merged at alpha {alpha:g}")
     if report.swept is not None:
         parts.append(f"{len(report.swept.points)} merges compared")

@@ -10,7 +10,7 @@ from typing import Any
 from speechft.analysis.rows import AnalysisRow
 from speechft.analysis.sentences import sentences
 from speechft.reporting import plots
-from speechft.reporting.figures import Column, Figures, Look, look_of, number
+from speechft.reporting.figures import Column, Figures, Look, look_of, number, spread
 from speechft.reporting.layers import TITLES, figures_of
 from speechft.reporting.plots import Trade
 from speechft.reporting.svg import Style, styles_of, swatch, with_prefix
@@ -129,9 +129,13 @@ def layer_section(figures: Figures, tuned_on: str) -> Section | None:
     names = [name for name in figures.encoders if figures.looks[name] in wanted]
     if len(names) < 2:
         names = [name for name in figures.encoders if figures.looks[name] is not Look.FLOOR][:4]
+    names = spread(names, 4)
     styles, shown = styles_of(figures.looks), set[str]()
     panels: list[Panel] = []
+    by_task: dict[str, Column] = {}
     for column in figures.columns:
+        by_task.setdefault(column.task, column)
+    for column in by_task.values():
         found = {name: _weights(figures, name, column) for name in names}
         weights = {name: values for name, values in found.items() if values}
         if weights:
@@ -213,9 +217,12 @@ def sweep_section(swept: Swept | None) -> Section | None:
     if swept.rule:
         text += f" The rule: {swept.rule}."
     if chosen is not None:
-        gained = "" if chosen.gain is None else f", gain {number(chosen.gain, signed=True)}"
-        kept = "" if chosen.kept is None else f", at worst {number(chosen.kept, signed=True)} kept"
-        text += f" Chosen: {chosen.name}{gained}{kept}. The dark diamond marks it."
+        text += f" Chosen: {chosen.name}"
+        if chosen.gain is not None:
+            text += f", gain {number(chosen.gain, signed=True)}"
+        if chosen.kept is not None:
+            text += f", at worst {number(chosen.kept, signed=True)} elsewhere"
+        text += ". The dark diamond marks it."
     legend = (
         (swatch(Style("tuned", "^")), "task that was tuned on"),
         (swatch(Style("merged", "o")), "other task; merge on the front"),
@@ -270,7 +277,8 @@ def training_section(
         panels.append(Panel("Development split", svg))
     text = "Lines are means, bands hold the middle 80 % of the updates around them."
     if boundary:
-        text += f" In stable fine-tuning only the head learns in the first {boundary:g} updates."
+        first = "update" if boundary == 1 else f"{boundary} updates"
+        text += f" In stable fine-tuning only the head learns in the first {first}."
     return Section("training", "Fine-tuning", text, tuple(panels), _legend(list(losses), styles))
 
 

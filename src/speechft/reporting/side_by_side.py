@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from speechft.reporting import plots
-from speechft.reporting.cells import Line, main_lines
-from speechft.reporting.figures import Column, Figures, Look, titles_of
+from speechft.reporting.cells import Line, main_lines, marked
+from speechft.reporting.figures import Column, Figures, Look, spread, titles_of
 from speechft.reporting.plots import Trade
 from speechft.reporting.sections import Panel, Section, trades_of
 from speechft.reporting.svg import Style, swatch
@@ -26,7 +26,8 @@ class Group:
     """The encoders of one report in the table."""
 
     title: str
-    tuned_on: str
+    about: str
+    """What it was tuned on, and the split where that is not test."""
     lines: tuple[Line, ...]
 
 
@@ -49,8 +50,15 @@ def overview(reports: Sequence[Report]) -> Overview:
     groups = []
     for report, one in zip(reports, figures, strict=True):
         lines = main_lines(one, {}, report.colours, columns)
-        kept = tuple(line for line in lines if line.look is not Look.FLOOR)
-        groups.append(Group(report.title, report.tuned_on, kept))
+        kept = [line for line in lines if line.look is not Look.FLOOR]
+        about = [f"tuned on {report.tuned_on}"] if report.tuned_on else []
+        if report.swept is not None:
+            ends = {*spread([line.encoder for line in kept], 2), report.swept.choice}
+            kept = [line for line in kept if line.encoder in ends]
+            kept = marked(kept, report.swept.choice)
+        if report.on_dev:
+            about.append("development split")
+        groups.append(Group(report.title, ", ".join(about), tuple(kept)))
     return Overview(columns, titles_of(columns), tuple(groups), _trades(reports, figures))
 
 
