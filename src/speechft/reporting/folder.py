@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.analysis.rows import AnalysisRow, read_analysis
+from speechft.analysis.sentences import sentences
 from speechft.commands import command
 from speechft.config import build
 from speechft.documents import read_limited
@@ -140,7 +141,7 @@ def read_report(folder: Path) -> Report:
         histories=histories,
         recipe=text,
         facts=_texts(record.get("facts")),
-        superb=scored_table(rows),
+        superb=files.guarded("SUPERB table", lambda: scored_table(rows)),
         colours=coloured,
         by_layer=tuple(mean_over_seeds(row for row in every if row.layer is not None)),
         analysis=tuple(analysis),
@@ -169,8 +170,8 @@ class _Files:
         """Return what an action returns; None where it fails, which is said."""
         try:
             return action()
-        except (SpeechftError, ValueError, OSError) as error:
-            message = getattr(error, "message", None) or str(error)
+        except (SpeechftError, ValueError, TypeError, KeyError, OSError) as error:
+            message = getattr(error, "message", None) or f"it says something else ({error})"
             problem = f"No {what}: {message}."
             if problem not in self.problems:
                 self.problems.append(problem)
@@ -228,7 +229,8 @@ def curve_of(
     named = {**{row.task: row.split for row in between}, **splits}
     curve = list(between)
     for row in rows:
-        if is_on_dev(row) or row.task not in wanted or "dev" not in row.details:
+        measured = isinstance(row.details.get("dev"), int | float)
+        if is_on_dev(row) or row.task not in wanted or not measured:
             continue
         own = row.strategy == recipe.finetuning.strategy
         alpha = row.alpha if own else None
@@ -264,9 +266,11 @@ def _judged(
     judgements = files.guarded("verdict", lambda: judge(rows, files.folder, config))
     if not judgements:
         return (), {}
-    merged = {row.strategy for row in rows if row.role is Role.MERGED}
-    whole = any(row.role is Role.TUNED and row.strategy in merged for row in rows)
-    return verdict(rows, judgements, tuned_on) if whole else (), colours(judgements)
+    merged = next((row.strategy for row in rows if row.role is Role.MERGED), "")
+    if not any(row.role is Role.TUNED and row.strategy == merged for row in rows):
+        return (), colours(judgements)
+    said = files.guarded("verdict", lambda: verdict(rows, judgements, tuned_on))
+    return said or (), colours(judgements)
 
 
 def _histories(files: _Files, recipe: Recipe | None) -> dict[str, Mapping[str, Any]]:
@@ -284,9 +288,16 @@ def _histories(files: _Files, recipe: Recipe | None) -> dict[str, Mapping[str, A
         strategy = str(config.get("strategy") or (inner[0] if inner else "fine-tuning"))
         task = str(config.get("task") or inner[-1]) if len(inner) > 1 else ""
         name = f"{strategy} on {task}" if task else strategy
-        found[name] = {"task": config.get("task"), "strategy": strategy, **history}
+        found[name] = {"task": config.get("task"), "strategy": strategy, **_checked(history)}
     own = None if recipe is None else recipe.finetuning.strategy
     return dict(sorted(found.items(), key=lambda pair: pair[1]["strategy"] != own))
+
+
+def _checked(history: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a history in which lists are lists, of numbers and of evaluations."""
+    lists = {name: _listed(history.get(name)) for name in ("losses", "evaluations")}
+    lists["evaluations"] = [one for one in lists["evaluations"] if isinstance(one, dict)]
+    return {**history, **lists}
 
 
 def _stage(folder: Path) -> Any:
@@ -313,8 +324,13 @@ def _swept(files: _Files) -> Swept | None:
 
 
 def _analysis(files: _Files) -> list[AnalysisRow]:
+    def read(path: Path) -> list[AnalysisRow]:
+        rows = read_analysis(path)
+        sentences(rows)  # refuses rows without what they are said by
+        return rows
+
     names = ("analysis.jsonl", "analysis/analysis.jsonl")
-    return next((rows for name in names if (rows := files.read(name, read_analysis))), [])
+    return next((rows for name in names if (rows := files.read(name, read))), [])
 
 
 def _mapping(content: Any) -> Mapping[str, Any]:
