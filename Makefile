@@ -1,13 +1,15 @@
 # Two commands for a fresh machine: `make demo` runs the main job, `make test` the tests.
 # Both set up .venv from requirements.lock first. Another PyTorch build (CPU only, another CUDA):
 #   make setup TORCH_INDEX=<address of the wheel index that pytorch.org names for it>
+# With LOCKED=1 every file must have a hash of requirements.hashes; torch of a TORCH_INDEX has none.
 
 PYTHON ?= python3
 TORCH_INDEX ?=
+LOCKED ?=
 MINUTES ?= 30
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long fuzz chaos check format clean
+.PHONY: setup demo test test-long fuzz chaos check format dist clean
 
 setup: .venv/.ready
 
@@ -19,8 +21,14 @@ endif
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "speechft needs Python 3.11 or newer")'
 	$(PYTHON) -m venv .venv
 	$(if $(TORCH_INDEX),$(BIN)/pip install --quiet --force-reinstall --no-deps --index-url $(TORCH_INDEX) $(shell grep '^torch==' requirements.lock))
+ifneq ($(LOCKED),)
+	$(if $(TORCH_INDEX),grep -vE '^(torch|triton|nvidia-|cuda-)',cat) requirements.hashes > .venv/hashes
+	$(BIN)/pip install --quiet --no-deps --require-hashes --requirement .venv/hashes
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+else
 	$(BIN)/pip install --quiet --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-deps --editable .
+endif
 	touch $@
 
 demo: setup
@@ -47,6 +55,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: setup
+	$(BIN)/python tools/supply.py build
 
 clean:
 	rm -rf .venv build dist

@@ -26,7 +26,12 @@ class Config(BaseModel):
 
     def as_yaml(self) -> str:
         """Return the resolved configuration as YAML, in the order of the fields."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        return as_yaml(self.as_dict())
+
+
+def as_yaml(content: Mapping[str, Any]) -> str:
+    """Return plain JSON types as YAML, in their order."""
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def apply_overrides(

@@ -1,13 +1,20 @@
-"""Messages, progress bars and tables: logs go to stderr, results to stdout."""
+"""Messages, progress bars and tables: logs go to stderr, results to stdout.
+
+Names come from files of others: on their way to the terminal control characters and markup are
+shown instead of obeyed, and secrets in addresses are masked. Nothing else in the package prints.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
+
+from speechft.naming import masked
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,10 +33,53 @@ def stderr_console() -> Console:
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
+_CONTROL = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Characters that a terminal obeys, that turn the direction of what follows, or that no terminal
+can be sent; line feeds are our own."""
+
+
+def visible(text: str) -> str:
+    r"""Return a text whose control characters stand as escapes, and whose secrets are masked.
+
+    Line feeds stay. A byte of a file name that is not UTF-8 is shown as ``\xff``.
+    """
+    return _CONTROL.sub(_escape, masked(text))
+
+
+def visible_name(text: str) -> str:
+    """Return a text for one cell of a table or one line, see `visible`: no line feeds either."""
+    return visible(text).replace("\n", "\\n")
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # what Python makes of such a byte
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Print a result to stdout."""
+    _send(sys.stdout, visible(text) + end)
+
+
+def fail(message: str) -> None:
+    """Print an error to stderr, on every process."""
+    _send(sys.stderr, visible(message) + "\n")
+
+
 def log(message: str) -> None:
     """Print one line to stderr, on the main process only."""
     if is_main_process():
-        print(message, file=sys.stderr, flush=True)
+        _send(sys.stderr, visible_name(message) + "\n")
+
+
+def _send(stream: TextIO, text: str) -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+    stream.flush()
 
 
 def warn(message: str) -> None:
@@ -52,7 +102,7 @@ class Bar:
     def note(self, text: str) -> None:
         """Show ``text`` behind the bar."""
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, note=text)
+            self.progress.update(self.task, note=visible_name(text))
 
 
 @contextmanager
@@ -77,15 +127,17 @@ def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Ba
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=stderr_console(), transient=True) as progress:
-        task = progress.add_task(description, total=total, completed=int(done), note="")
+        task = progress.add_task(
+            visible_name(description), total=total, completed=int(done), note=""
+        )
         yield Bar(progress, task)
 
 
@@ -93,11 +145,14 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     """Print a table to stdout; the first column is left-aligned, the others right-aligned."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     width = None if sys.stdout.isatty() else 200
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(visible(title)), title_justify="left", title_style="bold")
     for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(
+            Text(visible_name(name)), justify="left" if index == 0 else "right", no_wrap=True
+        )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(visible_name(cell)) for cell in row))
     Console(file=sys.stdout, highlight=False, width=width).print(table)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from speechft.naming import masked
+
 
 class SpeechftError(Exception):
     """Base of all errors that the command line shows as one message instead of a traceback.
@@ -18,14 +20,14 @@ class SpeechftError(Exception):
     └── TrainingError     training diverged or cannot start
 
     Args:
-        message: What was given and what was expected.
+        message: What was given and what was expected; secrets of addresses are masked.
         hint: What to do about it.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = masked(message)
+        self.hint = None if hint is None else masked(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\nhint: {self.hint}"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from types import FrameType
+
+from speechft.console import fail
 
 TERMINATED, INTERRUPTED = 143, 130
 """Exit codes: 128 and the number of the signal, as shells have it."""
@@ -65,7 +66,7 @@ def stop(told: str) -> None:
     Args:
         told: What the user reads about it.
     """
-    print(told, file=sys.stderr)
+    fail(told)
     raise SystemExit(_State.asked or TERMINATED)
 
 

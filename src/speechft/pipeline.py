@@ -13,7 +13,7 @@ from typing import Any
 
 from speechft.analysis.settings import read_settings
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.console import log, print_table
+from speechft.console import log, print_table, say
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.devices import peak_memory
@@ -29,6 +29,7 @@ from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_json, write_text
 from speechft.finetuning.config import Strategy
+from speechft.naming import masked, public_name
 from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
@@ -134,7 +135,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         curve = curve_of([*rows, *between], recipe, record["dev_splits"])
         summary = Summary(rows, curve, verdict, folder / REPORT_NAME)
         if said:
-            print("\n".join(said))
+            say("\n".join(said))
         state.failures.raise_any(folder)
         return summary
 
@@ -187,7 +188,7 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
     with _replacing(folder, RECIPE_NAME) as hidden:
-        write_text(hidden, recipe.as_yaml())
+        write_text(hidden, masked(recipe.as_yaml()))
     return state
 
 
@@ -384,8 +385,8 @@ def _report(state: Run) -> tuple[str, ...]:
     print_table(f"{report.title}: tuned on {report.tuned_on}", header, cells)
     if report.superb is not None:
         print_table("SUPERB_S beside published rows", *report.superb.cells(brief=True))
-        print("\n".join(report.superb.notes))
-    print("\n".join(report.verdict))
+        say("\n".join(report.superb.notes))
+    say("\n".join(report.verdict))
     log(f"report: {folder / REPORT_NAME}")
     return report.verdict
 
@@ -394,7 +395,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
     import torch
     import transformers
 
-    corpus = state.corpus
+    corpus, base = state.corpus, state.recipe.encoder
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
     versions = f"speechft {__version__}, torch {torch.__version__}"
     others = {c.name: c.digest[:12] for c in state.evaluated.values() if c is not corpus}
@@ -404,7 +405,7 @@ def _facts(state: Run, command: str) -> dict[str, str]:
         "corpus": f"{corpus.name}, digest {corpus.digest[:12]}; utterances: {sizes}",
         **({"corpora of the evaluation": evaluated} if evaluated else {}),
         "licence of the data": str(corpus.info.get("licence", "not known")),
-        "encoder": f"{state.recipe.encoder}, sha256 {digest_of(state.recipe.encoder)[:12]}",
+        "encoder": f"{public_name(base)}, sha256 {digest_of(base)[:12]}",
         "versions": f"{versions}, transformers {transformers.__version__}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
         f"{'GPU' if torch.cuda.is_available() else 'CPU'}",

@@ -20,6 +20,7 @@ from speechft.console import warn
 from speechft.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.errors import CheckpointError, RunError
 from speechft.files import json_digest, read_json, write_error, write_json
+from speechft.naming import public
 from speechft.outputs import fingerprints, foreign, is_unwritable, make_scratch, refuse, written_at
 from speechft.outputs import lock as lock
 from speechft.outputs import publish as publish
@@ -95,7 +96,7 @@ def stage(
                 raise write_error(folder, refused) from error
             raise
         if not done:
-            _publish(folder, scratch, {"key": key, **content})
+            _publish(folder, scratch, {"key": key, **public(content)})
 
 
 def is_done(

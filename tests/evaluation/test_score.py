@@ -14,6 +14,7 @@ from speechft.evaluation.score import (
     RATIO,
     bootstrap_interval,
     bootstrap_values,
+    difference_over_seeds,
     hierarchical_interval,
     paired_difference,
     paired_p_value,
@@ -73,6 +74,42 @@ def test_interval_is_repeatable_and_needs_two_items() -> None:
     assert bootstrap_interval(items) != bootstrap_interval(items, seed=1)
     assert bootstrap_interval(items[:1]) is None
     assert bootstrap_interval([]) is None
+
+
+def test_two_items_are_drawn_as_coins_fall() -> None:
+    values = bootstrap_values([Item("a", "", "", 0.0, 1.0), Item("b", "", "", 1.0, 1.0)])
+    assert values is not None
+    assert len(values) == 2000
+    for value, share in ((0.0, 0.25), (50.0, 0.5), (100.0, 0.25)):
+        assert np.mean(values == value) == pytest.approx(share, abs=0.05)
+
+
+def test_p_value_is_twice_the_smaller_share_of_draws() -> None:
+    first, second = make_items(60, 2), make_items(60, 3)
+    one, two = bootstrap_values(first), bootstrap_values(second)
+    assert one is not None
+    assert two is not None
+    expected = 2 * min(np.mean(one - two <= 0), np.mean(one - two >= 0))
+    assert 0.0005 < expected < 1
+    assert paired_p_value(first, second) == pytest.approx(expected)
+    assert paired_p_value(first, first) == 1.0
+
+
+def test_difference_over_two_seeds() -> None:
+    items = make_items(40, 0)
+    worse = [Item(i.id, "", "", i.amount + 0.1 * i.total, i.total) for i in items]
+    found = difference_over_seeds([worse, worse], [items, items], level=0.9)
+    assert found == pytest.approx((10.0, 10.0))
+    assert difference_over_seeds([worse], [items, items], level=0.9) is None
+    assert difference_over_seeds([worse, worse], [items], level=0.9) is None
+
+
+def test_an_error_rate_needs_trials_of_both_kinds() -> None:
+    items = [Item(str(n), "", "", score, n % 2) for n, score in enumerate((0.1, 0.9, 0.2, 0.8))]
+    weights = np.array([[0, 1, 0, 1], [1, 0, 1, 0], [1, 1, 1, 1], [1, 1, 0, 0]], float)
+    found = weighted_eer(items, weights)
+    assert np.isnan(found).tolist() == [True, True, False, False]
+    assert found[2:].tolist() == [0.0, 0.0]
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says() -> None:

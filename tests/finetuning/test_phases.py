@@ -51,6 +51,8 @@ def test_head_only_updates_are_one_fewer_than_the_share() -> None:
     phases = stable_phases(100, 0.1)
     assert head_only_updates(phases) == 9
     assert head_only_updates([Phase(100, "everything")]) == 0
+    twice = [Phase(3, "head"), Phase(5, "head", "eval"), Phase(9, "everything")]
+    assert head_only_updates(twice) == 5
     frozen = [step for step in range(100) if phase_at(phases, step).trainable == "head"]
     assert frozen == [step for step in range(100) if step + 1 < 0.1 * 100]
 

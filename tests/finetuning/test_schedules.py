@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from oracle_data import entries, oracle_json
 from speechft.finetuning.schedules import Schedule
@@ -31,3 +32,19 @@ def test_stays_between_zero_and_one_and_ends_low(steps: int, warmup: float, hold
     assert all(0.0 <= factor <= 1.0 for factor in factors)
     held = int(warmup * steps) + int(hold * steps)
     assert all(a >= b for a, b in zip(factors[held:], factors[held + 1 :], strict=False))
+
+
+def test_last_updates_of_a_short_training() -> None:
+    schedule = Schedule(warmup=0.5, hold=0.4)
+    factors = [schedule.factor(step, 10) for step in range(11)]
+    assert factors == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 0])
+    assert Schedule(warmup=0, hold=1).factor(4, 4) == 0.0
+    assert Schedule() == Schedule(warmup=0.1, hold=0.4)
+
+
+@pytest.mark.parametrize("field", ["warmup", "hold"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_shares_lie_between_zero_and_one(field: str, value: float) -> None:
+    with pytest.raises(ValidationError):
+        Schedule(**{field: value})
+    Schedule(**{field: float(round(value))})

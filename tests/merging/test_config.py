@@ -31,6 +31,15 @@ def test_no_argument_of_a_merge_can_be_reached_as_an_option(name: str, tmp_path:
         merge_config({"out": "out"}, path)
 
 
+def test_the_key_of_a_merge_is_alpha_and_what_differs() -> None:
+    assert MergeSettings().changed() == {"alpha": 0.25}
+    assert MergeSettings(alpha=0.5, dtype="keep").changed() == {"alpha": 0.5, "dtype": "keep"}
+    ties = MergeSettings(method="ties", options={"density": 0.5}).changed()
+    assert ties == {"alpha": 0.25, "method": "ties", "density": 0.5}
+    made = MergeSettings(alpha=0.5).of("base", ["tuned"])
+    assert (made.base, made.alpha, made.out) == ("base", 0.5, None)
+
+
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("alpha", [0.0, 0.25, 0.3])
 def test_an_alpha_is_used_or_refused_by_name(name: str, alpha: float) -> None:

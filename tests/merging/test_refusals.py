@@ -152,7 +152,7 @@ def test_nan_and_infinity_are_refused_by_tensor(
     assert f"{side}: tensor encoder.layers.2.final_layer_norm.bias" in text
     report = merge(base, tuned, out=tmp_path / "out", force=True)
     assert "holds NaN or infinite values in 1 tensors" in report.forced[0]
-    assert report.forced[0] in (tmp_path / "out" / "README.md").read_text()
+    assert report.public().forced[0] in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(LineageError, match="holds NaN or infinite") as caught:
         make_delta(base, tuned, tmp_path / "d.safetensors", force=True)
     assert "--force" not in str(caught.value)

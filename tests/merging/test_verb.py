@@ -48,10 +48,16 @@ def test_merge_says_what_it_read_and_wrote(pair: Any, tmp_path: Path, speechft: 
     assert f"base {base} (hf hubert, SHA-256 {encoder_digest(base)[:12]})" in out
     assert f"tuned {tuned} (hf hubert, SHA-256 {encoder_digest(tuned)[:12]})" in out
     assert f"wrote {tmp_path / 'out'}" in out
+    report = json.loads((tmp_path / "out" / "merge.json").read_text())
+    found = report["evidence"][0]
+    assert f"lineage score {found['score']:.3f}" in out
+    assert f"median change {found['median_relative_change']:.2g}" in out
+    assert "CNN bit-equal to the base" in out
+    assert 0 < report["seconds"] < 600
     merge(base, tuned, alpha=0.5, out=tmp_path / "same")
     assert encoder_digest(tmp_path / "out") == encoder_digest(tmp_path / "same")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"speechft merge {base} {tuned} --alpha 0.5" in card
+    assert "speechft merge base tuned --alpha 0.5 --out out" in card
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from speechft.analysis.intervals import Estimate
 from speechft.config import Config
+from speechft.documents import read_limited
 from speechft.errors import DataError
 from speechft.files import atomic_write
 
@@ -61,7 +62,7 @@ def read_analysis(path: Path) -> list[AnalysisRow]:
         DataError: The file is missing, or a line is not a row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_limited(path).decode().splitlines()
         return [AnalysisRow.model_validate_json(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DataError(f"analysis {path} cannot be read: {error}") from None

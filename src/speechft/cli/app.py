@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from speechft.console import fail, say
 from speechft.errors import DataError, RunError, SpeechftError
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
+from speechft.naming import public_command
 
 _FLAGS = {"help": False, "install_completion": False, "show_completion": False}
 """Flags that have no default in typer: to see that they are off it would import pydantic."""
@@ -97,12 +98,12 @@ def main() -> None:
         with handling_signals(), told():
             app()
     except SpeechftError as error:
-        print(f"error: {error}", file=sys.stderr)
+        fail(f"error: {error}")
         sys.exit(1)
     except SystemExit as stop:
         if stop.code in (INTERRUPTED, TERMINATED):
             word = "interrupted" if stop.code == INTERRUPTED else "terminated"
-            print(f"{word}; give the same command again to go on", file=sys.stderr)
+            fail(f"{word}; give the same command again to go on")
         raise
 
 
@@ -110,7 +111,7 @@ def _version(show: bool) -> None:
     if show:
         from speechft import __version__
 
-        typer.echo(f"speechft {__version__}")
+        say(f"speechft {__version__}")
         raise typer.Exit
 
 
@@ -143,5 +144,5 @@ def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None 
 
 
 def command_line() -> str:
-    """Return the command as it was typed, for what is recorded."""
-    return shlex.join(["speechft", *sys.argv[1:]])
+    """Return the command as it was typed, for what is recorded and leaves the machine."""
+    return public_command(["speechft", *sys.argv[1:]])

@@ -12,6 +12,7 @@ import typer
 from speechft.cli.app import Json, Overwrite, Set, app, tell_left_out
 from speechft.cli.complete import corpora
 from speechft.commands import command
+from speechft.console import say
 
 
 @app.command()
@@ -69,7 +70,7 @@ def prepare(
         issues = found.info.get("issues", {})
         content = {"folder": found.place, "splits": found.statistics, "issues": issues}
         out_of_it = {issue.path or issue.id: issue.problem for issue in left}
-        typer.echo(json.dumps({**content, "left_out": out_of_it}))
+        say(json.dumps({**content, "left_out": out_of_it}))
     else:
         print_corpus(found, left)
     unasked = ("no-label", "missing-audio") if allow_missing else ("no-label",)
@@ -83,5 +84,5 @@ def _write_layout(corpus: str, layout: str, out: Path | None) -> None:
     from speechft.data.corpora.prepare import write_layout
 
     write_layout(corpus, layout, out)
-    typer.echo(f"wrote {out} in the layout of {layout}")
-    typer.echo(f"next: {command('prepare', layout, str(out), out=f'corpora/{layout}')}")
+    say(f"wrote {out} in the layout of {layout}")
+    say(f"next: {command('prepare', layout, str(out), out=f'corpora/{layout}')}")

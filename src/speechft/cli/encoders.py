@@ -10,6 +10,7 @@ import typer
 
 from speechft.cli.app import Config, Device, Json, Nonfinite, Out, Overwrite, app, tell_left_out
 from speechft.commands import command
+from speechft.console import say
 
 
 @app.command()
@@ -38,10 +39,10 @@ def convert(
         allow_nonfinite=allow_nonfinite,
         overwrite=overwrite,
     )
-    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
         again = command("extract", out, "AUDIO...", out="feats")
-        typer.echo(f"wrote {out}\nnext: {again}")
+        say(f"wrote {out}\nnext: {again}")
 
 
 @app.command()
@@ -60,7 +61,7 @@ def inspect(
     from speechft import api
 
     found = api.inspect(path, config, bases)
-    typer.echo(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+    say(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
 
 
 @app.command()
@@ -102,7 +103,7 @@ def extract(
     report = extract_files(encoder, audio, out, **options)
     if report.is_main:
         text = json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report))
-        typer.echo(text)
+        say(text)
     if report.failed and not report.is_main:
         raise typer.Exit(1)  # the first process says why
     total = len(report.failed) + report.written + report.skipped

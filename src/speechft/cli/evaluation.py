@@ -11,6 +11,7 @@ import typer
 from speechft.cli import complete
 from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Overwrite, Set, app
 from speechft.commands import command
+from speechft.console import say
 
 
 @app.command()
@@ -77,10 +78,10 @@ def evaluate(
         overwrite=overwrite,
     )
     if as_json:
-        typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
+        say("\n".join(json.dumps(row.as_dict()) for row in rows))
     else:
         print_results(rows, protocol)
-        typer.echo(f"wrote {out / 'results.jsonl'}\nnext: {command('compare', out)}")
+        say(f"wrote {out / 'results.jsonl'}\nnext: {command('compare', out)}")
 
 
 @app.command()
@@ -133,11 +134,11 @@ def analyze(
         device=device,
     )
     if as_json:
-        typer.echo("\n".join(json.dumps(row.as_dict()) for row in rows))
+        say("\n".join(json.dumps(row.as_dict()) for row in rows))
         return
     for question, texts in sentences(rows).items():
-        typer.echo("\n".join(f"{question:10}  {text}" for text in texts))
-    typer.echo(f"wrote {out / 'analysis.jsonl'} and {out / 'analysis.md'}")
+        say("\n".join(f"{question:10}  {text}" for text in texts))
+    say(f"wrote {out / 'analysis.jsonl'} and {out / 'analysis.md'}")
 
 
 @app.command()
@@ -185,13 +186,13 @@ def compare(
 
     written = {"csv": as_csv, "latex": as_latex}
     if as_format in written:
-        typer.echo(written[as_format](api.superb_table(results)), nl=False)
+        say(written[as_format](api.superb_table(results)), end="")
         return
     if as_format != "table":
         raise unknown_choice("format", as_format, ["table", *written])
 
     found = api.compare(results, baseline=baseline)
     if as_json:
-        typer.echo("\n".join(json.dumps(asdict(difference)) for difference in found))
+        say("\n".join(json.dumps(asdict(difference)) for difference in found))
         return
     print_table(f"differences to {found[0].baseline}", *difference_table(found))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 
-import typer
-
 from speechft.cli.app import Json, app
+from speechft.console import say
 
 
 @app.command()
@@ -19,7 +18,7 @@ def recipes(as_json: Json = False) -> None:
         content = read_recipe(name)
         found[name] = {"title": content["title"], "verbs": verbs_of(content)}
     if as_json:
-        typer.echo(json.dumps(found))
+        say(json.dumps(found))
     else:
         _list({n: f"{r['title']} ({' or '.join(r['verbs'])})" for n, r in found.items()}, as_json)
 
@@ -30,7 +29,7 @@ def corpora(as_json: Json = False) -> None:
     from speechft.data.corpora import cards
 
     if as_json:
-        typer.echo(json.dumps({name: vars(card) for name, card in cards().items()}))
+        say(json.dumps({name: vars(card) for name, card in cards().items()}))
     else:
         _list({name: card.line() for name, card in cards().items()}, as_json)
 
@@ -45,8 +44,8 @@ def tasks(as_json: Json = False) -> None:
 
 def _list(entries: dict[str, str], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(entries))
+        say(json.dumps(entries))
         return
     width = max(map(len, entries))
     for name, text in entries.items():
-        typer.echo(f"{name:{width}}  {text}")
+        say(f"{name:{width}}  {text}")

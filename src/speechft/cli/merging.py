@@ -10,6 +10,7 @@ import typer
 
 from speechft.cli.app import Json, Overwrite, app, command_line
 from speechft.commands import command
+from speechft.console import say
 from speechft.merging.checks import CHECKS, FORCED
 from speechft.merging.methods import METHODS
 
@@ -54,7 +55,7 @@ def merge(
     if method == "help":
         from speechft.merging.methods import describe_methods
 
-        typer.echo("\n".join(describe_methods()))
+        say("\n".join(describe_methods()))
         return
     from speechft.merging.config_file import merge_config
     from speechft.merging.execution import write_merge
@@ -77,11 +78,11 @@ def merge(
     }
     with overwriting(overwrite):
         report = write_merge(merge_config(given, config), command=command_line())
-    typer.echo(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
-        typer.echo(f"wrote {report.out}")
+        say(f"wrote {report.out}")
         if report.out.is_dir():
-            typer.echo(f"next: {command('evaluate', report.out, out='runs/eval')}")
+            say(f"next: {command('evaluate', report.out, out='runs/eval')}")
 
 
 @app.command()
@@ -104,7 +105,7 @@ def delta(
     report = make_delta(
         base, tuned, out, dtype=dtype, allow=allow or (), force=force, overwrite=overwrite
     )
-    typer.echo(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
         again = command("merge", base, report.out, alpha="0.25", out="merged")
-        typer.echo(f"next: {again}")
+        say(f"next: {again}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
-from speechft.console import print_table
+from speechft.console import print_table, say
 
 if TYPE_CHECKING:
     from speechft.data.issues import Issue
@@ -45,7 +45,7 @@ def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
     drawn = f"test groups (items on {', '.join(dict.fromkeys(alone))})" if alone else "test groups"
     print_table(f"protocol {protocol}; in brackets 95 % over {drawn}{over}", header, cells)
     if any(row.details.get("converged") is False for row in shown):
-        print("* the probe was still improving on dev when its epochs were over")
+        say("* the probe was still improving on dev when its epochs were over")
 
 
 def print_corpus(corpus: Corpus, left_out: Sequence[Issue] = ()) -> None:
@@ -57,18 +57,18 @@ def print_corpus(corpus: Corpus, left_out: Sequence[Issue] = ()) -> None:
     print_table(corpus.name, header, rows)
     for name in ("licence", "source"):
         if name in corpus.info:
-            print(f"{name}: {corpus.info[name]}")
+            say(f"{name}: {corpus.info[name]}")
     for note in corpus.info.get("notes", ()):
-        print(f"note: {note}")
+        say(f"note: {note}")
     if issues := corpus.info.get("issues", {}):
         counts = ", ".join(f"{number} {kind}" for kind, number in issues.items())
-        print(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
+        say(f"issues: {counts} (in {Path(corpus.place) / ISSUES_FILE})")
     for issue in left_out[:_SHOWN]:
-        print(f"left out: {issue.path or issue.id} ({issue.kind}): {issue.problem}")
+        say(f"left out: {issue.path or issue.id} ({issue.kind}): {issue.problem}")
     if len(left_out) > _SHOWN:
-        print(f"left out: ... and {len(left_out) - _SHOWN} more")
-    print(f"corpus: {corpus.place}")
-    print(f"next: {_next(corpus)}")
+        say(f"left out: ... and {len(left_out) - _SHOWN} more")
+    say(f"corpus: {corpus.place}")
+    say(f"next: {_next(corpus)}")
 
 
 def _next(corpus: Corpus) -> str:

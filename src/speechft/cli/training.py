@@ -10,6 +10,7 @@ import typer
 from speechft.cli import complete
 from speechft.cli.app import CORPUS_NAMES, Device, Out, Overwrite, Set, app, command_line
 from speechft.commands import command
+from speechft.console import say
 
 Recipe = Annotated[
     str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
@@ -95,10 +96,10 @@ def finetune(
         overwrite=overwrite,
     )
     if console.is_main_process():
-        typer.echo(f"tuned encoder: {encoder}")
+        say(f"tuned encoder: {encoder}")
         base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
         again = command("merge", base, encoder, alpha="0.25", out="merged")
-        typer.echo(f"next: {again}")
+        say(f"next: {again}")
 
 
 @app.command()
@@ -124,5 +125,5 @@ def pretrain(
         overrides=set_ or (),
         overwrite=overwrite,
     )
-    typer.echo(f"encoder: {encoder}")
-    typer.echo(f"next: {command('evaluate', encoder, out='runs/eval')}")
+    say(f"encoder: {encoder}")
+    say(f"next: {command('evaluate', encoder, out='runs/eval')}")

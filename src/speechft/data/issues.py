@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from speechft.documents import read_limited
 from speechft.files import write_text
 
 ISSUES_FILE = "issues.tsv"
@@ -92,7 +93,7 @@ def read_issues(path: Path) -> list[Issue]:
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").split("\n")[1:-1]:
+    for line in read_limited(path).decode().split("\n")[1:-1]:
         kind, outcome, split, name, place, problem = line.split("\t")
         found.append(Issue(kind, problem, place, name, split, outcome))  # type: ignore[arg-type]
     return found

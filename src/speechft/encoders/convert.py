@@ -25,6 +25,7 @@ from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, unknown_choice
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
+from speechft.naming import public_config
 from speechft.outputs import check_own, overwriting, publish, replacing
 
 Target = Literal["hf", "s3prl"]
@@ -151,7 +152,7 @@ def _convert(
         place.rename(hidden)
     if beside is not None:
         with replacing(out.with_suffix(".config.json")) as hidden:
-            write_json(hidden, beside)
+            write_json(hidden, public_config(beside))
     return ConversionReport(
         checkpoint.source,
         checkpoint.format,
@@ -200,7 +201,7 @@ def _write_folder(
     tensors = torch_tensors(checkpoint.by_name())
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
     weights = {name: t.contiguous() for name, t in tensors.items() if name not in heads}
-    config = {n: v for n, v in settings.items() if n not in _NOT_THE_MODEL}
+    config = {n: v for n, v in public_config(settings).items() if n not in _NOT_THE_MODEL}
     config["architectures"] = [_family(settings).architecture]
     kinds = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
     if len(kinds) == 1:

@@ -17,7 +17,8 @@ from speechft.encoders.base import Encoder, EncoderOutput, Mode
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.files import PROCESSOR_NAME
+from speechft.files import CONFIG_NAME, PROCESSOR_NAME, read_json, write_json
+from speechft.naming import public_config
 
 
 def s3prl_lengths(samples: Tensor, frames: int, rate: int) -> Tensor:
@@ -194,6 +195,7 @@ class HuggingFaceEncoder(Encoder):
             self.model.save_pretrained(folder)
         finally:
             config.update(in_use)
+        write_json(folder / CONFIG_NAME, public_config(read_json(folder / CONFIG_NAME)))
         settings = config.to_dict() | {"do_normalize": self.normalize}
         processor = self.family.processor(settings)
         if processor is None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.evaluation.config import RANDOM, Mode
 from speechft.files import read_json, write_json
+from speechft.naming import masked, public_name
 from speechft.results import Role
 
 if TYPE_CHECKING:
@@ -151,13 +152,21 @@ def _typed(name: str, source: str, encoder: Any) -> Candidate:
 
 
 def distinct_names(encoders: Sequence[str]) -> list[str]:
-    """Return names for distinct encoders: the last part of a path where that tells them apart."""
-    short = [Path(text).name or text for text in encoders]
-    folded = [name.casefold() for name in short]
-    return [
-        name if folded.count(name.casefold()) == 1 else text
-        for name, text in zip(short, encoders, strict=True)
-    ]
+    """Return names for distinct encoders: as many of the last parts as tell them apart.
+
+    Names go into tables and reports, so that no more of a path is told than that.
+    """
+    names = [public_name(text) for text in encoders]
+    rest = [[part for part in masked(text).split("/") if part][:-1] for text in encoders]
+    short = [Path(name).name or name for name in names]
+    while True:
+        folded = [name.casefold() for name in short]
+        alike = [n for n, name in enumerate(folded) if folded.count(name) > 1 and rest[n]]
+        if not alike:
+            same = [folded.count(name) > 1 for name in folded]
+            return [masked(t) if s else n for t, n, s in zip(encoders, short, same, strict=True)]
+        for n in alike:
+            short[n] = f"{rest[n].pop()}/{short[n]}"
 
 
 def save_candidate(folder: Path, candidate: Candidate, digest: str) -> None:

@@ -21,6 +21,7 @@ from speechft.evaluation.grid import Probe
 from speechft.features.layers import Layers, pick_layers, read_layers
 from speechft.files import atomic_write, read_json, write_json
 from speechft.headers import read_header
+from speechft.naming import public
 from speechft.results import read_rows
 from speechft.tasks import find_task
 from speechft.tasks.word_search import LanguageModel
@@ -266,7 +267,7 @@ def save_pipeline(
         "dim": result.dim,
         "hidden": config.hidden,
         "units": list(config.units),
-        "encoder": candidate.record(),
+        "encoder": public(candidate.record()),
         "encoder_digest": digest,
         "precision": evaluation.precision,
         "mode": evaluation.mode,

@@ -30,6 +30,7 @@ from speechft.finetuning.loop import train
 from speechft.finetuning.objective import Objective
 from speechft.finetuning.phases import Phase
 from speechft.finetuning.state import History
+from speechft.naming import public_name
 
 _IGNORED = -100
 
@@ -162,7 +163,9 @@ def card(config: PretrainingConfig, corpus: Corpus, history: History) -> str:
     targets, statistics = config.targets, corpus.statistics[config.split]
     heard = history.seconds_of_audio / 3600
     layer = "" if targets.source in FEATURES else f", hidden state {targets.layer}"
-    start = "fresh weights" if config.start_from is None else f"the encoder {config.start_from}"
+    start = "fresh weights"
+    if config.start_from is not None:
+        start = f"the encoder {public_name(config.start_from)}"
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -178,7 +181,7 @@ Pre-trained by `speechft pretrain`: masked prediction of clusters (HuBERT, arXiv
 | speech | {corpus.name}, {statistics["hours"]:.1f} h, {statistics["speakers"]} speakers |
 | terms of the data | {corpus.info.get("licence", "not known")} |
 | started from | {start} |
-| targets | {targets.clusters} clusters of {targets.source}{layer} |
+| targets | {targets.clusters} clusters of {public_name(targets.source)}{layer} |
 | heard | {heard:.1f} h in {len(history.losses)} updates |
 | corpus digest | {corpus.digest} |
 | seed | {config.seed} |

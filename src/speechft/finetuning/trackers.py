@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from speechft.console import log
 from speechft.errors import ConfigError, unknown_choice
+from speechft.naming import public
 
 DEFAULT = "tensorboard"
 
@@ -44,12 +47,12 @@ class Trackers:
             )
             if name == DEFAULT and step:
                 options["purge_step"] = step
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _no_host(name):
                 warnings.simplefilter("ignore")  # of the tracker's own dependencies
                 tracker = kind("speechft", **options)
                 tracker.start()
                 if name != DEFAULT:
-                    tracker.store_init_configuration(dict(settings))
+                    tracker.store_init_configuration(public(settings))
             self._trackers.append(tracker)
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
@@ -61,6 +64,22 @@ class Trackers:
         """Finish all trackers."""
         for tracker in self._trackers:
             tracker.finish()
+
+
+@contextlib.contextmanager
+def _no_host(name: str) -> Iterator[None]:
+    """Keep the host's name out of the names of TensorBoard's files, which has no option for it."""
+    if name != DEFAULT:
+        yield
+        return
+    from tensorboard.summary.writer import event_file_writer as writer
+
+    usual: Any = writer.socket
+    writer.socket = types.SimpleNamespace(gethostname=lambda: "speechft")
+    try:
+        yield
+    finally:
+        writer.socket = usual
 
 
 def check_trackers(names: Sequence[str]) -> None:

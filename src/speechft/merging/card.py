@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from speechft.console import visible_name
 from speechft.merging.methods import METHODS
 from speechft.merging.report import MergeReport
 
@@ -14,7 +15,7 @@ def model_card(report: MergeReport, command: str | None) -> str:
         command: The command line, where there was one.
     """
     tuned = "\n".join(
-        f"| tuned {number} | `{source}` | `{digest}` |"
+        f"| tuned {number} | {_code(source)} | `{digest}` |"
         for number, (source, digest) in enumerate(
             zip(report.tuned, report.tuned_digests, strict=True), start=1
         )
@@ -33,7 +34,7 @@ def model_card(report: MergeReport, command: str | None) -> str:
         "",
         "| | source | SHA-256 |",
         "|---|---|---|",
-        f"| base | `{report.base}` | `{report.base_digest}` |",
+        f"| base | {_code(report.base)} | `{report.base_digest}` |",
         tuned,
         "",
         "| | |",
@@ -50,9 +51,9 @@ def model_card(report: MergeReport, command: str | None) -> str:
     lines += [f"| {key} | {value} |" for key, value in report.options.items()]
     if report.forced:
         lines += ["", "**Forced.** These objections were overridden:", ""]
-        lines += [f"* {problem}" for problem in report.forced]
+        lines += [f"* {_code(problem)}" for problem in report.forced]
     if command:
-        lines += ["", "```", command, "```"]
+        lines += ["", "```", visible_name(command).replace("```", "'''"), "```"]
     lines += ["", "Load it with `transformers.AutoModel.from_pretrained(<this folder>)`.", ""]
     return "\n".join(lines)
 
@@ -66,6 +67,11 @@ def _alphas(report: MergeReport) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}, by tensor (see merge.json)"
 
 
+def _code(name: str) -> str:
+    """Return a name as code within a table, whatever signs it holds."""
+    return "`" + visible_name(name).replace("`", "'").replace("|", "\\|") + "`"
+
+
 def _names(names: tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:6])
+    shown = ", ".join(_code(name) for name in names[:6])
     return f"{len(names)}" + (f": {shown}" if names else "") + (", ..." if len(names) > 6 else "")

@@ -31,6 +31,7 @@ from speechft.merging.report import some
 from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import write_tensors_file
+from speechft.naming import public, public_config
 from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def make_delta(
         digests.cancel()
     stored = DTYPES[dtype]
     scales = {item.canonical: _scales(item, stored) for item in plan.merged if stored != "F32"}
-    errors = _errors(plan, stored, scales)
+    errors, config = _errors(plan, stored, scales), opened.settings()
     details: dict[str, Any] = {
         "base": opened.source,
         "base_digest": combined_digest(opened.folder, opened.files, known)
@@ -137,12 +138,13 @@ def make_delta(
         "relative_error": errors[0],
         "largest_error": errors[1],
         "family": opened.family,
-        "config": opened.settings(),
+        "config": None if config is None else public_config(config),
         "forced": objections,
         "set_aside": plan.set_aside[0],
     }
     items = _items(plan, stored, scales)
-    metadata = {"format": "pt", DELTA_KEY: json.dumps(details)}
+    told = public(details, (opened.source, model.source))
+    metadata = {"format": "pt", DELTA_KEY: json.dumps(told)}
     with overwriting(overwrite):
         write_tensors_file(place, items, _content(plan, stored, scales), metadata)
     return DeltaReport(

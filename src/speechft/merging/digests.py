@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from speechft.disk import reading
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, file_digest
 
@@ -29,7 +30,7 @@ class InputDigests:
             buffer = bytearray(_BLOCK)
             for path in self._paths:
                 digest = hashlib.sha256()
-                with open(path, "rb", buffering=0) as file:
+                with reading(path) as file:
                     while (count := file.readinto(buffer)) and not self._stop.is_set():
                         digest.update(memoryview(buffer)[:count])
                 self._digests[path] = digest.hexdigest()

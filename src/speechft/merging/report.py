@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from speechft.files import encoder_digest, file_digest
 from speechft.merging.lineage import Evidence
+from speechft.naming import public
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class MergeReport:
         if not self.plan:
             del content["plan"]
         return content
+
+    def public(self) -> MergeReport:
+        """Return the report as it leaves the machine: names of encoders instead of their places."""
+        content = public(vars(self), (self.base, *self.tuned))
+        return dataclasses.replace(self, **{f.name: content[f.name] for f in fields(self)})
 
     def lines(self) -> list[str]:
         """Return the report for people, one fact a line; a dry run begins with its plan."""

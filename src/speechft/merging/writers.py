@@ -26,6 +26,7 @@ from speechft.merging.output import (
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
+from speechft.naming import public_config
 from speechft.runs import publish
 
 Stream = Callable[[Sink], MergeReport]
@@ -80,8 +81,9 @@ def write_folder(
         write_json(folder / CONFIG_NAME, config)
         if processor is not None:
             write_json(folder / PROCESSOR_NAME, processor)
-        write_json(folder / REPORT_NAME, report.as_dict())
-        write_text(folder / CARD_NAME, model_card(report, command))
+        told = report.public()
+        write_json(folder / REPORT_NAME, told.as_dict())
+        write_text(folder / CARD_NAME, model_card(told, command))
     return report
 
 
@@ -92,9 +94,7 @@ def folder_settings(plan: Plan) -> tuple[dict[str, Any], dict[str, Any] | None]:
         CheckpointError: Neither the base nor a file beside it tells its configuration.
     """
     base = plan.base
-    config = None if base.config is None else dict(base.config)
-    if config is None:
-        config = _published(base)
+    config = public_config(_published(base) if base.config is None else base.config)
     processor = base.processor
     if base.folder is None:
         normalize = config.pop("do_normalize", None)

@@ -1,24 +1,27 @@
 """A report from the files of a folder, whoever wrote them: run, finetune, evaluate, analyze, sweep.
 
-What is missing is left out; what cannot be read is said in the report's warnings.
+What is missing is left out; what cannot be read is said in the report's warnings. A report leaves
+the machine: it holds no paths and no secrets.
 """
 
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from speechft.analysis.rows import AnalysisRow, read_analysis
 from speechft.analysis.sentences import sentences
 from speechft.commands import command
-from speechft.config import build
+from speechft.config import as_yaml, build
 from speechft.documents import read_limited
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
 from speechft.files import read_json, read_yaml, write_text
+from speechft.naming import public, public_command, public_text
 from speechft.outputs import RECORD_NAME, check_own, lock, replacing
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
@@ -140,7 +143,7 @@ def read_report(folder: Path) -> Report:
         scores=_scores(record.get("scores")),
         histories=histories,
         recipe=text,
-        facts=_texts(record.get("facts")),
+        facts=_texts(public(record.get("facts"))),
         superb=files.guarded("SUPERB table", lambda: scored_table(rows)),
         colours=coloured,
         by_layer=tuple(mean_over_seeds(row for row in every if row.layer is not None)),
@@ -172,7 +175,7 @@ class _Files:
             return action()
         except (SpeechftError, ValueError, TypeError, KeyError, OSError) as error:
             message = getattr(error, "message", None) or f"it says something else ({error})"
-            problem = f"No {what}: {message}."
+            problem = public_text(f"No {what}: {message}.", [str(self.folder)])
             if problem not in self.problems:
                 self.problems.append(problem)
             return None
@@ -189,14 +192,11 @@ class _Files:
 
 def _recipe(files: _Files) -> tuple[Recipe | None, str]:
     """Return the recipe of a run and its text."""
-
-    def text(path: Path) -> str:
-        return read_limited(path).decode("utf-8")
-
-    def recipe(path: Path) -> Recipe:
-        return build(Recipe, read_yaml(path), f"recipe {path}")
-
-    return files.read(RECIPE_NAME, recipe), files.read(RECIPE_NAME, text) or ""
+    content = files.read(RECIPE_NAME, read_yaml)
+    if content is None:
+        return None, ""
+    recipe = files.guarded(RECIPE_NAME, lambda: build(Recipe, content, "the recipe"))
+    return recipe, as_yaml(public(content))
 
 
 def is_on_dev(row: ResultRow) -> bool:
@@ -320,7 +320,10 @@ def _swept(files: _Files) -> Swept | None:
     found: Swept | None = files.parse("sweep.json", read_swept)
     if found is None:
         found = files.parse("search.json", lambda content: read_swept(content, searched=True))
-    return found
+    if found is None or not found.command:
+        return found
+    words = files.guarded("command", lambda: shlex.split(found.command))
+    return replace(found, command=public_command(words or ()))
 
 
 def _analysis(files: _Files) -> list[AnalysisRow]:

@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from speechft.tasks import metrics
 
@@ -63,3 +64,25 @@ def test_no_speech() -> None:
     assert metrics.diarization_errors([("A", 0.0, 1.0)], []).missed == 1.0
     with pytest.raises(ValueError, match="no speech"):
         metrics.der([[]], [[]])
+
+
+def test_frames_are_counted_as_by_hand() -> None:
+    """Six valid frames of two speakers and one of padding, which counts nowhere."""
+    labels = torch.tensor([[[1, 0], [1, 1], [0, 0], [0, 1], [1, 0], [0, 0], [1, 1]]])
+    guess = torch.tensor([[[1, 0], [1, 0], [1, 1], [1, 0], [0, 0], [0, 0], [0, 1]]])
+    found = metrics.diarization_frame_statistics(guess - 0.5, labels, torch.tensor([6]))
+    assert found == {
+        "correct": 3.0,
+        "num_frames": 6.0,
+        "speech_scored": 4.0,
+        "speech_miss": 1.0,
+        "speech_falarm": 1.0,
+        "speaker_scored": 5.0,
+        "speaker_miss": 2.0,
+        "speaker_falarm": 2.0,
+        "speaker_error": 1.0,
+    }
+    silent = metrics.diarization_frame_statistics(
+        torch.zeros(1, 2, 2), torch.zeros(1, 2, 2), torch.tensor([2])
+    )
+    assert (silent["speech_falarm"], silent["correct"]) == (0.0, 2.0), "logit 0 is no decision"

@@ -42,3 +42,12 @@ def test_values_may_hold_colons() -> None:
     assert metrics.slot_type_f1([reference], [hypothesis]) == 1.0
     assert metrics.slot_value_cer([reference], [hypothesis]) == 1.0
     assert metrics.slots_of("B-a X;Y:Z E-a") == {"a": ["X;Y:Z"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_texts_come_in_pairs(name: str) -> None:
+    slot = "B-a X E-a"
+    with pytest.raises(ValueError):
+        NAMES[name]([slot, slot], [slot])
+    with pytest.raises(ValueError):
+        NAMES[name]([], [])

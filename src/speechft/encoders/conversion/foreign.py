@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechft.disk import reading
 from speechft.errors import CheckpointError
 
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
@@ -77,7 +78,7 @@ def refuse_pointer(path: Path) -> None:
     """
     refuse_broken_link(path)
     try:
-        with open(path, "rb") as file:
+        with reading(path) as file:
             start = file.read(64)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None

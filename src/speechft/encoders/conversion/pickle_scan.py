@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
+from speechft.disk import reading
+
 MAX_PICKLE_BYTES = 16 << 20
 """Of the structure of a checkpoint, beside its numbers; that of a large one takes 1 MB."""
 
@@ -36,7 +38,7 @@ def scan(path: Path) -> None:
         ValueError: Says what is wrong.
         OSError: It cannot be read.
     """
-    with open(path, "rb") as file:
+    with reading(path) as file:
         if file.read(4) == b"PK\x03\x04":
             _scan_zip(path)
             return

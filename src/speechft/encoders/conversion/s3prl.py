@@ -16,6 +16,7 @@ from speechft.encoders.conversion.tensors import Tensor, safetensors_tensors
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.errors import CheckpointError
 from speechft.headers import read_header
+from speechft.naming import public
 
 REST_NAME = "s3prl.safetensors"
 """File of a converted folder with what an s3prl or fairseq file holds beside the encoder."""
@@ -28,6 +29,7 @@ UPSTREAM_FORMATS = tuple(
 """Formats of files that hold an upstream, not what was trained on one."""
 
 _REST_KEY = "speechft_s3prl"
+_SYMBOLS_KEY = "dictionaries_symbols"
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class S3prlExtras:
     """What an s3prl or fairseq file holds beside the encoder: enough to write it again."""
 
     content: dict[str, Any]
-    """Settings by key, without tensors."""
+    """Settings by key, without tensors and without the places of somebody's data."""
     weights_key: str | None
     """Key of the weights in the file; None for a downstream checkpoint."""
     names: dict[str, str]
@@ -66,7 +68,9 @@ def s3prl_extras(checkpoint: Checkpoint) -> S3prlExtras | None:
     heads = {n: t for n, t in checkpoint.by_name().items() if is_pretraining_head(n)}
     is_upstream = checkpoint.format in UPSTREAM_FORMATS
     key = checkpoint.weights_key if is_upstream else None
-    return S3prlExtras(dict(checkpoint.content) if is_upstream else {}, key, names, heads)
+    content = checkpoint.content if is_upstream else {}
+    symbols = {name: value for name, value in content.items() if name == _SYMBOLS_KEY}
+    return S3prlExtras({**public(content), **symbols}, key, names, heads)
 
 
 def s3prl_checkpoint(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from speechft.disk import open_regular
 from speechft.errors import CheckpointError
 from speechft.headers import read_header
 
@@ -52,7 +53,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY)
+            self._descriptor = open_regular(path)
         except OSError as error:
             raise CheckpointError(f"cannot open {path}: {error.strerror}") from None
 

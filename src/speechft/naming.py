@@ -1,0 +1,136 @@
+"""What a thing is called in files that leave the machine and on the terminal: no path, no secret.
+
+An encoder is known by its hub id, its packaged name, or the name of its folder or file, beside
+which a digest stands. Whatever writes cards, reports and metadata takes names from here, and every
+message and error passes `masked` on its way.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+HIDDEN = "***"
+"""What stands for a secret."""
+
+_ASSETS = Path(__file__).parent / "assets"
+_ROOTS = ("/", "./", "../", "~")
+_CACHED = re.compile(r"(?:^|[/\\])models--(?P<id>[^/\\]+?)(?:[/\\]|$)")
+"""A place in the cache of the hub, as huggingface_hub lays it out."""
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_FILE = re.compile(r"\bfile:/+")
+_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?P<user>[^\s/?#'\"<>]*)@")
+_USER_WITH_SIGNS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})[^\s/?#'\"<>@:]*:(?!\d+(?:[/?#]|\s|$))[^\s'\"<>]*@"
+)
+"""A password that holds ``/`` or ``?``, which belongs in no address but is typed all the same."""
+_PARAMETER = re.compile(
+    r"(?P<name>[?&;#][\w.%-]*(?:token|key|secret|passw|pwd|signature|sig|credential|auth)[\w.%-]*=)"
+    r"[^&;#\s'\"<>]+",
+    re.IGNORECASE,
+)
+_PART = r"/[^\s/'\"`<>|,;:()\[\]{}=]+"
+_ABSOLUTE = re.compile(rf"(?<![\w.~/:*<>)\]-])(?:~[\w.-]*(?:{_PART})+|(?:{_PART}){{2,}})/?")
+
+
+def masked(text: str) -> str:
+    """Return a text without the secrets of the addresses in it.
+
+    ``https://user:PW@host/x?token=T`` becomes ``https://***@host/x?token=***``; so do addresses
+    that were taken for a path and lost a slash.
+    """
+    if ":/" not in text:
+        return text
+    for pattern in (_USER_WITH_SIGNS, _USER):
+        text = pattern.sub(rf"\g<scheme>{HIDDEN}@", text)
+    return _PARAMETER.sub(rf"\g<name>{HIDDEN}", text)
+
+
+def public_name(place: str | Path) -> str:
+    """Return what a thing is called where its place must not be told.
+
+    Args:
+        place: A path, an address, a hub id, a packaged name, or any other name.
+
+    Returns:
+        The hub id of what lies in the cache of the hub, the name of a packaged encoder, the last
+        part of any other path; addresses without secrets, names as they are.
+    """
+    text = _FILE.sub("/", str(place))
+    if _ADDRESS.match(text):
+        return masked(text)
+    path = Path(text)
+    if cached := _CACHED.search(text):
+        return cached["id"].replace("--", "/", 1)
+    if path.is_relative_to(_ASSETS) and path != _ASSETS:
+        return path.relative_to(_ASSETS).parts[0]
+    if path.name in ("", "..") and text:
+        return Path(*path.parts, ".").absolute().resolve().name or text
+    return path.name if is_place(text) else text
+
+
+def is_place(name: str) -> bool:
+    """Return whether a name is a path, rather than a hub id or any other name."""
+    if name.startswith(_ROOTS) or name.count("/") > 1:
+        return True
+    try:
+        return "/" in name and Path(name).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def public_text(text: str, known: Iterable[str] = ()) -> str:
+    """Return a text with names in the stead of paths, and without secrets.
+
+    Args:
+        text: A sentence, or several lines.
+        known: Places that may occur in it, however they are written; absolute paths are found.
+    """
+    for place in sorted({place for place in known if "/" in place}, key=len, reverse=True):
+        text = text.replace(place, public_name(place))
+    text = _FILE.sub("/", masked(text))
+    return _ABSOLUTE.sub(lambda found: public_name(found[0]), text)
+
+
+def public(content: Any, known: Iterable[str] = ()) -> Any:
+    """Return plain JSON types with names in the stead of paths, and without secrets.
+
+    Args:
+        content: Mappings, lists, texts and numbers; paths become text.
+        known: See `public_text`.
+    """
+    known = tuple(known)
+    if isinstance(content, Mapping):
+        return {name: public(value, known) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(public(value, known) for value in content)
+    if isinstance(content, Path):
+        return public_name(content)
+    if not isinstance(content, str):
+        return content
+    is_name = content in known or not re.search(r"\s", content)
+    return public_name(content) if is_name and is_place(content) else public_text(content, known)
+
+
+def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an encoder's configuration without where it was loaded from."""
+    content: dict[str, Any] = public({n: v for n, v in config.items() if n != "_name_or_path"})
+    return content
+
+
+def public_command(words: Iterable[str]) -> str:
+    """Return a command line with names in the stead of paths, also behind ``--option=`` and keys.
+
+    Args:
+        words: The words, as ``sys.argv`` has them.
+    """
+    shown = []
+    for word in words:
+        head, sign, value = word.rpartition("=")
+        at_address = _ADDRESS.search(word) and not _FILE.search(word)
+        place = not at_address and is_place(_FILE.sub("/", value))
+        shown.append(head + sign + public_name(value) if place else masked(word))
+    return shlex.join(shown)
