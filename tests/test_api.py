@@ -31,6 +31,8 @@ VERBS = {
     "analyze": speechft.analyze,
     "report": speechft.report,
     "compare": speechft.compare,
+    "sweep": speechft.sweep,
+    "search": speechft.search,
     "prepare": speechft.prepare,
     "convert": speechft.convert,
     "inspect": speechft.inspect,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         pretrain,
         report,
         run,
+        search,
+        sweep,
     )
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
@@ -45,6 +47,8 @@ __all__ = [
     "pretrain",
     "report",
     "run",
+    "search",
+    "sweep",
     "tasks",
 ]
 
@@ -65,6 +69,8 @@ _HOMES = {
     "pretrain": "speechft.api",
     "report": "speechft.api",
     "run": "speechft.api",
+    "search": "speechft.api",
+    "sweep": "speechft.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""
 

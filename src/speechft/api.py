@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from speechft.merging.bases import BaseRanking
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
+    from speechft.sweeping.search import Search
+    from speechft.sweeping.sweep import Sweep
 
 PathLike = str | Path
 
@@ -183,7 +185,7 @@ def evaluate(
     protocol: str = "mini",
     seed: int = 0,
     seeds: int = 1,
-    layers: str | int | Sequence[int] = "all",
+    layers: str | int | Sequence[int] | None = None,
     mode: str = "exact",
     limit: int | None = None,
     cache: PathLike | bool = True,
@@ -208,7 +210,8 @@ def evaluate(
         protocol: ``default``, ``s3prl`` or ``mini``.
         seed: First seed of the probes.
         seeds: Probe seeds, trained side by side.
-        layers: Hidden states that probes see: ``all``, ``last``, or numbers: ``"6,9-12"``.
+        layers: Hidden states that get probes of their own beside those on the weighted sum of all:
+            ``all``, ``last``, or numbers: ``"6,9-12"``; 0 is the input of the first layer.
         mode: How hidden states are computed: ``exact`` or ``s3prl``, see `load_encoder`.
         limit: So many utterances of every split at most, for a quick look.
         cache: Folder of features that evaluations share; True is ``out/cache``, False none.
@@ -246,6 +249,202 @@ def evaluate(
     config = evaluation_config(given, overrides, _changes(settings, {}))
     with overwriting(overwrite), use_device(device):
         return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
+
+
+def sweep(
+    base: Any,
+    tuned: Any,
+    *,
+    out: PathLike,
+    alphas: str | float | Sequence[float] = "0:1:0.1",
+    by: str | None = None,
+    tasks: str | Sequence[str] | None = None,
+    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    tuned_on: str | Sequence[str] = (),
+    keep_within: float = 1.0,
+    method: str = "linear",
+    options: Mapping[str, Any] | Sequence[str] = (),
+    rules: Mapping[str, float | str] | Sequence[str] = (),
+    weight_norm: str = "gv",
+    dtype: str = "auto",
+    extrapolate: bool = False,
+    test: bool = False,
+    suggest: bool = False,
+    protocol: str = "mini",
+    seed: int = 0,
+    seeds: int = 1,
+    limit: int | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Sweep:
+    """Measure merges of a base and encoders tuned from it, none of them written; choose an alpha.
+
+    Args:
+        base: Encoder folder, weight file, packaged name or hub id.
+        tuned: The same, one or a list, tuned from the base.
+        out: Folder for ``results.jsonl``, ``sweep.json`` and pictures.
+        alphas: ``FIRST:LAST:STEP``, numbers with commas, or numbers; the base is always measured.
+        by: ``layers`` or ``module``: every part moves alone, the others stay the base's.
+        tasks: Keys of tasks, see `evaluate`.
+        corpus: See `evaluate`.
+        tuned_on: Tasks that were tuned on; by default what the folder of the tuned encoders tells.
+        keep_within: Points that may be lost on each other task: the upper bound of the paired 90 %
+            interval on dev, not the point.
+        method: One of `speechft.merging.methods.METHODS` that takes an alpha.
+        options: Options of the method.
+        rules: Coefficients by layer that do not move, see `merge`.
+        weight_norm: ``gv`` or ``fused``.
+        dtype: Type of the merged weights, see `merge`.
+        extrapolate: Let alphas lie outside 0 to 1.
+        test: Report the test split beside what is chosen on dev.
+        suggest: Instead, suggest an alpha without labels of other tasks, from the head that the
+            encoder was tuned with; not yet judged.
+        protocol: See `evaluate`.
+        seed: First seed of the probes.
+        seeds: Probe seeds.
+        limit: So many utterances of every split at most.
+        precision: Of the encoder.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        **settings: Further fields.
+
+    Returns:
+        Rows, every merge against the base, and the choice.
+
+    Raises:
+        SpeechftError: Something is wrong with an encoder, a task, the corpus or the alphas.
+    """
+    from speechft.devices import use_device
+    from speechft.errors import ConfigError
+    from speechft.evaluation.config import evaluation_config
+    from speechft.merging.config import MergeSettings
+    from speechft.merging.config_file import split_options
+    from speechft.sweeping import suggestion
+    from speechft.sweeping import sweep as sweeping
+    from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
+
+    asked = SweepSettings(
+        base=base,
+        tuned=tuple(_listed(tuned)),
+        merge=MergeSettings(
+            method=method,
+            options=dict(options) if isinstance(options, Mapping) else split_options(options),
+            rules=rules,  # type: ignore[arg-type] # a sequence is read there
+            weight_norm=weight_norm,  # type: ignore[arg-type] # checked there
+            dtype=dtype,  # type: ignore[arg-type] # checked there
+        ),
+        alphas=read_alphas(alphas, extrapolate=extrapolate),
+        by=by,  # type: ignore[arg-type] # checked there
+        tuned_on=_names(tuned_on),
+        rule=Rule(keep_within),
+    )
+    given = {
+        "tasks": tasks,
+        "protocol": protocol,
+        "seeds": seeds,
+        "limit": limit,
+        "precision": precision,
+    }
+    config = evaluation_config(given, overrides, _changes(settings, {}))
+    if suggest:
+        if by is not None or test or tuned_on:
+            raise ConfigError("--suggest takes neither --by nor --test nor --tuned-on")
+        with use_device(device):
+            return suggestion.suggest(
+                asked, _texts(corpus), _folder(out), seed=seed, precision=config.precision
+            )
+    with use_device(device):
+        return sweeping.sweep(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
+
+
+def search(
+    base: Any,
+    tuned: Any,
+    *,
+    out: PathLike,
+    trials: int = 30,
+    groups: int = 3,
+    methods: str | Sequence[str] = "linear",
+    tasks: str | Sequence[str] | None = None,
+    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    tuned_on: str | Sequence[str] = (),
+    keep_within: float = 1.0,
+    weight_norm: str = "gv",
+    dtype: str = "auto",
+    test: bool = False,
+    protocol: str = "mini",
+    seed: int = 0,
+    seeds: int = 1,
+    limit: int | None = None,
+    precision: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    **settings: Any,
+) -> Search:
+    """Search coefficients by layer group and a method with optuna, by the rule of `sweep`.
+
+    Trials are guided and pruned on one half of dev, the choice is made on the other; test stays
+    closed until then.
+
+    Args:
+        base: See `sweep`.
+        tuned: See `sweep`.
+        out: Folder for ``results.jsonl``, ``search.json`` and ``chosen.yaml``, which
+            ``speechft merge --config`` takes.
+        trials: Merges to measure.
+        groups: Groups of neighbouring layers with a coefficient each, beside one for the rest.
+        methods: Merge methods to choose from, those that take coefficients by layer.
+        tasks: See `evaluate`.
+        corpus: See `evaluate`.
+        tuned_on: See `sweep`.
+        keep_within: See `sweep`.
+        weight_norm: ``gv`` or ``fused``.
+        dtype: Type of the merged weights, see `merge`.
+        test: Report base and choice on test in the end.
+        protocol: See `evaluate`.
+        seed: Of probes, halves and trials.
+        seeds: Probe seeds.
+        limit: So many utterances of every split at most.
+        precision: Of the encoder.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        **settings: Further fields.
+
+    Raises:
+        SpeechftError: optuna is not installed, or something is wrong with an encoder, a task or the
+            corpus.
+    """
+    from speechft.devices import use_device
+    from speechft.evaluation.config import evaluation_config
+    from speechft.merging.config import MergeSettings
+    from speechft.sweeping import search as searching
+    from speechft.sweeping.settings import Rule, SweepSettings
+
+    asked = searching.SearchSettings(
+        SweepSettings(
+            base=base,
+            tuned=tuple(_listed(tuned)),
+            merge=MergeSettings(weight_norm=weight_norm, dtype=dtype),  # type: ignore[arg-type]
+            alphas=(0.25, 0.5, 1.0),
+            tuned_on=_names(tuned_on),
+            rule=Rule(keep_within),
+        ),
+        _names(methods),
+        groups,
+        trials,
+    )
+    given = {
+        "tasks": tasks,
+        "protocol": protocol,
+        "seeds": seeds,
+        "limit": limit,
+        "precision": precision,
+    }
+    config = evaluation_config(given, overrides, _changes(settings, {}))
+    with use_device(device):
+        return searching.search(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
 
 
 def analyze(
@@ -446,6 +645,12 @@ def prepare(
 
 def _folder(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of a list, or of a text with commas."""
+    parts = given.split(",") if isinstance(given, str) else given
+    return tuple(part.strip() for part in parts if part.strip())
 
 
 def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:

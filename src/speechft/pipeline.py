@@ -41,7 +41,7 @@ from speechft.reporting.folder import (
     curve_of,
     write_report,
 )
-from speechft.results import ResultRow, Role, write_rows
+from speechft.results import ResultRow, Role, of_all_layers, write_rows
 from speechft.runs import has_stage, lock, publish
 from speechft.tasks.base import Task, file_name
 from speechft.version import __version__
@@ -132,6 +132,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         with _replacing(folder, RUN_NAME) as hidden:
             write_json(hidden, record)
         verdict = _report(state)
+        rows, between = of_all_layers(rows), of_all_layers(between)
         curve = curve_of([*rows, *between], recipe, record["dev_splits"])
         summary = Summary(rows, curve, verdict, folder / REPORT_NAME)
         if said:
@@ -366,7 +367,7 @@ def _record(state: Run, rows: Sequence[ResultRow], command: str) -> dict[str, An
         "facts": _facts(state, command),
         "seconds": {name: round(seconds, 1) for name, seconds in state.seconds.items()},
         "memory_gb": peak_memory(),
-        "scores": scores(rows, state.evaluated),
+        "scores": scores(of_all_layers(rows), state.evaluated),
         "dev_splits": {
             task.name: state.evaluated[task.name].task_splits(task.name)[1] for task in state.tasks
         },

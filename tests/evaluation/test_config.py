@@ -54,6 +54,7 @@ def test_fields_of_an_evaluation() -> None:
         ("0,9-12", (0, 9, 10, 11, 12)),
         (6, (6,)),
         ([6, 9, 6], (6, 9)),
+        (None, None),
     ],
 )
 def test_layers_of_an_evaluation(given: Any, expected: object) -> None:
@@ -62,7 +63,7 @@ def test_layers_of_an_evaluation(given: Any, expected: object) -> None:
     assert EvaluationConfig.model_validate(config.as_dict()) == config
 
 
-@pytest.mark.parametrize("given", ["first", "", "6,", "12-9", -1, [0.5], None])
+@pytest.mark.parametrize("given", ["first", "", "6,", "12-9", -1, [0.5], True])
 def test_layers_that_cannot_be(given: Any) -> None:
     with pytest.raises(ConfigError, match="layers: "):
         build(EvaluationConfig, {"layers": given}, "evaluate")

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import speechft
+from helpers import tiny_encoder
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.candidates import Candidate, save_candidate
 from speechft.evaluation.compare import compare
@@ -110,24 +113,63 @@ def test_only_what_decides_a_figure_is_part_of_it(
     assert other.evaluation != first.evaluation
 
 
-def test_probes_see_the_layers_that_are_asked_for_and_load_with_them(
+def test_single_layers_get_probes_of_their_own_beside_the_weighted_sum(
     tiny_hubert: Path, tones: Corpus, tmp_path: Path
 ) -> None:
-    every = {}
-    for layers in ("all", "last", "0,2", (1,)):
-        [row] = run([str(tiny_hubert)], tones, tmp_path, "pr", layers=layers)
-        every[layers] = row
-        count = {"all": 3, "0,2": 2}.get(str(layers), 1)
-        assert len(row.details["layer_weights"]) == count
-        folder = (tmp_path / str(row.predictions)).parent
-        pipeline = speechft.load_pipeline(folder)
-        items = {item.id: item for item in items_of(row, tmp_path)}
-        cut = next(iter(tones.split("test")))
-        said = pipeline.predict(cut.recording.sources[0].source)
-        assert said == items[cut.id].prediction
-    assert len({row.evaluation for row in every.values()}) == 4
+    [alone] = run([str(tiny_hubert)], tones, tmp_path, "pr")
+    for layers, numbers in (("all", [0, 1, 2]), ("last", [2]), ("0,2", [0, 2]), ((1,), [1])):
+        rows = run([str(tiny_hubert)], tones, tmp_path, "pr", layers=layers)
+        assert [row.layer for row in rows] == [None, *numbers]
+        assert rows[0].value == alone.value, "who is trained beside it does not matter"
+        assert len(rows[0].details["layer_weights"]) == 3
+        assert rows[0].evaluation != alone.evaluation
+        assert len({row.predictions for row in rows}) == len(rows)
+        assert all(len(items_of(row, tmp_path)) == row.n for row in rows)
+        single = {row.layer: row for row in rows}
+        if layers == "all":
+            every = single
+        assert all(single[n].value == every[n].value for n in numbers)
+    assert len({row.value for row in every.values()}) > 1
+    pipeline = speechft.load_pipeline((tmp_path / str(rows[0].predictions)).parent)
+    items = {item.id: item for item in items_of(rows[0], tmp_path)}
+    cut = next(iter(tones.split("test")))
+    said = pipeline.predict(cut.recording.sources[0].source)
+    assert said == items[cut.id].prediction
     with pytest.raises(ConfigError, match="layer 3: the encoder has the hidden states 0"):
         run([str(tiny_hubert)], tones, tmp_path, "style", layers="3")
+
+
+def test_a_probe_on_a_layer_is_one_on_an_encoder_that_has_no_other(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    """Independent of masks and grids: the hidden state is all that an own encoder gives."""
+    inner = load_encoder(tiny_hubert)
+
+    class Single(torch.nn.Module):
+        sampling_rate, output_dim, hop_size_in_ms = 16_000, inner.dim, 20.0
+        receptive_field_in_ms = 25.0
+
+        def frame_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+            return inner.frame_lengths(lengths)
+
+        def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> Any:
+            return [inner(waveforms, lengths).layers[1]]
+
+    for task in ("sid", "pr"):
+        rows = run([str(tiny_hubert)], tones, tmp_path, task, layers="1")
+        [only] = run([Single()], tones, tmp_path, task)
+        assert (rows[1].layer, only.layer) == (1, None)
+        assert (rows[1].value, rows[1].learning_rate) == (only.value, only.learning_rate)
+
+
+def test_layers_are_compared_with_the_same_layer(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    tiny_encoder(5).save(tmp_path / "other")
+    run([str(tiny_hubert), str(tmp_path / "other")], tones, tmp_path, "sid", layers="0,2")
+    found = speechft.compare(tmp_path)
+    assert [one.layer for one in found] == [None, 0, 2]
+    assert all(one.interval is not None for one in found)
 
 
 def test_the_mode_of_the_encoder_is_part_of_it(

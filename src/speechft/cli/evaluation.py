@@ -36,7 +36,10 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="mini, default or s3prl.")] = "mini",
     seed: Annotated[int, typer.Option(help="Seed of the probes.")] = 0,
     seeds: Annotated[int, typer.Option(help="Probe seeds: weights, dropout and order.")] = 1,
-    layers: Annotated[str, typer.Option(help="all, last, or numbers: 6,9-12.")] = "all",
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Probes on single layers too: all, last, or numbers: 6,9-12."),
+    ] = None,
     mode: Annotated[str, typer.Option(help="exact or s3prl.")] = "exact",
     limit: Annotated[int | None, typer.Option(help="Utterances of a split at most.")] = None,
     cache: Annotated[str | None, typer.Option(help="Folder of features. [OUT/cache]")] = None,

@@ -22,20 +22,21 @@ _SHOWN = 10
 
 def print_results(rows: Sequence[ResultRow], protocol: str) -> None:
     """Print a table of figures with their intervals, and SUPERB_S where its tasks are there."""
-    from speechft.results import mean_over_seeds
+    from speechft.results import mean_over_seeds, of_all_layers
 
     encoders = list(dict.fromkeys(row.encoder for row in rows))
     header = ["task", "metric", *encoders, "n"]
-    table: dict[tuple[str, str], dict[str, ResultRow]] = {}
+    table: dict[tuple[str, str, int | None], dict[str, ResultRow]] = {}
     shown = mean_over_seeds(rows)
     for row in shown:
-        table.setdefault((row.task, row.metric), {}).setdefault(row.encoder, row)
+        table.setdefault((row.task, row.metric, row.layer), {}).setdefault(row.encoder, row)
     cells = []
-    for (task, metric), by_encoder in table.items():
+    for (task, metric, layer), by_encoder in table.items():
         arrow = "↑" if next(iter(by_encoder.values())).higher_is_better else "↓"
         values = [_figure(by_encoder.get(name)) for name in encoders]
-        cells.append([task, f"{metric} {arrow}", *values, str(next(iter(by_encoder.values())).n)])
-    scores = [_score(shown, name) for name in encoders]
+        name = task if layer is None else f"{task}, layer {layer}"
+        cells.append([name, f"{metric} {arrow}", *values, str(next(iter(by_encoder.values())).n)])
+    scores = [_score(of_all_layers(shown), name) for name in encoders]
     if any(score is not None for score in scores):
         texts = ["-" if score is None else f"{score:.1f}" for score in scores]
         cells.append(["SUPERB_S", "speech-ft ↑", *texts, ""])

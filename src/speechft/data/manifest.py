@@ -108,6 +108,8 @@ class Corpus:
     """Where it lies, if not in a folder."""
     digests: dict[str, str] = field(default_factory=dict)
     """By split, what `split_digest` returns; corpora that were prepared earlier have none."""
+    closed: frozenset[str] = frozenset()
+    """Splits that are not read, such as test while something is chosen on dev."""
 
     @property
     def place(self) -> str:
@@ -146,6 +148,8 @@ class Corpus:
     def values(self, split: str, kind: str) -> frozenset[str]:
         """Return the values that a kind of label has in a split, such as its speakers.
 
+        None are known of a split that is closed.
+
         Args:
             split: Name of the split.
             kind: As `label_of` takes it.
@@ -155,6 +159,8 @@ class Corpus:
         """
         from speechft.data.labels import label_of
 
+        if split in self.closed:
+            return frozenset()
         if (split, kind) not in self._values:
             found = {label_of(cut, kind) for cut in self.split(split)}
             self._values[split, kind] = frozenset(value for value in found if value is not None)
@@ -164,8 +170,10 @@ class Corpus:
         """Return the cuts of one split, sorted by id, paths resolved.
 
         Raises:
-            DataError: There is no such split, or its manifest is missing or damaged.
+            DataError: There is no such split, it is closed, or its manifest is missing or damaged.
         """
+        if name in self.closed:
+            raise DataError(f"split {name} of corpus {self.name} is closed until a choice is made")
         if name not in self.statistics:
             raise DataError(
                 f"corpus {self.name} has no split {name!r}; it has: {', '.join(self.statistics)}"

@@ -67,6 +67,26 @@ def build_encoder(
     return _wrap(model, settings, mode)
 
 
+def set_weights(encoder: HuggingFaceEncoder, checkpoint: Checkpoint) -> bool:
+    """Give an encoder the weights of another checkpoint of its configuration, in place.
+
+    Args:
+        encoder: The encoder, on any device.
+        checkpoint: Its tensors are read.
+
+    Returns:
+        Whether it was done; nothing is changed where names or shapes do not fit one to one.
+    """
+    known = {n: t for n, t in checkpoint.by_name().items() if not is_pretraining_head(n)}
+    own = encoder.model.state_dict()
+    if {n: tuple(t.shape) for n, t in known.items()} != {n: tuple(t.shape) for n, t in own.items()}:
+        return False
+    with torch.no_grad():
+        for name, tensor in torch_tensors(known).items():
+            own[name].copy_(tensor)
+    return True
+
+
 def random_like(checkpoint: Checkpoint, mode: Mode = "exact") -> HuggingFaceEncoder:
     """Build an encoder of the same configuration with weights from torch's generator."""
     settings = complete_settings(checkpoint)

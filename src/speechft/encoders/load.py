@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,12 +31,14 @@ from speechft.files import (
     encoder_digest,
     file_digest,
     json_digest,
+    json_text,
     read_json,
     read_processor,
 )
 
 __all__ = [
     "FEATURES",
+    "digest_if_written",
     "digest_of",
     "load_encoder",
     "packaged_encoders",
@@ -125,14 +129,31 @@ def _joined(parts: list[str]) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
+def digest_if_written(
+    weights: Sequence[str], settings: Mapping[str, Any], processor: Mapping[str, Any] | None
+) -> str:
+    """Return the digest that `digest_of` has for a folder that nobody need write.
+
+    Args:
+        weights: Digests of its files of weights.
+        settings: What ``config.json`` would hold.
+        processor: What ``preprocessor_config.json`` would hold, if anything.
+    """
+    config = hashlib.sha256(json_text(settings).encode()).hexdigest()
+    return _normalisation_added(_joined([config, *weights]), settings, processor)
+
+
 def _with_normalisation(digest: str, config: Path) -> str:
     """Add what the file beside a configuration says about waveforms, where it changes something.
 
     Where it does not, the digest stays that of configuration and weights.
     """
-    processor = read_processor(config.parent)
     settings = read_json(config) if config.is_file() else None
-    if processor is None or not isinstance(settings, dict):
+    return _normalisation_added(digest, settings, read_processor(config.parent))
+
+
+def _normalisation_added(digest: str, settings: Any, processor: Mapping[str, Any] | None) -> str:
+    if processor is None or not isinstance(settings, Mapping):
         return digest
     family = settings.get("model_type")
     if family is None or not takes_normalized(family):

@@ -69,10 +69,14 @@ class Candidate:
     given: Given | None = field(default=None, compare=False, repr=False)
     """The object, where the user has given it."""
 
+    made_by: str | None = None
+    """Command that writes it, where it was merged in memory and lies nowhere."""
+
     def load(self, mode: Mode = "exact") -> Encoder:
         """Load it in a mode, see `load_encoder`."""
         from speechft.encoders.load import load_encoder, random_encoder
 
+        self._check_written()
         if self.own:
             return self._given().load(self.name, mode)
         if self.source == RANDOM:
@@ -83,6 +87,7 @@ class Candidate:
         """Return the digest of its weights and configuration."""
         from speechft.encoders.load import digest_of
 
+        self._check_written()
         if self.own:
             return self._given().digest
         if self.source == RANDOM:
@@ -93,6 +98,13 @@ class Candidate:
     def resumes(self) -> bool:
         """Return whether it can be known again, so that what was measured need not be anew."""
         return self.given is None or self.given.is_known
+
+    def _check_written(self) -> None:
+        if self.made_by is not None:
+            raise CheckpointError(
+                f"{self.name} was merged in memory and lies nowhere",
+                hint=f"{self.made_by}; then load_pipeline(folder, encoder='merged')",
+            )
 
     def _given(self) -> Given:
         if self.given is None:
@@ -105,7 +117,7 @@ class Candidate:
 
     def record(self) -> dict[str, Any]:
         """Return what files say of it, plain JSON types."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "given"}
+        return {f.name: getattr(self, f.name) for f in fields(Candidate) if f.name != "given"}
 
     def label(self) -> dict[str, Any]:
         """Return what rows say of it."""
@@ -209,11 +221,16 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: Any) -> Candi
         around = probe.resolve().parents
         options = [c for place in around[:2] for c in _recorded(place)] + _described(recorded)
     problems: list[str] = []
+    hint: str | None = (
+        "give the encoder by its place now, load_pipeline(folder, encoder=...), or evaluate "
+        "it again"
+    )
     for option in options:
         try:
             found = option.digest()
         except (SpeechftError, OSError) as error:
             problems.append(getattr(error, "message", None) or str(error))
+            hint = getattr(error, "hint", None) if option.made_by else hint
             continue
         if found == digest:
             return option
@@ -223,8 +240,7 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: Any) -> Candi
         )
     raise CheckpointError(
         problems[0] if problems else f"{probe} does not say which encoder it was trained on",
-        hint="give the encoder by its place now, load_pipeline(folder, encoder=...), or evaluate "
-        "it again",
+        hint=hint,
     )
 
 

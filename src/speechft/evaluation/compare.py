@@ -64,6 +64,8 @@ class Difference:
     """What the interval covers, or why there is none."""
     warning: str = ""
     """What makes the two figures less comparable, such as another precision."""
+    layer: int | None = None
+    """Hidden state that the probes saw alone; None for the weighted sum of all."""
 
 
 def compare(files: Sequence[Path], baseline: str | None = None) -> list[Difference]:
@@ -92,7 +94,7 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
         for name in names:
             if name != base:
                 found += _pairs(*(_chosen(evaluated, n, key) for n in (name, base)))
-    found += _scores(evaluated, names, base)
+    found += _scores([e for e in evaluated if e.row.layer is None], names, base)
     if not found:
         raise DataError(
             f"there is nothing to compare: {', '.join(n for n in names if n != base)} and {base} "
@@ -102,9 +104,12 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
     return found
 
 
-def _key(row: ResultRow) -> tuple[str, str, str, str]:
+Key = tuple[str, str, str, str, int | None]
+
+
+def _key(row: ResultRow) -> Key:
     """Return what two figures must share to be compared."""
-    return row.task, row.metric, row.protocol, row.split
+    return row.task, row.metric, row.protocol, row.split, row.layer
 
 
 def _evaluated(file: Path) -> list[Evaluated]:
@@ -134,9 +139,7 @@ def _without_twins(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
     return list(figures.values())
 
 
-def _chosen(
-    evaluated: Sequence[Evaluated], encoder: str, key: tuple[str, str, str, str]
-) -> list[Evaluated]:
+def _chosen(evaluated: Sequence[Evaluated], encoder: str, key: Key) -> list[Evaluated]:
     return [e for e in evaluated if e.row.encoder == encoder and _key(e.row) == key]
 
 
@@ -215,6 +218,7 @@ def _difference(
         better=_judged(interval, row.higher_is_better),
         note=note,
         warning=unlike(row, other),
+        layer=row.layer,
     )
 
 
@@ -340,7 +344,7 @@ def difference_table(found: Sequence[Difference]) -> tuple[list[str], list[list[
         low, high = d.interval or (float("nan"), float("nan"))
         cells.append(
             [
-                d.task,
+                d.task if d.layer is None else f"{d.task}, layer {d.layer}",
                 d.metric,
                 d.encoder,
                 f"{d.value:.{digits}f}",

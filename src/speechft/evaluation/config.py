@@ -31,7 +31,9 @@ def _read_tasks(given: Any) -> Any:
     return tuple(dict.fromkeys(chosen))
 
 
-def _read_layers(given: Any) -> Layers:
+def _read_layers(given: Any) -> Layers | None:
+    if given is None:
+        return None
     try:
         layers = read_layers(given)
     except (ConfigError, TypeError) as error:
@@ -68,9 +70,10 @@ class EvaluationConfig(Config):
     seeds: int = Field(default=1, ge=1)
     """Probe seeds, one after the other on the same features; of several the mean is shown, with an
     interval over seeds and test data."""
-    layers: Annotated[Layers, BeforeValidator(_read_layers)] = "all"
-    """Hidden states that probes see: ``all``, ``last``, or numbers and ranges such as ``6,9-12``, 0
-    being the input of the first layer."""
+    layers: Annotated[Layers | None, BeforeValidator(_read_layers)] = None
+    """Hidden states that get probes of their own beside those on the weighted sum of all: ``all``,
+    ``last``, or numbers and ranges such as ``6,9-12``, 0 being the input of the first layer; null
+    trains none."""
     mode: Mode = "exact"
     """How hidden states are computed: ``exact``, or ``s3prl``, see `load_encoder`."""
     limit: int | None = Field(default=None, ge=1)

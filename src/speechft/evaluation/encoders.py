@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from speechft.console import log, warn
 from speechft.data.corpora import find_corpus
+from speechft.data.manifest import Corpus
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
@@ -17,6 +19,8 @@ from speechft.features.extract import DownsamplerCache
 from speechft.outputs import check_own, replacing
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import lock
+from speechft.tasks import TASKS, find_task, is_task
+from speechft.tasks.base import Task
 
 
 def evaluate(
@@ -45,6 +49,7 @@ def evaluate(
     with lock(folder):
         candidates = typed_candidates(encoders)
         digests = {candidate.name: candidate.digest() for candidate in candidates}
+        tasks, by_task = open_tasks(corpus, config, folder)
         file = folder / "results.jsonl"
 
         def earlier_run() -> bool:
@@ -52,24 +57,55 @@ def evaluate(
 
         check_own(file, earlier=earlier_run)
         earlier = read_rows(file) if file.exists() else []
-        given = [corpus] if isinstance(corpus, str) else corpus
-        places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
-        opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
-        tasks, by_task = assign_tasks(config, opened)
-        for note, about in protocol_notes(config.protocol, tasks).items():
-            log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
         cache, rows, failures = DownsamplerCache(), [], Failures()
         settings: dict[str, Any] = {"seed": seed, "cache": cache, "failures": failures}
         for candidate in candidates:
             rows += evaluate_encoder(candidate, tasks, by_task, config, folder, **settings)
-        kept = _kept(earlier, rows, digests)
+        kept = kept_rows(earlier, rows, digests)
         with replacing(file, earlier=earlier_run) as hidden:
             write_rows(hidden, [*kept, *rows])
         failures.raise_any(folder)
     return rows
 
 
-def _kept(
+def open_tasks(
+    corpus: str | Sequence[str], config: EvaluationConfig, folder: Path, *, test: bool = True
+) -> tuple[list[Task], dict[str, Corpus]]:
+    """Open corpora, and return the tasks to evaluate with the corpus of each, see `assign_tasks`.
+
+    Args:
+        corpus: As `find_corpus` takes it, one or several.
+        config: Tasks and protocol.
+        folder: Where corpora are made that are none yet.
+        test: Whether test may be read; else it cannot be, see `Corpus.closed`.
+    """
+    opened = open_corpora(corpus, folder, test=test)
+    tasks, by_task = assign_tasks(config, opened)
+    for note, about in protocol_notes(config.protocol, tasks).items():
+        log(f"protocol {config.protocol}, {', '.join(about)}: {note}")
+    return tasks, by_task
+
+
+def open_corpora(corpus: str | Sequence[str], folder: Path, *, test: bool = True) -> list[Corpus]:
+    """Open corpora; arguments as for `open_tasks`."""
+    given = [corpus] if isinstance(corpus, str) else corpus
+    places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
+    opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
+    return opened if test else [without_test(one) for one in opened]
+
+
+def without_test(corpus: Corpus) -> Corpus:
+    """Return a corpus whose test splits are closed, but those that a task trains or chooses on.
+
+    Such are the splits of several folds: each is tested on in one and trained on in the others.
+    """
+    named = {*TASKS, *filter(is_task, corpus.info.get("task_splits", {}))}
+    folds = [names for task in named for names in find_task(task).folds(corpus)]
+    used = {name for train, dev, _ in folds for name in (train, dev)}
+    return replace(corpus, closed=frozenset(test for *_, test in folds) - used)
+
+
+def kept_rows(
     earlier: Sequence[ResultRow], rows: Sequence[ResultRow], digests: Mapping[str, str]
 ) -> list[ResultRow]:
     """Return the earlier rows that stay: nothing new replaces them, and names mean what they meant.

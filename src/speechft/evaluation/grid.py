@@ -77,6 +77,7 @@ def make_grid(
     *,
     clip: float = 1.0,
     seeds: Sequence[int] = (0,),
+    layers: Sequence[int | None] = (),
     weight_decay: float = 0.0,
     device: torch.device | None = None,
 ) -> Grid:
@@ -87,16 +88,41 @@ def make_grid(
         learning_rates: G learning rates.
         clip: Largest gradient norm of each probe.
         seeds: G seeds of the initial weights, or one for all.
+        layers: G hidden states that the probes see alone, None for the weighted sum of all; empty
+            for that throughout.
         weight_decay: Decoupled (AdamW).
         device: Where to train; None for the CPU.
     """
     each = list(seeds) if len(seeds) > 1 else [seeds[0]] * len(learning_rates)
     torch.manual_seed(each[0])
     if make().is_linear and weight_decay == 0.0:
-        return ProbeGrid(make, learning_rates, clip=clip, seeds=each, device=device)
+        return ProbeGrid(make, learning_rates, clip=clip, seeds=each, layers=layers, device=device)
     return ModuleGrid(
-        make, learning_rates, clip=clip, seeds=each, weight_decay=weight_decay, device=device
+        make,
+        learning_rates,
+        clip=clip,
+        seeds=each,
+        layers=layers,
+        weight_decay=weight_decay,
+        device=device,
     )
+
+
+def _probes(
+    make: Callable[[], Probe],
+    seeds: Sequence[int],
+    layers: Sequence[int | None],
+    device: torch.device | None,
+) -> list[Probe]:
+    """Return a probe for each seed; those with a layer see that hidden state alone."""
+    probes = []
+    for seed, layer in zip(seeds, layers or [None] * len(seeds), strict=True):
+        torch.manual_seed(seed)
+        probe = make()
+        if layer is not None:
+            probe.featurizer.see_only(layer)
+        probes.append(probe.to(device))
+    return probes
 
 
 class ModuleGrid:
@@ -110,6 +136,7 @@ class ModuleGrid:
         learning_rates: G learning rates.
         clip: Largest gradient norm of each probe.
         seeds: G seeds of the initial weights.
+        layers: G hidden states that the probes see alone, see `make_grid`.
         weight_decay: Decoupled (AdamW).
         device: Where to train; None for the CPU.
     """
@@ -121,13 +148,11 @@ class ModuleGrid:
         *,
         clip: float = 1.0,
         seeds: Sequence[int],
+        layers: Sequence[int | None] = (),
         weight_decay: float = 0.0,
         device: torch.device | None = None,
     ) -> None:
-        self._probes: list[Probe] = []
-        for seed in seeds:
-            torch.manual_seed(seed)
-            self._probes.append(make().to(device))
+        self._probes = _probes(make, seeds, layers, device)
         self._optimizers = [
             torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=weight_decay, fused=True)
             for probe, rate in zip(self._probes, learning_rates, strict=True)
@@ -195,6 +220,7 @@ class ProbeGrid:
         clip: Largest gradient norm of each probe.
         seed: Seed of the initial weights of all.
         seeds: G seeds instead.
+        layers: G hidden states that the probes see alone, see `make_grid`.
         device: Where to train; None for the CPU.
     """
 
@@ -206,13 +232,11 @@ class ProbeGrid:
         clip: float = 1.0,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
+        layers: Sequence[int | None] = (),
         device: torch.device | None = None,
     ) -> None:
-        probes = []
-        for number in seeds or [seed] * len(learning_rates):
-            torch.manual_seed(number)
-            probes.append(make().to(device))
-        self.parameters, _ = stack_module_state(probes)
+        probes = _probes(make, seeds or [seed] * len(learning_rates), layers, device)
+        self.parameters, self._buffers = stack_module_state(probes)
         self._skeleton = probes[0].to("meta")
         self._rates = list(learning_rates)
         self._clip = clip
@@ -224,11 +248,12 @@ class ProbeGrid:
     def logits(self, hidden_states: Tensor, lengths: Tensor) -> Tensor:
         """Return (G, ...) logits of all probes on the same (N, B, T, D) hidden states."""
 
-        def single(parameters: dict[str, Tensor]) -> Tensor:
-            result: Tensor = functional_call(self._skeleton, parameters, (hidden_states, lengths))
+        def single(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+            state = {**parameters, **buffers}
+            result: Tensor = functional_call(self._skeleton, state, (hidden_states, lengths))
             return result
 
-        stacked: Tensor = torch.vmap(single)(self.parameters)
+        stacked: Tensor = torch.vmap(single)(self.parameters, self._buffers)
         return stacked
 
     def update(self, losses: Tensor) -> None:
@@ -261,6 +286,7 @@ class ProbeGrid:
         states = [
             [self._optimizer.state[parameter] for parameter in groups[n]["params"]] for n in chosen
         ]
+        self._buffers = {name: buffer[chosen] for name, buffer in self._buffers.items()}
         for name, parameter in self.parameters.items():
             kept = parameter.detach()[chosen]
             self.parameters[name] = kept.requires_grad_()

@@ -254,7 +254,7 @@ def save_pipeline(
         protocol: Name of the protocol.
         candidate: The encoder.
         digest: Of the encoder.
-        evaluation: Precision and mode of the encoder, and the layers that the probe sees.
+        evaluation: Precision and mode of the encoder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / WEIGHTS_FILE) as file:
@@ -271,7 +271,6 @@ def save_pipeline(
         "encoder_digest": digest,
         "precision": evaluation.precision,
         "mode": evaluation.mode,
-        "layers": evaluation.as_dict()["layers"],
         "learning_rate": result.learning_rate,
         "setting": result.setting,
     }

@@ -39,6 +39,12 @@ def read_items(path: Path) -> list[Item]:
         ) from None
 
 
+def dev_file(predictions: str) -> str:
+    """Return the file with the items of dev that lies beside one with those of test."""
+    place = Path(predictions)
+    return str(place.with_name(place.name.replace("predictions", "dev", 1)))
+
+
 def items_of(row: ResultRow, folder: Path) -> list[Item]:
     """Return the scored items of a row.
 

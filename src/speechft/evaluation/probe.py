@@ -55,6 +55,13 @@ class ProbeResult:
     """D of the features."""
     weights: dict[str, Tensor] = field(default_factory=dict, compare=False)
     """Of the chosen probe."""
+    layers: dict[int, ProbeResult] = field(default_factory=dict)
+    """The same of probes on single hidden states, by number."""
+
+
+Place = tuple[int | None, float]
+"""A probe of a grid: the hidden state that it sees alone (None: the weighted sum of all), and its
+learning rate."""
 
 
 @dataclass
@@ -80,8 +87,10 @@ class _Trial:
     device: torch.device | None
     variants: Mapping[str, list[int]] = field(default_factory=dict)
     """Variants of training cuts by the id of the whole cut, where they are cropped."""
+    layers: tuple[int | None, ...] = (None,)
+    """What probes see: None is the weighted sum, a number that hidden state alone."""
 
-    def grid(self, data: SplitData, rates: Sequence[float]) -> Grid:
+    def grid(self, data: SplitData, places: Sequence[Place]) -> Grid:
         states, dim = data.shape
         head = partial(
             self.task.probe_head,
@@ -93,9 +102,10 @@ class _Trial:
         augment = SpecAugment() if self.config.spec_augment else None
         return make_grid(
             lambda: Probe(states, head(), augment),
-            rates,
+            [rate for _, rate in places],
             clip=self.config.clip,
-            seeds=[self.seed] * len(rates),
+            seeds=[self.seed] * len(places),
+            layers=[layer for layer, _ in places],
             weight_decay=self.config.weight_decay,
             device=self.device,
         )
@@ -143,11 +153,16 @@ def probe_seeds(
     seeds: Sequence[int],
     contexts: tuple[Any, Any] = (None, None),
     device: torch.device | None = None,
+    layers: Sequence[int] = (),
 ) -> list[ProbeResult]:
     """Train a grid for each of several seeds; see `probe`.
 
     A seed decides initial weights, dropout and the batches with their order, so that each is
     trained as it would be alone; features are read once where memory allows.
+
+    Probes on single hidden states, ``layers``, are trained on the same batches beside those on the
+    weighted sum. Learning rate, halving and end are each layer's own, so that none depends on what
+    is trained beside it. Which hidden states say what: Pasad et al., ASRU 2021 (arXiv 2107.04734).
     """
     vocabulary = task.vocabulary(train)
     data = SplitData(task, features, train, vocabulary)
@@ -158,21 +173,29 @@ def probe_seeds(
     test_data = SplitData(task, features, test, vocabulary, context=contexts[1])
     variants, results = crop_variants(data.cuts), []
     for seed in seeds:
-        trial = _Trial(task, final, vocabulary, config, seed, device, variants)
+        trial = _Trial(task, final, vocabulary, config, seed, device, variants, (None, *layers))
         found = _search(trial, data, dev_data)
-        results.append(_result(trial, data, dev_data, test_data, found))
+        splits = (data, dev_data, test_data)
+        by_layer = {number: _result(trial, *splits, found, number) for number in layers}
+        results.append(replace(_result(trial, *splits, found, None), layers=by_layer))
     return results
 
 
-def _search(trial: _Trial, data: SplitData, dev: SplitData) -> dict[float, _Best]:
-    """Train the grid, and beyond its edge while the best learning rate lies there."""
-    found = _train_grid(trial, data, dev, trial.config.learning_rates)
+def _search(trial: _Trial, data: SplitData, dev: SplitData) -> dict[Place, _Best]:
+    """Train the grid, and beyond its edge while the best learning rate of a layer lies there."""
+    rates = trial.config.learning_rates
+    found = _train_grid(trial, data, dev, [(n, rate) for n in trial.layers for rate in rates])
     for _ in range(trial.config.extend):
-        beyond = _beyond(found)
-        if beyond is None:
+        edges = {number: _beyond(_of_layer(found, number)) for number in trial.layers}
+        beyond = [(number, rate) for number, rate in edges.items() if rate is not None]
+        if not beyond:
             break
-        found |= _train_grid(trial, data, dev, [beyond])
+        found |= _train_grid(trial, data, dev, beyond)
     return found
+
+
+def _of_layer(found: Mapping[Place, _Best], layer: int | None) -> dict[float, _Best]:
+    return {rate: best for (number, rate), best in found.items() if number == layer}
 
 
 def _best_rate(found: Mapping[float, _Best]) -> float:
@@ -192,11 +215,13 @@ def _result(
     data: SplitData,
     dev: SplitData,
     test: SplitData,
-    found: Mapping[float, _Best],
+    every: Mapping[Place, _Best],
+    layer: int | None,
 ) -> ProbeResult:
-    """Tune the decision of the best probe on dev, and test it."""
+    """Tune the decision of the best probe of a layer on dev, and test it."""
     trial = replace(trial, task=trial.final)
     task, vocabulary = trial.task, trial.vocabulary
+    found = _of_layer(every, layer)
     rate = _best_rate(found)
     best = found[rate]
     if not best.weights:
@@ -204,7 +229,7 @@ def _result(
             f"task {task.name}: no probe reached a finite loss on dev",
             hint="look for NaN in the encoder's features, or lower the learning rates",
         )
-    grid = trial.grid(data, [rate])
+    grid = trial.grid(data, [(layer, rate)])
     grid.restore(0, best.weights)
     predictions = _predictions(trial, grid, dev)[0][0]
     setting = task.tune(dev.cuts, predictions, dev.targets, dev.context)
@@ -218,7 +243,9 @@ def _result(
         dev=task.figure(dev_items),
         items=sorted(items, key=lambda item: item.id),
         learning_rate=rate,
-        layer_weights=weights["featurizer.weights"].softmax(0).tolist(),
+        layer_weights=[]
+        if layer is not None
+        else weights["featurizer.weights"].softmax(0).tolist(),
         epochs=best.epoch,
         converged=best.stale >= trial.config.patience,
         grid={rate: found[rate].dev for rate in sorted(found)},
@@ -253,14 +280,14 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
 
 
 def _train_grid(
-    trial: _Trial, data: SplitData, dev: SplitData, rates: Sequence[float]
-) -> dict[float, _Best]:
-    """Train one probe for each learning rate until none improves on dev any more."""
-    config, grid = trial.config, trial.grid(data, rates)
-    best = [_Best() for _ in rates]
-    running = list(range(len(rates)))
+    trial: _Trial, data: SplitData, dev: SplitData, places: Sequence[Place]
+) -> dict[Place, _Best]:
+    """Train probes side by side until none of a layer improves on dev any more."""
+    config, grid = trial.config, trial.grid(data, places)
+    best = [_Best() for _ in places]
+    running = list(range(len(places)))
     step = epoch = 0
-    title = f"{len(rates)} probes of {trial.task.name}"
+    title = f"{len(places)} probes of {trial.task.name}"
     with progress_bar(title, config.steps or config.epochs) as bar:
         while epoch < config.epochs or config.steps is not None:
             epoch += 1
@@ -277,22 +304,35 @@ def _train_grid(
             bar.advance(config.steps is None)
             if config.evaluate_steps is None and epoch % config.evaluate_every == 0:
                 _judge(trial, grid, dev, best, running, epoch)
-            ended = step == config.steps
-            if ended or all(best[number].stale >= config.patience for number in running):
+            kept = _unfinished(places, best, running, config.patience)
+            if step == config.steps or not kept:
                 break
-            if epoch in config.halve_at and len(running) > 1:
-                running = _halved(grid, best, running)
+            if epoch in config.halve_at:
+                kept = _halved(places, best, kept)
+            if kept != running:
+                grid.keep([running.index(number) for number in kept])
+                running = kept
     if config.evaluate_steps is not None and step % config.evaluate_steps:
         _judge(trial, grid, dev, best, running, epoch)
-    return dict(zip(rates, best, strict=True))
+    return dict(zip(places, best, strict=True))
 
 
-def _halved(grid: Grid, best: Sequence[_Best], running: Sequence[int]) -> list[int]:
-    """Give up the worse half of the running probes; return the numbers of the others."""
-    ranked = sorted(running, key=lambda number: best[number].score, reverse=True)
-    kept = sorted(ranked[: math.ceil(len(running) / 2)])
-    grid.keep([running.index(number) for number in kept])
-    return kept
+def _unfinished(
+    places: Sequence[Place], best: Sequence[_Best], running: Sequence[int], patience: int
+) -> list[int]:
+    """Return the running probes of the layers of which one may still improve."""
+    open_layers = {places[number][0] for number in running if best[number].stale < patience}
+    return [number for number in running if places[number][0] in open_layers]
+
+
+def _halved(places: Sequence[Place], best: Sequence[_Best], running: Sequence[int]) -> list[int]:
+    """Give up the worse half of the running probes of each layer; return the numbers of others."""
+    kept: list[int] = []
+    for layer in dict.fromkeys(places[number][0] for number in running):
+        group = [number for number in running if places[number][0] == layer]
+        ranked = sorted(group, key=lambda number: best[number].score, reverse=True)
+        kept += ranked[: math.ceil(len(group) / 2)]
+    return sorted(kept)
 
 
 def _update(trial: _Trial, grid: Grid, data: SplitData, chosen: Sequence[int], step: int) -> None:

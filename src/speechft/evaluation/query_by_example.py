@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from speechft.console import progress_bar
@@ -25,6 +26,7 @@ def detect(
     dev: Sequence[Cut],
     test: Sequence[Cut],
     contexts: tuple[Any, Any],
+    layers: Sequence[int] = (),
 ) -> ProbeResult:
     """Match queries with documents by the features of every layer, and take the best on dev.
 
@@ -35,6 +37,7 @@ def detect(
         dev: Queries to choose the layer on.
         test: Queries to report; may be empty.
         contexts: Pairs of dev and test, from `Task.context`.
+        layers: Hidden states that are reported beside it, whatever they do on dev.
     """
     count = len(features.rows(dev[:1])[0])
     found: list[tuple[float, list[Item]]] = []
@@ -45,17 +48,21 @@ def detect(
             bar.advance(1)
     values = [value for value, _ in found]
     best = max(range(count), key=lambda layer: values[layer])
-    tested = _matched(task, features, best, test, documents, contexts[1]) if test else []
-    return ProbeResult(
-        dev=values[best],
-        items=sorted(tested, key=lambda item: item.id),
-        learning_rate=None,
-        layer_weights=[float(layer == best) for layer in range(count)],
-        epochs=0,
-        converged=True,
-        dev_items=sorted(found[best][1], key=lambda item: item.id),
-        setting={"layer": best, "dev_by_layer": [round(value, 4) for value in values]},
-    )
+
+    def result(layer: int) -> ProbeResult:
+        tested = _matched(task, features, layer, test, documents, contexts[1]) if test else []
+        return ProbeResult(
+            dev=values[layer],
+            items=sorted(tested, key=lambda item: item.id),
+            learning_rate=None,
+            layer_weights=[float(layer == number) for number in range(count)],
+            epochs=0,
+            converged=True,
+            dev_items=sorted(found[layer][1], key=lambda item: item.id),
+        )
+
+    setting = {"layer": best, "dev_by_layer": [round(value, 4) for value in values]}
+    return replace(result(best), setting=setting, layers={n: result(n) for n in layers})
 
 
 def _matched(

@@ -20,7 +20,6 @@ from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.extract import DownsamplerCache, Features, Storage, extract
-from speechft.features.layers import pick_layers
 from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
@@ -178,7 +177,7 @@ def evaluate_encoder(
         )
         with held.held(candidate.name, [task.name]):
             if not job.done():
-                job.cuts()  # what a task cannot use is known before the encoder runs
+                job.check()  # what cannot be done is known before the encoder runs
                 pending.append(job)
             finished.append(job)
     for place in dict.fromkeys(job.corpus.place for job in pending):
@@ -222,10 +221,9 @@ def _extract(
     jobs: Sequence[TaskEvaluation],
 ) -> Features:
     """Run the encoder once over the union of all splits of tasks on the same corpus."""
-    layers = None if config.layers == "all" else pick_layers(config.layers, encoder.num_layers)
     cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
     framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
-    features = extract(
+    return extract(
         encoder,
         cuts.values(),
         frames=framed,
@@ -235,8 +233,6 @@ def _extract(
         storage=_storage(digest, config),
         description=f"features of {name}",
     )
-    features.layers = layers
-    return features
 
 
 def _storage(digest: str, config: EvaluationConfig) -> Storage:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from speechft.errors import DataError
 from speechft.evaluation.superb_score import CONSTANTS, FITTED, superb_score
-from speechft.results import ResultRow, mean_over_seeds
+from speechft.results import ResultRow, mean_over_seeds, of_all_layers
 from speechft.tasks import SUPERB, measure_of
 
 Key = tuple[str, str]
@@ -133,7 +133,8 @@ def superb_table(rows: Sequence[ResultRow]) -> SuperbTable:
     Raises:
         DataError: There is no figure of a task of SUPERB.
     """
-    shown = [row for row in mean_over_seeds(rows) if row.task in SUPERB and row.interval]
+    whole = mean_over_seeds(of_all_layers(rows))
+    shown = [row for row in whole if row.task in SUPERB and row.interval]
     keys = tuple(
         dict.fromkeys((task, row.metric) for task in SUPERB for row in shown if row.task == task)
     )

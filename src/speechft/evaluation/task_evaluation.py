@@ -19,14 +19,15 @@ from speechft.evaluation.crops import cropped, write_crops
 from speechft.evaluation.identity import Identity
 from speechft.evaluation.limit import limited
 from speechft.evaluation.pipelines import save_pipeline
-from speechft.evaluation.predictions import write_items
+from speechft.evaluation.predictions import dev_file, write_items
 from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval, resampled
 from speechft.features.extract import Features, count_frames
+from speechft.features.layers import pick_layers
 from speechft.files import file_digest, json_digest
-from speechft.results import ResultRow, read_rows, write_rows
+from speechft.results import ResultRow, of_all_layers, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.tasks.base import Item, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
@@ -150,6 +151,22 @@ class TaskEvaluation:
             return None
         return LeftOut(self.task.name, self.config.max_left_out, _LIMIT)
 
+    def check(self) -> None:
+        """Find out, without running the encoder, whether the task can be evaluated.
+
+        Raises:
+            DataError: Too much of a split cannot be used.
+            ConfigError: The encoder lacks a layer that was asked for.
+        """
+        self.cuts()
+        self.layers  # noqa: B018 - refuses layers that there are not
+
+    @cached_property
+    def layers(self) -> list[int]:
+        """Return the hidden states that get probes of their own; loads the encoder."""
+        asked = self.config.layers
+        return [] if asked is None else pick_layers(asked, self.encoder().num_layers)
+
     def cuts(self) -> list[Cut]:
         """Return every cut that is needed, some of them more than once."""
         return [cut for r in self.folds for part in (r.train, r.dev, r.test) for cut in part]
@@ -164,20 +181,41 @@ class TaskEvaluation:
             if work.done:
                 return
             by_fold = [self._probe(features, number) for number in range(len(self.folds))]
-            by_seed = list(zip(*by_fold, strict=True))
-            items = [_merged([result.items for result in results]) for results in by_seed]
-            rows = []
-            for place, results in enumerate(by_seed):
-                rows += [self._row(m, results, items, place) for m in self.task.measures]
-                dev = _merged([result.dev_items for result in results])
-                reported = items[place] if self.test else dev
-                write_items(work.scratch / self._predictions(place), reported)
+            rows = self._write(work.scratch, by_fold, None)
+            for layer in self.layers:
+                alone = [[result.layers[layer] for result in results] for results in by_fold]
+                rows += self._write(work.scratch, alone, layer)
             self._save(work.scratch, by_fold)
             if self.left_out is not None:
                 self.left_out.write(work.scratch / "left_out.jsonl")
             write_rows(work.scratch / "results.jsonl", rows)
-        figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in rows)
+        figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in of_all_layers(rows))
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
+
+    def _write(
+        self, scratch: Path, by_fold: Sequence[Sequence[ProbeResult]], layer: int | None
+    ) -> list[ResultRow]:
+        """Write the scored items of every seed, and return the rows.
+
+        Beside test items lie those of dev: what is chosen between encoders is chosen on them.
+
+        Args:
+            scratch: Where the evaluation works.
+            by_fold: Results by fold and seed.
+            layer: The hidden state that the probes saw alone.
+        """
+        by_seed = list(zip(*by_fold, strict=True))
+        items = [_merged([result.items for result in results]) for results in by_seed]
+        rows = []
+        for place, results in enumerate(by_seed):
+            rows += [self._row(m, results, items, place, layer) for m in self.task.measures]
+            dev = _merged([result.dev_items for result in results])
+            write_items(
+                scratch / self._predictions(place, layer), items[place] if self.test else dev
+            )
+            if self.test:
+                write_items(scratch / dev_file(self._predictions(place, layer)), dev)
+        return rows
 
     def rows(self) -> list[ResultRow]:
         """Return the finished rows as they stand below ``out``, under the candidate's name.
@@ -207,9 +245,8 @@ class TaskEvaluation:
 
     def _fold(self, names: tuple[str, str, str]) -> Fold:
         task, config = self.task, self.settings
-        train, dev, test = (list(self.corpus.split(name)) for name in names)
-        if not self.test:
-            test = []
+        read = names if self.test else names[:2]  # test stays unread where it is not reported
+        train, dev, test = [*(list(self.corpus.split(name)) for name in read), []][:3]
         left_out = self.left_out
         listed = LeftOut(task.name, 0.0, _LIMIT) if left_out is None else left_out
         if self.config.limit is not None:
@@ -247,7 +284,7 @@ class TaskEvaluation:
     def _probe(self, features: Features, number: int) -> list[ProbeResult]:
         task, r = self.task, self.folds[number]
         if not task.trained:
-            return [detect(task, features, r.train, r.dev, r.test, r.contexts)]
+            return [detect(task, features, r.train, r.dev, r.test, r.contexts, self.layers)]
         device = pick_device()
         with self._naming_fold(number, r.names):
             return probe_seeds(
@@ -260,6 +297,7 @@ class TaskEvaluation:
                 self.seeds,
                 r.contexts,
                 None if device.type == "cpu" else device,
+                self.layers,
             )
 
     @contextmanager
@@ -278,6 +316,7 @@ class TaskEvaluation:
         results: Sequence[ProbeResult],
         items_by_seed: Sequence[list[Item]],
         place: int,
+        layer: int | None,
     ) -> ResultRow:
         first, names, items = results[0], self.folds[0].names, items_by_seed[place]
         dev_items = _merged([result.dev_items for result in results])
@@ -300,15 +339,18 @@ class TaskEvaluation:
             protocol=self.config.protocol,
             learning_rate=first.learning_rate,
             evaluation=self.identity.evaluation,
-            predictions=self._predictions(place),
+            predictions=self._predictions(place, layer),
+            layer=layer,
             left_out={} if self.left_out is None else self.left_out.counts(),
             details=details,
             **self.candidate.label(),
         )
 
-    def _predictions(self, place: int) -> str:
+    def _predictions(self, place: int, layer: int | None) -> str:
         """Return the name of the file with the scored items of a seed."""
-        return f"predictions-seed{self.seeds[place]}.jsonl"
+        return (
+            f"predictions-seed{self.seeds[place]}{'' if layer is None else f'-layer{layer}'}.jsonl"
+        )
 
     @property
     def _arithmetic(self) -> dict[str, Any]:
@@ -337,8 +379,6 @@ class TaskEvaluation:
             "converged": None if fixed else all(result.converged for result in results),
             **(measure.details(items) if measure.details else {}),
         }
-        if self.config.layers != "all":
-            details["layers"] = self.config.as_dict()["layers"]
         if first.setting is not None:
             details["setting"] = first.setting
         if len(results) > 1:

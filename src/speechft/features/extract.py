@@ -46,8 +46,6 @@ class Features:
     """Where further frames may lie."""
     compute: Compute | None = None
     """How frames are made that lie nowhere."""
-    layers: list[int] | None = None
-    """The hidden states that are read; None reads all N."""
 
     def length(self, cut: Cut) -> int:
         """Return T of a cut whose frames were asked for."""
@@ -55,9 +53,8 @@ class Features:
         return self.lengths[cut.id] if kept is None else kept.shape[1]
 
     def mean(self, cut: Cut) -> Tensor:
-        """Return the (N, D) mean over time of the hidden states that are read."""
-        kept = self.pooled[cut.id]
-        return kept if self.layers is None else kept[self.layers]
+        """Return the (N, D) mean over time of the hidden states."""
+        return self.pooled[cut.id]
 
     def rows(self, cuts: Sequence[Cut]) -> list[Tensor]:
         """Return the (N, T, D) hidden states of cuts: kept, read from disk, or computed again."""
@@ -72,8 +69,7 @@ class Features:
         if missing:
             assert self.compute is not None
             found |= zip((cut.id for cut in missing), self.compute(missing), strict=True)
-        every = [found[cut.id] for cut in cuts]
-        return every if self.layers is None else [states[self.layers] for states in every]
+        return [found[cut.id] for cut in cuts]
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,9 @@ class SupervisedSetup(TrainingSetup):
         dev_cuts = {name: found.dev for name, found in read.items()}
         vocabularies = {name: found.vocabulary for name, found in read.items()}
         torch.manual_seed(self.seed)
-        heads = {n: _head(task, encoder, vocabularies[n], config) for n, task in tasks.items()}
+        heads = {
+            n: tuning_head(task, encoder.dim, vocabularies[n], config) for n, task in tasks.items()
+        }
         share = len(weights) / sum(weights.values()) if config.mixing == "weighted" else 0.0
         parts = [
             WeightedTask(task, vocabularies[n], weights[n] * share if share else 1.0)
@@ -270,14 +272,15 @@ def _vocabulary(config: FinetuningConfig) -> Callable[[Split], Vocabulary] | Non
     return None
 
 
-def _head(
-    task: Task, encoder: Encoder, vocabulary: Vocabulary, config: FinetuningConfig
+def tuning_head(
+    task: Task, dim: int, vocabulary: Vocabulary, config: FinetuningConfig
 ) -> nn.Module:
+    """Return the head that a task is tuned with, on features of so many dimensions."""
     if config.recurrent is None:
-        return task.head(encoder.dim, vocabulary, config.hidden)
+        return task.head(dim, vocabulary, config.hidden)
     settings = config.recurrent
     return RecurrentHead(
-        encoder.dim,
+        dim,
         len(vocabulary),
         projection=config.hidden,
         hidden=[settings.size] * settings.layers,

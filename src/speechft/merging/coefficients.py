@@ -65,6 +65,15 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
     return result
 
 
+def selects(selector: str) -> Callable[[str], bool]:
+    """Return what tells whether a selector covers a Hugging Face name, see `alphas`.
+
+    Raises:
+        ConfigError: It cannot be read.
+    """
+    return _selector(selector)
+
+
 def along_layers(layer: int, layers: int, first: float, last: float) -> float:
     """Return the value at a layer on a straight line from the first layer to the last.
 

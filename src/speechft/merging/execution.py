@@ -80,8 +80,8 @@ def merge_in_memory(config: MergeConfig) -> Any:
     ready = prepare(config, "memory")
     sink = ArraySink(ready.plan)
     changes = run(ready.plan, sink, ready.combine, allow_nonfinite="nonfinite" in config.allowed)
-    _check_weights(ready, changes)
-    _check_delta(ready)
+    check_weights(ready, changes)
+    check_delta(ready)
     return in_memory(config.base, ready.plan, sink)
 
 
@@ -105,13 +105,19 @@ def choose_target(to: str | None, out: Path | None) -> Target:
 
 
 def prepare(config: MergeConfig, target: Target) -> Prepared:
-    """Open and match the models, compare their configurations, and bind the method.
+    """Open the models, and go on as `prepare_opened`."""
+    return prepare_opened(config, *open_models(config.base, config.models), target)
+
+
+def prepare_opened(
+    config: MergeConfig, base: Checkpoint, models: Sequence[Checkpoint], target: Target
+) -> Prepared:
+    """Match the models, compare their configurations, and bind the method.
 
     Raises:
         LineageError: The models do not belong together.
         ConfigError: A setting does not fit the models.
     """
-    base, models = open_models(config.base, config.models)
     method = config.configured_method()
     method.check(len(models))
     objections = refuse(lineage.check_models(base, models), config.allowed)
@@ -143,7 +149,7 @@ def check_base(settings: MergeSettings, base: Any) -> None:
         settings.configured_method().alphas(plan, 1.0, settings.rules)
 
 
-def _check_weights(ready: Prepared, changes: Sequence[lineage.Change]) -> tuple[str, ...]:
+def check_weights(ready: Prepared, changes: Sequence[lineage.Change]) -> tuple[str, ...]:
     """Refuse by weights, or return all that speaks against the merge and was let pass."""
     base, models = ready.plan.base, ready.plan.tuned
     found: list[str] = []
@@ -152,7 +158,7 @@ def _check_weights(ready: Prepared, changes: Sequence[lineage.Change]) -> tuple[
     return (*ready.objections, *found)
 
 
-def _check_delta(ready: Prepared) -> None:
+def check_delta(ready: Prepared) -> None:
     """Refuse a delta that was made for another base, where the base is in files."""
     base, models = ready.plan.base, ready.plan.tuned
     if base.files and any(model.format == "delta" for model in models):
@@ -187,7 +193,7 @@ def _stream_out(
                 allow_nonfinite="nonfinite" in config.allowed,
                 advance=lambda count: bar.advance(count),
             )
-        objections = _check_weights(ready, changes)
+        objections = check_weights(ready, changes)
         known = digests.result()
         digest = combined_digest(base.folder, base.files, known) if base.files else None
         objections += tuple(refuse(check_base_digest(base, models, digest), config.allowed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -122,6 +123,31 @@ class SafetensorsWriter:
         os.fsync(self._file.fileno())
         self._file.close()
         self._file = None
+
+
+class WeightDigests:
+    """SHA-256 of the files that `SafetensorsWriter` would write, by the same calls.
+
+    Args:
+        items: The tensors of the plan, in order.
+        shard_bytes: Largest size of one file's tensors.
+    """
+
+    def __init__(self, items: Sequence[TensorPlan], *, shard_bytes: int = SHARD_BYTES) -> None:
+        shards = _split(items, shard_bytes)
+        self._file_of = {item.name: number for number, s in enumerate(shards) for item in s}
+        self._files = [hashlib.sha256(header(shard, METADATA)) for shard in shards]
+
+    def write(self, item: TensorPlan, data: Buffer) -> None:
+        """Add ``data`` to the tensor of ``item``."""
+        self._files[self._file_of[item.name]].update(np.ascontiguousarray(data).data.cast("B"))
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def result(self) -> list[str]:
+        """Return the digest of each file, in order."""
+        return [file.hexdigest() for file in self._files]
 
 
 def order_for_storage(items: Sequence[TensorPlan]) -> list[TensorPlan]:

@@ -146,6 +146,8 @@ def weighted_mtwv(items: Sequence[Item], weights: Floats) -> Floats:
     hits = np.bincount(query, targets, len(names))
     others = np.bincount(query, ~targets, len(names))
     counted = (hits > 0) & (others > 0)
+    if not counted.any():  # such as in one half of few queries
+        return np.full(len(weights), np.nan)
     kept = counted[query]
     first = np.unique(query, return_index=True)[1]
     order = np.flatnonzero(kept)[np.argsort(-scores[kept], kind="stable")]

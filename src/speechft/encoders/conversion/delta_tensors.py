@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from speechft.documents import parse_json
-from speechft.encoders.conversion.tensors import Buffer, FileTensor, Tensor
+from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, FileTensor, Tensor
 from speechft.errors import CheckpointError
 
 DELTA_KEY = "speechft_delta"
@@ -24,7 +24,7 @@ class DeltaTensor:
 
     name: str
     shape: tuple[int, ...]
-    stored: FileTensor
+    stored: FileTensor | ArrayTensor
     scale: Buffer | None
     dtype: str = field(default="F32")
     is_delta: bool = field(default=True)
@@ -33,6 +33,10 @@ class DeltaTensor:
     def nbytes(self) -> int:
         """Bytes that it takes in the file."""
         return self.stored.nbytes
+
+    def held(self) -> DeltaTensor:
+        """Return it in memory, in the stored type."""
+        return replace(self, stored=self.stored.held())
 
     def raw(self, start: int, stop: int) -> Buffer:
         """Return stored bytes."""

@@ -111,6 +111,11 @@ class FileTensor:
         self.file.read_into(self.offset + start * width, stored)
         decode(stored, self.dtype, out)
 
+    def held(self) -> ArrayTensor:
+        """Return it in memory, in the stored type."""
+        data = self.raw(0, self.nbytes).view(_NUMPY.get(self.dtype, "u1"))
+        return ArrayTensor(self.name, self.dtype, self.shape, data)
+
 
 @dataclass
 class ArrayTensor:
@@ -133,6 +138,10 @@ class ArrayTensor:
     def read(self, start: int, out: Buffer) -> None:
         """Fill ``out`` (float32 or float64, flat) with the elements from ``start`` on."""
         decode(self.data[start : start + out.size], self.dtype, out)
+
+    def held(self) -> ArrayTensor:
+        """Return it: it is in memory."""
+        return self
 
 
 def decode(stored: Buffer, dtype: str, out: Buffer) -> None:

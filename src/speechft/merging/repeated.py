@@ -1,0 +1,107 @@
+"""One base and its tuned models merged again and again: read once, nothing written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.tensors import Buffer
+from speechft.merging.config import MergeSettings
+from speechft.merging.execution import check_delta, check_weights, prepare_opened
+from speechft.merging.lineage import Change
+from speechft.merging.memory import as_torch
+from speechft.merging.output import WeightDigests
+from speechft.merging.plan import TensorPlan
+from speechft.merging.sources import open_models
+from speechft.merging.stream import ArraySink, run
+from speechft.merging.writers import folder_settings
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge into a folder would have written."""
+
+    checkpoint: Checkpoint
+    """As that folder would open."""
+    weights: tuple[str, ...]
+    """SHA-256 of its files of weights."""
+    changes: tuple[Change, ...]
+    """How each tuned model differs from the base."""
+
+
+class Merger:
+    """Merges the same models with other settings; the models are in memory, as they are stored.
+
+    What comes out is what `speechft.merging.execution.write_merge` writes into a folder, rounded to
+    the type that is written, to the bit: both go through the same plan, method and stream.
+
+    Args:
+        base: The base, as `merge` takes it.
+        tuned: The models tuned from it.
+
+    Raises:
+        LineageError: The models do not belong together, or one of them is the base.
+        CheckpointError: One cannot be read.
+    """
+
+    def __init__(self, base: Any, tuned: Sequence[Any]) -> None:
+        opened, models = open_models(base, tuned)
+        self._base, self._models = _held(opened), [_held(model) for model in models]
+        self._checked = False
+        self.names = [opened.names.get(name, name) for name in opened.tensors]
+        """Hugging Face names of the tensors of the base."""
+
+    def merge(self, settings: MergeSettings) -> Merged:
+        """Merge.
+
+        Args:
+            settings: Coefficients and method.
+
+        Raises:
+            LineageError: See the class.
+            ConfigError: A setting does not fit the models.
+        """
+        config = settings.of(self._base.source, [model.source for model in self._models])
+        ready = prepare_opened(config, self._base, self._models, "hf")
+        written = folder_settings(ready.plan)
+        sink = _Both(ready.plan.items, ArraySink(ready.plan))
+        changes = run(ready.plan, sink, ready.combine)
+        check_weights(ready, changes)
+        if not self._checked:
+            check_delta(ready)
+            self._checked = True
+        state = {i.name: as_torch(i, sink.arrays.data[i.name]) for i in ready.plan.items}
+        found, (settings_written, processor) = open_checkpoint(state, "merged"), written
+        checkpoint = replace(
+            found,
+            source=f"the merge of {self._base.source}",
+            format="hf",
+            family=str(settings_written.get("model_type") or found.family),
+            config=settings_written,
+            processor=processor,
+        )
+        return Merged(checkpoint, tuple(sink.digests.result()), tuple(changes))
+
+
+class _Both:
+    """Collects a merge in memory, and digests what a file of it would hold."""
+
+    def __init__(self, items: Sequence[TensorPlan], arrays: ArraySink) -> None:
+        self.arrays, self.digests = arrays, WeightDigests(items)
+
+    def write(self, item: TensorPlan, data: Buffer) -> None:
+        """Take ``data`` for both."""
+        self.arrays.write(item, data)
+        self.digests.write(item, data)
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+def _held(model: Checkpoint) -> Checkpoint:
+    """Return a checkpoint with its tensors in memory, in the stored types."""
+    held: dict[str, Any] = dict(model.tensors)
+    tensors = {n: t.held() if hasattr(t, "held") else t for n, t in held.items()}
+    return replace(model, tensors=tensors)

@@ -1,0 +1,55 @@
+"""Files of a sweep: put in place in one step, never in the place of somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from speechft.files import json_text, write_text
+from speechft.naming import public
+from speechft.outputs import check_own, replacing
+from speechft.results import read_rows
+
+RESULTS_FILE = "results.jsonl"
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write a text in the place of an earlier one of ours.
+
+    Raises:
+        RunError: Somebody else's lies there, or it cannot be written.
+    """
+    with replacing(path) as hidden:
+        write_text(hidden, text)
+
+
+def put_json(path: Path, content: Any, places: Iterable[Any] = ()) -> None:
+    """Write JSON in the place of an earlier file of ours; see `put_text`.
+
+    Args:
+        path: The file.
+        content: Plain JSON types, in which paths become names.
+        places: Paths that may occur in it, however they are written.
+    """
+    put_text(path, json_text(public(content, map(str, places))))
+
+
+def check_place(folder: Path, *names: str) -> None:
+    """Refuse a folder that holds somebody else's files where ours would go, before any work.
+
+    Raises:
+        RunError: It does.
+    """
+    check_own(folder / RESULTS_FILE, earlier=lambda: has_rows(folder))
+    for name in names:
+        check_own(folder / name)
+
+
+def has_rows(folder: Path) -> bool:
+    """Return whether the results there are rows, of which every one that stays true is kept.
+
+    Raises:
+        DataError: They are something else.
+    """
+    return bool(read_rows(folder / RESULTS_FILE))
