@@ -107,7 +107,7 @@ def run(tmp_path: Path, make_row: MakeRow) -> Path:
             Item("u1", "bob" if name == "Speech-FT" else "eve", "bob", 0.0, 1.0, group="s1"),
         ]
         labels[1] = Item("u1", labels[1].prediction, "bob", float(name == "Speech-FT"), 1.0, {})
-        trials = [Item("u0|u1", "", "", 0.3, 1.0), Item("u0|u2", "", "", 0.1, 0.0)]
+        trials = [Item("u0|u1", "0.3", "1", 0.3, 1.0), Item("u0|u2", "0.1", "0", 0.1, 0.0)]
         alpha = 0.25 if name == "Speech-FT" else None
         for task, items in (("asr", texts), ("sid", labels), ("asv", trials)):
             metric = {"asr": "wer", "sid": "accuracy", "asv": "eer"}[task]

@@ -70,7 +70,9 @@ class TaskExamples:
 
 
 def examples_of(rows: Sequence[ResultRow], folder: Path) -> list[TaskExamples]:
-    """Return examples by task; trials and pairs, which have scores for answers, are left out.
+    """Return examples by task: of texts, of which edits were counted, and of labels.
+
+    Answers of other kinds, such as scores of trials, turns and classes of frames, have none.
 
     Args:
         rows: Figures of probes on all layers.
@@ -84,13 +86,24 @@ def examples_of(rows: Sequence[ResultRow], folder: Path) -> list[TaskExamples]:
         items: dict[str, dict[Key, Item]] = {}
         for row in _chosen([row for row in rows if row.task == task]):
             read = items_of(row, folder)
-            if not any(item.reference for item in read):
+            if not (_are_texts(read) or _are_labels(read)):
                 break
             items[row.encoder] = {(item.id, item.fold): item for item in read}
         made = _of_task(task, items)
         if made is not None:
             found.append(made)
     return found
+
+
+def _are_texts(items: Sequence[Item]) -> bool:
+    return bool(items) and all("substitutions" in item.counts for item in items)
+
+
+def _are_labels(items: Sequence[Item]) -> bool:
+    return bool(items) and all(
+        (item.amount, item.total) == (float(item.prediction == item.reference), 1.0)
+        for item in items
+    )
 
 
 def _chosen(rows: Sequence[ResultRow]) -> list[ResultRow]:
@@ -123,7 +136,7 @@ def _of_task(task: str, items: Mapping[str, Mapping[Key, Item]]) -> TaskExamples
     by_key = {key: found for key, found in by_key.items() if len({i.reference for i in found}) == 1}
     if not by_key:
         return None
-    is_text = any("substitutions" in item.counts for found in by_key.values() for item in found)
+    is_text = _are_texts([found[0] for found in by_key.values()])
     wrong = {
         key: found
         for key, found in by_key.items()
