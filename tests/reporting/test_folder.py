@@ -139,9 +139,9 @@ def test_a_run_is_read_from_its_files_alone(run: Path) -> None:
     assert [name for name, *_ in report.costs] == [
         "fine-tuning, stable",
         "last call: evaluation",
-        "last call: peak memory 1.25 GB resident",
+        "last call, in all",
     ]
-    assert report.costs[0][1:] == ("2", "0.5", "3 min 20 s", "1")
+    assert report.costs[0][1:] == ("3 min 20 s", "", "2", "0.5", "1")
     text = render(report)
     for words in ("Read with care", "What it cost", "Examples", "1 min 15 s"):
         assert words in text

@@ -62,10 +62,10 @@ def test_costs_say_what_was_recorded() -> None:
     history = {"losses": [1.0] * 30, "hours_of_audio": 0.3033, "seconds": 102.1, "skipped": 0}
     lines = costs_of({"stable": history, "lost": {}}, {"evaluation": 7265}, {"resident": 0.5})
     assert lines == [
-        ("fine-tuning, stable", "30", "0.303", "1 min 42 s", "0"),
-        ("fine-tuning, lost", "", "", "", ""),
-        ("last call: evaluation", "", "", "2 h 1 min", ""),
-        ("last call: peak memory 0.50 GB resident", "", "", "", ""),
+        ("fine-tuning, stable", "1 min 42 s", "", "30", "0.303", "0"),
+        ("fine-tuning, lost", "", "", "", "", ""),
+        ("last call: evaluation", "2 h 1 min", "", "", "", ""),
+        ("last call, in all", "2 h 1 min", "0.50 GB resident", "", "", ""),
     ]
 
 

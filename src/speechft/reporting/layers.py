@@ -44,6 +44,9 @@ _AXES = {
     "speaker_eer": "speaker EER, % ↓",
 }
 
+_NARROW = 20
+"""Characters up to which two names stand side by side in a legend."""
+
 Line = tuple[str, Style, list[AnalysisRow]]
 
 
@@ -92,7 +95,10 @@ def _figure(question: str, text: str, rows: Sequence[AnalysisRow]) -> str | None
     lines, axis = _lines(question, rows)
     if not any(row.value is not None for _, _, part in lines for row in part):
         return None
-    with panel(6.2, 3.6) as (figure, axes):
+    names = [name for name, _, part in lines if any(row.value is not None for row in part)]
+    columns = 2 if max(map(len, names)) <= _NARROW else 1
+    height = 3.2 + 0.2 * -(-len(names) // columns)
+    with panel(5.0, height) as (figure, axes):
         for name, style, part in lines:
             _draw(axes, name, style, part)
         layers = sorted(
@@ -105,7 +111,7 @@ def _figure(question: str, text: str, rows: Sequence[AnalysisRow]) -> str | None
             axes.set_ylim(top=1.03)
         elif question in ("linearity", "weights"):
             axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=10)
         return to_svg(figure, question, f"{TITLES[question]} {text}")
 
 
@@ -198,7 +204,7 @@ def _draw(axes: Any, name: str, style: Style, rows: Sequence[AnalysisRow]) -> No
         color=style.hex,
         linestyle=style.dash,
         marker=style.marker,
-        label=shorten(name, 40),
+        label=shorten(name, 52),
         zorder=3,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 from speechft.evaluation.superb_table import at_edge
 from speechft.results import ResultRow
 
-COST_HEADER = ("what", "updates", "audio, h", "time", "skipped updates")
+COST_HEADER = ("what", "time", "peak memory", "updates", "audio, h", "skipped updates")
 
 
 def warnings_of(
@@ -142,11 +142,12 @@ def costs_of(
         audio = f"{hours:.3g}" if _is_number(hours) else ""
         shown = str(skipped) if isinstance(skipped, int) else ""
         time = duration(history.get("seconds"))
-        lines.append((f"fine-tuning, {name}", updates, audio, time, shown))
-    lines += [(f"last call: {name}", "", "", duration(t), "") for name, t in seconds.items()]
+        lines.append((f"fine-tuning, {name}", time, "", updates, audio, shown))
+    lines += [(f"last call: {name}", duration(t), "", "", "", "") for name, t in seconds.items()]
     peaks = [f"{value:.2f} GB {kind}" for kind, value in memory.items() if _is_number(value)]
     if peaks:
-        lines.append((f"last call: peak memory {', '.join(peaks)}", "", "", "", ""))
+        whole = sum(time for time in seconds.values() if _is_number(time))
+        lines.append(("last call, in all", duration(whole), ", ".join(peaks), "", "", ""))
     return lines
 
 
