@@ -18,7 +18,7 @@ from speechft.files import write_json, write_text
 from speechft.recipe import Recipe, load_recipe
 from speechft.reporting.folder import curve_of, is_on_dev, read_report, write_report
 from speechft.reporting.report import render
-from speechft.results import ResultRow, Role, write_rows
+from speechft.results import ResultRow, Role, read_rows, write_rows
 from speechft.tasks.measures import Item
 
 MakeRow = Callable[..., ResultRow]
@@ -219,6 +219,36 @@ def test_several_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     named = {a.get("aria-labelledby") for _, a in found.elements} - {None}
     assert named <= set(ids)
     assert [tag for tag, _ in found.elements if tag in ("h1", "h4")] == ["h1"]
+    regions = [a for _, a in found.elements if a.get("role") == "region"]
+    assert len(regions) > 5
+    assert all(a["tabindex"] == "0" and {"aria-label", "aria-labelledby"} & set(a) for a in regions)
+    assert all(a.get("aria-label") for a in found.all("svg") if a.get("role") == "img")
+
+
+def test_the_verb_says_where_the_page_is(run: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from speechft.cli import app
+
+    done = CliRunner().invoke(app, ["report", str(run), "--out", str(tmp_path / "page")])
+    assert done.output.strip() == f"wrote {tmp_path / 'page' / 'report.html'}"
+    assert (tmp_path / "page" / "report.html").is_file()
+
+
+def test_probes_on_single_layers_have_a_section_and_no_place_in_the_table(run: Path) -> None:
+    rows = read_rows(run / "results.jsonl")
+    alone = [
+        row.model_copy(update={"layer": layer, "value": 10.0 * layer})
+        for row in rows
+        for layer in (0, 1)
+    ]
+    write_rows(run / "results.jsonl", [*rows, *alone])
+    report = read_report(run)
+    assert {row.value for row in report.rows} == {50.0}
+    assert len(report.by_layer) == len(alone)
+    text = render(report)
+    assert "What single layers can do" in text
+    assert "best at layer 1 with 10.0" in text
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "sweep.json", "suggestion.json", "run.json"])

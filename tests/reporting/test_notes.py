@@ -24,6 +24,7 @@ def test_sure_figures_have_no_warnings(make_row: MakeRow) -> None:
     ("details", "changes", "words"),
     [
         ({"converged": False}, {}, "still improving when their training ended: sid (b)."),
+        ({"converged": False}, {"layer": 3}, "training ended: sid (single layers of b)."),
         ({"grid": {"0.01": 1, "0.1": 2}}, {}, "edge of the grid that was tried: sid (b)."),
         ({"tuned_on": HEARD}, {}, "Test speakers that were tuned on: sid 2 of 3."),
         ({"pretrained_on": HEARD}, {}, "speakers that were heard in pre-training: sid 2 of 3."),

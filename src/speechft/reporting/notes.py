@@ -53,7 +53,8 @@ def _named(rows: Iterable[ResultRow]) -> str:
     """Return tasks with the encoders that something is true of."""
     found: dict[str, dict[str, None]] = {}
     for row in rows:
-        found.setdefault(row.task, {})[row.encoder] = None
+        name = row.encoder if row.layer is None else f"single layers of {row.encoder}"
+        found.setdefault(row.task, {})[name] = None
     return "; ".join(f"{task} ({', '.join(names)})" for task, names in found.items())
 
 
