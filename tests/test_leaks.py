@@ -24,7 +24,8 @@ from speechft import cli
 from speechft.data.manifest import Corpus
 from speechft.data.shar import export_shards
 from speechft.evaluation.candidates import ENCODER_FILE
-from speechft.files import read_header, read_json
+from speechft.files import read_json
+from speechft.headers import read_header
 
 pytestmark = pytest.mark.usefixtures("quick_probes")
 

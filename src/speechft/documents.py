@@ -51,12 +51,13 @@ def read_limited(path: Path | str, limit: int = MAX_DOCUMENT) -> bytes:
     return data
 
 
-def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
-    """Return what JSON holds; no text in it has zero bytes or halves of characters.
+def parse_json(text: str | bytes, *, unique: bool = False, plain: bool = True) -> Any:
+    """Return what JSON holds.
 
     Args:
         text: The JSON.
         unique: Refuse a key that occurs twice in one object.
+        plain: Refuse texts with zero bytes or halves of characters.
 
     Raises:
         ValueError: It is no JSON, is nested deeper than `MAX_DEPTH`, or holds such a text or key.
@@ -67,7 +68,7 @@ def parse_json(text: str | bytes, *, unique: bool = False) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
     if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
-        _check_value(value)
+        _check_value(value, plain)
     return value
 
 
@@ -79,7 +80,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_value(value: Any) -> None:
+def _check_value(value: Any, plain: bool) -> None:
     level, depth = [value], 0
     while level:
         depth += 1
@@ -89,7 +90,7 @@ def _check_value(value: Any) -> None:
                 below += [*item, *item.values()]
             elif isinstance(item, list):
                 below += item
-            elif isinstance(item, str) and not is_plain(item):
+            elif plain and isinstance(item, str) and not is_plain(item):
                 raise ValueError(f"{item!r} holds a zero byte or half a character")
         if depth > MAX_DEPTH and below:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
@@ -199,6 +200,11 @@ def read_lines(source: Path | bytes) -> Iterator[bytes]:
         OSError: It cannot be read, or is no regular file.
         ValueError: It is damaged, or passes a limit.
     """
+    return (line for _, line in numbered_lines(source))
+
+
+def numbered_lines(source: Path | bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield what `read_lines` does with the number of each line, from 1, empty ones counted."""
     if isinstance(source, bytes):
         yield from _lines(_pieces(_parts(source), len(source)))
         return
@@ -211,8 +217,8 @@ def _parts(data: bytes) -> Iterator[bytes]:
     return (data[place : place + _PACKED] for place in range(0, len(data), _PACKED))
 
 
-def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    rest, blank = b"", 0
+def _lines(pieces: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
+    rest, blank, number = b"", 0, 0
     for piece in pieces:
         if b"\n" not in piece:
             rest += piece
@@ -221,13 +227,14 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
             continue
         *lines, rest = (rest + piece).split(b"\n")
         for line in lines:
+            number += 1
             blank = 0 if line.strip() else blank + 1
             if blank > MAX_BLANK:
                 raise ValueError(f"it has more than {MAX_BLANK:,} empty lines on end")
             if not blank:
-                yield line
+                yield number, line
     if rest.strip():
-        yield rest
+        yield number + 1, rest
 
 
 def _pieces(packed: Iterator[bytes], size: int) -> Iterator[bytes]:

@@ -19,6 +19,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 PROCESSOR_NAME = "preprocessor_config.json"
+MAX_NAME = 255
+"""Bytes of a file's name, in all usual file systems."""
 NESTED_PROCESSOR_NAME = "processor_config.json"
 """Where a ``Wav2Vec2Processor`` of transformers 5 puts the same, under ``feature_extractor``."""
 
@@ -184,7 +186,12 @@ def indexed_files(index: Path) -> list[Path]:
     if not isinstance(where, dict) or not where:
         raise CheckpointError(f"{index} has no weight_map from names of tensors to files")
     for tensor, name in where.items():
-        if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+        if (
+            not isinstance(name, str)
+            or name in ("", ".", "..")
+            or set(name) & set("/\\\0")
+            or (len(os.fsencode(name)) > MAX_NAME)
+        ):
             raise CheckpointError(
                 f"{index}: weight_map puts {tensor!r} into {str(name)[:80]!r}, expected the name "
                 "of a file beside it",

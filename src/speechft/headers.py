@@ -62,7 +62,8 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
             header = parse_json(file.read(length), unique=True)
         if not isinstance(header, dict):
             raise ValueError(f"the header is {type(header).__name__}, expected names of tensors")
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
         if not isinstance(metadata, dict) or not all(map(_is_text, metadata.values())):
             raise ValueError("__metadata__ is not a mapping from text to text")
         entries = {name: _entry(name, item, 8 + length) for name, item in header.items()}

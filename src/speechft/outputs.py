@@ -99,7 +99,7 @@ def foreign(path: Path, known: Mapping[str, Any], new: Path | None = None) -> li
         str(path / name) if name else str(path)
         for name, print_ in found.items()
         if print_ == "unreadable"
-        or (print_ not in _listed(known.get(name)) and (made is None or made.get(name) != print_))
+        or (print_ not in listed(known.get(name)) and (made is None or made.get(name) != print_))
     ]
 
 
@@ -114,7 +114,8 @@ def _hidden_files(folder: Path) -> list[str]:
     ]
 
 
-def _listed(known: Any) -> list[Any]:
+def listed(known: Any) -> list[Any]:
+    """Return fingerprints of a file as a list; a record has one or several."""
     return known if isinstance(known, list) else [known]
 
 
@@ -189,7 +190,7 @@ def _note(path: Path, new: Path) -> None:
         sweep(path.parent, name=RECORD_NAME)
         known = _read(path.parent / RECORD_NAME)
         known = {name: prints for name, prints in known.items() if (path.parent / name).exists()}
-        before = [print_ for print_ in _listed(known.get(path.name)) if print_]
+        before = [print_ for print_ in listed(known.get(path.name)) if print_]
         known[path.name] = [*before[-1:], fingerprint(new)]
         write_json(path.parent / RECORD_NAME, {"written": known})
 

@@ -21,7 +21,15 @@ from speechft.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.errors import CheckpointError, RunError
 from speechft.files import json_digest, read_json, write_error, write_json
 from speechft.naming import public
-from speechft.outputs import fingerprints, foreign, is_unwritable, make_scratch, refuse, written_at
+from speechft.outputs import (
+    fingerprints,
+    foreign,
+    is_unwritable,
+    listed,
+    make_scratch,
+    refuse,
+    written_at,
+)
 from speechft.outputs import lock as lock
 from speechft.outputs import publish as publish
 
@@ -163,11 +171,15 @@ def _foreign(folder: Path, name: str, new: Path | None = None) -> list[str]:
 
     What an older version wrote is known by its name alone; see `STAGE_FILE`.
     """
+    beside = written_at(folder / name)
     for record in (_record(folder / STAGE_FILE), _record(folder / _MOVING_FILE)):
         if name in record["outputs"]:
             written = record["written"].get(name) if isinstance(record["written"], dict) else None
-            return foreign(folder / name, written, new) if isinstance(written, dict) else []
-    return foreign(folder / name, written_at(folder / name), new)
+            if not isinstance(written, dict):
+                return []
+            known = {n: [*listed(written.get(n)), *listed(beside.get(n))] for n in written}
+            return foreign(folder / name, known, new)
+    return foreign(folder / name, beside, new)
 
 
 def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:

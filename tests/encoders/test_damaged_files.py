@@ -355,11 +355,11 @@ def test_the_largest_model_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "..", "a/b", "", "a\0b", 3, None])
 def test_indices_stay_in_their_folder(name: Any, tmp_path: Path) -> None:
     (tmp_path / INDEX_NAME).write_text(json.dumps({"weight_map": {"w": name}}))
-    with pytest.raises(CheckpointError, match="expected the name of a file beside it"):
+    with pytest.raises(CheckpointError, match=r"expected the name of a file|a zero byte"):
         weight_files(tmp_path)
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"w": name}}))
     (tmp_path / INDEX_NAME).unlink()
-    with pytest.raises(CheckpointError, match="expected the name of a file beside it"):
+    with pytest.raises(CheckpointError, match=r"expected the name of a file|a zero byte"):
         open_encoder(tmp_path)
 
 

@@ -151,7 +151,10 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: {**{f"hubert.{n}": t for n, t in s.items()}, "hubert.prompt": torch.ones(2)},
         r"without a place: \['prompt'\]",
     ),
-    "half": (lambda s: {n: t for n, t in s.items() if "layers.1." not in n}, "missing: "),
+    "half": (
+        lambda s: {n: t for n, t in s.items() if "layers.1." not in n},
+        "weights have 1 layers",
+    ),
     "another width": (
         lambda s: {**s, "masked_spec_embed": torch.ones(3)},
         r"of another shape: \['masked_spec_embed",
@@ -222,7 +225,7 @@ def test_null_sections_are_no_traceback(
 CONFIGS: dict[str, tuple[dict[str, Any], str | None]] = {
     "family in capitals": ({"model_type": "HuBERT"}, None),
     "sizes null": ({"conv_dim": None, "hidden_size": None}, "hidden_size, conv_dim null"),
-    "normalisation as text": ({"do_normalize": "false"}, "do_normalize is 'false'"),
+    "normalisation as text": ({"do_normalize": "false"}, "do_normalize = 'false'"),
     "8 kHz": ({"sampling_rate": 8_000}, "takes audio at 8000 Hz"),
     "a rate as text": ({"sampling_rate": "16k"}, "takes audio at '16k' Hz"),
     "nulls of the processor": ({"do_normalize": None, "sampling_rate": None}, None),

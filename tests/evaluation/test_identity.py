@@ -24,6 +24,7 @@ from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.evaluation.task_evaluation import APART
 from speechft.files import read_json
+from speechft.outputs import RECORD_NAME
 from speechft.pipeline import evaluate
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
 from speechft.tasks import TASKS, find_task
@@ -276,6 +277,7 @@ def test_results_of_older_versions_are_read(tones: Corpus, tmp_path: Path) -> No
         del old[key]
     lines = [{**old, "encoder": name, "encoder_digest": name} for name in ("a", "b")]
     (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / RECORD_NAME).unlink()
     [found] = compare([tmp_path / "results.jsonl"])
     assert (found.difference, found.interval) == (0.0, None)
     assert "older version kept no predictions" in found.note

@@ -114,15 +114,15 @@ def test_files_that_are_no_model_are_refused(tmp_path: Path, content: str, said:
 
 
 def test_binary_and_missing_files_are_refused(tmp_path: Path, model: Path) -> None:
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read|not in the ARPA format"):
         WordSearch(LanguageModel(tmp_path / "none.arpa"), SYMBOLS)
     cut = tmp_path / "cut.arpa.gz"
     cut.write_bytes(model.read_bytes()[:40])
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read|not in the ARPA format"):
         WordSearch(LanguageModel(cut), SYMBOLS)
     binary = tmp_path / "model.bin"
     binary.write_bytes(bytes(range(256)))
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read|not in the ARPA format"):
         WordSearch(LanguageModel(binary), SYMBOLS)
 
 

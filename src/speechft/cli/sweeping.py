@@ -10,6 +10,8 @@ import typer
 
 from speechft.cli import complete
 from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Set, app
+from speechft.commands import command
+from speechft.console import say
 
 Tuned = Annotated[list[str], typer.Argument(metavar="TUNED...", help="Tuned from the base.")]
 Tasks = Annotated[
@@ -111,12 +113,12 @@ def sweep(
     if as_json:
         told = [row.as_dict() for row in found.rows]
         told += [found.suggestion.as_dict()] if suggest else []
-        typer.echo("\n".join(map(json.dumps, told)))
+        say("\n".join(map(json.dumps, told)))
         return
     if suggest:
-        typer.echo(f"suggested alpha (not yet judged): {found.suggestion.alpha:g}")
-        typer.echo(f"{found.suggestion.reason}\nwrote {out / 'suggestion.json'}")
-        typer.echo(f"next: {found.command}")
+        say(f"suggested alpha (not yet judged): {found.suggestion.alpha:g}")
+        say(f"{found.suggestion.reason}\nwrote {out / 'suggestion.json'}")
+        say(f"next: {found.command}")
         return
     print_table("points gained over the base on dev, in brackets paired 90 %", *table(found))
     _print_choice(out, None if found.choice is None else found.choice.point.name, found.command)
@@ -179,16 +181,16 @@ def search(
         overrides=set_ or (),
     )
     if as_json:
-        typer.echo("\n".join(json.dumps(row.as_dict()) for row in found.rows))
+        say("\n".join(json.dumps(row.as_dict()) for row in found.rows))
         return
     title = "points gained over the base on the half of dev that chooses, in brackets paired 90 %"
     print_table(title, *table(found))
-    typer.echo(f"wrote {out / 'results.jsonl'}, {out / 'search.json'}, {found.config}")
-    typer.echo(f"choice: {found.choice.point.name}")
-    typer.echo(f"next: speechft merge --config {found.config} --out merged")
+    say(f"wrote {out / 'results.jsonl'}, {out / 'search.json'}, {found.config}")
+    say(f"choice: {found.choice.point.name}")
+    say(f"next: {command('merge', config=found.config, out='merged')}")
 
 
 def _print_choice(out: Path, name: str | None, command: str | None) -> None:
-    typer.echo(f"wrote {out / 'results.jsonl'}, {out / 'sweep.json'}")
+    say(f"wrote {out / 'results.jsonl'}, {out / 'sweep.json'}")
     if name is not None:
-        typer.echo(f"choice: {name}\nnext: {command}")
+        say(f"choice: {name}\nnext: {command}")

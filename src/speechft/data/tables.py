@@ -286,14 +286,14 @@ def _read_json(table: RowTable, text: str, required: tuple[str, ...]) -> None:
 def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     if text.lstrip().startswith("["):
         try:
-            yield from enumerate(parse_json(text), 1)
+            yield from enumerate(parse_json(text, plain=False), 1)
         except ValueError as error:
             raise DataError(f"{path} is not JSON: {error}") from None
         return
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                row = parse_json(line)
+                row = parse_json(line, plain=False)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from None
             yield number, row

@@ -213,11 +213,11 @@ def _next(
         return [command("inspect", name, config="CONFIG")] if is_asked else []
     with_config = {"config": None if config is None else str(config)}
     commands = [command("extract", name, "AUDIO...", out="feats", **with_config)]
-    if config is None:  # the other verbs take no configuration: they take what is converted
-        commands += [
-            command("evaluate", name, out="runs/eval"),
-            command("merge", name, "TUNED", alpha="0.25", out="merged"),
-        ]
+    encoder = name if config is None else "encoder"  # the others take what is converted
+    commands += [
+        command("evaluate", encoder, out="runs/eval"),
+        command("merge", encoder, "TUNED", alpha="0.25", out="merged"),
+    ]
     if checkpoint.format != "hf" or config is not None:
         return [command("convert", name, "encoder", to="hf", **with_config), *commands]
     known = find_family(checkpoint.family)

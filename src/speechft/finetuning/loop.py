@@ -1,7 +1,6 @@
 """The training loop whole: batch, loss, gradient, update, schedule, evaluation, checkpoint, resume.
 
-What a step does stands in three files: this one, ``objective.py`` (the loss of a batch) and
-``state.py`` (what is kept, spread and saved). ``phases.py`` says what learns when.
+Beside it ``objective.py`` (loss of a batch), ``state.py`` (what is saved), ``phases.py`` (when).
 """
 
 from __future__ import annotations
@@ -40,8 +39,7 @@ from speechft.finetuning.state import (
 )
 from speechft.finetuning.trackers import Trackers
 
-_MAX_SKIPPED_IN_A_ROW = 20
-_MAX_SKIPPED_SHARE = 0.05
+_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE = 20, 0.05
 
 
 @dataclass(frozen=True)
@@ -154,10 +152,8 @@ class _Training:
         names = settings.trackers if main else ()
         trackers = Trackers(names, logs or self.folder, self.step, settings.as_dict())
         clock = Clock(self.history)
-        with (
-            interruption.finishing("the update in progress and a checkpoint"),
-            progress_bar(description, stop_after, self.step) as bar,
-        ):
+        work = interruption.finishing("the update in progress and a checkpoint")
+        with work, progress_bar(description, stop_after, self.step) as bar:
             while self.step < stop_after:
                 rate = self._enter_step()
                 group = [next(batches) for _ in range(settings.accumulation)]

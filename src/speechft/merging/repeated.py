@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
+from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer
+from speechft.encoders.opening import open_encoder
 from speechft.merging.config import MergeSettings
 from speechft.merging.execution import check_delta, check_weights, prepare_opened
 from speechft.merging.lineage import Change
@@ -73,7 +74,7 @@ class Merger:
             check_delta(ready)
             self._checked = True
         state = {i.name: as_torch(i, sink.arrays.data[i.name]) for i in ready.plan.items}
-        found, (settings_written, processor) = open_checkpoint(state, "merged"), written
+        found, (settings_written, processor) = open_encoder(state, "merged"), written
         checkpoint = replace(
             found,
             source=f"the merge of {self._base.source}",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal, get_args
 
+from speechft.commands import command
 from speechft.errors import ConfigError, unknown_choice
 from speechft.merging.coefficients import KINDS, finite, last_layer, selects
 from speechft.merging.config import MergeSettings
@@ -77,11 +78,11 @@ class SweepSettings:
         if self.by is not None and self.by not in get_args(By):
             raise unknown_choice("by", self.by, get_args(By))
         if not find_method(self.merge.method).takes_alpha:
+            once = command("merge", "BASE", "TUNED...", method=self.merge.method, out="OUT")
             raise ConfigError(
                 f"method {self.merge.method!r} finds the alpha of every tensor itself: there is "
                 "nothing to sweep",
-                hint="merge with it once, speechft merge BASE TUNED... --method "
-                f"{self.merge.method} --out OUT, and evaluate OUT",
+                hint=f"merge with it once, {once}, and evaluate OUT",
             )
         if self.merge.alpha is not None:
             raise ConfigError("a sweep has alphas; leave alpha out")

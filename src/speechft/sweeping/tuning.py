@@ -142,6 +142,6 @@ def _no_head(tuned: Sequence[Any], found: Tuning | None) -> ConfigError:
         why = f"{found.folder} was tuned on {', '.join(found.tasks)} and holds no single head"
     return ConfigError(
         f"a suggestion needs the head that one encoder was tuned with: {why}",
-        hint="give the folder that speechft finetune wrote, OUT/encoder beside "
+        hint="give the folder that finetune wrote, OUT/encoder beside "
         "OUT/head.safetensors, or sweep with labels: --tasks",
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from speechft.documents import read_lines
+from speechft.documents import numbered_lines
 from speechft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def model_words(file: Path) -> Iterator[str]:
     """
     section = ""
     try:
-        for number, text in enumerate(read_lines(file), start=1):
+        for number, text in numbered_lines(file):
             line = text.decode("utf-8").strip()
             if line.startswith("\\"):
                 if section == "\\1-grams:":
@@ -154,7 +154,7 @@ def model_words(file: Path) -> Iterator[str]:
                 cells = line.split()
                 if len(cells) not in (2, 3):
                     raise DataError(
-                        f"language model {file}, entry {number}: expected 'log10 probability, "
+                        f"language model {file}, line {number}: expected 'log10 probability, "
                         f"word, back-off', found {line[:60]!r}"
                     )
                 if cells[1] not in _NO_WORDS:

@@ -1,7 +1,7 @@
 """Make abx.json: ABX errors of random triphones by fastabx 0.9.0 (Python 3.12 or newer).
 
 python3.12 -m venv env && env/bin/pip install fastabx==0.9.0
-env/bin/python tests/oracle/abx/make.py tests/oracle/abx/abx.json
+env/bin/python make.py abx.json
 """
 
 import json

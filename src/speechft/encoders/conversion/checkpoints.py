@@ -52,6 +52,7 @@ from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
+    indexed_files,
     read_json,
     read_processor,
 )
@@ -241,11 +242,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 def _shards(index: Path) -> list[Path]:
     refuse_pointer(index)
-    content = read_json(index)
-    places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{index} holds no weight_map", hint="download it again")
-    names = sorted({str(name) for name in places.values()})
+    names = [path.name for path in indexed_files(index)]
     counted = [m for name in names if (m := re.search(r"-(\d+)-of-(\d+)\.\w+$", name))]
     if counted and len(counted) < int(counted[0][2]):
         there = {int(match[1]) for match in counted}

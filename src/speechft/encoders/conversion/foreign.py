@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from speechft.commands import command
 from speechft.disk import reading
 from speechft.errors import CheckpointError
 
@@ -32,12 +33,11 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
 _SUFFIXES: dict[str, tuple[str, str]] = {
     ".py": (
         "is Python code, not a checkpoint",
-        "an encoder of your own is named with its class and evaluated: "
-        "speechft evaluate {path}:MyEncoder --out OUT",
+        "an encoder of your own is named with its class and evaluated: {evaluate}",
     ),
     ".ipynb": ("is a notebook, not a checkpoint", "give the encoder that it saved"),
-    ".yaml": ("is text in YAML, not a checkpoint", "a recipe is run: speechft run {path}"),
-    ".yml": ("is text in YAML, not a checkpoint", "a recipe is run: speechft run {path}"),
+    ".yaml": ("is text in YAML, not a checkpoint", "a recipe is run: {run}"),
+    ".yml": ("is text in YAML, not a checkpoint", "a recipe is run: {run}"),
     ".json": (
         "is JSON, not a checkpoint",
         "give the folder; a configuration beside other weights is given with --config",
@@ -67,7 +67,14 @@ def refuse_foreign(path: Path) -> None:
     refuse_pointer(path)
     if path.suffix.lower() in _SUFFIXES:
         what, hint = _SUFFIXES[path.suffix.lower()]
-        raise CheckpointError(f"{path} {what}", hint=hint.format(path=path))
+        raise CheckpointError(f"{path} {what}", hint=hint.format(**_commands(path)))
+
+
+def _commands(path: Path) -> dict[str, str]:
+    return {
+        "evaluate": command("evaluate", f"{path}:MyEncoder", out="OUT"),
+        "run": command("run", path, out="OUT"),
+    }
 
 
 def refuse_pointer(path: Path) -> None:
