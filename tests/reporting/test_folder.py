@@ -185,6 +185,26 @@ def test_a_sweep_a_suggestion_and_an_analysis_have_sections(tmp_path: Path) -> N
     assert "--alpha 0.25 --out merged" in text
 
 
+def test_a_report_tells_no_paths_and_no_secrets(tmp_path: Path) -> None:
+    mark, secret = "alice-of-7f3q", "Pa55-w0rd"
+    folder = tmp_path / mark / "run"
+    content = sweep_json()
+    content["command"] = f"speechft merge /home/{mark}/base b --out {tmp_path}/{mark}/merged"
+    write_json(folder / "sweep.json", content)
+    facts = {"command": f"speechft run /{mark}/x.yaml", "corpus": f"https://me:{secret}@host/x"}
+    write_json(folder / "run.json", {"facts": facts})
+    write_text(folder / "recipe.yaml", f"title: x\nencoder: /home/{mark}/base\nlost: 1\n")
+    write_text(folder / "suggestion.json", "{")
+    write_text(folder / "results.jsonl", "{}\n")
+    report = read_report(folder)
+    assert len(report.warnings) == 3, report.warnings
+    text = render(report)
+    assert mark not in text
+    assert secret not in text
+    assert "speechft merge base b --out merged" in text
+    assert "encoder: base" in text
+
+
 def test_a_search_has_a_front_and_no_curve(tmp_path: Path) -> None:
     write_json(tmp_path / "search.json", sweep_json())
     assert len(Page(render(read_report(tmp_path))).all("figure")) == 1
