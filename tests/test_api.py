@@ -29,6 +29,7 @@ VERBS = {
     "pretrain": speechft.pretrain,
     "evaluate": speechft.evaluate,
     "analyze": speechft.analyze,
+    "report": speechft.report,
     "compare": speechft.compare,
     "sweep": speechft.sweep,
     "search": speechft.search,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import time
@@ -11,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import speechft
 from helpers import tone_corpus
 from processes import Child
 from speechft import pipeline
@@ -79,6 +81,18 @@ def test_a_run_writes_what_its_readers_look_for(
     assert [row.alpha for row in summary.curve] == [0.0, 0.25, 0.5, 1.0]
     assert len(summary.verdict) == 2
     assert "wins" not in " ".join(summary.verdict)
+
+
+def test_its_report_is_what_its_files_say(
+    finished: tuple[Path, pipeline.Summary], tmp_path: Path
+) -> None:
+    folder, summary = finished
+    again = speechft.report(folder, out=tmp_path)
+    assert again.read_bytes() == summary.report.read_bytes()
+    text = again.read_text()
+    for words in ("Read with care", "Examples", "What it cost", "layer by layer", "peak memory"):
+        assert words in text
+    assert all(sentence in html.unescape(text) for sentence in summary.verdict)
 
 
 def test_a_run_says_what_happened_layer_by_layer(

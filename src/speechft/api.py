@@ -506,6 +506,32 @@ def analyze(
         return analyze_and_draw(base, _listed(encoders), str(corpus), folder, settings)
 
 
+def report(
+    folders: PathLike | Sequence[PathLike],
+    *,
+    out: PathLike | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write ``report.html`` from the files of folders, several side by side; nothing is computed.
+
+    Args:
+        folders: That `run`, `finetune`, `evaluate`, `analyze` or a sweep wrote.
+        out: Folder for the page; None takes the folder itself, if it is one.
+        overwrite: Replace what no command of ours wrote, too.
+
+    Returns:
+        The page.
+
+    Raises:
+        SpeechftError: A folder holds nothing to report, or the page cannot be written.
+    """
+    from speechft.reporting import folder as reporting
+
+    places = [_folder(place) for place in _texts(folders)]
+    with overwriting(overwrite):
+        return reporting.publish_report(places, None if out is None else _folder(out))
+
+
 def compare(
     results: PathLike | Sequence[PathLike], *, baseline: str | None = None
 ) -> list[Difference]:

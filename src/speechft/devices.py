@@ -124,3 +124,17 @@ def _current_gpu(device: torch.device) -> contextlib.AbstractContextManager[obje
 
     one = device.type == "cuda" and device.index is not None
     return torch.cuda.device(device) if one else contextlib.nullcontext()
+
+
+def peak_memory() -> dict[str, float]:
+    """Return the most memory that this process has held so far, in GB, by kind."""
+    import resource
+    import sys
+
+    import torch
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {"resident": peak * (1 if sys.platform == "darwin" else 1024) / 1e9}
+    if torch.cuda.is_available():
+        found["on the GPU"] = torch.cuda.max_memory_allocated() / 1e9
+    return {name: round(value, 2) for name, value in found.items()}

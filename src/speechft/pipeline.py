@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from speechft.analysis.settings import read_settings
 from speechft.compositions import Composer, Models, check_recipe
-from speechft.config import as_yaml
 from speechft.console import log, print_table, say
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
+from speechft.devices import peak_memory
 from speechft.encoders.load import FEATURES, digest_of
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.candidates import Candidate
@@ -24,22 +25,28 @@ from speechft.evaluation.encoders import evaluate as evaluate
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.miniature_score import scores
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder, tasks_of
-from speechft.evaluation.superb_table import scored_table
 from speechft.exposure import estimate, mark_overlap
 from speechft.features.extract import DownsamplerCache
-from speechft.files import write_text
+from speechft.files import write_json, write_text
 from speechft.finetuning.config import Strategy
-from speechft.naming import masked, public, public_name
+from speechft.naming import masked, public_name
 from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
-from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, write_rows
+from speechft.reporting.folder import (
+    RECIPE_NAME,
+    REPORT_NAME,
+    RESULTS_NAME,
+    RUN_NAME,
+    curve_of,
+    write_report,
+)
+from speechft.results import ResultRow, Role, of_all_layers, write_rows
 from speechft.runs import has_stage, lock, publish
 from speechft.tasks.base import Task, file_name
-from speechft.verdict import colours, judge, verdict
 from speechft.version import __version__
 
-_FILES = ("recipe.yaml", "results.jsonl", "report.html")
+_FILES = (RECIPE_NAME, RESULTS_NAME, RUN_NAME, REPORT_NAME)
 
 
 @dataclass
@@ -83,8 +90,8 @@ class Summary:
 def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summary:
     """Run a recipe; what is done already and unchanged is skipped.
 
-    Writes ``tuned/``, ``merged/``, ``results.jsonl`` and ``report.html`` into ``folder``, and each
-    stage into a folder of its own below it.
+    Writes ``tuned/``, ``merged/``, ``results.jsonl``, ``run.json`` and ``report.html`` into
+    ``folder``, and each stage into a folder of its own below it.
 
     Args:
         recipe: What to do.
@@ -113,16 +120,21 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
             folder,
             state.pretrained,
         )
-        curve = _curve(state, rows, main)
+        between = _between(state, rows, main)
         said = _analyse(state, main)
-        with _replacing(folder, "results.jsonl") as hidden:
-            write_rows(hidden, [*rows, *_between(rows, curve)])
+        with _replacing(folder, RESULTS_NAME) as hidden:
+            write_rows(hidden, [*rows, *between])
         failed = state.failures.tasks
-        rows, curve = ([r for r in part if r.task not in failed] for part in (rows, curve))
+        rows, between = ([r for r in part if r.task not in failed] for part in (rows, between))
         if not rows:
             state.failures.raise_any(folder)
-        with state.timed("report"):
-            summary = _report(state, rows, curve, models, command)
+        record = _record(state, rows, command)
+        with _replacing(folder, RUN_NAME) as hidden:
+            write_json(hidden, record)
+        verdict = _report(state)
+        rows, between = of_all_layers(rows), of_all_layers(between)
+        curve = curve_of([*rows, *between], recipe, record["dev_splits"])
+        summary = Summary(rows, curve, verdict, folder / REPORT_NAME)
         if said:
             say("\n".join(said))
         state.failures.raise_any(folder)
@@ -176,7 +188,7 @@ def _open(recipe: Recipe, folder: Path, started: float) -> Run:
     state = Run(recipe, folder, corpus, corpora, tasks, evaluated, heard)
     log(f"estimate: {estimate(recipe, corpora, tasks, evaluated)}")
     state.seconds["corpus"] = time.monotonic() - started
-    with _replacing(folder, "recipe.yaml") as hidden:
+    with _replacing(folder, RECIPE_NAME) as hidden:
         write_text(hidden, masked(recipe.as_yaml()))
     return state
 
@@ -310,40 +322,31 @@ def _floor(name: str, recipe: Recipe) -> Candidate:
     return Candidate(name.upper(), name, role=Role.FLOOR)
 
 
-def _curve(state: Run, rows: Sequence[ResultRow], models: Models) -> list[ResultRow]:
-    """Return dev figures over alpha, from the base of the merge to the tuned encoder.
+def _between(state: Run, rows: Sequence[ResultRow], models: Models) -> list[ResultRow]:
+    """Return dev figures of the curve's encoders that were not tested.
 
-    Test rows of encoders that were evaluated already lend their figures on dev; the base of the
-    last task of a sequence is no pre-trained encoder and is evaluated here.
+    Test rows of the others lend theirs, see `curve_of`; the base of the last task of a sequence is
+    no pre-trained encoder and is evaluated here.
     """
     recipe = state.recipe
     if not recipe.merging.curve:
         return []
     chosen = [task for task in state.tasks if task.name in recipe.merging.curve_tasks]
-    tasks = chosen or state.tasks
-    wanted = {task.name for task in tasks}
     strategy, base = recipe.finetuning.strategy, str(models.base)
-    curve, known = [], set()
-    for row in rows:
-        alpha = row.alpha if row.strategy == strategy else None
-        if row.role is Role.TUNED and row.strategy == strategy:
-            alpha = 1.0
-        elif row.role is Role.PRE_TRAINED and base == recipe.encoder:
-            alpha = 0.0
-        if alpha is not None:
-            known.add(alpha)
-            if row.task in wanted:
-                curve.append(_as_dev(row, alpha, state.evaluated[row.task]))
+    known = {row.alpha for row in rows if row.strategy == strategy} | {1.0}
     between = {a: str(models.merged[a]) for a in recipe.merging.curve if a not in known}
-    if 0.0 not in known:
+    if base == recipe.encoder:
+        between.pop(0.0, None)
+    else:
         between[0.0] = base
+    found = []
     for alpha, source in sorted(between.items()):
         candidate = Candidate(
             f"alpha {alpha:g}", source, alpha=alpha, role=Role.MERGED, strategy=strategy
         )
         with state.timed("alpha curve"):
-            curve += _evaluate_one(state, candidate, tasks, test=False)
-    return sorted(curve, key=lambda row: (row.task, row.alpha))
+            found += _evaluate_one(state, candidate, chosen or state.tasks, test=False)
+    return found
 
 
 def _analyse(state: Run, models: Models) -> list[str]:
@@ -358,68 +361,35 @@ def _analyse(state: Run, models: Models) -> list[str]:
         return analysis_stage(str(models.base), encoders, state.corpus, place, settings)
 
 
-def _as_dev(row: ResultRow, alpha: float, corpus: Corpus) -> ResultRow:
-    split = corpus.task_splits(row.task)[1]
-    changes = {
-        "value": row.details["dev"],
-        "split": split,
-        "n": row.details["dev_n"],
-        "interval": None,
-        "alpha": alpha,
-        "predictions": None,
+def _record(state: Run, rows: Sequence[ResultRow], command: str) -> dict[str, Any]:
+    """Return what reports are told of a run beside its figures, plain JSON types."""
+    return {
+        "facts": _facts(state, command),
+        "seconds": {name: round(seconds, 1) for name, seconds in state.seconds.items()},
+        "memory_gb": peak_memory(),
+        "scores": scores(of_all_layers(rows), state.evaluated),
+        "dev_splits": {
+            task.name: state.evaluated[task.name].task_splits(task.name)[1] for task in state.tasks
+        },
+        "failed": sorted(state.failures.tasks),
     }
-    return row.model_copy(update=changes)
 
 
-def _between(rows: Sequence[ResultRow], curve: Sequence[ResultRow]) -> list[ResultRow]:
-    """Return the rows of the curve whose encoders have no test rows."""
-    tested = {row.encoder for row in rows}
-    return [row for row in curve if row.encoder not in tested]
+def _report(state: Run) -> tuple[str, ...]:
+    """Write and print what the files of the run say; return the verdict."""
+    from speechft.reporting.report import table
 
-
-def _report(
-    state: Run,
-    rows: list[ResultRow],
-    curve: list[ResultRow],
-    models: Mapping[Strategy, Models],
-    command: str,
-) -> Summary:
-    from speechft.reporting.report import Report, table, write_report
-
-    recipe, folder = state.recipe, state.folder
-    rows, curve = of_all_layers(rows), of_all_layers(curve)
-    judgements = judge(rows, folder, recipe.verdict)
-    said = verdict(rows, judgements, recipe.tuned_on)
-    by_encoder, shown = scores(rows, state.evaluated), mean_over_seeds(rows)
-    superb = scored_table(rows)
-    histories = {
-        name: {"strategy": strategy, **history}
-        for strategy, made in models.items()
-        for name, history in made.histories.items()
-    }
-    report = Report(
-        title=recipe.title,
-        tuned_on=recipe.tuned_on,
-        verdict=said,
-        rows=tuple(shown),
-        curve=tuple(mean_over_seeds(curve)),
-        scores=by_encoder,
-        histories=histories,
-        recipe=as_yaml(public(recipe.as_dict())),
-        facts=_facts(state, command),
-        superb=superb,
-        colours=colours(judgements),
-    )
-    with _replacing(folder, "report.html") as hidden:
-        write_report(report, hidden)
-    header, cells = table(shown, by_encoder)
-    print_table(f"{recipe.title}: tuned on {recipe.tuned_on}", header, cells)
-    if superb is not None:
-        print_table("SUPERB_S beside published rows", *superb.cells(brief=True))
-        say("\n".join(superb.notes))
-    say("\n".join(said))
-    log(f"report: {folder / 'report.html'}")
-    return Summary(rows, curve, said, folder / "report.html")
+    folder = state.folder
+    with _replacing(folder, REPORT_NAME) as hidden:
+        (report,) = write_report([folder], hidden)
+    header, cells = table(report.rows, report.scores)
+    print_table(f"{report.title}: tuned on {report.tuned_on}", header, cells)
+    if report.superb is not None:
+        print_table("SUPERB_S beside published rows", *report.superb.cells(brief=True))
+        say("\n".join(report.superb.notes))
+    say("\n".join(report.verdict))
+    log(f"report: {folder / REPORT_NAME}")
+    return report.verdict
 
 
 def _facts(state: Run, command: str) -> dict[str, str]:
@@ -428,7 +398,6 @@ def _facts(state: Run, command: str) -> dict[str, str]:
 
     corpus, base = state.corpus, state.recipe.encoder
     sizes = ", ".join(f"{n} {s['utterances']}" for n, s in corpus.statistics.items())
-    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in state.seconds.items())
     versions = f"speechft {__version__}, torch {torch.__version__}"
     others = {c.name: c.digest[:12] for c in state.evaluated.values() if c is not corpus}
     evaluated = ", ".join(f"{name}, digest {digest}" for name, digest in others.items())
@@ -438,7 +407,6 @@ def _facts(state: Run, command: str) -> dict[str, str]:
         **({"corpora of the evaluation": evaluated} if evaluated else {}),
         "licence of the data": str(corpus.info.get("licence", "not known")),
         "encoder": f"{public_name(base)}, sha256 {digest_of(base)[:12]}",
-        "time of this run": times,
         "versions": f"{versions}, transformers {transformers.__version__}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
         f"{'GPU' if torch.cuda.is_available() else 'CPU'}",

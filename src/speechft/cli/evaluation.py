@@ -1,4 +1,4 @@
-"""The verbs that judge: evaluate, analyze and compare."""
+"""The verbs that judge and show: evaluate, analyze, report and compare."""
 
 from __future__ import annotations
 
@@ -142,6 +142,25 @@ def analyze(
     for question, texts in sentences(rows).items():
         say("\n".join(f"{question:10}  {text}" for text in texts))
     say(f"wrote {out / 'analysis.jsonl'} and {out / 'analysis.md'}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for report.html. [DIR]")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Rebuild report.html from the files of a folder, or of several side by side.
+
+    DIR is what run, finetune, evaluate, analyze or a sweep wrote. Nothing is computed again.
+
+    Example: speechft report runs/demo runs/mine --out runs/both
+    """
+    from speechft import api
+
+    typer.echo(f"wrote {api.report(folders, out=out, overwrite=overwrite)}")
 
 
 @app.command()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from speechft.reporting.figures import MISSING, Column, Figures, Look, number
@@ -40,7 +40,10 @@ class Line:
 
 
 def main_lines(
-    figures: Figures, scores: Mapping[str, float | None], colours: Mapping[Figure, str]
+    figures: Figures,
+    scores: Mapping[str, float | None],
+    colours: Mapping[Figure, str],
+    columns: Sequence[Column] | None = None,
 ) -> list[Line]:
     """Return the lines of the main table; the score is the last cell where any encoder has one.
 
@@ -48,8 +51,10 @@ def main_lines(
         figures: All figures.
         scores: By encoder.
         colours: ``better`` or ``worse`` by (encoder, task, metric), from paired comparisons.
+        columns: Of the table; None takes those of the figures.
     """
-    columns, scored = figures.columns, has_scores(figures, scores)
+    scored = has_scores(figures, scores)
+    columns = figures.columns if columns is None else columns
     lines = []
     for name in figures.encoders:
         cells = [_cell(figures, name, column, colours) for column in columns]
@@ -57,6 +62,11 @@ def main_lines(
             cells.append(_score(figures, scores, name))
         lines.append(Line(name, figures.looks[name], tuple(cells)))
     return lines
+
+
+def marked(lines: Iterable[Line], choice: str | None) -> list[Line]:
+    """Return lines of a sweep, in which its choice alone looks like the merged encoder."""
+    return [line if line.encoder == choice else replace(line, look=Look.OTHER) for line in lines]
 
 
 def has_scores(figures: Figures, scores: Mapping[str, float | None]) -> bool:
@@ -127,6 +137,7 @@ _ROW_COLUMNS = (
     "seed",
     "learning rate",
     "alpha",
+    "layer",
     "dev",
     "grid on dev",
     "converged",
@@ -157,6 +168,7 @@ def _details(row: ResultRow) -> dict[str, str]:
         "seed": str(row.seed),
         "learning rate": _text(row.learning_rate),
         "alpha": _text(row.alpha),
+        "layer": _text(row.layer),
         "dev": _text(details.get("dev")),
         "grid on dev": _grid(grid) if isinstance(grid, Mapping) else "",
         "converged": _text(details.get("converged")),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from speechft.results import ResultRow, Role
-from speechft.tasks import measure_of
+from speechft.tasks import find_task, is_task, measure_of
 
 MISSING = "–"
 MINUS = "−"
@@ -171,3 +171,15 @@ def table(
         for line in cells:
             line.append(number(scores.get(line[0]), 0))
     return header, cells
+
+
+def titles_of(columns: Sequence[Column]) -> dict[str, str]:
+    """Return what the tasks are in words, for those that the library knows."""
+    return {c.task: find_task(c.task).title for c in columns if is_task(c.task)}
+
+
+def spread(names: Sequence[str], count: int) -> list[str]:
+    """Return at most so many names, of more the ends and some between, as of a sweep."""
+    if len(names) <= count:
+        return list(names)
+    return [names[round(k * (len(names) - 1) / (count - 1))] for k in range(count)]

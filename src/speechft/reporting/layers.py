@@ -44,6 +44,9 @@ _AXES = {
     "speaker_eer": "speaker EER, % ↓",
 }
 
+_NARROW = 20
+"""Characters up to which two names stand side by side in a legend."""
+
 Line = tuple[str, Style, list[AnalysisRow]]
 
 
@@ -62,11 +65,7 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
     if find_spec("matplotlib") is None:
         log("no figures: they need matplotlib; pip install 'speechft[report]'")
     else:
-        for question in TITLES:
-            text = " ".join(said.get(question, ()))
-            svg = _figure(question, text, [row for row in rows if row.question == question])
-            if svg is not None:
-                drawn[f"{question}.svg"] = svg
+        drawn = {f"{question}.svg": svg for question, svg in figures_of(rows).items()}
     for name, svg in drawn.items():
         write_text(folder / name, svg)
     parts = ["# What fine-tuning did, layer by layer"]
@@ -80,12 +79,26 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
     return [folder / PAGE_NAME, *(folder / name for name in drawn)]
 
 
+def figures_of(rows: Sequence[AnalysisRow]) -> dict[str, str]:
+    """Return the figures of an analysis as SVG by question, in the order of `TITLES`."""
+    said, drawn = sentences(rows), {}
+    for question in TITLES:
+        text = " ".join(said.get(question, ()))
+        svg = _figure(question, text, [row for row in rows if row.question == question])
+        if svg is not None:
+            drawn[question] = svg
+    return drawn
+
+
 def _figure(question: str, text: str, rows: Sequence[AnalysisRow]) -> str | None:
     """Return the figure of a question as SVG; None where there is nothing to draw."""
     lines, axis = _lines(question, rows)
     if not any(row.value is not None for _, _, part in lines for row in part):
         return None
-    with panel(6.2, 3.6) as (figure, axes):
+    names = [name for name, _, part in lines if any(row.value is not None for row in part)]
+    columns = 2 if max(map(len, names)) <= _NARROW else 1
+    height = 3.2 + 0.2 * -(-len(names) // columns)
+    with panel(5.0, height) as (figure, axes):
         for name, style, part in lines:
             _draw(axes, name, style, part)
         layers = sorted(
@@ -98,7 +111,7 @@ def _figure(question: str, text: str, rows: Sequence[AnalysisRow]) -> str | None
             axes.set_ylim(top=1.03)
         elif question in ("linearity", "weights"):
             axes.set_ylim(bottom=0)
-        figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+        figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=10)
         return to_svg(figure, question, f"{TITLES[question]} {text}")
 
 
@@ -114,7 +127,12 @@ def _lines(question: str, rows: Sequence[AnalysisRow]) -> tuple[list[Line], str]
         names = list(dict.fromkeys(row.measure for row in found))
         styles = _styles(names, reference=False)
         parts = [
-            (n.removeprefix("knn_"), styles[n], [r for r in found if r.measure == n]) for n in names
+            (
+                f"{n.removeprefix('knn_')} ({layered[-1].encoder})",
+                styles[n],
+                [r for r in found if r.measure == n],
+            )
+            for n in names
         ]
         return parts, "right by nearest neighbours, %"
     measure = next((m for m in _SHOWN[question] if any(r.measure == m for r in layered)), None)
@@ -186,7 +204,7 @@ def _draw(axes: Any, name: str, style: Style, rows: Sequence[AnalysisRow]) -> No
         color=style.hex,
         linestyle=style.dash,
         marker=style.marker,
-        label=shorten(name, 40),
+        label=shorten(name, 52),
         zorder=3,
     )
 

@@ -1,20 +1,22 @@
-"""The HTML report of a run: one file that needs neither network nor scripts."""
+"""The HTML page on one or several folders: one file that needs neither network nor scripts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from speechft.analysis.rows import AnalysisRow
 from speechft.errors import RunError
 from speechft.evaluation.superb_table import SuperbTable
-from speechft.files import write_text
-from speechft.reporting.cells import detail_table, has_scores, main_lines
-from speechft.reporting.figures import Column, Figures, Look, table
+from speechft.reporting.cells import detail_table, has_scores, main_lines, marked
+from speechft.reporting.examples import TaskExamples
+from speechft.reporting.figures import Figures, Look, table, titles_of
+from speechft.reporting.notes import COST_HEADER
+from speechft.reporting.sweeps import Suggestion, Swept
 from speechft.results import ResultRow
 
-__all__ = ["Report", "table", "write_report"]
+__all__ = ["Report", "render", "table"]
 
 
 @dataclass(frozen=True)
@@ -43,31 +45,40 @@ class Report:
     """Figures and SUPERB_S beside published rows; None where tasks of the score are missing."""
     colours: Mapping[tuple[str, str, str], str] = field(default_factory=dict)
     """``better`` or ``worse`` by (encoder, task, metric), from the comparisons of the verdict."""
+    by_layer: tuple[ResultRow, ...] = ()
+    """Figures of probes on single layers."""
+    analysis: tuple[AnalysisRow, ...] = ()
+    """What fine-tuning did, layer by layer."""
+    swept: Swept | None = None
+    """Merges that were compared on dev, and the choice."""
+    suggestion: Suggestion | None = None
+    """An alpha without labels of other tasks."""
+    examples: tuple[TaskExamples, ...] = ()
+    """Items with the answers of several encoders."""
+    costs: tuple[tuple[str, ...], ...] = ()
+    """Lines under `COST_HEADER`."""
+    warnings: tuple[str, ...] = ()
+    """What makes figures less sure or less comparable, in sentences."""
+    on_dev: bool = False
+    """Whether the rows are of the development split."""
 
 
-def write_report(report: Report, path: Path) -> None:
-    """Write the report as one self-contained HTML file, atomically.
+def render(*reports: Report) -> str:
+    """Return one page of HTML on one report, or on several side by side.
 
-    The same report gives the same bytes with the same versions of matplotlib and jinja2.
+    The same reports give the same bytes with the same versions of matplotlib and jinja2.
 
     Args:
-        report: What to show. Names in it are untrusted text and are escaped.
-        path: The file to write.
-
-    Raises:
-        RunError: jinja2 or matplotlib is missing, or the file cannot be written.
-    """
-    write_text(path, render(report))
-
-
-def render(report: Report) -> str:
-    """Return the report as HTML.
+        *reports: What to show. Names in them are untrusted text and are escaped.
 
     Raises:
         RunError: jinja2 or matplotlib is missing.
     """
     require_extra()
     from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from speechft.reporting import svg
+    from speechft.reporting.side_by_side import overview
 
     environment = Environment(
         loader=PackageLoader("speechft", "reporting"),
@@ -78,7 +89,14 @@ def render(report: Report) -> str:
         keep_trailing_newline=True,
     )
     template = environment.get_template("report.html.jinja")
-    text = template.render(_content(report))
+    several = len(reports) > 1
+    runs = [_content(one, f"run{n}-" * several) for n, one in enumerate(reports, 1)]
+    text = template.render(
+        runs=runs,
+        overview=overview(reports) if several else None,
+        light=svg.LIGHT,
+        dark=svg.DARK,
+    )
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -98,9 +116,9 @@ def require_extra() -> None:
         ) from None
 
 
-def _content(report: Report) -> dict[str, Any]:
-    """Return all that the template shows."""
-    from speechft.reporting import sections, svg
+def _content(report: Report, prefix: str) -> dict[str, Any]:
+    """Return all that the page shows of one report; ids begin with the prefix."""
+    from speechft.reporting import sections
 
     figures, curve = Figures(report.rows), Figures(report.curve)
     merged = figures.with_look(Look.MERGED)
@@ -109,39 +127,48 @@ def _content(report: Report) -> dict[str, Any]:
     parts = (
         sections.trade_section(figures, report.tuned_on),
         sections.alpha_section(curve, report.tuned_on, alpha),
+        sections.sweep_section(report.swept),
+        sections.suggestion_section(report.suggestion),
+        sections.analysis_section(report.analysis),
+        sections.ability_section(report.by_layer, report.tuned_on),
         sections.layer_section(figures, report.tuned_on),
         sections.training_section(report.histories, tuned, figures.main),
     )
     lines = main_lines(figures, report.scores, report.colours)
+    if report.swept is not None:
+        lines = marked(lines, report.swept.choice)
     return {
         "report": report,
+        "prefix": prefix,
         "lead": _lead(report, figures, alpha),
         "columns": figures.columns,
-        "titles": _titles(figures.columns),
+        "titles": titles_of(figures.columns),
         "scored": has_scores(figures, report.scores),
         "lines": lines,
         "unconverged": any(cell.unconverged for line in lines for cell in line.cells),
         "reference": figures.reference,
         "superb": None if report.superb is None else report.superb.cells(),
-        "sections": [part for part in parts if part is not None],
-        "details": detail_table((*report.rows, *report.curve)),
-        "light": svg.LIGHT,
-        "dark": svg.DARK,
+        "sections": [part.with_prefix(prefix) for part in parts if part is not None],
+        "details": detail_table((*report.rows, *report.by_layer, *report.curve)),
+        "cost_header": COST_HEADER,
     }
 
 
 def _lead(report: Report, figures: Figures, alpha: float | None) -> str:
     """Return a line on what was run."""
     count = len({column.task for column in figures.columns})
-    merged = f", merged at alpha {alpha:g}" if alpha is not None else ""
     tasks = "1 task" if count == 1 else f"{count} tasks"
-    title = _titles(figures.columns).get(report.tuned_on)
-    tuned = f"{report.tuned_on} ({title})" if title else report.tuned_on
-    return f"Fine-tuned on {tuned}{merged}, evaluated frozen on {tasks}."
-
-
-def _titles(columns: Sequence[Column]) -> dict[str, str]:
-    """Return what the tasks are in words, for those that the library knows."""
-    from speechft.tasks import find_task, is_task
-
-    return {c.task: find_task(c.task).title for c in columns if is_task(c.task)}
+    on = " on the development split" * report.on_dev
+    evaluated = f"evaluated frozen on {tasks}{on}" if count else ""
+    parts = []
+    if report.tuned_on:
+        title = titles_of(figures.columns).get(report.tuned_on)
+        parts.append(f"fine-tuned on {report.tuned_on}{f' ({title})' if title else ''}")
+    if alpha is not None and report.swept is None:
+        parts.append(f"merged at alpha {alpha:g}")
+    if report.swept is not None:
+        parts.append(f"{len(report.swept.points)} merges compared")
+    if report.analysis:
+        parts.append("analysed layer by layer")
+    text = ", ".join([*parts, *filter(None, [evaluated])])
+    return f"{text[:1].upper()}{text[1:]}." if text else ""

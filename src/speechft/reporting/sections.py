@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from speechft.analysis.rows import AnalysisRow
+from speechft.analysis.sentences import sentences
 from speechft.reporting import plots
-from speechft.reporting.figures import Column, Figures, Look, look_of
+from speechft.reporting.figures import Column, Figures, Look, look_of, number, spread
+from speechft.reporting.layers import TITLES, figures_of
 from speechft.reporting.plots import Trade
-from speechft.reporting.svg import Style, styles_of, swatch
-from speechft.results import Role
+from speechft.reporting.svg import Style, styles_of, swatch, with_prefix
+from speechft.reporting.sweeps import Suggestion, Swept
+from speechft.results import ResultRow, Role
 
 HEAD_ONLY = 0.1
 """Share of the updates of stable fine-tuning in which only the head learns, if unrecorded."""
@@ -24,6 +28,8 @@ class Panel:
     caption: str
     svg: str
     note: str = ""
+    sentences: tuple[str, ...] = ()
+    """What the figure says."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,13 @@ class Section:
     panels: tuple[Panel, ...]
     legend: tuple[tuple[str, str], ...] = ()
     """Pairs of swatch (SVG) and name."""
+    code: str = ""
+    """A command that goes on from here."""
+
+    def with_prefix(self, prefix: str) -> Section:
+        """Return it with ids that begin with a prefix, for a page with several of its kind."""
+        panels = tuple(replace(one, svg=with_prefix(one.svg, prefix)) for one in self.panels)
+        return replace(self, panels=panels)
 
 
 def alpha_section(curve: Figures, tuned_on: str, alpha: float | None) -> Section | None:
@@ -116,9 +129,13 @@ def layer_section(figures: Figures, tuned_on: str) -> Section | None:
     names = [name for name in figures.encoders if figures.looks[name] in wanted]
     if len(names) < 2:
         names = [name for name in figures.encoders if figures.looks[name] is not Look.FLOOR][:4]
+    names = spread(names, 4)
     styles, shown = styles_of(figures.looks), set[str]()
     panels: list[Panel] = []
+    by_task: dict[str, Column] = {}
     for column in figures.columns:
+        by_task.setdefault(column.task, column)
+    for column in by_task.values():
         found = {name: _weights(figures, name, column) for name in names}
         weights = {name: values for name, values in found.items() if values}
         if weights:
@@ -142,6 +159,95 @@ def _weights(figures: Figures, name: str, column: Column) -> list[float] | None:
         return None
     numbers = plots.finite(values)
     return None if any(math.isnan(v) for v in numbers) else numbers
+
+
+def ability_section(rows: Sequence[ResultRow], tuned_on: str) -> Section | None:
+    """Return what probes on single layers reach, one panel a task."""
+    if not rows:
+        return None
+    looks = Figures(rows).looks
+    styles, shown, panels = styles_of(looks), dict[str, None](), list[Panel]()
+    for column in Figures(rows).columns:
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            here = (row.task, row.metric) == (column.task, column.metric)
+            if here and row.layer is not None and math.isfinite(row.value):
+                lines.setdefault(row.encoder, []).append((row.layer, row.value))
+        if lines:
+            svg = plots.layer_ability(f"ability-{len(panels)}", column, lines, styles)
+            panels.append(Panel(column.task, svg, _note(column, tuned_on)))
+            shown |= dict.fromkeys(lines)
+    text = "Probes that each read one layer alone, on the same data. In every panel up is better."
+    legend = _legend(list(shown), styles)
+    return Section("ability", "What single layers can do", text, tuple(panels), legend)
+
+
+def analysis_section(rows: Sequence[AnalysisRow]) -> Section | None:
+    """Return what fine-tuning did to features and weights, one panel a question."""
+    drawn, said = figures_of(rows), sentences(rows)
+    panels = [
+        Panel(TITLES[question], svg, sentences=tuple(said.get(question, ())))
+        for question, svg in drawn.items()
+    ]
+    if not panels:
+        return None
+    text = (
+        "Similarity to the base, drift of features and weights, and abilities, without probes. "
+        "Layer 0 is the input of the first transformer layer. Bands are 95 % jackknife intervals "
+        "over speakers; layers are not corrected for how many there are."
+    )
+    return Section("analysis", "What fine-tuning did, layer by layer", text, tuple(panels))
+
+
+def sweep_section(swept: Swept | None) -> Section | None:
+    """Return gains over alpha with paired bands, the front, and what the rule chose."""
+    if swept is None:
+        return None
+    panels: list[Panel] = []
+    tasks = dict.fromkeys(task for point in swept.points for task in point.changes)
+    for task in () if swept.searched else tasks:
+        svg = plots.gain_curve(f"sweep-{len(panels)}", task, swept)
+        panels.append(Panel(task, svg, "tuned on this" if task in swept.tuned_on else ""))
+    if any(point.gain is not None and point.kept is not None for point in swept.points):
+        panels.append(Panel("Front: gained against kept", plots.front("front", swept)))
+    if not panels:
+        return None
+    chosen = swept.chosen
+    text = "Merges beside the base on the development split, paired item by item. Up is better."
+    if swept.rule:
+        text += f" The rule: {swept.rule}."
+    if chosen is not None:
+        text += f" Chosen: {chosen.name}"
+        if chosen.gain is not None:
+            text += f", gain {number(chosen.gain, signed=True)}"
+        if chosen.kept is not None:
+            text += f", at worst {number(chosen.kept, signed=True)} elsewhere"
+        text += ". The dark diamond marks it."
+    legend = (
+        (swatch(Style("tuned", "^")), "task that was tuned on"),
+        (swatch(Style("merged", "o")), "other task; merge on the front"),
+        (swatch(Style("ink", "D", (0, (1, 2)))), "choice"),
+        (swatch(Style("plain", "", (0, (4, 3)))), "what the rule lets be lost"),
+    )
+    title = "Which merge: search" if swept.searched else "Which alpha"
+    return Section("sweep", title, text, tuple(panels), legend, swept.command)
+
+
+def suggestion_section(found: Suggestion | None) -> Section | None:
+    """Return the alpha that was suggested without labels of other tasks, with its curves."""
+    if found is None or not found.curves:
+        return None
+    text = (
+        f"Suggested: alpha {found.alpha:g} ({found.reason}). It looks at the tuned task and at the "
+        "drift of the features alone."
+    )
+    if found.status:
+        text += f" Whether it finds the alpha that labels would choose: {found.status}."
+    svg = plots.suggestion("suggestion", found)
+    legend = [(swatch(plots.SUGGESTED[key][1]), plots.SUGGESTED[key][0]) for key in found.curves]
+    panels = (Panel(f"Gain on {found.task}, and drift", svg),)
+    title = "An alpha without labels of other tasks"
+    return Section("suggestion", title, text, panels, tuple(legend))
 
 
 def training_section(
@@ -171,7 +277,8 @@ def training_section(
         panels.append(Panel("Development split", svg))
     text = "Lines are means, bands hold the middle 80 % of the updates around them."
     if boundary:
-        text += f" In stable fine-tuning only the head learns in the first {boundary:g} updates."
+        first = "update" if boundary == 1 else f"{boundary} updates"
+        text += f" In stable fine-tuning only the head learns in the first {first}."
     return Section("training", "Fine-tuning", text, tuple(panels), _legend(list(losses), styles))
 
 

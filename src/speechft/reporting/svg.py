@@ -163,6 +163,11 @@ def _ids(body: str, name: str) -> str:
     return re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", body)
 
 
+def with_prefix(svg: str, prefix: str) -> str:
+    """Return a figure of ours whose ids, and what refers to them, begin with a prefix."""
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", svg) if prefix else svg
+
+
 def _colours(body: str) -> str:
     """Replace the colours of the light page by variables, so that a dark page sets its own."""
     for name, value in LIGHT.items():
@@ -171,6 +176,7 @@ def _colours(body: str) -> str:
 
 
 _SHAPES = {
+    "": "",
     "o": '<circle cx="14" cy="7" r="4"/>',
     "s": '<rect x="10.2" y="3.2" width="7.6" height="7.6"/>',
     "^": '<path d="M14 2.4 18.4 10.6H9.6Z"/>',
