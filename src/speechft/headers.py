@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import struct
@@ -129,3 +130,20 @@ def _check_cover(entries: dict[str, TensorEntry], first: int, size: int) -> None
         end += entry.nbytes
     if end != size:
         raise ValueError(f"{size - end} bytes follow the last tensor")
+
+
+def sorted_metadata(data: bytes) -> bytes:
+    """Return a safetensors file whose metadata stand in the order of their names.
+
+    The library writes them in an order that differs from call to call; so equal content gives
+    equal bytes.
+
+    Args:
+        data: Of a whole file, as ``safetensors.torch.save`` gives them.
+    """
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]

@@ -255,8 +255,9 @@ def _move(folder: Path, journal: Mapping[str, Any]) -> None:
                 os.replace(out, replaced / name)
             swap(new, out, replaced / name)
     sync_folder(folder)
-    record = {name: value for name, value in journal.items() if name != "stale"}
-    write_json(folder / STAGE_FILE, record)
+    ends = ("outputs", "written")  # in one order, whether the journal was just made or is read
+    record = {name: value for name, value in journal.items() if name not in (*ends, "stale")}
+    write_json(folder / STAGE_FILE, record | {name: journal[name] for name in ends})
     (folder / _MOVING_FILE).unlink()
     _remove_scratch(folder)
 

@@ -25,6 +25,7 @@ from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, unknown_choice
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
+from speechft.headers import sorted_metadata
 from speechft.naming import public_config
 from speechft.outputs import check_own, overwriting, publish, replacing
 
@@ -196,7 +197,7 @@ def _write_folder(
     folder: Path, checkpoint: Checkpoint, settings: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
     """Write a Hugging Face folder; return the pre-training heads that it keeps."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save, save_file
 
     tensors = torch_tensors(checkpoint.by_name())
     heads = {name: t for name, t in tensors.items() if is_pretraining_head(name)}
@@ -217,7 +218,8 @@ def _write_folder(
         return {}
     if checkpoint.folder is not None:
         heads = torch_tensors(rest.heads)
-    save_file(heads, folder / REST_NAME, metadata={"format": "pt", **rest.metadata()})
+    data = save(heads, metadata={"format": "pt", **rest.metadata()})
+    (folder / REST_NAME).write_bytes(sorted_metadata(data))
     return heads
 
 

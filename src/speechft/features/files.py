@@ -27,6 +27,7 @@ from speechft.features.extract import batch_limits, group_by_length
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import Sources, find_sources
 from speechft.files import atomic_write, read_json, write_json
+from speechft.headers import sorted_metadata
 from speechft.outputs import is_unwritable, lock, overwriting, refuse
 
 if TYPE_CHECKING:
@@ -292,7 +293,7 @@ class _Writer:
             from safetensors.torch import save
 
             facts = {"format": "pt", **{k: str(v) for k, v in self.settings.items()}}
-            data = save({KEY: states}, metadata=facts)
+            data = sorted_metadata(save({KEY: states}, metadata=facts))
         with atomic_write(self.path(name)) as file:
             file.write(data)
         return ""
