@@ -88,13 +88,13 @@ def changed_values(draw: DrawFn, value: Any, most: int = 3) -> Any:
             st.sampled_from("replace replace replace delete rename add wrap many".split())
         )
         if change == "replace":
-            parent[last] = draw(nasty_values)
+            parent[last] = copy.deepcopy(draw(nasty_values))  # drawn lists may be changed next
         elif change == "delete":
             del parent[last]
         elif change == "rename" and isinstance(parent, dict):
             parent[draw(nasty_texts)] = parent.pop(last)
         elif change == "add" and isinstance(parent, dict):
-            parent[draw(nasty_texts)] = draw(nasty_values)
+            parent[draw(nasty_texts)] = copy.deepcopy(draw(nasty_values))
         elif change == "many" and isinstance(parent, list):
             parent += [copy.deepcopy(parent[last])] * draw(st.sampled_from([1, 50, 2_000]))
         else:
