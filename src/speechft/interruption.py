@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from speechft.console import fail
@@ -33,10 +34,16 @@ def handling_signals() -> Iterator[None]:
     cleared away and the process ends. A second one ends it at once.
     """
     _State.process, _State.asked, _State.finishing = os.getpid(), 0, None
-    before = {number: signal.signal(number, _handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers: dict[int, Callable[[int, FrameType | None], None]]
+    handlers = {signal.SIGINT: _handle, signal.SIGTERM: _handle}
+    if hasattr(signal, "setitimer"):
+        handlers[signal.SIGALRM] = _again
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    hook, sys.unraisablehook = sys.unraisablehook, _lost
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -53,6 +60,8 @@ def finishing(what: str) -> Iterator[None]:
         yield
     finally:
         _State.finishing = before
+    if _State.asked:
+        stop(f"finished: {what}")
 
 
 def is_asked() -> bool:
@@ -84,6 +93,19 @@ def _handle(number: int, _frame: FrameType | None) -> None:
         return
     _say(f"{name}: clearing away what is unfinished; a second Ctrl-C stops at once")
     raise SystemExit(code)
+
+
+def _lost(found: sys.UnraisableHookArgs) -> None:
+    """Raise it again a little later where a finalizer of Python has swallowed the end."""
+    if isinstance(found.exc_value, SystemExit) and _State.asked and hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(found)
+
+
+def _again(_number: int, _frame: FrameType | None) -> None:
+    if os.getpid() == _State.process:
+        raise SystemExit(_State.asked)
 
 
 def _say(text: str) -> None:

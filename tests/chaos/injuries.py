@@ -29,7 +29,7 @@ from speechft.files import file_digest
 INJURIES = ("kill", "term", "interrupt", "twice", "full disk", "read-only", "lost input")
 _TIMES = ("seconds", "started", "duration")
 _RECORDS = (".lock", ".speechft.json")
-_BY_TIME = ("report.html", "events.out.tfevents")
+_BY_TIME = ("report.html", "run.json", "events.out.tfevents")
 """Files that hold the time, or bear it in their names."""
 
 
