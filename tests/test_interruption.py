@@ -32,6 +32,17 @@ with handling_signals():
         print("done")
     print("went on")
 """
+STUMBLING = """
+import os, signal
+from speechft.interruption import handling_signals
+
+with handling_signals():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+    finally:
+        raise RuntimeError("trying to pop from empty mode stack")
+"""
 
 
 def test_an_end_that_a_finalizer_swallows_comes_again(tmp_path: Path) -> None:
@@ -45,3 +56,9 @@ def test_what_is_finished_after_a_signal_is_the_last_thing(tmp_path: Path) -> No
     assert (code, out) == (INTERRUPTED, "done\n")
     assert "finishing the work" in err
     assert "finished: the work" in err
+
+
+def test_what_stumbles_over_the_end_is_not_an_error(tmp_path: Path) -> None:
+    code, out, err = Child(STUMBLING, [], tmp_path).wait()
+    assert (code, out) == (TERMINATED, "")
+    assert "RuntimeError" not in err

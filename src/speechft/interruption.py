@@ -42,6 +42,10 @@ def handling_signals() -> Iterator[None]:
     hook, sys.unraisablehook = sys.unraisablehook, _lost
     try:
         yield
+    except Exception:
+        if not _State.asked:
+            raise
+        raise SystemExit(_State.asked) from None  # the end made a library stumble
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():

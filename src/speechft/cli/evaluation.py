@@ -160,7 +160,7 @@ def report(
     """
     from speechft import api
 
-    typer.echo(f"wrote {api.report(folders, out=out, overwrite=overwrite)}")
+    say(f"wrote {api.report(folders, out=out, overwrite=overwrite)}")
 
 
 @app.command()
