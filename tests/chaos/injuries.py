@@ -63,7 +63,7 @@ VERBS = {
     "delta": Verb(("delta", "base", "tuned", "--out", "out.safetensors"), "base"),
     "convert s3prl": Verb(("convert", "base", "out.pt"), "base"),
     "convert hf": Verb(("convert", "old.pt", "out"), "old.pt"),
-    "extract": Verb(("extract", "base", "tones", "--out", "out", "--mode", "s3prl"), "tones"),
+    "extract": Verb(("extract", "base", "tones", "--out", "out"), "tones"),
     "prepare": Verb(_PREPARE, "archive"),
     "prepare shards": Verb(
         (*_PREPARE, "--shards", "out/shards", "--shard-size", "2"),

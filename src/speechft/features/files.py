@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -183,11 +183,12 @@ def _extract(
     shared = processes.share(
         _groups(cuts, seconds, model.window)
     )  # before looking what is there: others write
-    found = [{n: cut for n, cut in part.items() if not writer.has(n, cut)} for part in shared]
-    groups = [part for part in found if part]
-    report.skipped = sum(map(len, shared)) - sum(map(len, groups))
-    _announce([cut for part in groups for cut in part.values()])
-    _encode_all(model, groups, writer, report, precision, place, multiple)
+    missing = {n: cut for part in shared for n, cut in part.items() if not writer.has(n, cut)}
+    # a group is encoded whole, though some of it is there: the batch decides the last bits
+    groups = [part for part in shared if not missing.keys().isdisjoint(part)]
+    report.skipped = sum(map(len, shared)) - len(missing)
+    _announce(missing.values())
+    _encode_all(model, groups, missing.keys(), writer, report, precision, place, multiple)
 
 
 class _Processes:
@@ -353,6 +354,7 @@ def _groups(cuts: dict[str, Cut], seconds: float, window: int | None) -> list[di
 def _encode_all(
     encoder: Encoder,
     groups: list[dict[str, Cut]],
+    missing: Collection[str],
     writer: _Writer,
     report: ExtractionReport,
     precision: Resolved,
@@ -376,6 +378,8 @@ def _encode_all(
                 with autocast(precision, device):
                     output = encoder(batch.to(device), lengths.to(device))
                 for index, name in enumerate(usable):
+                    if name not in missing:
+                        continue
                     frames = int(output.lengths[index])
                     chosen = [output.layers[n][index, :frames].float() for n in report.layers]
                     problem = writer.write(name, torch.stack(chosen))
