@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from speechft import disk, outputs
 from speechft.errors import RunError
 from speechft.outputs import overwriting
-from speechft.runs import STAGE_FILE, lock, publish, stage
+from speechft.runs import STAGE_FILE, is_done, lock, publish, stage
 
 
 def visible(folder: Path) -> set[str]:
@@ -506,3 +506,15 @@ def test_a_whole_folder_is_used_without_permission_to_write(
     assert not produce(tmp_path)
     with pytest.raises(RunError, match="cannot write"):
         produce(tmp_path, "two")
+
+
+def test_a_stage_whose_journal_is_left_over_is_not_done_until_it_is_opened(tmp_path: Path) -> None:
+    with stage(tmp_path, name="s", config={}) as work:
+        (work.scratch / "a").write_text("a")
+    record = json.loads((tmp_path / "stage.json").read_text())
+    (tmp_path / ".moving.json").write_text(json.dumps({**record, "stale": []}))
+    assert not is_done(tmp_path, name="s", config={})
+    with stage(tmp_path, name="s", config={}) as work:
+        assert work.done, "nothing is done twice"
+    assert is_done(tmp_path, name="s", config={})
+    assert not (tmp_path / ".moving.json").exists()

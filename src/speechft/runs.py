@@ -149,6 +149,8 @@ def _is_name(name: str) -> bool:
 
 
 def _is_complete(folder: Path, key: str) -> bool:
+    if os.path.lexists(folder / _MOVING_FILE):
+        return False  # until who holds the folder has brought that to its end
     record = _record(folder / STAGE_FILE)
     return record["key"] == key and all((folder / name).exists() for name in record["outputs"])
 
