@@ -38,6 +38,7 @@ TABLES: dict[str, str | bytes] = {
     "no-such-user.csv": "path,split\n~nobody-here/x.wav,train\n",
     "addresses.csv": "path,split\nhttps://host/y.wav,train\nfile://%zz,train\n",
     "half-character.jsonl": '{"path": "a.wav", "split": "train", "text": "\\ud800"}\n',
+    "half-a-column.jsonl": '{"path": "a.wav", "split": "train", "\\ud800": "x"}\n',
     "half-a-path.jsonl": '{"path": "\\ud800.wav", "split": "train"}\n',
     "zero-path.jsonl": '{"path": "a\\u0000.wav", "split": "train"}\n',
     "deep.jsonl": '{"path":' + "[" * 100_000 + "]" * 100_000 + "}\n",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from speechft.data.text import composed
+from speechft.documents import is_plain
 from speechft.errors import DataError
 
 KNOWN = ("path", "split", "start", "end", "duration", "channel", "text", "phones", "speaker")
@@ -84,12 +85,13 @@ def unusable(row: Mapping[str, str]) -> str:
 def as_cells(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """Return a row of JSON or parquet as text, and the columns that are no text.
 
-    Lists are joined by spaces; sections are left out.
+    Lists are joined by spaces; sections are left out, and columns whose name no file can hold.
     """
     cells, dropped = {}, []
     for name, value in row.items():
-        if isinstance(value, Mapping) or name is None:
-            dropped.append(str(name))
+        if isinstance(value, Mapping) or name is None or not is_plain(str(name)):
+            text = str(name)
+            dropped.append(text if is_plain(text) else ascii(text)[1:-1])
         elif value is not None:
             is_list = isinstance(value, list)
             cells[str(name)] = " ".join(map(str, value)) if is_list else str(value)
