@@ -260,3 +260,8 @@ def test_an_adapter_is_no_encoder(pair: Any, tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text("{}")
     text = refused(CheckpointError, "holds an adapter", tmp_path / "out", base, adapter)
     assert "merge_and_unload" in text
+
+
+def test_more_models_than_can_be_open_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="201 tuned models were given, of which at most 200"):
+        merge(tmp_path / "base", [tmp_path / "tuned"] * 201, out=tmp_path / "merged")

@@ -165,6 +165,8 @@ def _name(item: Any, number: int) -> str:
 
 def _has_no_recording(item: Mapping[str, Any]) -> bool:
     kind = item.get("type")
+    if not isinstance(kind, str):
+        return False
     return kind in _MADE or (kind in _KINDS and item.get("recording") is None)
 
 
@@ -350,7 +352,7 @@ def _check(section: Any, fields: Mapping[str, Check], needed: tuple[str, ...], w
 
 def _check_cut(item: dict[str, Any], asked: str) -> None:
     kind = item["type"]
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         expected = ", ".join(_KINDS)
         raise ValueError(f"is of the type {kind!r}, which is not read; expected is: {expected}")
     own = {k: v for k, v in item.items() if k not in ("type", "recording", "supervisions")}

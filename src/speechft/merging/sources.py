@@ -14,15 +14,23 @@ from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError
 from speechft.merging.checks import Objection
 
+MAX_MODELS = 200
+"""Tuned models of a merge; each is an open file, or several."""
+
 
 def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Checkpoint]]:
     """Open a base and the models tuned from it.
 
     Raises:
-        CheckpointError: There is no tuned model, or one cannot be read.
+        CheckpointError: There is no tuned model, there are too many, or one cannot be read.
     """
     if not tuned:
         raise CheckpointError("no tuned model was given", hint="give at least one beside the base")
+    if len(tuned) > MAX_MODELS:
+        raise CheckpointError(
+            f"{len(tuned)} tuned models were given, of which at most {MAX_MODELS} are open at once",
+            hint="merge them in parts, and the parts with each other",
+        )
     opened = open_base(base)
     models = [open_encoder(model, "tuned") for model in tuned]
     for model in (opened, *models):
