@@ -129,3 +129,9 @@ def test_lines_have_limits(content: bytes, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(documents, "MAX_LINE", 1 << 19)
     with pytest.raises(ValueError, match="line"):
         list(read_lines(content))
+
+
+@pytest.mark.parametrize("text", ['out: "a\\0b"', '[["\\0"]]'])
+def test_yaml_holds_no_text_that_no_path_could_be(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="zero byte or half a character"):
+        parse_yaml(text)

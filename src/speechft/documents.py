@@ -110,8 +110,9 @@ def parse_yaml(text: str, *, typed: bool = True) -> Any:
         typed: False leaves every part a text.
 
     Raises:
-        YAMLError: It is no YAML, holds the tag of an object, is nested deeper than `MAX_DEPTH`, or
-            has more than `MAX_NODES` values when its aliases are written out.
+        YAMLError: It is no YAML, holds the tag of an object, a text with a zero byte or half a
+            character, is nested deeper than `MAX_DEPTH`, or has more than `MAX_NODES` values when
+            its aliases are written out.
     """
     import yaml
 
@@ -120,9 +121,11 @@ def parse_yaml(text: str, *, typed: bool = True) -> Any:
         if len(text) > MAX_YAML:
             raise yaml.YAMLError(f"it has more than {MAX_YAML:,} characters")
         _check_events(text, loader)
-        return yaml.load(text, Loader=loader)
+        value = yaml.load(text, Loader=loader)
+        _check_value(value, plain=True)
+        return value
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise yaml.YAMLError(f"a value is not what its tag says: {error}") from None
+        raise yaml.YAMLError(f"a value cannot be used: {error}") from None
 
 
 def _check_events(text: str, loader: Any) -> None:
