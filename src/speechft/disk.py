@@ -12,6 +12,9 @@ import stat
 from io import BufferedReader
 from pathlib import Path
 
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 def open_regular(path: Path | str, flags: int = os.O_RDONLY, *, follow: bool = True) -> int:
     """Open a regular file and nothing else: no pipe, no device, no folder; nothing ever waits.
@@ -127,6 +130,14 @@ def _runs(process: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+def as_usual(path: Path) -> None:
+    """Give a file the permissions of any new file: safetensors makes its own for their owner alone.
+
+    Others on a shared disk could not read an encoder otherwise.
+    """
+    path.chmod(0o666 & ~_UMASK)
 
 
 def sync_tree(path: Path) -> None:

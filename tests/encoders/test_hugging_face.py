@@ -294,3 +294,10 @@ def test_saved_folder_loads_elsewhere(family: str, large: bool, tmp_path: Path) 
     assert loaded.config.apply_spec_augment is True
     assert encoder.model.config.hidden_dropout == 0.5
     assert encoder.model.config.apply_spec_augment is False
+
+
+def test_a_saved_encoder_may_be_read_like_any_new_file(tmp_path: Path) -> None:
+    speech_encoder("hubert").save(tmp_path / "encoder")
+    (tmp_path / "new").write_text("")
+    usual = (tmp_path / "new").stat().st_mode
+    assert {file.stat().st_mode for file in (tmp_path / "encoder").iterdir()} == {usual}

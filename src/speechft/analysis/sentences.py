@@ -14,7 +14,7 @@ _UNRELATED = 1.0
 """Move of the weights, over the base's norm, from which they were not tuned from that base."""
 
 _BETTER_LOW = ("abx_", "speaker_eer")
-_LEADING = {
+LEADING = {
     "phones": ("abx_across", "abx_within", "cca_phone"),
     "words": ("cca_word",),
     "speakers": ("speaker_eer", "knn_speaker"),
@@ -58,7 +58,7 @@ def _of_encoder(rows: Sequence[AnalysisRow]) -> Iterator[tuple[str, str]]:
     if moved:
         yield "weights", _weights(moved, rows)
     changes: dict[str, tuple[list[int], list[int]]] = {}
-    for question, measures in _LEADING.items():
+    for question, measures in LEADING.items():
         leading = next((found for m in measures if (found := _pick(rows, m))), None)
         if leading:
             changes[question] = _changes(leading)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from speechft.disk import as_usual
 from speechft.encoders.build import build_encoder, check_family, torch_tensors
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
@@ -209,6 +210,7 @@ def _write_folder(
         config["dtype"] = str(kinds.pop()).removeprefix("torch.")
     folder.mkdir(parents=True)
     save_file(weights, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    as_usual(folder / WEIGHTS_NAME)
     write_json(folder / CONFIG_NAME, config)
     processor = checkpoint.processor or _family(settings).processor(settings)
     if processor is not None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechft.disk import as_usual
 from speechft.encoders.base import Encoder, EncoderOutput, Mode
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.timing import SAMPLE_RATE
@@ -195,6 +196,8 @@ class HuggingFaceEncoder(Encoder):
             self.model.save_pretrained(folder)
         finally:
             config.update(in_use)
+        for file in folder.glob("*.safetensors"):
+            as_usual(file)
         write_json(folder / CONFIG_NAME, public_config(read_json(folder / CONFIG_NAME)))
         settings = config.to_dict() | {"do_normalize": self.normalize}
         processor = self.family.processor(settings)

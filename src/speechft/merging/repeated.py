@@ -9,7 +9,8 @@ from typing import Any
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.encoders.opening import open_encoder
-from speechft.merging.config import MergeSettings
+from speechft.errors import LineageError
+from speechft.merging.config import MergeConfig, MergeSettings
 from speechft.merging.execution import check_delta, check_weights, prepare_opened
 from speechft.merging.lineage import Change
 from speechft.merging.memory import as_torch
@@ -65,6 +66,13 @@ class Merger:
             ConfigError: A setting does not fit the models.
         """
         config = settings.of(self._base.source, [model.source for model in self._models])
+        try:
+            return self._merge(config)
+        except LineageError as error:  # no flag of `merge` lets it pass here
+            hint = (error.hint or "").rpartition("; ")[0] or None
+            raise LineageError(error.message, hint=hint) from None
+
+    def _merge(self, config: MergeConfig) -> Merged:
         ready = prepare_opened(config, self._base, self._models, "hf")
         written = folder_settings(ready.plan)
         sink = _Both(ready.plan.items, ArraySink(ready.plan))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.analysis.rows import AnalysisRow
-from speechft.analysis.sentences import sentences
+from speechft.analysis.sentences import LEADING, sentences
 from speechft.console import log
 from speechft.files import write_text
 from speechft.reporting.figures import Look
@@ -28,12 +28,7 @@ TITLES = {
 }
 """The questions in the order of the page."""
 
-_SHOWN = {
-    "similarity": ("cka",),
-    "phones": ("abx_across", "abx_within", "cca_phone"),
-    "words": ("cca_word",),
-    "speakers": ("speaker_eer", "knn_speaker"),
-}
+_SHOWN = {"similarity": ("cka",), **LEADING}
 """The measures of a question, the first that there is is drawn."""
 _AXES = {
     "cka": "CKA with the base",

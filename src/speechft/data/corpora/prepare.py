@@ -12,6 +12,7 @@ from speechft.commands import command
 from speechft.data.corpora import archive, cache_folder, cards, generic, synthetic
 from speechft.data.corpora.build import Options, build
 from speechft.data.manifest import Corpus
+from speechft.data.tables import SUFFIXES
 from speechft.errors import ConfigError, unknown_choice
 
 
@@ -42,6 +43,9 @@ def prepare(
         return synthetic.prepare(spec, out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
     known = cards()
     if name not in known:
+        if os.path.exists(os.path.expanduser(name)) or name.endswith(SUFFIXES):
+            again = command("prepare", "generic", name, out=out or "corpora/mine")
+            raise ConfigError(f"{name} is no kind of corpus", hint=f"for your own: {again}")
         raise unknown_choice("corpus", name, known)
     if root is None or out is None:
         raise ConfigError(
