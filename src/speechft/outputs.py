@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
@@ -215,21 +216,21 @@ def is_unwritable(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def lock(folder: Path) -> Iterator[None]:
+def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the folder for this process; the lock ends with the process, however it ends.
 
     A folder that is made here and into which nothing is written is gone again afterwards. Temporary
     files that a killed process left are removed.
 
+    Args:
+        folder: What to hold.
+        wait: Seconds to wait for a process that holds it now.
+
     Raises:
         RunError: Another process holds it, the folder cannot be made, or its lock is no file.
     """
     made = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _locked(folder)
-    except OSError as error:
-        raise lock_error(folder, error) from error
+    descriptor = _patiently_locked(folder, time.monotonic() + wait)
     try:
         sweep(folder)
         yield
@@ -239,6 +240,17 @@ def lock(folder: Path) -> Iterator[None]:
                 (folder / LOCK_NAME).unlink()
                 folder.rmdir()
         os.close(descriptor)
+
+
+def _patiently_locked(folder: Path, until: float) -> int:
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _locked(folder)
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK or time.monotonic() >= until:
+                raise lock_error(folder, error) from error
+        time.sleep(0.05)
 
 
 def lock_error(folder: Path, error: OSError) -> RunError:

@@ -1,0 +1,345 @@
+"""Claims of units of work in a folder: by any number of processes, on any number of machines.
+
+Processes that are given the same command and folder meet in ``FOLDER/.units``, on one machine or on
+several that see the same disk; nothing else connects them. There
+
+* ``process-<token>.json`` says who works here: machine, process, and a number that goes up with
+  every heartbeat. It is written before anything is claimed and removed at the end.
+* ``<unit>.<n>.json`` is the n-th claim of a unit, made with a hard link: of all that try for the
+  same number one succeeds. The highest number counts. A claim whose process is dead, or left the
+  unit, is followed by the next number; so a process that was only asleep sees that it was replaced
+  (`Claim.check`) before it publishes.
+
+A process of this machine is dead when there is no such process; one of another machine when its
+heartbeat has not changed for a minute of ours (clocks are never compared). When the last process
+leaves and nothing failed or is left, ``.units`` is removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from speechft.disk import remove
+from speechft.errors import CheckpointError, RunError, SpeechftError
+from speechft.files import json_digest, json_text, read_json, write_error
+from speechft.outputs import lock, make_scratch
+
+FOLDER = ".units"
+BEAT = 5.0
+"""Seconds between heartbeats."""
+PATIENCE = 60.0
+"""Seconds without a heartbeat after which a process of another machine is dead."""
+
+State = Literal["free", "running", "done", "failed", "left", "dead"]
+
+
+class Claim:
+    """The right to do a unit, as long as nobody has replaced this process."""
+
+    def __init__(self, watch: _Watch, name: str, number: int, content: dict[str, Any]) -> None:
+        self.name = name
+        self._watch, self._number, self._content = watch, number, content
+
+    def check(self) -> None:
+        """Make sure that the unit is still this process's.
+
+        Raises:
+            RunError: This process showed no sign of life for so long that another took over.
+        """
+        if self._watch.newest(self.name)[0] != self._number:
+            raise RunError(
+                f"another process took over {self.name}: this one gave no sign of life for "
+                f"{PATIENCE:g} s",
+                hint="nothing is lost; give the same command again to do what is left",
+            )
+
+    def end(self, state: State, **more: Any) -> None:
+        """Write how it ended: done, failed or left for others."""
+        path = _claim_file(self._watch.place, self.name, self._number)
+        _put(path, {**self._content, "state": state, **more})
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a unit."""
+
+    name: str
+    state: State
+    number: int = 0
+    """Of its newest claim; 0 where there is none."""
+    process: Mapping[str, Any] | None = None
+    """Who is at it, or was."""
+    why: str | None = None
+    """What went wrong."""
+    content: Mapping[str, Any] | None = None
+
+
+class Workers:
+    """The processes that work in a folder, this one among them while the ``with`` block runs.
+
+    Args:
+        folder: The folder that is worked in.
+        command: What this process was told to do, for those who look.
+        units: Names of what there is to do.
+    """
+
+    def __init__(self, folder: Path, command: str, units: Sequence[str]) -> None:
+        self._folder, self._place = folder, folder / FOLDER
+        self._token = secrets.token_hex(8)
+        self._file = self._place / f"process-{self._token}.json"
+        self._plan = {"command": command, "units": list(units)}
+        self._watch = _Watch(self._place)
+        self._ending = threading.Event()
+        self._serving: dict[str, Callable[[], None]] = {}
+        self._serves = threading.Lock()
+        self._beats = 0
+
+    def __enter__(self) -> Workers:
+        with self._alone():
+            try:
+                _put(self._place / f"plan-{json_digest(self._plan)[:16]}.json", self._plan)
+                self._beat()
+            except OSError as error:
+                raise write_error(self._place, error) from error
+        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+        with contextlib.suppress(OSError, SpeechftError), self._alone():
+            self._file.unlink(missing_ok=True)
+            seen = look(self._folder, self._watch)
+            if all(unit.state == "done" for unit in seen) and not self._watch.others(self._token):
+                remove(self._place)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the folder for a moment; so nobody registers while the last one clears it away."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        make_scratch(self._place)
+        with lock(self._place, wait=30.0):
+            yield
+
+    def claim(self, name: str, *, again: int = 0) -> Claim | None:
+        """Take a unit that is free, or whose process is dead; None where another has it.
+
+        Args:
+            name: Of the unit.
+            again: A claim that failed or was done and may be followed all the same.
+        """
+        seen = self.state(name)
+        if seen.state == "running" or (seen.state == "failed" and seen.number != again):
+            return None
+        number = seen.number + 1
+        content = {"process": self._token, "state": "running", "since": int(time.time())}
+        hidden = self._place / f".claim-{self._token}"
+        hidden.write_text(json_text(content))
+        try:
+            os.link(hidden, _claim_file(self._place, name, number))
+        except FileExistsError:
+            return None
+        finally:
+            hidden.unlink()
+        return Claim(self._watch, name, number, content)
+
+    def state(self, name: str) -> Seen:
+        """Return what is known of a unit."""
+        return self._watch.look(name)
+
+    def note_done(self, name: str) -> None:
+        """Have others know of a unit whose outputs were there already."""
+        if self.state(name).state != "done" and (claim := self.claim(name)) is not None:
+            claim.end("done")
+
+    def ask(self, name: str) -> None:
+        """Ask the process that has a unit to hand out what it keeps of it, see `serve`."""
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._asked(name), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+    def serve(self, name: str, hand_out: Callable[[], None] | None) -> None:
+        """Call a function, in another thread, when a process asks for what this one keeps.
+
+        Args:
+            name: Of the unit.
+            hand_out: Called once; None where there is nothing any more.
+        """
+        with self._serves:
+            self._serving.pop(name, None)
+            if hand_out is not None:
+                self._serving[name] = hand_out
+
+    def _asked(self, name: str) -> Path:
+        return self._place / f"{_flat(name)}.asked"
+
+    def _go_on(self) -> None:
+        """Show signs of life, and answer those who ask."""
+        before = time.monotonic()
+        while not self._ending.wait(min(BEAT, 0.5)):
+            if time.monotonic() - before >= BEAT:
+                before = time.monotonic()
+                with contextlib.suppress(OSError, RunError):
+                    self._beat()
+            with self._serves:
+                for name in [n for n in self._serving if self._asked(n).exists()]:
+                    self._serving.pop(name)()
+
+    def _beat(self) -> None:
+        self._beats += 1
+        command = {"command": self._plan["command"]}
+        _put(self._file, {**_myself(), "beat": self._beats, **command})
+
+
+def look(folder: Path, watch: _Watch | None = None) -> list[Seen]:
+    """Return what is known of all units that processes were told to do in a folder.
+
+    Args:
+        folder: The folder that is worked in.
+        watch: What is remembered of heartbeats; None looks for the first time, and takes processes
+            of other machines for alive.
+    """
+    watch = watch or _Watch(folder / FOLDER)
+    names: dict[str, None] = {}
+    for path in sorted(watch.place.glob("plan-*.json")):
+        found = _read(path).get("units")
+        names |= dict.fromkeys(n for n in found if isinstance(n, str)) if found else {}
+    return [watch.look(name) for name in names]
+
+
+def _claim_file(place: Path, name: str, number: int) -> Path:
+    return place / f"{_flat(name)}.{number}.json"
+
+
+def _flat(name: str) -> str:
+    """Return the name of a unit as part of the name of a file; long ones are told by a digest."""
+    flat = name.replace("/", "--")
+    if len(flat) > 150 or not all(c.isalnum() or c in ".-" for c in flat):
+        return f"unit-{hashlib.sha256(name.encode()).hexdigest()[:24]}"
+    return flat
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with contextlib.suppress(CheckpointError):
+        content = read_json(path)
+        if isinstance(content, dict):
+            return content
+    return {}
+
+
+def _put(path: Path, content: Any) -> None:
+    """Write a file in one step; it need not outlive the machine, and no name is another's."""
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        hidden.write_text(json_text(content))
+        os.replace(hidden, path)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise write_error(path, error) from error
+
+
+class _Watch:
+    """What this process has seen of claims and of the heartbeats of others.
+
+    Args:
+        place: Where processes register.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._seen: dict[str, tuple[Any, float]] = {}
+        self._numbers: dict[str, int] = {}
+
+    def newest(self, name: str) -> tuple[int, dict[str, Any]]:
+        """Return number and content of the claim that counts; 0 where there is none."""
+        number = self._numbers.get(name, 0)
+        if number and not _claim_file(self.place, name, number).exists():
+            number = 0  # all was cleared away, and others began anew
+        while _claim_file(self.place, name, number + 1).exists():
+            number += 1
+        self._numbers[name] = number
+        return number, _read(_claim_file(self.place, name, number)) if number else {}
+
+    def look(self, name: str) -> Seen:
+        """Return what is known of a unit."""
+        number, content = self.newest(name)
+        if not number:
+            return Seen(name, "free")
+        token, state = str(content.get("process")), str(content.get("state"))
+        process, why = self.process(token), content.get("why")
+        if state not in ("done", "failed", "left"):
+            alive = process is not None and self.lives(token, process)
+            state = "running" if alive else "dead"
+        why = why if isinstance(why, str) else None
+        return Seen(name, cast(State, state), number, process, why, content)
+
+    def process(self, token: str) -> Mapping[str, Any] | None:
+        """Return what a process says of itself; None where it has ended in order, or is none."""
+        return _read(self.place / f"process-{token}.json") or None
+
+    def lives(self, token: str, process: Mapping[str, Any]) -> bool:
+        """Return whether a process is alive, as far as can be known from here."""
+        own = _myself()
+        if process.get("machine") == own["machine"]:
+            return process.get("started") == _started(process.get("pid"))
+        beat, now = process.get("beat"), time.monotonic()
+        before = self._seen.setdefault(token, (beat, now))
+        if before[0] != beat:
+            self._seen[token] = before = (beat, now)
+        return now - before[1] < PATIENCE
+
+    def others(self, own: str) -> list[str]:
+        """Return the other processes that are alive; what dead ones said of themselves goes."""
+        found = []
+        for path in self.place.glob("process-*.json"):
+            token = path.name.removeprefix("process-").removesuffix(".json")
+            if token != own and self.lives(token, _read(path)):
+                found.append(token)
+        return found
+
+
+def _myself() -> dict[str, Any]:
+    return {
+        "machine": _machine(),
+        "host": os.uname().nodename,
+        "pid": os.getpid(),
+        "started": _started(os.getpid()),
+    }
+
+
+def _machine() -> str:
+    """Return what tells machines apart, and containers that count processes by themselves."""
+    parts = [os.uname().nodename]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def _started(process: Any) -> str | None:
+    """Return what a process of this machine began with; None where it is not alive."""
+    if not isinstance(process, int) or process <= 0:
+        return None
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return None
+        try:  # no such folder here: macOS
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return None
+        except OSError:
+            pass
+        return "?"
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]

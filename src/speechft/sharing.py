@@ -1,0 +1,109 @@
+"""Work shared by its folder: any number of processes do units of it, each once; see `claims`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from speechft.claims import Claim, Seen, Workers
+from speechft.console import log
+from speechft.errors import DataError, RunError, SpeechftError, TrainingError
+
+_PAUSE = 0.1, 2.0
+"""Seconds between two looks at what others do, at first and at most."""
+_KINDS = {kind.__name__: kind for kind in (DataError, TrainingError)}
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A part of the work that one process does whole; doing it twice gives the same."""
+
+    name: str
+    """Distinct in its folder: letters, digits, dots, dashes and slashes."""
+    done: Callable[[], bool]
+    """Tells whether its outputs are there, whoever made them."""
+    run: Callable[[Claim], None]
+    """Makes them; asks `Claim.check` before it publishes."""
+    ready: Callable[[], bool] = _always
+    """Tells whether it can be done now; what it needs may be with another process."""
+
+
+def share(
+    units: Sequence[Unit], workers: Workers, *, again: bool = True
+) -> dict[str, SpeechftError]:
+    """Do units until all are done, with whoever else works in the folder.
+
+    The first unit in order that is free is taken. Units that other processes have are waited for:
+    one of those may die.
+
+    Args:
+        units: What there is to do, in the order that suits a single process.
+        workers: This process among the others.
+        again: Whether units that failed before this process began are tried again.
+
+    Returns:
+        What failed for its data or its training, here or elsewhere, by unit.
+
+    Raises:
+        SpeechftError: Anything else that goes wrong ends this process's part.
+    """
+    before = [workers.state(unit.name) for unit in units] if again else []
+    tried = {seen.name: seen.number for seen in before if seen.state == "failed"}
+    failed: dict[str, SpeechftError] = {}
+    left, pause, told = list(units), _PAUSE[0], False
+    while left:
+        waiting = [u for u in left if not _settle(u, workers, tried.get(u.name, -1), failed)]
+        if len(waiting) < len(left):
+            pause = _PAUSE[0]
+        elif waiting:
+            if not told:
+                log(f"{len(left)} of {len(units)} parts are with other processes: waiting")
+            time.sleep(pause)
+            pause, told = min(2 * pause, _PAUSE[1]), True
+        left = waiting
+    return failed
+
+
+def _settle(unit: Unit, workers: Workers, tried: int, failed: dict[str, SpeechftError]) -> bool:
+    """Do a unit if it can be had; return whether nothing more is to be done for it."""
+    if unit.done():
+        workers.note_done(unit.name)
+        return True
+    seen = workers.state(unit.name)
+    if seen.state == "failed" and seen.number != tried:
+        failed[unit.name] = _error_of(seen)
+        return True
+    claim = workers.claim(unit.name, again=tried) if unit.ready() else None
+    if claim is not None:
+        _do(unit, claim, failed)
+    return claim is not None
+
+
+def _do(unit: Unit, claim: Claim, failed: dict[str, SpeechftError]) -> None:
+    """Do a unit that was claimed, unless another process did it in the meantime."""
+    try:
+        if not unit.done():
+            unit.run(claim)
+    except (DataError, TrainingError) as error:
+        told = {"kind": type(error).__name__, "why": error.message, "hint": error.hint}
+        claim.end("failed", **told)
+        failed[unit.name] = error
+    except BaseException:
+        with contextlib.suppress(OSError, RunError):
+            claim.end("left")
+        raise
+    else:
+        claim.end("done")
+
+
+def _error_of(seen: Seen) -> SpeechftError:
+    content = seen.content or {}
+    kind = _KINDS.get(str(content.get("kind")), DataError)
+    hint = content.get("hint")
+    return kind(str(content.get("why")), hint=hint if isinstance(hint, str) else None)
