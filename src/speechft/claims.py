@@ -31,7 +31,7 @@ from typing import Any, Literal, cast
 from speechft.disk import remove
 from speechft.errors import CheckpointError, RunError, SpeechftError
 from speechft.files import json_digest, json_text, read_json, write_error
-from speechft.outputs import lock, make_scratch
+from speechft.outputs import lock, make_scratch, waiting
 
 FOLDER = ".units"
 BEAT = 5.0
@@ -128,7 +128,7 @@ class Workers:
         """Hold the folder for a moment; so nobody registers while the last one clears it away."""
         self._folder.mkdir(parents=True, exist_ok=True)
         make_scratch(self._place)
-        with lock(self._place, wait=30.0):
+        with waiting(30.0), lock(self._place):
             yield
 
     def claim(self, name: str, *, again: int = 0) -> Claim | None:

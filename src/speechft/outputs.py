@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from speechft.console import log
 from speechft.disk import open_regular, reading, remove, sweep
 from speechft.errors import CheckpointError, RunError
 from speechft.files import read_json, write_beside, write_error, write_json
@@ -39,6 +40,19 @@ def overwriting(allowed: bool) -> Iterator[None]:
         yield
     finally:
         _overwrite.reset(token)
+
+
+_patience: ContextVar[float] = ContextVar("patience", default=0.0)
+
+
+@contextlib.contextmanager
+def waiting(seconds: float = float("inf")) -> Iterator[None]:
+    """Let folders that another process holds be waited for instead of refused."""
+    token = _patience.set(seconds)
+    try:
+        yield
+    finally:
+        _patience.reset(token)
 
 
 def fingerprint(path: Path) -> str:
@@ -216,21 +230,18 @@ def is_unwritable(error: BaseException | None) -> bool:
 
 
 @contextlib.contextmanager
-def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock ends with the process, however it ends.
 
     A folder that is made here and into which nothing is written is gone again afterwards. Temporary
     files that a killed process left are removed.
 
-    Args:
-        folder: What to hold.
-        wait: Seconds to wait for a process that holds it now.
-
     Raises:
-        RunError: Another process holds it, the folder cannot be made, or its lock is no file.
+        RunError: Another process holds it and `waiting` is off, or did so for too long; the folder
+            cannot be made, or its lock is no file.
     """
     made = not folder.exists()
-    descriptor = _patiently_locked(folder, time.monotonic() + wait)
+    descriptor = _patiently_locked(folder)
     try:
         sweep(folder)
         yield
@@ -242,14 +253,20 @@ def lock(folder: Path, *, wait: float = 0.0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _patiently_locked(folder: Path, until: float) -> int:
+def _patiently_locked(folder: Path) -> int:
+    """Return the locked descriptor of a folder that is made where there is none, see `waiting`."""
+    begun, told = time.monotonic(), False
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             return _locked(folder)
         except OSError as error:
-            if error.errno != errno.EWOULDBLOCK or time.monotonic() >= until:
+            waited = time.monotonic() - begun
+            if error.errno != errno.EWOULDBLOCK or waited >= _patience.get():
                 raise lock_error(folder, error) from error
+        if waited > 1 and not told:
+            log(f"waiting for another process that works in {folder}")
+            told = True
         time.sleep(0.05)
 
 
