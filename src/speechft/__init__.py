@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from speechft import tasks
     from speechft.api import (
-        analyze,
         compare,
         evaluate,
         finetune,
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
         pretrain,
         report,
         run,
-        search,
-        sweep,
     )
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
@@ -26,6 +23,8 @@ if TYPE_CHECKING:
     from speechft.evaluation.pipelines import load_pipeline
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
+    from speechft.reporting.analysis import analyze
+    from speechft.sweeping.api import search, sweep
 
 from speechft.version import __version__
 
@@ -54,7 +53,7 @@ __all__ = [
 
 _HOMES = {
     "SpeechftError": "speechft.errors",
-    "analyze": "speechft.api",
+    "analyze": "speechft.reporting.analysis",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
@@ -69,8 +68,8 @@ _HOMES = {
     "pretrain": "speechft.api",
     "report": "speechft.api",
     "run": "speechft.api",
-    "search": "speechft.api",
-    "sweep": "speechft.api",
+    "search": "speechft.sweeping.api",
+    "sweep": "speechft.sweeping.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""
 

@@ -2,20 +2,21 @@
 
 Arguments have the names of the verb's options. What a verb takes as ``--set section.key=value`` is
 a keyword here, sections joined by two underscores: ``finetuning__steps=100``. Heavy imports happen
-inside the functions.
+inside the functions. Verbs of one room have theirs there: `speechft.sweeping.api`,
+`speechft.merging.api`, `speechft.reporting.analysis`, `speechft.encoders.convert`,
+`speechft.features.files`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.arguments import PathLike, changes_of, folder_of, listed_encoders, texts_of
 from speechft.outputs import overwriting
 
 if TYPE_CHECKING:
-    from speechft.analysis.rows import AnalysisRow
     from speechft.data.manifest import Corpus
     from speechft.encoders.inspection import Inspection
     from speechft.evaluation.compare import Difference
@@ -24,10 +25,6 @@ if TYPE_CHECKING:
     from speechft.merging.bases import BaseRanking
     from speechft.pipeline import Summary
     from speechft.results import ResultRow
-    from speechft.sweeping.search import Search
-    from speechft.sweeping.sweep import Sweep
-
-PathLike = str | Path
 
 
 def run(
@@ -68,12 +65,12 @@ def run(
     from speechft.finetuning.finetune import finetune as follow
     from speechft.recipe import Recipe, load_recipe
 
-    changes = _changes(settings, {"data.corpus": corpus})
+    changes = changes_of(settings, {"data.corpus": corpus})
     with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
         if not first:
             return None
         loaded = load_recipe(Recipe, recipe, overrides, changes)
-        return pipeline.run(loaded, _folder(out), command=command)
+        return pipeline.run(loaded, folder_of(out), command=command)
 
 
 def finetune(
@@ -111,8 +108,8 @@ def finetune(
     from speechft.finetuning.finetune import finetune as follow
     from speechft.recipe import Recipe, load_recipe
 
-    folder = _folder(out)
-    changes = _changes(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
+    folder = folder_of(out)
+    changes = changes_of(settings, {"finetuning.strategy": strategy, "data.corpus": corpus})
     with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
         if first:
             loaded = load_recipe(Recipe, recipe, overrides, changes)
@@ -155,9 +152,9 @@ def pretrain(
     from speechft.recipe import load_recipe
     from speechft.runs import lock, stage
 
-    folder = _folder(out)
+    folder = folder_of(out)
     config = load_recipe(
-        PretrainingConfig, recipe, overrides, _changes(settings, {"corpus": corpus})
+        PretrainingConfig, recipe, overrides, changes_of(settings, {"corpus": corpus})
     )
     inputs = {}
     for name, encoder in (("start", config.start_from), ("targets", config.targets.source)):
@@ -233,7 +230,7 @@ def evaluate(
     from speechft.devices import use_device
     from speechft.evaluation.config import evaluation_config
 
-    folder = _folder(out)
+    folder = folder_of(out)
     given = {
         "tasks": tasks,
         "protocol": protocol,
@@ -246,264 +243,11 @@ def evaluate(
         "precision": precision,
         "language_model": None if language_model is None else str(language_model),
     }
-    config = evaluation_config(given, overrides, _changes(settings, {}))
+    config = evaluation_config(given, overrides, changes_of(settings, {}))
     with overwriting(overwrite), use_device(device):
-        return pipeline.evaluate(_listed(encoders), _texts(corpus), config, folder, seed=seed)
-
-
-def sweep(
-    base: Any,
-    tuned: Any,
-    *,
-    out: PathLike,
-    alphas: str | float | Sequence[float] = "0:1:0.1",
-    by: str | None = None,
-    tasks: str | Sequence[str] | None = None,
-    corpus: PathLike | Sequence[PathLike] = "synthetic",
-    tuned_on: str | Sequence[str] = (),
-    keep_within: float = 1.0,
-    method: str = "linear",
-    options: Mapping[str, Any] | Sequence[str] = (),
-    rules: Mapping[str, float | str] | Sequence[str] = (),
-    weight_norm: str = "gv",
-    dtype: str = "auto",
-    extrapolate: bool = False,
-    test: bool = False,
-    suggest: bool = False,
-    protocol: str = "mini",
-    seed: int = 0,
-    seeds: int = 1,
-    limit: int | None = None,
-    precision: str | None = None,
-    device: str = "auto",
-    overrides: Sequence[str] = (),
-    **settings: Any,
-) -> Sweep:
-    """Measure merges of a base and encoders tuned from it, none of them written; choose an alpha.
-
-    Args:
-        base: Encoder folder, weight file, packaged name or hub id.
-        tuned: The same, one or a list, tuned from the base.
-        out: Folder for ``results.jsonl``, ``sweep.json`` and pictures.
-        alphas: ``FIRST:LAST:STEP``, numbers with commas, or numbers; the base is always measured.
-        by: ``layers`` or ``module``: every part moves alone, the others stay the base's.
-        tasks: Keys of tasks, see `evaluate`.
-        corpus: See `evaluate`.
-        tuned_on: Tasks that were tuned on; by default what the folder of the tuned encoders tells.
-        keep_within: Points that may be lost on each other task: the upper bound of the paired 90 %
-            interval on dev, not the point.
-        method: One of `speechft.merging.methods.METHODS` that takes an alpha.
-        options: Options of the method.
-        rules: Coefficients by layer that do not move, see `merge`.
-        weight_norm: ``gv`` or ``fused``.
-        dtype: Type of the merged weights, see `merge`.
-        extrapolate: Let alphas lie outside 0 to 1.
-        test: Report the test split beside what is chosen on dev.
-        suggest: Instead, suggest an alpha without labels of other tasks, from the head that the
-            encoder was tuned with; not yet judged.
-        protocol: See `evaluate`.
-        seed: First seed of the probes.
-        seeds: Probe seeds.
-        limit: So many utterances of every split at most.
-        precision: Of the encoder.
-        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
-        overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
-        **settings: Further fields.
-
-    Returns:
-        Rows, every merge against the base, and the choice.
-
-    Raises:
-        SpeechftError: Something is wrong with an encoder, a task, the corpus or the alphas.
-    """
-    from speechft.devices import use_device
-    from speechft.errors import ConfigError
-    from speechft.evaluation.config import evaluation_config
-    from speechft.merging.config import MergeSettings
-    from speechft.merging.config_file import split_options
-    from speechft.sweeping import suggestion
-    from speechft.sweeping import sweep as sweeping
-    from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
-
-    asked = SweepSettings(
-        base=base,
-        tuned=tuple(_listed(tuned)),
-        merge=MergeSettings(
-            method=method,
-            options=dict(options) if isinstance(options, Mapping) else split_options(options),
-            rules=rules,  # type: ignore[arg-type] # a sequence is read there
-            weight_norm=weight_norm,  # type: ignore[arg-type] # checked there
-            dtype=dtype,  # type: ignore[arg-type] # checked there
-        ),
-        alphas=read_alphas(alphas, extrapolate=extrapolate),
-        by=by,  # type: ignore[arg-type] # checked there
-        tuned_on=_names(tuned_on),
-        rule=Rule(keep_within),
-    )
-    given = {
-        "tasks": tasks,
-        "protocol": protocol,
-        "seeds": seeds,
-        "limit": limit,
-        "precision": precision,
-    }
-    config = evaluation_config(given, overrides, _changes(settings, {}))
-    if suggest:
-        if by is not None or test or tuned_on:
-            raise ConfigError("--suggest takes neither --by nor --test nor --tuned-on")
-        with use_device(device):
-            return suggestion.suggest(
-                asked, _texts(corpus), _folder(out), seed=seed, precision=config.precision
-            )
-    with use_device(device):
-        return sweeping.sweep(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
-
-
-def search(
-    base: Any,
-    tuned: Any,
-    *,
-    out: PathLike,
-    trials: int = 30,
-    groups: int = 3,
-    methods: str | Sequence[str] = "linear",
-    tasks: str | Sequence[str] | None = None,
-    corpus: PathLike | Sequence[PathLike] = "synthetic",
-    tuned_on: str | Sequence[str] = (),
-    keep_within: float = 1.0,
-    weight_norm: str = "gv",
-    dtype: str = "auto",
-    test: bool = False,
-    protocol: str = "mini",
-    seed: int = 0,
-    seeds: int = 1,
-    limit: int | None = None,
-    precision: str | None = None,
-    device: str = "auto",
-    overrides: Sequence[str] = (),
-    **settings: Any,
-) -> Search:
-    """Search coefficients by layer group and a method with optuna, by the rule of `sweep`.
-
-    Trials are guided and pruned on one half of dev, the choice is made on the other; test stays
-    closed until then.
-
-    Args:
-        base: See `sweep`.
-        tuned: See `sweep`.
-        out: Folder for ``results.jsonl``, ``search.json`` and ``chosen.yaml``, which
-            ``speechft merge --config`` takes.
-        trials: Merges to measure.
-        groups: Groups of neighbouring layers with a coefficient each, beside one for the rest.
-        methods: Merge methods to choose from, those that take coefficients by layer.
-        tasks: See `evaluate`.
-        corpus: See `evaluate`.
-        tuned_on: See `sweep`.
-        keep_within: See `sweep`.
-        weight_norm: ``gv`` or ``fused``.
-        dtype: Type of the merged weights, see `merge`.
-        test: Report base and choice on test in the end.
-        protocol: See `evaluate`.
-        seed: Of probes, halves and trials.
-        seeds: Probe seeds.
-        limit: So many utterances of every split at most.
-        precision: Of the encoder.
-        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
-        overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
-        **settings: Further fields.
-
-    Raises:
-        SpeechftError: optuna is not installed, or something is wrong with an encoder, a task or the
-            corpus.
-    """
-    from speechft.devices import use_device
-    from speechft.evaluation.config import evaluation_config
-    from speechft.merging.config import MergeSettings
-    from speechft.sweeping import search as searching
-    from speechft.sweeping.settings import Rule, SweepSettings
-
-    asked = searching.SearchSettings(
-        SweepSettings(
-            base=base,
-            tuned=tuple(_listed(tuned)),
-            merge=MergeSettings(weight_norm=weight_norm, dtype=dtype),  # type: ignore[arg-type]
-            alphas=(0.25, 0.5, 1.0),
-            tuned_on=_names(tuned_on),
-            rule=Rule(keep_within),
-        ),
-        _names(methods),
-        groups,
-        trials,
-    )
-    given = {
-        "tasks": tasks,
-        "protocol": protocol,
-        "seeds": seeds,
-        "limit": limit,
-        "precision": precision,
-    }
-    config = evaluation_config(given, overrides, _changes(settings, {}))
-    with use_device(device):
-        return searching.search(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
-
-
-def analyze(
-    base: Any,
-    encoders: Any,
-    *,
-    out: PathLike,
-    corpus: PathLike = "synthetic",
-    split: str | None = None,
-    measures: str | Sequence[str] = "available",
-    layers: str | int | Sequence[int] = "all",
-    relative_depth: bool = False,
-    alpha: float = 0.5,
-    limit: int = 1000,
-    seed: int = 0,
-    precision: str = "fp32",
-    device: str = "auto",
-) -> list[AnalysisRow]:
-    """Measure, layer by layer, what fine-tuning did to encoders: docs/analysis.md.
-
-    Args:
-        base: What they were tuned from: a folder, packaged name, hub id, or an encoder of your own.
-        encoders: The others, one or several.
-        out: Folder for ``analysis.jsonl``, ``analysis.md`` and a figure a question.
-        corpus: Embedded corpus, CSV, or folder of a prepared corpus.
-        split: Of it; None for the development split.
-        measures: Of similarity, linearity, weights, cca, abx, speaker and knn some,
-            in a list or a text with commas; ``available`` for all that encoders and corpus allow.
-        layers: Hidden states of the base: ``all``, ``last``, or numbers: ``"6,9-12"``.
-        relative_depth: Compare encoders of another shape, layer by relative depth, by CKA alone.
-        alpha: Where between base and encoder linearity is measured.
-        limit: Utterances at most, speakers in turn.
-        seed: Of everything that is drawn.
-        precision: Of the encoders: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
-        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
-
-    Returns:
-        A row for each measure, layer and encoder.
-
-    Raises:
-        SpeechftError: Something is wrong with an encoder or the corpus, or they do not fit.
-    """
-    from speechft.analysis.settings import read_settings
-    from speechft.devices import use_device
-    from speechft.reporting.analysis import analyze_and_draw
-
-    settings = read_settings(
-        measures,
-        layers,
-        alpha,
-        limit,
-        precision,
-        split=split,
-        relative_depth=relative_depth,
-        seed=seed,
-    )
-    folder = _folder(out)
-    with use_device(device):
-        return analyze_and_draw(base, _listed(encoders), str(corpus), folder, settings)
+        return pipeline.evaluate(
+            listed_encoders(encoders), texts_of(corpus), config, folder, seed=seed
+        )
 
 
 def report(
@@ -527,9 +271,9 @@ def report(
     """
     from speechft.reporting import folder as reporting
 
-    places = [_folder(place) for place in _texts(folders)]
+    places = [folder_of(place) for place in texts_of(folders)]
     with overwriting(overwrite):
-        return reporting.publish_report(places, None if out is None else _folder(out))
+        return reporting.publish_report(places, None if out is None else folder_of(out))
 
 
 def compare(
@@ -590,7 +334,7 @@ def inspect(
 
 
 def _result_files(results: PathLike | Sequence[PathLike]) -> list[Path]:
-    places = [_folder(place) for place in _texts(results)]
+    places = [folder_of(place) for place in texts_of(results)]
     return [place / "results.jsonl" if place.is_dir() else place for place in places]
 
 
@@ -635,37 +379,9 @@ def prepare(
 
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
     texts = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
-    place = None if out is None else _folder(out)
+    place = None if out is None else folder_of(out)
     with overwriting(overwrite):
         found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)
         if shards is None:
             return found
-        return export_shards(found, _folder(shards), shard_size=shard_size)
-
-
-def _folder(path: PathLike) -> Path:
-    return Path(os.path.expanduser(path))
-
-
-def _names(given: str | Sequence[str]) -> tuple[str, ...]:
-    """Return names of a list, or of a text with commas."""
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(part.strip() for part in parts if part.strip())
-
-
-def _texts(names: PathLike | Sequence[PathLike]) -> list[str]:
-    """Return one or several names as a list of texts."""
-    return [str(name) for name in ([names] if isinstance(names, (str, Path)) else names)]
-
-
-def _listed(encoders: Any) -> list[Any]:
-    """Return one or several encoders, names or objects, as a list; paths become text."""
-    several = not isinstance(encoders, (str, Path)) and not callable(encoders)
-    listed = list(encoders) if several and hasattr(encoders, "__iter__") else [encoders]
-    return [str(item) if isinstance(item, Path) else item for item in listed]
-
-
-def _changes(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return changes by key; options that were given come last, so that they win."""
-    changes = {key.replace("__", "."): value for key, value in settings.items()}
-    return changes | {key: value for key, value in options.items() if value is not None}
+        return export_shards(found, folder_of(shards), shard_size=shard_size)

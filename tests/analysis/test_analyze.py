@@ -14,7 +14,7 @@ import torch
 
 from helpers import TINY, tiny_encoder
 from speechft import cli
-from speechft.analysis.analyze import analyze, interpolated
+from speechft.analysis.analyze import analysis_rows, interpolated
 from speechft.analysis.rows import AnalysisRow
 from speechft.analysis.sentences import layers_text, sentences
 from speechft.analysis.settings import read_settings
@@ -58,7 +58,7 @@ def analysed(
     """Analyse without drawing figures."""
     listed = encoders if isinstance(encoders, list) else [encoders]
     out.mkdir(exist_ok=True)
-    return analyze(str(base), listed, str(corpus), out, read_settings(**given))
+    return analysis_rows(str(base), listed, str(corpus), out, read_settings(**given))
 
 
 def pick(rows: list[AnalysisRow], measure: str, encoder: str | None = None) -> list[AnalysisRow]:

@@ -213,6 +213,27 @@ def test_what_cannot_be_swept_is_refused_before_anything_is_made(
         run(base, tuned, tones, tmp_path / "out", alphas="1", layers=(9,))
 
 
+def test_a_check_that_merge_lets_fail_is_let_fail_here_too(
+    base: Path, tuned: Path, tones: Corpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(LineageError, match="equals the base") as caught:
+        run(base, base, tones, tmp_path / "out", alphas="0.5", tasks="sid")
+    assert "--force (or --allow equal)" in str(caught.value)
+    for how in ({"allow": "equal"}, {"force": True}):
+        out = tmp_path / next(iter(how))
+        found = run(base, base, tones, out, alphas="0.5", tasks="sid", **how)
+        assert "merged nevertheless" in capfd.readouterr().err
+        [said] = read_json(out / "sweep.json")["forced"]
+        assert "equals the base" in said
+        assert found.judged[1].changes["sid"].interval == (0.0, 0.0)
+        assert found.choice is not None
+        assert found.choice.point.alpha == 0, "of equal ones the base"
+    command = read_json(tmp_path / "allow" / "sweep.json")["command"]
+    assert command == "speechft merge base base --alpha 0 --allow equal --out merged"
+    run(base, tuned, tones, tmp_path / "t", alphas="1", tasks="sid")
+    assert read_json(tmp_path / "t" / "sweep.json")["forced"] == []
+
+
 def test_outside_the_ends_when_asked(
     base: Path, tuned: Path, tones: Corpus, tmp_path: Path
 ) -> None:

@@ -53,7 +53,7 @@ class Subject:
     """Whether it has the base's weights by name and shape."""
 
 
-def analyze(
+def analysis_rows(
     base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
 ) -> list[AnalysisRow]:
     """Measure what fine-tuning did to encoders; writes ``analysis.jsonl``.

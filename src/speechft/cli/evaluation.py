@@ -118,10 +118,10 @@ def analyze(
 
     Example: speechft analyze tiny-hubert runs/sid/encoder --out runs/analysis
     """
-    from speechft import api
     from speechft.analysis.sentences import sentences
+    from speechft.reporting.analysis import analyze as analyze_encoders
 
-    rows = api.analyze(
+    rows = analyze_encoders(
         base,
         encoders,
         out=out,

@@ -14,8 +14,12 @@ from speechft.console import say
 from speechft.merging.checks import CHECKS, FORCED
 from speechft.merging.methods import METHODS
 
-ALLOW = f"Checks that may fail: {','.join(CHECKS)}."
-FORCE = f"The same as --allow {','.join(FORCED)}."
+Allow = Annotated[str | None, typer.Option(help=f"Checks that may fail: {','.join(CHECKS)}.")]
+Force = Annotated[bool, typer.Option("--force", help=f"The same as --allow {','.join(FORCED)}.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="Of the method: density=0.2."),
+]
 
 
 @app.command()
@@ -37,14 +41,11 @@ def merge(
         typer.Option("--alpha-rule", help="Such as 'layers.0-3: 0.1'; repeatable."),
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, keep, float32, float16, ...")] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="Of the method: density=0.2."),
-    ] = None,
+    options: Options = None,
     config: Annotated[Path | None, typer.Option(help="YAML, ours or the official one.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, write nothing.")] = False,
-    allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
-    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    allow: Allow = None,
+    force: Force = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -91,8 +92,8 @@ def delta(
     tuned: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
-    allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
-    force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
+    allow: Allow = None,
+    force: Force = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:

@@ -158,12 +158,13 @@ def check_weights(ready: Prepared, changes: Sequence[lineage.Change]) -> tuple[s
     return (*ready.objections, *found)
 
 
-def check_delta(ready: Prepared) -> None:
-    """Refuse a delta that was made for another base, where the base is in files."""
+def check_delta(ready: Prepared) -> tuple[str, ...]:
+    """Refuse a delta that was made for another base in files, or return what was let pass."""
     base, models = ready.plan.base, ready.plan.tuned
-    if base.files and any(model.format == "delta" for model in models):
-        digest = combined_digest(base.folder, base.files, InputDigests(base.files).result())
-        refuse(check_base_digest(base, models, digest), ready.config.allowed)
+    if not base.files or not any(model.format == "delta" for model in models):
+        return ()
+    digest = combined_digest(base.folder, base.files, InputDigests(base.files).result())
+    return tuple(refuse(check_base_digest(base, models, digest), ready.config.allowed))
 
 
 def _check_output(plan: Plan, out: Path) -> None:

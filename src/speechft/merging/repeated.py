@@ -9,8 +9,8 @@ from typing import Any
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.encoders.opening import open_encoder
-from speechft.errors import LineageError
-from speechft.merging.config import MergeConfig, MergeSettings
+from speechft.merging.checks import unique
+from speechft.merging.config import MergeSettings
 from speechft.merging.execution import check_delta, check_weights, prepare_opened
 from speechft.merging.lineage import Change
 from speechft.merging.memory import as_torch
@@ -54,6 +54,8 @@ class Merger:
         self._checked = False
         self.names = [opened.names.get(name, name) for name in opened.tensors]
         """Hugging Face names of the tensors of the base."""
+        self.forced: tuple[str, ...] = ()
+        """What spoke against merges so far and was let pass, see `MergeSettings.allow`."""
 
     def merge(self, settings: MergeSettings) -> Merged:
         """Merge.
@@ -66,20 +68,14 @@ class Merger:
             ConfigError: A setting does not fit the models.
         """
         config = settings.of(self._base.source, [model.source for model in self._models])
-        try:
-            return self._merge(config)
-        except LineageError as error:  # no flag of `merge` lets it pass here
-            hint = (error.hint or "").rpartition("; ")[0] or None
-            raise LineageError(error.message, hint=hint) from None
-
-    def _merge(self, config: MergeConfig) -> Merged:
         ready = prepare_opened(config, self._base, self._models, "hf")
         written = folder_settings(ready.plan)
         sink = _Both(ready.plan.items, ArraySink(ready.plan))
-        changes = run(ready.plan, sink, ready.combine)
-        check_weights(ready, changes)
+        allow_nonfinite = "nonfinite" in config.allowed
+        changes = run(ready.plan, sink, ready.combine, allow_nonfinite=allow_nonfinite)
+        objections = check_weights(ready, changes)
         if not self._checked:
-            check_delta(ready)
+            objections += check_delta(ready)
             self._checked = True
         state = {i.name: as_torch(i, sink.arrays.data[i.name]) for i in ready.plan.items}
         found, (settings_written, processor) = open_encoder(state, "merged"), written
@@ -91,6 +87,7 @@ class Merger:
             config=settings_written,
             processor=processor,
         )
+        self.forced = tuple(unique([*self.forced, *objections]))
         return Merged(checkpoint, tuple(sink.digests.result()), tuple(changes))
 
 

@@ -7,32 +7,73 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from speechft.analysis.analyze import ROWS_NAME, analyze
+from speechft.analysis.analyze import ROWS_NAME, analysis_rows
 from speechft.analysis.rows import AnalysisRow, read_analysis
 from speechft.analysis.sentences import sentences
-from speechft.analysis.settings import Settings
+from speechft.analysis.settings import Settings, read_settings
+from speechft.arguments import PathLike, folder_of, listed_encoders
 from speechft.console import warn
 from speechft.data.manifest import Corpus
+from speechft.devices import use_device
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError, DataError
 from speechft.reporting.layers import PAGE_NAME, write_page
 from speechft.runs import lock, stage
 
 
-def analyze_and_draw(
-    base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
+def analyze(
+    base: Any,
+    encoders: Any,
+    *,
+    out: PathLike,
+    corpus: PathLike = "synthetic",
+    split: str | None = None,
+    measures: str | Sequence[str] = "available",
+    layers: str | int | Sequence[int] = "all",
+    relative_depth: bool = False,
+    alpha: float = 0.5,
+    limit: int = 1000,
+    seed: int = 0,
+    precision: str = "fp32",
+    device: str = "auto",
 ) -> list[AnalysisRow]:
-    """Analyse encoders and write rows, figures and page; see `speechft.analysis.analyze`.
+    """Measure, layer by layer, what fine-tuning did to encoders: docs/analysis.md.
 
     Args:
-        base: What the encoders were tuned from.
-        encoders: The others.
-        corpus: As `find_corpus` takes it.
-        folder: For everything.
-        settings: What is measured.
+        base: What they were tuned from: a folder, packaged name, hub id, or an encoder of your own.
+        encoders: The others, one or several.
+        out: Folder for ``analysis.jsonl``, ``analysis.md`` and a figure a question.
+        corpus: Embedded corpus, CSV, or folder of a prepared corpus.
+        split: Of it; None for the development split.
+        measures: Of similarity, linearity, weights, cca, abx, speaker and knn some,
+            in a list or a text with commas; ``available`` for all that encoders and corpus allow.
+        layers: Hidden states of the base: ``all``, ``last``, or numbers: ``"6,9-12"``.
+        relative_depth: Compare encoders of another shape, layer by relative depth, by CKA alone.
+        alpha: Where between base and encoder linearity is measured.
+        limit: Utterances at most, speakers in turn.
+        seed: Of everything that is drawn.
+        precision: Of the encoders: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
+        device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+
+    Returns:
+        A row for each measure, layer and encoder.
+
+    Raises:
+        SpeechftError: Something is wrong with an encoder or the corpus, or they do not fit.
     """
-    with lock(folder):
-        return _analyze(base, encoders, corpus, folder, settings)
+    settings = read_settings(
+        measures,
+        layers,
+        alpha,
+        limit,
+        precision,
+        split=split,
+        relative_depth=relative_depth,
+        seed=seed,
+    )
+    folder = folder_of(out)
+    with use_device(device), lock(folder):
+        return _analyze(base, listed_encoders(encoders), str(corpus), folder, settings)
 
 
 def analysis_stage(
@@ -67,6 +108,6 @@ def analysis_stage(
 def _analyze(
     base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
 ) -> list[AnalysisRow]:
-    rows = analyze(base, encoders, corpus, folder, settings)
+    rows = analysis_rows(base, encoders, corpus, folder, settings)
     write_page(rows, folder)
     return rows

@@ -79,4 +79,6 @@ def merge_command(base: Any, tuned: Any, settings: MergeSettings, out: str = "me
     for name in ("weight_norm", "dtype"):
         if getattr(settings, name) != getattr(default, name):
             words += [f"--{name.replace('_', '-')}", getattr(settings, name)]
+    if settings.allow:
+        words += ["--allow", ",".join(settings.allow)]
     return shlex.join([*words, "--out", out])

@@ -148,10 +148,15 @@ def search(
         put_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
         draw_front(found, choice, asked.rule, folder)
         result = Search(bench.rows, found, tuned_on, choice, folder / CHOSEN_FILE)
-        put_json(folder / SEARCH_FILE, _as_json(settings, result, trials), asked.places)
+
+        def put() -> None:
+            told = {**_as_json(settings, result, trials), "forced": list(merger.forced)}
+            put_json(folder / SEARCH_FILE, told, asked.places)
+
+        put()
         if test:
             result = _tested(result, settings, merger, shared, corpus, config, folder, seed, base)
-            put_json(folder / SEARCH_FILE, _as_json(settings, result, trials), asked.places)
+            put()
         log(f"choice: {choice.point.name}, {CHOSEN_FILE}")
     return result
 
@@ -343,6 +348,8 @@ def merge_yaml(asked: SweepSettings, settings: MergeSettings) -> str:
     for name in ("rules", "options"):
         if value := getattr(settings, name):
             content[name] = dict(value)
+    if settings.allow:
+        content["allow"] = list(settings.allow)
     content |= {"weight_norm": settings.weight_norm, "dtype": settings.dtype}
     return yaml.safe_dump(content, sort_keys=False)
 

@@ -98,7 +98,8 @@ def sweep(
                 for judge, one in zip(found, complete, strict=True)
             ]
         result = _result(settings, bench.rows, found, tuned_on)
-        put_json(folder / SWEEP_FILE, as_json(settings, result), settings.places)
+        told = {**as_json(settings, result), "forced": list(merger.forced)}
+        put_json(folder / SWEEP_FILE, told, settings.places)
         draw(result.judged, result.choice, settings.rule, tuned_on, folder)
         bench.failures.raise_any(folder)
     return result
@@ -209,10 +210,14 @@ class Bench:
 def shares_downsampler(merger: Merger, point: Point) -> bool:
     """Return whether merges have the convolutions of the base; merges once, before anything else.
 
+    What speaks against merging and is let pass is said.
+
     Raises:
         LineageError: The models do not belong together, or a tuned one is the base.
     """
     changes = merger.merge(point.settings).changes
+    for objection in merger.forced:
+        warn(f"merged nevertheless: {objection}")
     if not any(evidence(change).cnn_equal is False for change in changes):
         return True
     log("the tuned encoders have a downsampler of their own: it runs anew for every merge")
