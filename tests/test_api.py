@@ -33,6 +33,7 @@ VERBS = {
     "compare": speechft.compare,
     "sweep": speechft.sweep,
     "search": speechft.search,
+    "status": speechft.status,
     "prepare": speechft.prepare,
     "convert": speechft.convert,
     "inspect": speechft.inspect,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import random
 import signal
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from processes import Child
-from speechft import claims
+from speechft import claims, cli, sharing
 from speechft.claims import FOLDER, Claim, Workers, look
 from speechft.errors import DataError, RunError
 from speechft.sharing import Unit, share
@@ -241,3 +243,42 @@ def _trial(folder: Path, seed: int) -> None:
     lost = {number for what, number, by in lines if what == "begin" and int(by) in killed}
     assert all(count == 1 for number, count in begun.items() if number not in lost)
     assert not (work / FOLDER).exists()
+
+
+def test_status_tells_what_is_done_running_failed_and_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["speechft", "status", str(tmp_path), *words])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        return capsys.readouterr().out
+
+    names = ["a", "b", "c", "d"]
+    with Workers(tmp_path, "evaluate", names) as workers:
+        first, second, third = (workers.claim(name) for name in "abc")
+        assert first is not None
+        assert second is not None
+        assert third is not None
+        first.end("done")
+        second.end("failed", kind="DataError", why="no audio", hint=None)
+        found = json.loads(shown("--json"))
+        assert [unit["state"] for unit in found["units"]] == ["done", "failed", "running", "free"]
+        assert found["units"][2]["pid"] == os.getpid()
+        text = shown()
+        assert "no audio" in text
+        assert f"process {os.getpid()}" in text
+        assert "1 done, 1 failed, 1 running, 1 free" in text
+        third.end("left")
+    assert [seen.state for seen in sharing.status(tmp_path)] == ["done", "failed", "left", "free"]
+    with pytest.raises(RunError, match="no folder"):
+        sharing.status(tmp_path / "none")
+
+
+def test_status_of_finished_work_names_its_results(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["speechft", "status", str(tmp_path)])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    assert "there are no results" in capsys.readouterr().out

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
     from speechft.reporting.analysis import analyze
+    from speechft.sharing import status
     from speechft.sweeping.api import search, sweep
 
 from speechft.version import __version__
@@ -47,6 +48,7 @@ __all__ = [
     "report",
     "run",
     "search",
+    "status",
     "sweep",
     "tasks",
 ]
@@ -69,6 +71,7 @@ _HOMES = {
     "report": "speechft.api",
     "run": "speechft.api",
     "search": "speechft.sweeping.api",
+    "status": "speechft.sharing",
     "sweep": "speechft.sweeping.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""

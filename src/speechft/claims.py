@@ -82,6 +82,18 @@ class Seen:
     """What went wrong."""
     content: Mapping[str, Any] | None = None
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        by, content = self.process or {}, self.content or {}
+        where = {name: by.get(name) for name in ("host", "pid", "command")} if by else {}
+        return {
+            "unit": self.name,
+            "state": self.state,
+            **where,
+            "since": content.get("since"),
+            "why": self.why,
+        }
+
 
 class Workers:
     """The processes that work in a folder, this one among them while the ``with`` block runs.
@@ -102,6 +114,7 @@ class Workers:
         self._serving: dict[str, Callable[[], None]] = {}
         self._serves = threading.Lock()
         self._beats = 0
+        self._done: set[str] = set()
 
     def __enter__(self) -> Workers:
         with self._alone():
@@ -120,7 +133,8 @@ class Workers:
         with contextlib.suppress(OSError, SpeechftError), self._alone():
             self._file.unlink(missing_ok=True)
             seen = look(self._folder, self._watch)
-            if all(unit.state == "done" for unit in seen) and not self._watch.others(self._token):
+            done = all(unit.state == "done" or unit.name in self._done for unit in seen)
+            if done and not self._watch.others(self._token):
                 remove(self._place)
 
     @contextlib.contextmanager
@@ -158,7 +172,8 @@ class Workers:
         return self._watch.look(name)
 
     def note_done(self, name: str) -> None:
-        """Have others know of a unit whose outputs were there already."""
+        """Have others know of a unit whose outputs are there."""
+        self._done.add(name)
         if self.state(name).state != "done" and (claim := self.claim(name)) is not None:
             claim.end("done")
 

@@ -206,7 +206,7 @@ def _note(path: Path, new: Path) -> None:
         known = _read(path.parent / RECORD_NAME)
         known = {name: prints for name, prints in known.items() if (path.parent / name).exists()}
         before = [print_ for print_ in listed(known.get(path.name)) if print_]
-        known[path.name] = [*before[-1:], fingerprint(new)]
+        known[path.name] = list(dict.fromkeys([*before[-1:], fingerprint(new)]))
         write_json(path.parent / RECORD_NAME, {"written": known})
 
 

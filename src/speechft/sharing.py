@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from speechft.claims import Claim, Seen, Workers
+from speechft.claims import Claim, Seen, Workers, look
 from speechft.console import log
 from speechft.errors import DataError, RunError, SpeechftError, TrainingError
 
@@ -28,14 +30,14 @@ class Unit:
     """Distinct in its folder: letters, digits, dots, dashes and slashes."""
     done: Callable[[], bool]
     """Tells whether its outputs are there, whoever made them."""
-    run: Callable[[Claim], None]
-    """Makes them; asks `Claim.check` before it publishes."""
+    run: Callable[[Claim | None], None]
+    """Makes them; asks `Claim.check` before it publishes, if there is a claim."""
     ready: Callable[[], bool] = _always
     """Tells whether it can be done now; what it needs may be with another process."""
 
 
 def share(
-    units: Sequence[Unit], workers: Workers, *, again: bool = True
+    units: Sequence[Unit], workers: Workers | None = None, *, again: bool = True
 ) -> dict[str, SpeechftError]:
     """Do units until all are done, with whoever else works in the folder.
 
@@ -44,7 +46,7 @@ def share(
 
     Args:
         units: What there is to do, in the order that suits a single process.
-        workers: This process among the others.
+        workers: This process among the others; None where it works alone.
         again: Whether units that failed before this process began are tried again.
 
     Returns:
@@ -53,6 +55,8 @@ def share(
     Raises:
         SpeechftError: Anything else that goes wrong ends this process's part.
     """
+    if workers is None:
+        return _alone(units)
     before = [workers.state(unit.name) for unit in units] if again else []
     tried = {seen.name: seen.number for seen in before if seen.state == "failed"}
     failed: dict[str, SpeechftError] = {}
@@ -70,14 +74,27 @@ def share(
     return failed
 
 
+def _alone(units: Sequence[Unit]) -> dict[str, SpeechftError]:
+    failed: dict[str, SpeechftError] = {}
+    for unit in units:
+        try:
+            if not unit.done():
+                unit.run(None)
+        except (DataError, TrainingError) as error:
+            failed[unit.name] = error
+    return failed
+
+
 def _settle(unit: Unit, workers: Workers, tried: int, failed: dict[str, SpeechftError]) -> bool:
     """Do a unit if it can be had; return whether nothing more is to be done for it."""
-    if unit.done():
-        workers.note_done(unit.name)
-        return True
     seen = workers.state(unit.name)
     if seen.state == "failed" and seen.number != tried:
         failed[unit.name] = _error_of(seen)
+        return True
+    if seen.state == "running":
+        return False
+    if unit.done():
+        workers.note_done(unit.name)
         return True
     claim = workers.claim(unit.name, again=tried) if unit.ready() else None
     if claim is not None:
@@ -107,3 +124,21 @@ def _error_of(seen: Seen) -> SpeechftError:
     kind = _KINDS.get(str(content.get("kind")), DataError)
     hint = content.get("hint")
     return kind(str(content.get("why")), hint=hint if isinstance(hint, str) else None)
+
+
+def status(out: str | Path) -> list[Seen]:
+    """Return what is done, running, failed or left of the work that processes share in a folder.
+
+    Args:
+        out: The folder that ``evaluate`` or ``sweep`` writes to.
+
+    Returns:
+        The units in the order of the work; none where all of it is done and no process is at it.
+
+    Raises:
+        RunError: There is no such folder.
+    """
+    folder = Path(os.path.expanduser(out))
+    if not folder.is_dir():
+        raise RunError(f"{folder} is no folder", hint="give the --out of the command that works")
+    return look(folder)

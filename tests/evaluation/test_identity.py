@@ -360,6 +360,6 @@ def test_layers_that_are_not_there_are_refused_before_anything_is_encoded(
     def refuse(*arguments: Any, **named: Any) -> None:
         raise AssertionError("encoded")
 
-    monkeypatch.setattr("speechft.evaluation.suite.extract", refuse)
+    monkeypatch.setattr("speechft.evaluation.jobs.extract", refuse)
     with pytest.raises(ConfigError, match="layer 9: the encoder has the hidden states 0"):
         run([str(tiny_hubert)], tones, tmp_path, "style", layers="9")

@@ -101,16 +101,16 @@ def test_the_command_line_takes_code_and_a_recipe_does_not(
 def test_what_is_known_is_resumed_and_what_is_not_is_measured_anew(
     code: Path, tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speechft.evaluation import suite
+    from speechft.evaluation import jobs
 
     runs: list[str] = []
-    extract = suite.extract
+    extract = jobs.extract
 
     def counted(*args: Any, **options: Any) -> Any:
         runs.append(options["description"])
         return extract(*args, **options)
 
-    monkeypatch.setattr(suite, "extract", counted)
+    monkeypatch.setattr(jobs, "extract", counted)
     out = tmp_path / "out"
     names = [f"{code}:Mine", f"{code}:Forgetful"]
     first = evaluated(names, tones, out)

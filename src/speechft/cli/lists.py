@@ -1,8 +1,15 @@
-"""The verbs that list what there is: recipes, corpora, tasks."""
+"""The verbs that list what there is: recipes, corpora, tasks, and the state of shared work."""
 
 from __future__ import annotations
 
 import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from speechft.cli.app import Json, app
 from speechft.console import say
@@ -40,6 +47,42 @@ def tasks(as_json: Json = False) -> None:
     from speechft.tasks import TASKS
 
     _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in TASKS.items()}, as_json)
+
+
+@app.command()
+def status(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of results.")],
+    as_json: Json = False,
+) -> None:
+    """Show what processes that share the work of a folder have done, are at, and have left.
+
+    Example: speechft status runs/eval
+    """
+    from speechft import sharing
+    from speechft.console import print_table
+
+    units = [unit.as_dict() for unit in sharing.status(out)]
+    counts = Counter(unit["state"] for unit in units)
+    if as_json:
+        say(json.dumps({"units": units, "counts": counts}))
+        return
+    if not units:
+        rows = out / "results.jsonl"
+        say(f"no process is at work in {out}, and nothing is left or failed")
+        say(f"results: {rows}" if rows.is_file() else f"there are no results: no {rows}")
+        return
+    cells = [[u["unit"], u["state"], _where(u), _since(u), u["why"] or ""] for u in units]
+    print_table(str(out), ["part", "state", "by", "minutes ago", "why"], cells)
+    say(", ".join(f"{number} {state}" for state, number in counts.items()))
+
+
+def _where(unit: Mapping[str, Any]) -> str:
+    return f"{unit['host']}, process {unit['pid']}" if unit.get("host") else ""
+
+
+def _since(unit: Mapping[str, Any]) -> str:
+    since = unit["since"]
+    return f"{(time.time() - since) / 60:.0f}" if isinstance(since, int) else ""
 
 
 def _list(entries: dict[str, str], as_json: bool) -> None:

@@ -7,18 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from speechft.claims import Workers
 from speechft.console import log, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
+from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import protocol_notes
-from speechft.evaluation.suite import assign_tasks, evaluate_encoder
+from speechft.evaluation.suite import assign_tasks
 from speechft.features.extract import DownsamplerCache
-from speechft.outputs import check_own, replacing
+from speechft.outputs import check_own, lock, replacing, waiting
 from speechft.results import ResultRow, read_rows, write_rows
-from speechft.runs import lock
+from speechft.sharing import share
 from speechft.tasks import TASKS, find_task, is_task
 from speechft.tasks.base import Task
 
@@ -33,7 +35,9 @@ def evaluate(
 ) -> list[ResultRow]:
     """Evaluate frozen encoders; writes ``results.jsonl``.
 
-    Rows of earlier evaluations into the same folder stay, where nothing new replaces them.
+    Rows of earlier evaluations into the same folder stay, where nothing new replaces them. Any
+    number of processes may be given the same: each does what no other is at, see `sharing`, and
+    all end with the same rows.
 
     Args:
         encoders: As the user typed or gave them, see `typed_candidates`.
@@ -46,25 +50,41 @@ def evaluate(
         SpeechftError: Something is wrong with an encoder, a task or the corpus. Where single tasks
             of encoders fail, all others are evaluated and written before it is raised.
     """
-    with lock(folder):
-        candidates = typed_candidates(encoders)
-        digests = {candidate.name: candidate.digest() for candidate in candidates}
-        tasks, by_task = open_tasks(corpus, config, folder)
-        file = folder / "results.jsonl"
+    candidates = typed_candidates(encoders)
+    digests = {candidate.name: candidate.digest() for candidate in candidates}
+    tasks, by_task = open_tasks(corpus, config, folder)
+    file = folder / "results.jsonl"
 
-        def earlier_run() -> bool:
-            return bool(read_rows(file))  # of which every one that stays true is kept
+    def earlier_run() -> bool:
+        return bool(read_rows(file))  # of which every one that stays true is kept
 
-        check_own(file, earlier=earlier_run)
-        earlier = read_rows(file) if file.exists() else []
-        cache, rows, failures = DownsamplerCache(), [], Failures()
-        settings: dict[str, Any] = {"seed": seed, "cache": cache, "failures": failures}
-        for candidate in candidates:
-            rows += evaluate_encoder(candidate, tasks, by_task, config, folder, **settings)
-        kept = kept_rows(earlier, rows, digests)
-        with replacing(file, earlier=earlier_run) as hidden:
-            write_rows(hidden, [*kept, *rows])
-        failures.raise_any(folder)
+    check_own(file, earlier=earlier_run)
+    cache, failures = DownsamplerCache(), Failures()
+    jobs = [
+        EncoderJobs(candidate, tasks, by_task, config, folder, seed=seed, cache=cache)
+        for candidate in candidates
+    ]
+    names = [one.unit(task.name) for one in jobs for task in tasks]
+    with Workers(folder, "evaluate", names) as workers:
+
+        def begin() -> None:
+            for one in jobs:
+                one.release(workers)
+
+        failed = share([unit for one in jobs for unit in one.units(workers, begin)], workers)
+        begin()
+    rows = []
+    for one in jobs:
+        errors = {t.name: failed[one.unit(t.name)] for t in tasks if one.unit(t.name) in failed}
+        failures.add(one.candidate.name, errors)
+        rows += one.rows(errors)
+    with waiting(60), lock(folder):
+        earlier = read_rows(file) if file.exists() else None
+        all_rows = [*kept_rows(earlier or [], rows, digests), *rows]
+        if all_rows != earlier:  # else another process, with which the work was shared, wrote them
+            with replacing(file, earlier=earlier_run) as hidden:
+                write_rows(hidden, all_rows)
+    failures.raise_any(folder)
     return rows
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from speechft.console import warn
 from speechft.errors import DataError, SpeechftError, TrainingError
 
 
@@ -23,21 +21,12 @@ class Failure:
 class Failures:
     """Tasks of encoders that could not be evaluated."""
 
-    def __init__(self) -> None:
-        self.found: list[Failure] = []
+    def __init__(self, found: Sequence[Failure] = ()) -> None:
+        self.found = list(found)
 
-    @contextmanager
-    def held(self, encoder: str, tasks: Sequence[str]) -> Iterator[None]:
-        """Note that tasks failed where their data or their training does; the rest goes on."""
-        try:
-            yield
-        except (DataError, TrainingError) as error:
-            warn(f"{', '.join(tasks)} of {encoder} failed, going on: {error.message}")
-            self.found += [Failure(encoder, task, error) for task in tasks]
-
-    def has(self, encoder: str, task: str) -> bool:
-        """Return whether a task of an encoder failed."""
-        return any(f.encoder == encoder and f.task == task for f in self.found)
+    def add(self, encoder: str, errors: Mapping[str, SpeechftError]) -> None:
+        """Note what failed of an encoder, by task."""
+        self.found += [Failure(encoder, task, error) for task, error in errors.items()]
 
     @property
     def tasks(self) -> set[str]:

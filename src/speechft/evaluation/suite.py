@@ -1,26 +1,20 @@
-"""Evaluate frozen encoders on several tasks: one extraction each, then every task's probes."""
+"""Which tasks an evaluation has and on which corpus, and the evaluation of one encoder on them."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from speechft.console import log, warn
 from speechft.data.manifest import Corpus
-from speechft.devices import pick_device, resolve_precision
-from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.evaluation.candidates import Candidate, save_candidate
+from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
-from speechft.evaluation.identity import encoder_folder
+from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.evaluation.task_evaluation import TaskEvaluation
-from speechft.features.cache import FrameCache, PooledCache
-from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.features.extract import DownsamplerCache
 from speechft.results import ResultRow
+from speechft.sharing import share
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
 
@@ -163,86 +157,12 @@ def evaluate_encoder(
         TrainingError: The same, of trainings alone.
     """
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
-    digest = candidate.digest()
-    if not candidate.resumes:
-        config = config.model_copy(update={"cache": None})
-        log(f"{candidate.name} has no digest, or no state_dict and source: it is measured anew")
     held = Failures() if failures is None else failures
-    load = functools.cache(functools.partial(candidate.load, config.mode))
-    pending: list[TaskEvaluation] = []
-    finished: list[TaskEvaluation] = []
-    for task in tasks:
-        job = TaskEvaluation(
-            candidate, digest, task, corpora[task.name], config, out, seed, test, load
-        )
-        with held.held(candidate.name, [task.name]):
-            if not job.done():
-                job.check()  # what cannot be done is known before the encoder runs
-                pending.append(job)
-            finished.append(job)
-    for place in dict.fromkeys(job.corpus.place for job in pending):
-        group = [job for job in pending if job.corpus.place == place]
-        encode = functools.partial(_extract, load(), candidate.name, digest, config, cache)
-        shared = _shared(encode, group)
-        for job in group:
-            with held.held(candidate.name, [job.task.name]):
-                job.run(encode([job]) if shared is None else shared)
-    if finished:
-        save_candidate(encoder_folder(out, candidate.name, digest), candidate, digest)
-    done = [job for job in finished if not held.has(candidate.name, job.task.name)]
-    rows = [row for job in done for row in job.rows()]
+    work = EncoderJobs(candidate, tasks, corpora, config, out, seed=seed, test=test, cache=cache)
+    failed = share(work.units())
+    errors = {t.name: failed[work.unit(t.name)] for t in tasks if work.unit(t.name) in failed}
+    held.add(candidate.name, errors)
+    rows = work.rows(errors)
     if failures is None:
         held.raise_any(out)
     return rows
-
-
-def _shared(
-    encode: Callable[[Sequence[TaskEvaluation]], Features], jobs: Sequence[TaskEvaluation]
-) -> Features | None:
-    """Return features that all tasks share; None where a recording that cannot be read forbids it.
-
-    Then each task has its own, so that only those fail whose recording it is.
-    """
-    if len(jobs) == 1:
-        return None
-    try:
-        return encode(jobs)
-    except DataError as error:
-        warn(f"going on with one task at a time: {error.message}")
-        return None
-
-
-def _extract(
-    encoder: Encoder,
-    name: str,
-    digest: str,
-    config: EvaluationConfig,
-    cache: DownsamplerCache | None,
-    jobs: Sequence[TaskEvaluation],
-) -> Features:
-    """Run the encoder once over the union of all splits of tasks on the same corpus."""
-    cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
-    framed = frozenset(cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts())
-    return extract(
-        encoder,
-        cuts.values(),
-        frames=framed,
-        device=pick_device(),
-        precision=config.precision,
-        cache=cache,
-        storage=_storage(digest, config),
-        description=f"features of {name}",
-    )
-
-
-def _storage(digest: str, config: EvaluationConfig) -> Storage:
-    memory = int(config.frame_memory_gb * 1e9)
-    if config.cache is None:
-        return Storage(memory=memory)
-    precision = resolve_precision(config.precision, pick_device())
-    mode = "" if config.mode == "exact" else f" {config.mode}"
-    key = hashlib.sha256(f"{digest} {precision}{mode}".encode()).hexdigest()[:24]
-    place = Path(config.cache).expanduser() / key
-    quota = int(config.frame_cache_gb * 1e9)
-    frames = FrameCache(place, quota, config.frame_codec) if quota else None
-    return Storage(PooledCache(place), frames, memory)

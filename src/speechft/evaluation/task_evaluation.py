@@ -175,8 +175,13 @@ class TaskEvaluation:
         """Return whether the folder holds exactly this evaluation."""
         return is_done(self.folder, **self.identity.stage())
 
-    def run(self, features: Features) -> None:
-        """Train, choose and test the probes, and write what they do."""
+    def run(self, features: Features, check: Callable[[], None] | None = None) -> None:
+        """Train, choose and test the probes, and write what they do.
+
+        Args:
+            features: Of all cuts.
+            check: Asked before anything is published; it raises where another process has done it.
+        """
         with stage(self.folder, **self.identity.stage()) as work:
             if work.done:
                 return
@@ -189,6 +194,8 @@ class TaskEvaluation:
             if self.left_out is not None:
                 self.left_out.write(work.scratch / "left_out.jsonl")
             write_rows(work.scratch / "results.jsonl", rows)
+            if check is not None:
+                check()
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in of_all_layers(rows))
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
 

@@ -117,10 +117,18 @@ class FrameCache:
         folder: Where they lie; made when first written.
         quota: Bytes; beyond them nothing more is kept. What lies there already counts.
         codec: How values are kept. ``int8``: a scale for each hidden state of each frame.
+        seen_as: How values that have no room are rounded, where not as those that are kept.
     """
 
-    def __init__(self, folder: Path, quota: int, codec: Codec = "bfloat16") -> None:
-        self.folder, self.codec = folder / codec, codec
+    def __init__(
+        self,
+        folder: Path,
+        quota: int,
+        codec: Codec = "bfloat16",
+        *,
+        seen_as: Codec | None = None,
+    ) -> None:
+        self.folder, self.codec, self._seen_as = folder / codec, codec, seen_as or codec
         sweep(self.folder)
         sizes = {path.stem: path.stat().st_size for path in self.folder.glob("*.safetensors")}
         self.room = Room(quota, sizes)
@@ -133,7 +141,7 @@ class FrameCache:
 
     def as_kept(self, states: Tensor) -> Tensor:
         """Return states as they come back from here, so that a resumed run sees the same."""
-        return decode(encode(states, self.codec))
+        return decode(encode(states, self._seen_as))
 
     def get(self, key: str) -> Tensor | None:
         """Return the (N, T, D) float16 states of an audio, if they are there."""

@@ -233,10 +233,10 @@ class _Keeper:
         left = []
         for cut in cuts:
             stored = known.get(keys[cut.id])
+            if stored is not None:
+                self._features.pooled[cut.id] = stored
             if stored is None or (cut.id in self._frames and not self._reuse_frames(cut, encoder)):
                 left.append(cut)
-            else:
-                self._features.pooled[cut.id] = stored
         return left
 
     def _reuse_frames(self, cut: Cut, encoder: Encoder) -> bool:
@@ -250,9 +250,10 @@ class _Keeper:
     def keep(self, group: list[Cut], output: EncoderOutput) -> None:
         means = pooled(output).cpu()
         for number, cut in enumerate(group):
-            self._features.pooled[cut.id] = means[number].clone()
-            if self._storage.pooled is not None:
-                self._new[audio_key(cut)] = self._features.pooled[cut.id]
+            if cut.id not in self._features.pooled:  # else what was kept stays, to the bit
+                self._features.pooled[cut.id] = means[number].clone()
+                if self._storage.pooled is not None:
+                    self._new[audio_key(cut)] = self._features.pooled[cut.id]
             if cut.id in self._frames:
                 states, disk = _frames(output, number), self._storage.frames
                 if disk is not None:

@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from speechft.claims import Claim, Workers
 from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.encoders import kept_rows, open_tasks
-from speechft.evaluation.failures import Failures
+from speechft.evaluation.failures import Failure, Failures
+from speechft.evaluation.identity import slug
+from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.predictions import dev_file, items_of, read_items
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.features.extract import DownsamplerCache
+from speechft.files import json_digest
 from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
-from speechft.outputs import replacing
+from speechft.outputs import lock, replacing, waiting
 from speechft.results import ResultRow, Role, of_all_layers, read_rows, write_rows
-from speechft.runs import lock
+from speechft.sharing import Unit, share
 from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, judged
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command
@@ -62,7 +66,8 @@ def sweep(
     """Evaluate merges that are never written; writes ``results.jsonl``, ``sweep.json``, pictures.
 
     Base and tuned encoders are read once. Every evaluation is a stage of its own: what a killed
-    sweep had done is not done again.
+    sweep had done is not done again. Several processes may be given the same, see `sharing`: each
+    takes merges that no other is at.
 
     Args:
         settings: Which merges.
@@ -76,15 +81,18 @@ def sweep(
         SpeechftError: Something is wrong with an encoder, a task or the corpus. Where single tasks
             fail, all others are measured and written before it is raised.
     """
-    with lock(folder):
-        check_place(folder, SWEEP_FILE, *PICTURES)
-        merger = Merger(settings.base, settings.tuned)
-        points = points_of(settings, merger.names)
-        shared = shares_downsampler(merger, points[-1])
-        tasks = open_tasks(corpus, config, folder, test=test)
-        bench = Bench(settings, merger, shared, *tasks, config, folder, seed)
-        tuned_on = tasks_tuned_on(settings, [task.name for task in bench.tasks])
-        measured = [bench.measure(point, test=test) for point in points]
+    check_place(folder, SWEEP_FILE, *PICTURES)
+    merger = Merger(settings.base, settings.tuned)
+    points = points_of(settings, merger.names)
+    shared = shares_downsampler(merger, points[-1])
+    tasks = open_tasks(corpus, config, folder, test=test)
+    bench = Bench(settings, merger, shared, *tasks, config, folder, seed)
+    tuned_on = tasks_tuned_on(settings, [task.name for task in bench.tasks])
+    units = [bench.unit(point, test=test) for point in points]
+    with Workers(folder, "sweep", [unit.name for unit in units]) as workers:
+        share(units, workers)
+    measured = [bench.measure(point, test=test) for point in points]
+    with waiting(60), lock(folder):
         bench.write()
         complete = [one for one in measured if one.items]
         if not complete or complete[0].point != points[0]:
@@ -115,6 +123,9 @@ class Measured:
     """On dev, by task and probe seed."""
     tested: Items
     """On test, where that is reported."""
+    rows: list[ResultRow]
+    failures: list[Failure]
+    """Tasks that could not be evaluated."""
 
 
 class Bench:
@@ -147,11 +158,31 @@ class Bench:
         self._corpora, self._seed = corpora, seed
         self._cache = DownsamplerCache() if shared else None
         self._place = Place()
-        self.failures = Failures()
-        self.rows: list[ResultRow] = []
-        self._digests: dict[str, str] = {}
-        file = folder / RESULTS_FILE
-        self._earlier = read_rows(file) if file.exists() else []
+        self._measured: dict[str, Measured] = {}
+
+    @property
+    def rows(self) -> list[ResultRow]:
+        """Return the rows of all merges, in the order that they were last asked for."""
+        return [row for one in self._measured.values() for row in one.rows]
+
+    @property
+    def failures(self) -> Failures:
+        """Return what of all merges could not be evaluated."""
+        return Failures([one for found in self._measured.values() for one in found.failures])
+
+    def unit(self, point: Point, *, test: bool) -> Unit:
+        """Return the evaluation of one merge as a unit of work; arguments as for `measure`."""
+        about = [str(one) for one in (self._settings.base, *self._settings.tuned)]
+        key = json_digest([about, point.settings.changed()])[:8]
+
+        def done() -> bool:
+            return point.name in self._measured or self._is_done(point, test)
+
+        def run(_claim: Claim | None) -> None:
+            if failures := self.measure(point, test=test).failures:
+                raise failures[0].error
+
+        return Unit(f"merge/{slug(point.name)}-{key}", done, run)
 
     def measure(self, point: Point, *, test: bool) -> Measured:
         """Evaluate one merge, and forget its weights.
@@ -160,7 +191,17 @@ class Bench:
             point: The merge.
             test: Report the test split too.
         """
-        candidate = self._candidate(point)
+        found = self._measured.pop(point.name, None) or self._measure(point, test)
+        self._measured[point.name] = found
+        return found
+
+    def _is_done(self, point: Point, test: bool) -> bool:
+        about = (self._candidate(point), self.tasks, self._corpora, self._config, self.folder)
+        jobs = EncoderJobs(*about, seed=self._seed, test=test)
+        return all(unit.done() for unit in jobs.units())
+
+    def _measure(self, point: Point, test: bool) -> Measured:
+        candidate, failures = self._candidate(point), Failures()
         digest = candidate.digest()
         rows = evaluate_encoder(
             candidate,
@@ -171,19 +212,19 @@ class Bench:
             seed=self._seed,
             test=test,
             cache=self._cache,
-            failures=self.failures,
+            failures=failures,
         )
-        self.rows += rows
-        self._digests[candidate.name] = digest
         whole = of_all_layers(rows)
         dev = _by_task(whole, lambda row: self._dev_items(row, test))
         tested = _by_task(whole, lambda row: items_of(row, self.folder)) if test else {}
-        return Measured(point, digest, dev, tested)
+        return Measured(point, digest, dev, tested, rows, failures.found)
 
     def write(self) -> None:
         """Write all rows so far, after those of earlier commands that nothing replaces."""
-        kept = kept_rows(self._earlier, self.rows, self._digests)
         file = self.folder / RESULTS_FILE
+        earlier = read_rows(file) if file.exists() else []
+        digests = {name: one.digest for name, one in self._measured.items()}
+        kept = kept_rows(earlier, self.rows, digests)
         with replacing(file, earlier=lambda: has_rows(self.folder)) as hidden:
             write_rows(hidden, [*kept, *self.rows])
 

@@ -50,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def find_corpus(name: str, work_folder: Path) -> Corpus:
-    """Open a corpus, preparing it first where that is needed.
+    """Open a corpus, preparing it first where that is needed; waits where another process does.
 
     Args:
         name: Name of an embedded corpus; the folder or address of a prepared corpus; a table, a
@@ -60,6 +60,13 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     Raises:
         DataError: There is no such corpus.
     """
+    from speechft.outputs import waiting
+
+    with waiting():
+        return _find(name, work_folder)
+
+
+def _find(name: str, work_folder: Path) -> Corpus:
     from speechft.data.corpora import generic, synthetic
     from speechft.data.manifest import CORPUS_FILE, how_to_prepare, open_corpus
     from speechft.data.places import is_address

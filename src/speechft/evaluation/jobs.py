@@ -1,0 +1,191 @@
+"""The evaluations of one encoder: one pass over the audio of all its tasks, then their probes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from speechft.claims import Claim, Workers
+from speechft.console import log, warn
+from speechft.data.manifest import Corpus
+from speechft.devices import pick_device, resolve_precision
+from speechft.errors import DataError, SpeechftError, TrainingError
+from speechft.evaluation.candidates import Candidate, save_candidate
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.identity import encoder_folder, slug
+from speechft.evaluation.shared_pass import SharedPass
+from speechft.evaluation.task_evaluation import TaskEvaluation
+from speechft.features.cache import FrameCache, PooledCache
+from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.results import ResultRow
+from speechft.sharing import Unit
+from speechft.tasks.base import Task
+
+
+class EncoderJobs:
+    """The evaluations of one frozen encoder on several tasks, as units of work.
+
+    What is heavy, the encoder and its features, is there from the first one that is run until
+    `release`.
+
+    Args:
+        candidate: What to evaluate.
+        tasks: On what.
+        corpora: Where, by task.
+        config: How.
+        out: Folder of the results.
+        seed: First seed of the probes.
+        test: Report the test split; otherwise the dev split that the probe was chosen on.
+        cache: Downsampler outputs shared between encoders.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        tasks: Sequence[Task],
+        corpora: Mapping[str, Corpus],
+        config: EvaluationConfig,
+        out: Path,
+        *,
+        seed: int,
+        test: bool = True,
+        cache: DownsamplerCache | None = None,
+    ) -> None:
+        self.candidate, self.digest = candidate, candidate.digest()
+        if not candidate.resumes:
+            config = config.model_copy(update={"cache": None})
+            log(f"{candidate.name} has no digest, or no state_dict and source: it is measured anew")
+        self._config, self._out, self._cache = config, out, cache
+        self._load = functools.cache(functools.partial(candidate.load, config.mode))
+        self.folder = encoder_folder(out, candidate.name, self.digest)
+        about = (candidate, self.digest)
+        self.jobs = {
+            t.name: TaskEvaluation(*about, t, corpora[t.name], config, out, seed, test, self._load)
+            for t in tasks
+        }
+        self._passes: dict[str, SharedPass] = {}
+        for job in self.jobs.values():
+            if (place := job.corpus.place) not in self._passes:
+                name = f"features/{self.folder.name}/{len(self._passes) + 1}"
+                self._passes[place] = SharedPass(name, out, config, self._encode)
+        self._begun = False
+        self._wrong: dict[str, SpeechftError] = {}
+
+    def units(
+        self, workers: Workers | None = None, begin: Callable[[], None] = lambda: None
+    ) -> list[Unit]:
+        """Return the evaluations, in the order of the tasks.
+
+        Args:
+            workers: The processes that share them; None where this one is alone.
+            begin: Called before the encoder is loaded.
+        """
+
+        def ready(task: str) -> bool:
+            return workers is None or self._pass_of(task).ready(workers)
+
+        def run(task: str, claim: Claim | None) -> None:
+            try:
+                if not self._begun:
+                    begin()
+                    self._begin()
+                self._run(task, claim, workers)
+            except (DataError, TrainingError) as error:
+                warn(f"{task} of {self.candidate.name} failed, going on: {error.message}")
+                raise
+
+        return [
+            Unit(
+                self.unit(task),
+                functools.partial(self._done, task),
+                functools.partial(run, task),
+                functools.partial(ready, task),
+            )
+            for task in self.jobs
+        ]
+
+    def unit(self, task: str) -> str:
+        """Return the name of a task's evaluation as a unit: its folder, where it has one."""
+        try:
+            place = self.jobs[task].folder
+        except (DataError, TrainingError):  # which running it tells
+            place = self.folder / slug(task)
+        return str(place.relative_to(self._out))
+
+    def release(self, workers: Workers | None = None) -> None:
+        """Forget the encoder and its features."""
+        for one in self._passes.values():
+            one.release(workers)
+        self._load.cache_clear()
+        self._begun, self._wrong = False, {}
+
+    def rows(self, failed: Collection[str]) -> list[ResultRow]:
+        """Return the rows of all tasks but those that failed, as they stand in ``results.jsonl``.
+
+        Writes where the encoder lies now.
+        """
+        done = [job for task, job in self.jobs.items() if task not in failed]
+        if done:
+            save_candidate(self.folder, self.candidate, self.digest)
+        return [row for job in done for row in job.rows()]
+
+    def _done(self, task: str) -> bool:
+        try:
+            return self.jobs[task].done()
+        except (DataError, TrainingError):  # which running it tells
+            return False
+
+    def _pass_of(self, task: str) -> SharedPass:
+        return self._passes[self.jobs[task].corpus.place]
+
+    def _begin(self) -> None:
+        """Find out, before the encoder runs, which of the evaluations can be done."""
+        self._begun = True
+        for task, job in self.jobs.items():
+            fresh = replace(job)  # so that what it finds is gone with it
+            try:
+                if fresh.done():
+                    continue
+                fresh.check()
+            except (DataError, TrainingError) as error:
+                self._wrong[task] = error
+            else:
+                self._pass_of(task).jobs.append(fresh)
+
+    def _run(self, task: str, claim: Claim | None, workers: Workers | None) -> None:
+        if task in self._wrong:
+            raise self._wrong[task]
+        shared = self._pass_of(task)
+        [job] = [job for job in shared.jobs if job.named_task.name == task]
+        job.run(shared.features(job, workers), None if claim is None else claim.check)
+
+    def _encode(self, jobs: Sequence[TaskEvaluation], storage: Storage | None) -> Features:
+        """Run the encoder once over the union of all splits of tasks on the same corpus."""
+        cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
+        framed = [cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts()]
+        return extract(
+            self._load(),
+            cuts.values(),
+            frames=frozenset(framed),
+            device=pick_device(),
+            precision=self._config.precision,
+            cache=self._cache,
+            storage=storage or self._storage(),
+            description=f"features of {self.candidate.name}",
+        )
+
+    def _storage(self) -> Storage:
+        config = self._config
+        memory = int(config.frame_memory_gb * 1e9)
+        if config.cache is None:
+            return Storage(memory=memory)
+        precision = resolve_precision(config.precision, pick_device())
+        mode = "" if config.mode == "exact" else f" {config.mode}"
+        key = hashlib.sha256(f"{self.digest} {precision}{mode}".encode()).hexdigest()[:24]
+        place = Path(config.cache).expanduser() / key
+        quota = int(config.frame_cache_gb * 1e9)
+        frames = FrameCache(place, quota, config.frame_codec) if quota else None
+        return Storage(PooledCache(place), frames, memory)

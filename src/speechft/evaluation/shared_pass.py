@@ -1,0 +1,131 @@
+"""One pass of an encoder over the audio of several tasks: made once, handed to whoever needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from speechft.claims import FOLDER, Claim, Workers
+from speechft.console import warn
+from speechft.errors import DataError, RunError
+from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.task_evaluation import TaskEvaluation
+from speechft.features.cache import Codec, FrameCache, PooledCache, audio_key
+from speechft.features.extract import Features, Storage
+
+Encode = Callable[[Sequence[TaskEvaluation], Storage | None], Features]
+"""From tasks, and where features are kept (None: as the configuration says), to their features."""
+
+
+class SharedPass:
+    """Features of one encoder for all its tasks on one corpus.
+
+    Args:
+        name: Of the pass, as a unit of work.
+        out: Folder of the results.
+        config: How is evaluated.
+        encode: Runs the encoder.
+    """
+
+    def __init__(self, name: str, out: Path, config: EvaluationConfig, encode: Encode) -> None:
+        self.jobs: list[TaskEvaluation] = []
+        """The tasks that are to be evaluated here."""
+        self._name, self._config, self._encode = name, config, encode
+        key = hashlib.sha256(name.encode()).hexdigest()[:16]
+        self._place = out / FOLDER / f"features-{key}"
+        self._features: Features | None = None
+        self._apart = False
+        self._claim: Claim | None = None
+
+    def ready(self, workers: Workers) -> bool:
+        """Return whether features can be had without waiting; else ask who has them."""
+        if self._features is not None or self._apart:
+            return True
+        if workers.state(self._name).state != "running":
+            return True
+        workers.ask(self._name)
+        return False
+
+    def features(self, job: TaskEvaluation, workers: Workers | None) -> Features:
+        """Return the features of a task, with those of all other tasks where that can be.
+
+        Raises:
+            DataError: A recording of this task cannot be read.
+        """
+        if self._features is None and not self._apart:
+            if workers is None or (claim := self._claimed(workers)) is not None:
+                self._make()
+            if workers is not None and claim is not None:
+                self._offer(workers, claim)
+        return self._encode([job], None) if self._features is None else self._features
+
+    def release(self, workers: Workers | None) -> None:
+        """Forget the features; who has asked for them gets them first."""
+        if self._claim is not None and workers is not None:
+            workers.serve(self._name, None)
+            if self._claim is not None:  # nobody asked
+                self._claim.end("left")
+        self.jobs, self._features, self._apart, self._claim = [], None, False, None
+
+    def _claimed(self, workers: Workers) -> Claim | None:
+        """Return the claim to make the features; None where they were read from who made them."""
+        while True:
+            seen = workers.state(self._name)
+            if seen.state == "done":
+                self._apart = bool((seen.content or {}).get("apart"))
+                if not self._apart:
+                    self._features = self._encode(self.jobs, self._handed())
+                return None
+            if (claim := workers.claim(self._name)) is not None:
+                return claim
+            workers.ask(self._name)
+            time.sleep(0.2)
+
+    def _make(self) -> None:
+        """Make the features; where a recording that cannot be read forbids it, each task does.
+
+        Then only those tasks fail whose recording it is.
+        """
+        try:
+            self._features = self._encode(self.jobs, None)
+        except DataError as error:
+            if len(self.jobs) > 1:
+                warn(f"going on with one task at a time: {error.message}")
+            self._apart = True
+
+    def _offer(self, workers: Workers, claim: Claim) -> None:
+        if self._apart:
+            claim.end("done", apart=True)
+        else:
+            self._claim = claim
+            workers.serve(self._name, self._hand_out)
+
+    def _hand_out(self) -> None:
+        """Write the features to disk; where they have no room there, each task makes its own."""
+        assert self._features is not None
+        assert self._claim is not None
+        cuts = {cut.id: cut for job in self.jobs for cut in job.cuts()}
+        apart = False
+        try:
+            pooled = {audio_key(cuts[i]): row for i, row in self._features.pooled.items()}
+            PooledCache(self._place).put(pooled)
+            free = shutil.disk_usage(self._place).free
+            frames = FrameCache(self._place, free // 2, "float16")
+            for name, states in self._features.frames.items():
+                frames.put(audio_key(cuts[name]), states)
+        except (OSError, RunError):
+            apart = True
+        self._claim.end("done", apart=apart)
+        self._claim = None
+
+    def _handed(self) -> Storage:
+        """Return where another process has put the features, exactly as it sees them."""
+        config = self._config
+        rounded: Codec = "float16"
+        if config.cache is not None and config.frame_cache_gb > 0:
+            rounded = config.frame_codec
+        frames = FrameCache(self._place, 0, "float16", seen_as=rounded)
+        return Storage(PooledCache(self._place), frames, int(config.frame_memory_gb * 1e9))
