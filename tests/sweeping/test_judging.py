@@ -11,9 +11,12 @@ import pytest
 
 from speechft.evaluation.score import paired_difference
 from speechft.merging.config import MergeSettings
+from speechft.reporting.sections import sweep_section
+from speechft.reporting.sweeps import read_swept
 from speechft.sweeping.drawing import draw, draw_front
 from speechft.sweeping.judging import Judged, change_of, chosen, judged
-from speechft.sweeping.settings import Point, Rule
+from speechft.sweeping.settings import Point, Rule, SweepSettings
+from speechft.sweeping.sweep import Sweep, as_json
 from speechft.tasks import TASKS
 from speechft.tasks.measures import Item
 
@@ -105,12 +108,23 @@ def test_pictures_stand_alone_and_say_what_they_show(tmp_path: Path) -> None:
 
     for parts in ([None] * 3, ["cnn", "layers.0", "layers.1"]):
         found = [made(alpha, part) for alpha, part in zip((0, 0.5, 1), parts, strict=True)]
-        draw(found, found[1], Rule(4.0), ["sid"], tmp_path)
+        asked = SweepSettings(base="b", tuned=("t",), rule=Rule(4.0))
+        content = as_json(asked, Sweep([], found, ("sid",), found[1], None))
+        draw(content, tmp_path)
         drawn = (tmp_path / "front.svg").read_bytes()
-        draw_front(found, found[1], Rule(4.0), tmp_path)
+        draw_front(content, tmp_path)
         assert (tmp_path / "front.svg").read_bytes() == drawn
         for name in ("curve.svg", "front.svg"):
             text = (tmp_path / name).read_text()
             assert ElementTree.fromstring(text).get("role") == "img"
             assert re.search(r'aria-label="[^"]*(alpha|layers\.\d at) ?0\.5[^"]*"', text)
             assert "http" not in text.replace("http://www.w3.org/", "")
+            assert "choice" in text or name == "front.svg", "it says itself what its lines are"
+            assert "rule: 4 lost" in text
+        section = sweep_section(read_swept(content))
+        assert section is not None
+        last = section.panels[-1].svg
+        assert "rule: 4 lost" not in last, "the page says it beside"
+        assert re.findall(r'aria-label="[^"]*"', last) == re.findall(
+            r'aria-label="[^"]*"', (tmp_path / "front.svg").read_text()
+        )

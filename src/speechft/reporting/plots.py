@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechft.reporting.figures import Column, number
-from speechft.reporting.svg import LIGHT, WIDTH, Style, panel, spoken, to_svg
-from speechft.reporting.sweeps import Suggestion, Swept
+from speechft.reporting.svg import LIGHT, Style, panel, spoken, to_svg
 
 _BINS = 60
 
@@ -218,138 +217,6 @@ def layer_ability(
         if not column.higher_is_better:
             axes.invert_yaxis()
         return to_svg(figure, name, f"{column.task} by single layers. {spoken(best)}.")
-
-
-def gain_curve(name: str, task: str, swept: Swept) -> str:
-    """Draw what a task gains over the base of a sweep, with its paired band.
-
-    Where parts were swept apart, each merge has a place of its own.
-
-    Args:
-        name: Unique on the page.
-        task: The task.
-        swept: The sweep.
-    """
-    points = [point for point in swept.points if task in point.changes]
-    parts = any(point.part is not None for point in points)
-    if not parts:
-        points.sort(key=lambda point: point.alpha)
-    xs = [float(place) if parts else point.alpha for place, point in enumerate(points)]
-    changes = [point.changes[task] for point in points]
-    gains, lows, highs = zip(*((c.gain, c.low, c.high) for c in changes), strict=True)
-    told = [
-        (point.name, f"{number(c.gain, signed=True)} ({number(c.low)} to {number(c.high)})")
-        for point, c in zip(points, changes, strict=True)
-    ]
-    own = task in swept.tuned_on
-    colour = LIGHT["tuned" if own else "merged"]
-    with panel(max(WIDTH, 0.25 * len(points)) if parts else WIDTH) as (figure, axes):
-        axes.axhline(0, color=LIGHT["muted"], linewidth=1)
-        if swept.keep_within is not None and not own:
-            axes.axhline(
-                -swept.keep_within, color=LIGHT["plain"], linewidth=1, linestyle=(0, (4, 3))
-            )
-        if parts:
-            axes.vlines(xs, lows, highs, color=colour, linewidth=1)
-        else:
-            axes.fill_between(xs, lows, highs, color=colour, alpha=0.15, linewidth=0)
-        marker = "^" if own else "o"
-        axes.plot(xs, gains, marker, linestyle="none" if parts else "-", color=colour, zorder=3)
-        for x, point, gain in zip(xs, points, gains, strict=True):
-            if point.name == swept.choice:
-                axes.axvline(x, color=LIGHT["muted"], linewidth=1, linestyle=(0, (1, 2)))
-                axes.plot([x], [gain], "D", color=LIGHT["ink"], markersize=9, zorder=4)
-        if parts:
-            texts = [shorten(point.name) for point in points]
-            axes.set_xticks(xs, texts, rotation=90, fontsize=8)
-        else:
-            axes.set_xlabel("alpha (0 base, 1 tuned)")
-        axes.set_ylabel("gain over the base, points")
-        return to_svg(figure, name, f"{task}: gain on dev with paired bands. {spoken(told)}.")
-
-
-def front(name: str, swept: Swept) -> str:
-    """Draw gain on the tuned tasks (right) against the lower bound elsewhere (up).
-
-    Args:
-        name: Unique on the page.
-        swept: The sweep or search.
-    """
-    placed = [
-        (p, p.gain, p.kept) for p in swept.points if p.gain is not None and p.kept is not None
-    ]
-    told = [
-        (p.name, f"{number(gain, signed=True)} gained, {number(kept, signed=True)} kept")
-        for p, gain, kept in placed
-        if p.front
-    ]
-    with panel() as (figure, axes):
-        axes.axhline(0, color=LIGHT["muted"], linewidth=1)
-        axes.axvline(0, color=LIGHT["muted"], linewidth=1)
-        if swept.keep_within is not None:
-            axes.axhline(
-                -swept.keep_within, color=LIGHT["plain"], linewidth=1, linestyle=(0, (4, 3))
-            )
-        line = sorted((gain, kept) for p, gain, kept in placed if p.front)
-        if line:
-            axes.plot(*zip(*line, strict=True), color=LIGHT["merged"], linewidth=1, zorder=2)
-        for point, gain, kept in placed:
-            chosen = point.name == swept.choice
-            colour = LIGHT["ink" if chosen else "merged" if point.front else "floor"]
-            axes.plot(gain, kept, "D" if chosen else "o", color=colour, zorder=5 if chosen else 4)
-            if chosen:
-                axes.annotate(
-                    shorten(point.name),
-                    (gain, kept),
-                    xytext=(8, 6),
-                    textcoords="offset points",
-                    color=LIGHT["ink"],
-                    fontsize=10,
-                )
-        axes.margins(0.14)
-        axes.set_xlabel("gain on the tuned tasks, points")
-        axes.set_ylabel("lower bound elsewhere, points")
-        return to_svg(figure, name, f"Front of the merges on dev. {spoken(told)}.")
-
-
-SUGGESTED = {
-    "gain": ("gain on the tuned task, head refitted", Style("merged", "D")),
-    "gain_of_kept_head": ("the same, head as it was", Style("floor", "s", (0, (1.2, 1.4)))),
-    "drift": ("drift of the features, 1 - CKA", Style("plain", "o", (0, (4.0, 1.8)))),
-}
-"""Curves of a suggestion: what they are and how they look."""
-
-
-def suggestion(name: str, found: Suggestion) -> str:
-    """Draw gain and drift over alpha as shares of what alpha 1 has.
-
-    Args:
-        name: Unique on the page.
-        found: The suggestion.
-    """
-    told = [
-        (f"alpha {alpha:g}", number(value, 2))
-        for alpha, value in zip(found.alphas, found.curves.get("gain", ()), strict=False)
-    ]
-    with panel() as (figure, axes):
-        axes.axhline(0, color=LIGHT["muted"], linewidth=1)
-        for key, values in found.curves.items():
-            style = SUGGESTED[key][1]
-            axes.plot(
-                found.alphas,
-                values,
-                color=style.hex,
-                linestyle=style.dash,
-                marker=style.marker,
-                markersize=4,
-            )
-        axes.axvline(found.alpha, color=LIGHT["ink"], linewidth=1, linestyle=(0, (1, 2)))
-        low = min((v for key in ("gain", "drift") for v in found.curves.get(key, ())), default=0)
-        axes.set_ylim(max(min(-0.1, low - 0.05), -3.0), 1.2)
-        axes.set_xlabel("alpha (0 base, 1 tuned)")
-        axes.set_ylabel("share of what alpha 1 has")
-        text = f"Suggested alpha {found.alpha:g}. Gain: {spoken(told)}."
-        return to_svg(figure, name, text)
 
 
 def shorten(text: str, length: int = 24) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from speechft.analysis.rows import AnalysisRow
 from speechft.analysis.sentences import sentences
-from speechft.reporting import plots
+from speechft.reporting import plots, sweep_plots
 from speechft.reporting.figures import Column, Figures, Look, look_of, number, spread
 from speechft.reporting.layers import TITLES, figures_of
 from speechft.reporting.plots import Trade
@@ -206,10 +206,10 @@ def sweep_section(swept: Swept | None) -> Section | None:
     panels: list[Panel] = []
     tasks = dict.fromkeys(task for point in swept.points for task in point.changes)
     for task in () if swept.searched else tasks:
-        svg = plots.gain_curve(f"sweep-{len(panels)}", task, swept)
+        svg = sweep_plots.gain_curve(f"sweep-{len(panels)}", [task], swept)
         panels.append(Panel(task, svg, "tuned on this" if task in swept.tuned_on else ""))
-    if any(point.gain is not None and point.kept is not None for point in swept.points):
-        panels.append(Panel("Front: gained against kept", plots.front("front", swept)))
+    if sweep_plots.placed_points(swept):
+        panels.append(Panel("Front: gained against kept", sweep_plots.front("front", swept)))
     if not panels:
         return None
     chosen = swept.chosen
@@ -224,8 +224,8 @@ def sweep_section(swept: Swept | None) -> Section | None:
             text += f", at worst {number(chosen.kept, signed=True)} elsewhere"
         text += ". The dark diamond marks it."
     legend = (
-        (swatch(Style("tuned", "^")), "task that was tuned on"),
-        (swatch(Style("merged", "o")), "other task; merge on the front"),
+        (swatch(sweep_plots.OWN), "task that was tuned on"),
+        (swatch(sweep_plots.OTHER), "other task; merge on the front"),
         (swatch(Style("ink", "D", (0, (1, 2)))), "choice"),
         (swatch(Style("plain", "", (0, (4, 3)))), "what the rule lets be lost"),
     )
@@ -243,8 +243,9 @@ def suggestion_section(found: Suggestion | None) -> Section | None:
     )
     if found.status:
         text += f" Whether it finds the alpha that labels would choose: {found.status}."
-    svg = plots.suggestion("suggestion", found)
-    legend = [(swatch(plots.SUGGESTED[key][1]), plots.SUGGESTED[key][0]) for key in found.curves]
+    svg = sweep_plots.suggestion("suggestion", found)
+    known = sweep_plots.SUGGESTED
+    legend = [(swatch(known[key][1]), known[key][0]) for key in found.curves]
     panels = (Panel(f"Gain on {found.task}, and drift", svg),)
     title = "An alpha without labels of other tasks"
     return Section("suggestion", title, text, panels, tuple(legend))

@@ -146,12 +146,12 @@ def search(
         choice = chosen(able)
         assert choice is not None  # the base is within every rule
         put_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
-        draw_front(found, choice, asked.rule, folder)
         result = Search(bench.rows, found, tuned_on, choice, folder / CHOSEN_FILE)
 
         def put() -> None:
             told = {**_as_json(settings, result, trials), "forced": list(merger.forced)}
             put_json(folder / SEARCH_FILE, told, asked.places)
+            draw_front(told, folder)
 
         put()
         if test:

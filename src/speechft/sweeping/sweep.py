@@ -108,7 +108,7 @@ def sweep(
         result = _result(settings, bench.rows, found, tuned_on)
         told = {**as_json(settings, result), "forced": list(merger.forced)}
         put_json(folder / SWEEP_FILE, told, settings.places)
-        draw(result.judged, result.choice, settings.rule, tuned_on, folder)
+        draw(told, folder)
         bench.failures.raise_any(folder)
     return result
 
