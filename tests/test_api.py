@@ -38,6 +38,7 @@ VERBS = {
     "convert": speechft.convert,
     "inspect": speechft.inspect,
     "extract": speechft.extract,
+    "publish": speechft.publish,
 }
 ONLY_PYTHON = {"settings", "command"}
 ONLY_TYPED = {"as_json", "as_format", "no_cache", "layout"}

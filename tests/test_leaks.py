@@ -160,6 +160,14 @@ def test_no_verb_tells_paths_passwords_or_the_host(
     assert "speechft merge base tuned --out merged" in card
     assert read_json(out / "merged" / "merge.json")["base"] == "base"
 
+    # cards, and what would be published of every folder
+    for made in (tuned, out / "merged", out / "converted", out / "run" / "merged"):
+        assert (made / "README.md").is_file()
+        published = ["--repo-id", "a/b", "--license", "mit", "--dry-run"]
+        told, _ = speechft("publish", made, *published, "--json")
+        assert json.loads(told)["files"]
+        assert not [word for word in (MARK, HOST) if word in told]
+
     # what overrides the lineage check says so, with names
     tiny_encoder(seed=5).save(home / "other of mine")
     speechft("merge", base, home / "other of mine", "--force", "--out", out / "forced")

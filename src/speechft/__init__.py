@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from speechft.evaluation.pipelines import load_pipeline
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
+    from speechft.publishing.publish import publish
     from speechft.reporting.analysis import analyze
     from speechft.sharing import status
     from speechft.sweeping.api import search, sweep
@@ -45,6 +46,7 @@ __all__ = [
     "merge",
     "prepare",
     "pretrain",
+    "publish",
     "report",
     "run",
     "search",
@@ -68,6 +70,7 @@ _HOMES = {
     "merge": "speechft.merging",
     "prepare": "speechft.api",
     "pretrain": "speechft.api",
+    "publish": "speechft.publishing.publish",
     "report": "speechft.api",
     "run": "speechft.api",
     "search": "speechft.sweeping.api",

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
+
+_typed: ContextVar[str | None] = ContextVar("typed", default=None)
+
+
+@contextlib.contextmanager
+def typing(line: str) -> Iterator[None]:
+    """Remember the command line that runs, for cards and reports.
+
+    Args:
+        line: As `speechft.naming.public_command` shows it.
+    """
+    token = _typed.set(line)
+    try:
+        yield
+    finally:
+        _typed.reset(token)
+
+
+def typed_command() -> str | None:
+    """Return the command line that runs, with names in the stead of paths; None within Python."""
+    return _typed.get()
 
 
 def command(verb: str, *arguments: str | Path, **options: str | Path | None) -> str:

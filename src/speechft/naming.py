@@ -20,6 +20,7 @@ _ASSETS = Path(__file__).parent / "assets"
 _ROOTS = ("/", "./", "../", "~")
 _CACHED = re.compile(r"(?:^|[/\\])models--(?P<id>[^/\\]+?)(?:[/\\]|$)")
 """A place in the cache of the hub, as huggingface_hub lays it out."""
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _FILE = re.compile(r"\bfile:/+")
 _USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?P<user>[^\s/?#'\"<>]*)@")
@@ -70,6 +71,27 @@ def public_name(place: str | Path) -> str:
     if path.name in ("", "..") and text:
         return Path(*path.parts, ".").absolute().resolve().name or text
     return path.name if is_place(text) else text
+
+
+def hub_id(place: str | Path) -> str | None:
+    """Return the id on the hub of what is named by it, or lies in the cache of the hub.
+
+    Args:
+        place: As for `public_name`; a revision behind ``@`` is no part of the id.
+
+    Returns:
+        ``owner/name``; None for whatever is no model of the hub.
+    """
+    text = str(place)
+    if _CACHED.search(text):
+        return public_name(text)
+    name = text.partition("@")[0]
+    return name if is_hub_id(name) and not is_place(text) else None
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name is of the form ``owner/name``, in the signs that the hub allows."""
+    return _HUB_ID.fullmatch(name) is not None and not re.search(r"--|\.\.", name)
 
 
 def is_place(name: str) -> bool:

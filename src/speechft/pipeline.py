@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.analysis.settings import read_settings
+from speechft.commands import typed_command
 from speechft.compositions import Composer, Models, check_recipe
 from speechft.console import log, print_table, say
 from speechft.data.corpora import find_corpus
@@ -96,7 +97,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
     Args:
         recipe: What to do.
         folder: Where everything goes.
-        command: Command line, for the report.
+        command: What made it, for the report, where no command line did.
 
     Raises:
         SpeechftError: Whatever a stage cannot do, with what to do about it. Where single tasks
@@ -128,7 +129,7 @@ def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summa
         rows, between = ([r for r in part if r.task not in failed] for part in (rows, between))
         if not rows:
             state.failures.raise_any(folder)
-        record = _record(state, rows, command)
+        record = _record(state, rows, typed_command() or command)
         with _replacing(folder, RUN_NAME) as hidden:
             write_json(hidden, record)
         verdict = _report(state)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from speechft.commands import typing
 from speechft.console import fail, say
 from speechft.errors import DataError, RunError, SpeechftError
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
@@ -95,7 +96,7 @@ def main() -> None:
     143, terminated.
     """
     try:
-        with handling_signals(), told():
+        with handling_signals(), told(), typing(public_command(["speechft", *sys.argv[1:]])):
             app()
     except SpeechftError as error:
         fail(f"error: {error}")
@@ -141,8 +142,3 @@ def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None 
         more = ", ..." if len(names) > _NAMED else ""
         named = ", ".join(names[:_NAMED])
         raise DataError(f"{len(names)} of {total} {what}: {named}{more}", hint=hint)
-
-
-def command_line() -> str:
-    """Return the command as it was typed, for what is recorded and leaves the machine."""
-    return public_command(["speechft", *sys.argv[1:]])

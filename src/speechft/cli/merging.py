@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.cli.app import Json, Overwrite, app, command_line
+from speechft.cli.app import Json, Overwrite, app
 from speechft.commands import command
 from speechft.console import say
 from speechft.merging.checks import CHECKS, FORCED
@@ -78,7 +78,7 @@ def merge(
         "force": force or None,
     }
     with overwriting(overwrite):
-        report = write_merge(merge_config(given, config), command=command_line())
+        report = write_merge(merge_config(given, config))
     say(json.dumps(report.as_dict(), default=str) if as_json else "\n".join(report.lines()))
     if report.out is not None and not as_json:
         say(f"wrote {report.out}")

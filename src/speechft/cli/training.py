@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Out, Overwrite, Set, app, command_line
+from speechft.cli.app import CORPUS_NAMES, Device, Out, Overwrite, Set, app
 from speechft.commands import command
 from speechft.console import say
 
@@ -62,7 +62,6 @@ def run(
         device=device,
         overrides=set_ or (),
         overwrite=overwrite,
-        command=command_line(),
     )
 
 

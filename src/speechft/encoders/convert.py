@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from speechft.cards.card import CARD_NAME, Card, encoder_origin
+from speechft.commands import typed_command
 from speechft.disk import as_usual
 from speechft.encoders.build import build_encoder, check_family, torch_tensors
 from speechft.encoders.conversion.checkpoints import Checkpoint
@@ -25,7 +27,7 @@ from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, unknown_choice
-from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
+from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json, write_text
 from speechft.headers import sorted_metadata
 from speechft.naming import public_config
 from speechft.outputs import check_own, overwriting, publish, replacing
@@ -216,6 +218,7 @@ def _write_folder(
     if processor is not None:
         write_json(folder / PROCESSOR_NAME, processor)
     rest = s3prl_extras(checkpoint)
+    write_text(folder / CARD_NAME, _card(checkpoint, settings))
     if rest is None:
         return {}
     if checkpoint.folder is not None:
@@ -223,6 +226,20 @@ def _write_folder(
     data = save(heads, metadata={"format": "pt", **rest.metadata()})
     (folder / REST_NAME).write_bytes(sorted_metadata(data))
     return heads
+
+
+def _card(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> str:
+    place = checkpoint.folder or checkpoint.source
+    source = encoder_origin("source", place, digest_of(place), checkpoint.folder)
+    return Card(
+        title="Speech encoder",
+        summary="The encoder of the source in Hugging Face format, tensor by tensor equal to it, "
+        "by `speechft convert`.",
+        encoders=(replace(source, is_base=False),),  # it is that encoder
+        facts=(("source format", checkpoint.format), ("family", _family(settings).name)),
+        auto_model=_family(settings).auto_model,
+        command=typed_command(),
+    ).text()
 
 
 def _write_file(

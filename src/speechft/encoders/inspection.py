@@ -8,14 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from speechft.commands import command
 from speechft.encoders.build import check_family, check_fit
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.settings import check_rate, complete_settings, known_sizes
-from speechft.encoders.conversion.tensors import FLOAT_BYTES, Tensor, numel
+from speechft.encoders.conversion.tensors import FLOAT_BYTES, is_finite, numel
 from speechft.encoders.families import FAMILIES, Family, find_family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder, resolve_encoder
@@ -26,7 +24,6 @@ SIZES = {(12, 768): "base", (24, 1024): "large", (48, 1280): "x-large", (48, 192
 
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SIZES = ("num_hidden_layers", "hidden_size", "num_attention_heads")
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
     known = find_family(family)
     names = dict(zip(_SIZES, _SIZES, strict=True)) | dict(known.sizes if known else {})
     layers, dim, attention_heads = (settings.get(names[size]) for size in _SIZES)
-    nonfinite = [n for n, tensor in encoder.items() if not _is_finite(tensor)]
+    nonfinite = [n for n, tensor in encoder.items() if not is_finite(tensor)]
     if nonfinite and problem is None:
         problem = "NaN or infinite weights; --allow-nonfinite takes them nevertheless"
     return Inspection(
@@ -185,19 +182,6 @@ def _frame_rate(family: Family | None, settings: Mapping[str, Any]) -> float | N
         return None if family is None else family.timing(settings).frame_rate
     except KeyError:  # sizes that were read off tensors tell no strides
         return None
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if tensor.dtype not in FLOAT_BYTES:
-        return True
-    size = numel(tensor)
-    buffer = np.empty(min(size, _PIECE), np.float64 if tensor.dtype == "F64" else np.float32)
-    for start in range(0, size, _PIECE):
-        piece = buffer[: min(_PIECE, size - start)]
-        tensor.read(start, piece)
-        if not np.isfinite(piece).all():
-            return False
-    return True
 
 
 def _next(

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from speechft.cards.card import CARD_NAME
 from speechft.commands import command
 from speechft.console import log
 from speechft.encoders.conversion.adapters import ADAPTER_NAME
@@ -116,7 +117,7 @@ def _download(name: str) -> Path:
     hub_id, _, revision = name.partition("@")
 
     def fetch(*weights: str) -> Path:
-        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME]
+        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME, CARD_NAME]
         patterns = [*settings, *weights]
         return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
 

@@ -378,6 +378,7 @@ class TaskEvaluation:
         first = results[0]
         fixed = self.settings.steps is not None and self.task.trained  # no end to converge to
         details: dict[str, Any] = {
+            "corpus": self.corpus.name,
             "dev": round(measure.value(dev_items), 4),
             "dev_n": len(dev_items),
             "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},

@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 
-from speechft.console import log, warn
+from speechft.cards.card import CARD_NAME
+from speechft.console import is_main_process, log, warn
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError
 from speechft.features.extract import DownsamplerCache
-from speechft.files import write_json
+from speechft.files import write_json, write_text
 from speechft.finetuning.baselines import add_adapters, merge_adapters
+from speechft.finetuning.cards import tuned_card
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
 from speechft.finetuning.distributed import sharding_asked
@@ -78,7 +80,10 @@ def finetune(
         targets = config.targets.model_copy(update={"source": str(base)})
         config = config.model_copy(update={"targets": targets})
     encoder = load_encoder(base)
-    return finetune_encoder(encoder, config, corpus, folder, seed=seed, cache=cache)
+    tuned = finetune_encoder(encoder, config, corpus, folder, seed=seed, cache=cache)
+    if is_main_process():
+        write_text(tuned.encoder / CARD_NAME, tuned_card(config, base, corpus, encoder, tuned.dev))
+    return tuned
 
 
 def finetune_encoder(

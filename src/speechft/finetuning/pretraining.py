@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from speechft.cards.card import CARD_NAME
 from speechft.console import log
 from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
 from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
@@ -20,9 +21,10 @@ from speechft.data.manifest import Corpus, load_waveform
 from speechft.devices import pick_device
 from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.encoders.load import FEATURES, load_encoder
+from speechft.encoders.load import load_encoder
 from speechft.errors import DataError
 from speechft.files import write_json, write_text
+from speechft.finetuning.cards import pretrained_card
 from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.config import Masking, PretrainingConfig
 from speechft.finetuning.distributed import make_accelerator
@@ -30,7 +32,6 @@ from speechft.finetuning.loop import train
 from speechft.finetuning.objective import Objective
 from speechft.finetuning.phases import Phase
 from speechft.finetuning.state import History
-from speechft.naming import public_name
 
 _IGNORED = -100
 
@@ -154,40 +155,8 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
     )
     export_half(encoder, folder / "encoder")
     write_json(folder / "encoder" / "curve.json", curve(history))
-    write_text(folder / "encoder" / "README.md", card(config, corpus, history))
+    write_text(folder / "encoder" / CARD_NAME, pretrained_card(config, corpus, history, encoder))
     return history
-
-
-def card(config: PretrainingConfig, corpus: Corpus, history: History) -> str:
-    """Return the model card of a pre-trained encoder, in Markdown."""
-    targets, statistics = config.targets, corpus.statistics[config.split]
-    heard = history.seconds_of_audio / 3600
-    layer = "" if targets.source in FEATURES else f", hidden state {targets.layer}"
-    start = "fresh weights"
-    if config.start_from is not None:
-        start = f"the encoder {public_name(config.start_from)}"
-    return f"""---
-license: apache-2.0
-library_name: transformers
-tags: [speech, hubert, self-supervised, speechft]
----
-
-# {config.title}
-
-Pre-trained by `speechft pretrain`: masked prediction of clusters (HuBERT, arXiv 2106.07447).
-
-| | |
-|---|---|
-| speech | {corpus.name}, {statistics["hours"]:.1f} h, {statistics["speakers"]} speakers |
-| terms of the data | {corpus.info.get("licence", "not known")} |
-| started from | {start} |
-| targets | {targets.clusters} clusters of {public_name(targets.source)}{layer} |
-| heard | {heard:.1f} h in {len(history.losses)} updates |
-| corpus digest | {corpus.digest} |
-| seed | {config.seed} |
-
-Weights are stored in float16 and computed in float32. `curve.json` holds the loss over the updates.
-"""
 
 
 def curve(history: History, points: int = 200) -> dict[str, Any]:

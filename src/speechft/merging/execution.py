@@ -45,14 +45,12 @@ def write_merge(
     config: MergeConfig,
     *,
     shard_bytes: int = output.SHARD_BYTES,
-    command: str | None = None,
 ) -> MergeReport:
     """Merge into a folder or file; with ``dry_run``, check everything and write nothing.
 
     Args:
         config: The merge; ``out`` is needed unless it is a dry run.
         shard_bytes: Largest size of one weight file.
-        command: Command line for the card.
 
     Raises:
         LineageError: The models do not belong together, are equal, or hold NaN or infinities.
@@ -66,7 +64,7 @@ def write_merge(
     ready = prepare(config, choose_target(config.to, config.out))
     if config.out is not None:
         _check_output(ready.plan, config.out)
-    return _stream_out(ready, shard_bytes, command, started)
+    return _stream_out(ready, shard_bytes, started)
 
 
 def merge_in_memory(config: MergeConfig) -> Any:
@@ -175,9 +173,7 @@ def _check_output(plan: Plan, out: Path) -> None:
         folder_settings(plan)
 
 
-def _stream_out(
-    ready: Prepared, shard_bytes: int, command: str | None, started: float
-) -> MergeReport:
+def _stream_out(ready: Prepared, shard_bytes: int, started: float) -> MergeReport:
     """Run a merge into files, or into nothing for a dry run, and report."""
     config = ready.config
     out = None if config.dry_run else config.out
@@ -205,7 +201,7 @@ def _stream_out(
         if out is None:
             return stream(NoSink())
         if ready.plan.target == "hf":
-            return write_folder(out, ready.plan, stream, shard_bytes, command)
+            return write_folder(out, ready.plan, stream, shard_bytes)
         if ready.plan.target == "s3prl":
             return write_s3prl(out, ready.plan, stream)
         return write_tensors(out, ready.plan, stream)

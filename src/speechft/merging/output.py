@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from speechft.cards.card import CARD_NAME
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
 from speechft.errors import RunError
 from speechft.files import (
@@ -31,7 +32,6 @@ METADATA = {"format": "pt"}
 """Metadata that transformers expects in a safetensors file."""
 
 REPORT_NAME = "merge.json"
-CARD_NAME = "README.md"
 WRITTEN = (
     CONFIG_NAME,
     PROCESSOR_NAME,

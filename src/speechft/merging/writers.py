@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from speechft.cards.card import CARD_NAME
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.settings import implied_normalisation, published_settings
@@ -17,7 +18,6 @@ from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.merging.card import model_card
 from speechft.merging.memory import as_torch
 from speechft.merging.output import (
-    CARD_NAME,
     METADATA,
     REPORT_NAME,
     SafetensorsWriter,
@@ -53,9 +53,7 @@ class _Remembering:
         self._file.flush()
 
 
-def write_folder(
-    out: Path, plan: Plan, stream: Stream, shard_bytes: int, command: str | None
-) -> MergeReport:
+def write_folder(out: Path, plan: Plan, stream: Stream, shard_bytes: int) -> MergeReport:
     """Write an encoder folder: weights, config and processor of the base, card, and report.
 
     Args:
@@ -63,7 +61,6 @@ def write_folder(
         plan: What is merged.
         stream: Runs the merge into a sink and reports.
         shard_bytes: Largest size of one weight file.
-        command: Command line for the card.
 
     Raises:
         CheckpointError: The base does not tell its configuration.
@@ -83,7 +80,7 @@ def write_folder(
             write_json(folder / PROCESSOR_NAME, processor)
         told = report.public()
         write_json(folder / REPORT_NAME, told.as_dict())
-        write_text(folder / CARD_NAME, model_card(told, command))
+        write_text(folder / CARD_NAME, model_card(told, plan))
     return report
 
 

@@ -43,6 +43,15 @@ def cards() -> dict[str, Card]:
     return {**embedded.CARDS, **read, "generic": embedded.GENERIC}
 
 
+def hub_dataset(corpus: Corpus) -> str | None:
+    """Return the id of a corpus among the data sets of the hub; None where it is not known."""
+    own = corpus.info.get("hub")
+    if isinstance(own, dict):
+        return str(own.get("dataset"))
+    known = cards().get(corpus.name)
+    return known.hub or None if known else None
+
+
 def cache_folder() -> Path:
     """Return where generated corpora are kept: ``$SPEECHFT_CACHE`` or ``~/.cache/speechft``."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "speechft"

@@ -17,6 +17,7 @@ CARD = Card(
     splits="train, dev (5 % of the official train, by hash), test",
     tasks=("asr", "sid", "pretrain"),
     source="OpenSLR 93: data_aishell3.tgz",
+    hub="AISHELL/AISHELL-3",
 )
 
 DEV_SHARE = 0.05

@@ -30,6 +30,8 @@ class Card:
     """Keys of the tasks that it serves."""
     source: str
     """Where to get it."""
+    hub: str = ""
+    """Its id among the data sets of the Hugging Face hub, where its owners put it there."""
 
     def line(self) -> str:
         """Return title, size, splits, tasks and licence on one line."""

@@ -17,6 +17,7 @@ CARD = Card(
     "test-other",
     tasks=("asr", "pr"),
     source="OpenSLR 12: train-clean-100.tar.gz ...; lexicon: OpenSLR 11",
+    hub="openslr/librispeech_asr",
 )
 
 PARTS = (

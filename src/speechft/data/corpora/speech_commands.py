@@ -19,6 +19,7 @@ CARD = Card(
     tasks=("ks",),
     source="download.tensorflow.org/data: speech_commands_v0.01.tar.gz, "
     "speech_commands_test_set_v0.01.tar.gz",
+    hub="google/speech_commands",
 )
 
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")

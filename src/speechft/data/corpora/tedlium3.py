@@ -21,6 +21,7 @@ CARD = Card(
     splits="train, dev, test (legacy)",
     tasks=("asr",),
     source="OpenSLR 51: TEDLIUM_release-3.tgz",
+    hub="LIUM/tedlium",
 )
 
 SUBSET_SECONDS = 36_000.0

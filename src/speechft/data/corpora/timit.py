@@ -17,6 +17,7 @@ CARD = Card(
     splits="train (462 speakers), dev (50), test (core, 24)",
     tasks=("pr", "pc", "asr"),
     source="LDC93S1",
+    hub="timit-asr/timit_asr",
 )
 
 SAMPLE_RATE = 16_000

@@ -20,6 +20,8 @@ from speechft.headers import read_header
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Safetensors names of the types that can be merged, with bytes per element."""
 
+_PIECE = 1 << 20
+
 Buffer = np.ndarray[Any, np.dtype[Any]]
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -45,6 +47,20 @@ class Tensor(Protocol):
 def numel(tensor: Tensor) -> int:
     """Return the number of elements."""
     return math.prod(tensor.shape)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Return whether no element is NaN or infinite, reading a piece at a time."""
+    if tensor.dtype not in FLOAT_BYTES:
+        return True
+    size = numel(tensor)
+    buffer = np.empty(min(size, _PIECE), np.float64 if tensor.dtype == "F64" else np.float32)
+    for start in range(0, size, _PIECE):
+        piece = buffer[: min(_PIECE, size - start)]
+        tensor.read(start, piece)
+        if not np.isfinite(piece).all():
+            return False
+    return True
 
 
 class TensorFile:

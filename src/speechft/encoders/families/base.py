@@ -39,6 +39,8 @@ class Family(ABC):
     """Value of ``model_type`` in config.json."""
     architecture: ClassVar[str]
     """Class of the bare model, as config.json names it."""
+    auto_model: ClassVar[bool] = True
+    """Whether ``AutoModel`` of transformers alone loads a folder of it as it was."""
     sizes: ClassVar[Mapping[str, str]] = {}
     """What its configuration calls ``hidden_size`` and the like, where that is otherwise."""
     modes: ClassVar[tuple[str, ...]] = ("exact",)

@@ -28,6 +28,7 @@ class Whisper(Family):
 
     name: ClassVar[str] = "whisper"
     architecture: ClassVar[str] = "WhisperModel"
+    auto_model: ClassVar[bool] = False
     sizes: ClassVar[Mapping[str, str]] = {
         "num_hidden_layers": "encoder_layers",
         "hidden_size": "d_model",

@@ -44,6 +44,7 @@ class Decoar2(Family):
 
     name: ClassVar[str] = "decoar2"
     architecture: ClassVar[str] = "Decoar2Model"
+    auto_model: ClassVar[bool] = False
     modes: ClassVar[tuple[str, ...]] = ("exact", "s3prl")
     dropouts: ClassVar[tuple[str, ...]] = (
         "hidden_dropout",
