@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
-    from speechft.evaluation.pipelines import load_pipeline
+    from speechft.exporting.export import export
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
+    from speechft.prediction.pipelines import load_pipeline
+    from speechft.prediction.predict import predict
 
 from speechft.version import __version__
 
@@ -36,6 +38,7 @@ __all__ = [
     "compare",
     "convert",
     "evaluate",
+    "export",
     "extract",
     "finetune",
     "inspect",
@@ -43,6 +46,7 @@ __all__ = [
     "load_encoder",
     "load_pipeline",
     "merge",
+    "predict",
     "prepare",
     "pretrain",
     "report",
@@ -58,13 +62,15 @@ _HOMES = {
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
+    "export": "speechft.exporting.export",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
     "inspect": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",
-    "load_pipeline": "speechft.evaluation.pipelines",
+    "load_pipeline": "speechft.prediction.pipelines",
     "merge": "speechft.merging",
+    "predict": "speechft.prediction.predict",
     "prepare": "speechft.api",
     "pretrain": "speechft.api",
     "report": "speechft.api",
