@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
-    from speechft.evaluation.pipelines import load_pipeline
+    from speechft.exporting.export import export
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
+    from speechft.prediction.pipelines import load_pipeline
+    from speechft.prediction.predict import predict
     from speechft.publishing.publish import publish
     from speechft.reporting.analysis import analyze
     from speechft.sharing import status
@@ -37,6 +39,7 @@ __all__ = [
     "compare",
     "convert",
     "evaluate",
+    "export",
     "extract",
     "finetune",
     "inspect",
@@ -44,6 +47,7 @@ __all__ = [
     "load_encoder",
     "load_pipeline",
     "merge",
+    "predict",
     "prepare",
     "pretrain",
     "publish",
@@ -61,13 +65,15 @@ _HOMES = {
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
+    "export": "speechft.exporting.export",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
     "inspect": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",
-    "load_pipeline": "speechft.evaluation.pipelines",
+    "load_pipeline": "speechft.prediction.pipelines",
     "merge": "speechft.merging",
+    "predict": "speechft.prediction.predict",
     "prepare": "speechft.api",
     "pretrain": "speechft.api",
     "publish": "speechft.publishing.publish",

@@ -219,7 +219,8 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: Any) -> Candi
         options = typed_candidates([given])
     else:
         around = probe.resolve().parents
-        options = [c for place in around[:2] for c in _recorded(place)] + _described(recorded)
+        options = [c for place in around[:2] for c in _recorded(place)]
+        options += _moved(recorded, probe) + _described(recorded)
     problems: list[str] = []
     hint: str | None = (
         "give the encoder by its place now, load_pipeline(folder, encoder=...), or evaluate "
@@ -265,12 +266,17 @@ def _recorded(folder: Path) -> list[Candidate]:
     if not (folder / ENCODER_FILE).is_file():
         return []
     content = read_json(folder / ENCODER_FILE)
+    return _described(content) + _moved(content, folder)
+
+
+def _moved(content: Any, folder: Path) -> list[Candidate]:
+    """Return the encoder at its place relative to the folder of the file that describes it."""
     found = _described(content)
-    if found and isinstance(content.get("relative"), str):
-        moved = str((folder / content["relative"]).resolve())
-        random = found[0].source == RANDOM
-        found.append(replace(found[0], like=moved) if random else replace(found[0], source=moved))
-    return found
+    if not found or not isinstance(content, dict) or not isinstance(content.get("relative"), str):
+        return []
+    place = str((folder / content["relative"]).resolve())
+    random = found[0].source == RANDOM
+    return [replace(found[0], like=place) if random else replace(found[0], source=place)]
 
 
 def _described(content: Any) -> list[Candidate]:

@@ -60,8 +60,9 @@ def finetune(
 ) -> Tuned:
     """Fine-tune an encoder; resumable.
 
-    Writes ``encoder/``, ``head.safetensors`` and ``vocabulary.json`` (for several tasks one of each
-    a task, ``head-pr.safetensors``), ``history.json`` and ``logs/``.
+    Writes ``encoder/``, ``head.safetensors``, ``vocabulary.json`` and ``pipeline.json``, which
+    `load_pipeline` reads (for several tasks one of each a task, ``head-pr.safetensors``),
+    ``history.json`` and ``logs/``.
 
     Args:
         config: Task, strategy, steps.

@@ -19,6 +19,7 @@ from speechft.data.batching import Batch, JointDataset
 from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
+from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_json
@@ -37,6 +38,7 @@ from speechft.tasks import find_task
 from speechft.tasks.base import Split, Task, file_name
 from speechft.tasks.left_out import LeftOut
 from speechft.tasks.recurrent import RecurrentHead
+from speechft.tasks.saved import SavedHead, write_record
 from speechft.tasks.text import WAV2VEC2_SYMBOLS
 
 if TYPE_CHECKING:
@@ -243,13 +245,37 @@ class SupervisedSetup(TrainingSetup):
         warn_if_all_blank(self.trained)
 
     def write(self, folder: Path) -> None:
-        """Write the encoder, and head and vocabulary of each task."""
+        """Write the encoder; head, vocabulary and description (`SavedHead`) of each task."""
         super().write(folder)
         for part in self.objective.parts.values():
             place = part.task.folder
             mark = "" if len(self.objective.parts) == 1 else f"-{place}"
-            save_file(contiguous(self.objective.head[place]), folder / f"head{mark}.safetensors")
+            weights = f"head{mark}.safetensors"
+            save_file(contiguous(self.objective.head[place]), folder / weights)
             write_json(folder / f"vocabulary{mark}.json", list(part.vocabulary.symbols))
+            record = self._record(part, folder / "encoder", weights)
+            write_record(folder / f"pipeline{mark}.json", record)
+
+    def _record(self, part: WeightedTask, encoder: Path, weights: str) -> SavedHead:
+        """Describe a head on the last hidden state of the encoder that lies beside it."""
+        recurrent = self.config.recurrent
+        return SavedHead(
+            task=part.task.name,
+            protocol="finetuning",
+            vocabulary=list(part.vocabulary.symbols),
+            states=1,
+            dim=self.encoder.dim,
+            hidden=self.config.hidden,
+            units=[],
+            recurrent=[] if recurrent is None else [recurrent.size] * recurrent.layers,
+            encoder={"name": encoder.name, "source": encoder.name, "relative": encoder.name},
+            encoder_digest=digest_of(encoder),
+            precision=self.config.precision,
+            layers="last",
+            learning_rate=self.config.learning_rate,
+            weights=weights,
+            weighted=False,
+        )
 
 
 def _check_task(task: Task, config: FinetuningConfig) -> None:

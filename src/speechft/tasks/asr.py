@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.data.text import units_of, words
+from speechft.tasks.answers import Heard, Span
 from speechft.tasks.base import Task
-from speechft.tasks.ctc import END, EditScorer, SymbolLabels, WordCtcModel, edit_rates
+from speechft.tasks.ctc import (
+    END,
+    EditScorer,
+    SymbolLabels,
+    WordCtcModel,
+    edit_rates,
+    joined,
+    symbol_spans,
+)
 from speechft.tasks.measures import Item, Measure, ratio, ratio_of
 from speechft.tasks.word_search import BOUNDARY
 
@@ -49,6 +58,15 @@ class CharacterLabels(SymbolLabels):
 
 class WordScorer(EditScorer):
     """Counts edits of words, those with the language model apart."""
+
+    part: ClassVar[str] = "word"
+    spelled: ClassVar[bool] = True
+
+    def spans(self, heard: Heard) -> Iterable[Span]:
+        """Return the words with their times; those of a language model have none."""
+        if len(heard.prediction) == 3:
+            return []
+        return joined(symbol_spans(heard), frozenset({BOUNDARY}))
 
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the words, those of the language model if there is one."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
+from speechft.tasks.answers import Answer, Heard
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, weighted_eer
 from speechft.tasks.parts import (
@@ -68,6 +69,7 @@ class SpeakerModel(Model):
 
     level: ClassVar[Level] = "frame"
     per_frame: ClassVar[bool] = False
+    counterpart: ClassVar[str] = "ForXVector"
     least_frames: ClassVar[int] = 16
     """The contexts of the x-vector use up 14, and statistics pooling takes two."""
     loss: Literal["am-softmax", "aam-softmax", "softmax"] = "am-softmax"
@@ -162,6 +164,11 @@ class TrialScorer(Scorer):
         """Return the embedding, its values separated by spaces."""
         return " ".join(f"{value:.6f}" for value in prediction.tolist())
 
+    def answer(self, heard: Heard) -> Answer:
+        """Return the embedding; the cosine of two says how alike their speakers are."""
+        text = self.describe(heard.prediction, heard.vocabulary, None)
+        return Answer(text, {"embedding": [round(v, 6) for v in heard.prediction.tolist()]})
+
 
 class SpeakerNeeds(Needs):
     """Where dev and test are one split, some training speakers are held out for dev instead."""
@@ -192,7 +199,6 @@ ASV = Task(
     model=SpeakerModel(),
     scorer=TrialScorer((EER,)),
     needs=SpeakerNeeds(),
-    no_files="it compares two files",
 )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.data.labels import MAX_LEFT_OUT
 from speechft.errors import ConfigError, DataError
+from speechft.tasks.answers import Answer, Heard
 from speechft.tasks.measures import Item, Measure
 from speechft.tasks.parts import (
     NO_FRAME,
@@ -327,9 +328,30 @@ class Task:
         """
         return self.scorer.items(cuts, predictions, targets, vocabulary, context, setting)
 
-    def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any = None) -> str:
-        """Return a prediction as text."""
-        return self.scorer.describe(prediction, vocabulary, setting)
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Return what its answers can be written as."""
+        return self.scorer.formats
+
+    def answers(
+        self, logits: Tensor, lengths: Tensor, vocabulary: Vocabulary, setting: Any = None
+    ) -> list[Answer]:
+        """Return what users are told about each utterance of a batch.
+
+        Args:
+            logits: (B, T, C), or (B, C) of heads that see whole utterances.
+            lengths: (B,) valid frames.
+            vocabulary: Of the training split.
+            setting: From `tune`; None takes the usual one.
+        """
+        rows = list(logits.float().cpu())
+        if logits.dim() == 3:
+            rows = [row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)]
+        predictions = self.predict(logits, lengths, vocabulary)
+        return [
+            self.scorer.answer(Heard(row, prediction, vocabulary, setting, self.timing))
+            for row, prediction in zip(rows, predictions, strict=True)
+        ]
 
     # corpora
 

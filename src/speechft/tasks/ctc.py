@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import UNKNOWN, Vocabulary
 from speechft.errors import DataError
+from speechft.tasks.answers import Answer, Heard, Span, runs
 from speechft.tasks.measures import Item
 from speechft.tasks.parts import (
     NO_SYMBOL,
@@ -100,6 +101,7 @@ class CtcModel(Model):
     """
 
     level: ClassVar[Level] = "frame"
+    counterpart: ClassVar[str] = "ForCTC"
     ended: bool = False
     """Whether targets end with a symbol, which decoding leaves out."""
     search: WordSearch | None = None
@@ -176,10 +178,26 @@ class EditScorer(UtteranceScorer):
     """Counts edits between the units of hypothesis and reference."""
 
     labels: SymbolLabels
+    formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "vtt")
+    part: ClassVar[str] = "phone"
+    """What answers call a part of the text that has a time."""
+    spelled: ClassVar[bool] = False
+    """Whether symbols are letters, written without blanks between them."""
 
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the units that were recognised."""
         return " ".join(self.labels.units(vocabulary.decode(prediction[0])))
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return what was recognised, and its parts with their times."""
+        text = self.describe(heard.prediction, heard.vocabulary, heard.setting)
+        spans = tuple(self.spans(heard))
+        parts = [span.named(self.part) for span in spans]
+        return Answer(text, {"text": text, f"{self.part}s": parts}, spans)
+
+    def spans(self, heard: Heard) -> Iterable[Span]:
+        """Return the parts of the text with their times: here every symbol."""
+        return symbol_spans(heard)
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count edits between hypothesis and reference."""
@@ -197,6 +215,28 @@ class EditScorer(UtteranceScorer):
             total=len(reference),
             counts={**counted.as_dict(), "blank_ratio": blanks},
         )
+
+
+def symbol_spans(heard: Heard) -> list[Span]:
+    """Return the symbols of the greedy path with their times; blanks and ends are left out.
+
+    CTC puts symbols where it is sure of them: times are good to a few frames, and are no alignment.
+    """
+    known = heard.vocabulary.symbols
+    return [
+        heard.span(first, last, known[number])
+        for number, first, last in runs(heard.logits.argmax(-1).tolist())
+        if number != 0 and known[number] != END
+    ]
+
+
+def joined(symbols: Iterable[Span], boundaries: frozenset[str]) -> Iterator[Span]:
+    """Yield what stands between boundaries, from its first symbol's start to its last's end."""
+    for is_boundary, part in itertools.groupby(symbols, key=lambda span: span.text in boundaries):
+        if not is_boundary:
+            listed = list(part)
+            text = "".join(span.text for span in listed)
+            yield Span(listed[0].start, listed[-1].end, text)
 
 
 def edit_rates(items: Sequence[Item]) -> dict[str, float]:

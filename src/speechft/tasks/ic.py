@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
+from speechft.tasks.answers import Answer, Heard, probabilities
 from speechft.tasks.base import Task
 from speechft.tasks.label import ACCURACY
 from speechft.tasks.measures import Item
@@ -87,6 +89,9 @@ class IntentModel(Model):
 
     level: ClassVar[Level] = "utterance"
     per_frame: ClassVar[bool] = False
+    no_counterpart: ClassVar[str] = (
+        "an intent has several slots, and ForSequenceClassification gives one class"
+    )
 
     def head(
         self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
@@ -126,6 +131,21 @@ class IntentScorer(UtteranceScorer):
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the values of the slots, as the label writes them."""
         return "/".join(symbol.partition(":")[2] for symbol in vocabulary.decode(prediction))
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return the values of the slots with their probabilities, and that of all of them."""
+        intent = self.describe(heard.prediction, heard.vocabulary, None)
+        ranges = slot_ranges(heard.vocabulary)
+        chances = [
+            probabilities(heard.logits[first:last])[number - first]
+            for number, (first, last) in zip(heard.prediction, ranges, strict=True)
+        ]
+        slots = [
+            {"value": value, "probability": chance}
+            for value, chance in zip(intent.split("/"), chances, strict=True)
+        ]
+        whole = round(math.prod(chances), 6)
+        return Answer(intent, {"intent": intent, "probability": whole, "slots": slots})
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count a hit when all slots are right."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
 from speechft.errors import ConfigError, DataError
+from speechft.tasks.answers import Answer, Heard, probabilities
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, macro_f1, ratio, unweighted_recall
 from speechft.tasks.parts import UNSEEN, Labels, Level, Model, Needs, UtteranceScorer
@@ -129,6 +130,7 @@ class ClassModel(Model):
 
     level: ClassVar[Level] = "utterance"
     per_frame: ClassVar[bool] = False
+    counterpart: ClassVar[str] = "ForSequenceClassification"
 
     def head(
         self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
@@ -164,6 +166,12 @@ class ClassScorer(UtteranceScorer):
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the class."""
         return vocabulary.decode([prediction])[0]
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return the class and its probability."""
+        label = self.describe(heard.prediction, heard.vocabulary, None)
+        probability = probabilities(heard.logits)[heard.prediction]
+        return Answer(label, {"label": label, "probability": probability})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from speechft.data.manifest import Corpus
     from speechft.encoders.timing import FrameTiming
+    from speechft.tasks.answers import Answer, Heard
     from speechft.tasks.left_out import LeftOut
     from speechft.tasks.word_search import LanguageModel
 
@@ -112,6 +113,10 @@ class Model(ABC):
     """Fewer frames are too short for the head."""
     takes_language_model: ClassVar[bool] = False
     """Whether predictions can be searched with a language model."""
+    counterpart: ClassVar[str] = ""
+    """The head of transformers that computes the same, by the end of its class: ``ForCTC``."""
+    no_counterpart: ClassVar[str] = "transformers has no such head"
+    """Why there is none, where there is none, as a sentence without its end."""
 
     @abstractmethod
     def head(
@@ -181,6 +186,8 @@ class Scorer(ABC):
 
     lists: ClassVar[tuple[str, ...]] = ()
     """Keys of ``corpus.info`` that name further files which it reads, such as trials."""
+    formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv")
+    """What answers can be written as; ``rttm`` and ``vtt`` need spans of time."""
     measures: tuple[Measure, ...]
     """All that can be reported; the first one selects."""
 
@@ -199,6 +206,13 @@ class Scorer(ABC):
     @abstractmethod
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return a prediction as text."""
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return what users are told about an utterance: its text, values, and spans of time."""
+        from speechft.tasks.answers import Answer
+
+        text = self.describe(heard.prediction, heard.vocabulary, heard.setting)
+        return Answer(text, {"text": text})
 
     def at(self, timing: FrameTiming) -> Scorer:
         """Return the scorer for frames that lie so in time."""

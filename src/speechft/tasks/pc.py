@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
 from speechft.errors import DataError
+from speechft.tasks.answers import Answer, Heard, runs
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
 from speechft.tasks.parts import Labels, Level, Model, UtteranceScorer, known_timing
@@ -79,6 +80,7 @@ class FrameModel(Model):
     """A linear layer and cross entropy for every frame."""
 
     level: ClassVar[Level] = "frame"
+    counterpart: ClassVar[str] = "ForAudioFrameClassification"
 
     def head(
         self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
@@ -109,9 +111,19 @@ class FrameModel(Model):
 class FrameScorer(UtteranceScorer):
     """Counts right frames among those labelled."""
 
+    formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "vtt")
+
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the phone of every frame."""
         return " ".join(vocabulary.decode(prediction.tolist()))
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return the phones, each for the frames in a row that are of it."""
+        known = heard.vocabulary.symbols
+        found = runs(heard.prediction.tolist())
+        spans = tuple(heard.span(first, last, known[number]) for number, first, last in found)
+        text = self.describe(heard.prediction, heard.vocabulary, None)
+        return Answer(text, {"phones": [span.named("phone") for span in spans]}, spans)
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Count the frames that are right among those labelled."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from speechft.data.labels import Vocabulary, label_of
 from speechft.documents import parse_json
 from speechft.errors import DataError
+from speechft.tasks.answers import Answer, Heard, Span
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
 from speechft.tasks.parts import (
@@ -111,6 +112,10 @@ class TurnModel(Model):
     """A one-way LSTM, the loss of the best permutation, probabilities of speakers by frame."""
 
     level: ClassVar[Level] = "frame"
+    no_counterpart: ClassVar[str] = (
+        "diarisation here is an LSTM over all frames, and ForAudioFrameClassification a linear "
+        "layer on each"
+    )
 
     def head(
         self, dim: int, vocabulary: Vocabulary, hidden: int | None, units: Sequence[int]
@@ -148,6 +153,7 @@ class TurnScorer(Scorer):
     them on test).
     """
 
+    formats: ClassVar[tuple[str, ...]] = ("jsonl", "csv", "rttm")
     timing: FrameTiming | None = None
     """Where frames lie in time."""
 
@@ -203,6 +209,14 @@ class TurnScorer(Scorer):
         """Return the turns as JSON."""
         turns = self._decided(prediction, setting or _USUAL)
         return json.dumps([[n, round(a, 2), round(b, 2)] for n, a, b in turns])
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return the turns of the speakers."""
+        turns = self._decided(heard.prediction, heard.setting or _USUAL)
+        found = (Span(round(a, 3), round(b, 3), name.removeprefix("_")) for name, a, b in turns)
+        spans = tuple(sorted(found, key=lambda span: (span.start, span.text)))
+        text = self.describe(heard.prediction, heard.vocabulary, heard.setting)
+        return Answer(text, {"turns": [span.named("speaker") for span in spans]}, spans)
 
     def _decided(self, probabilities: Any, setting: Setting) -> list[Turn]:
         from speechft.tasks.turns import turns_of

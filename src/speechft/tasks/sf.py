@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
 from speechft.errors import DataError
+from speechft.tasks.answers import Answer, Heard, Span
 from speechft.tasks.base import Task
-from speechft.tasks.ctc import CtcModel, EditScorer, SymbolLabels, edit_rates
+from speechft.tasks.ctc import (
+    CtcModel,
+    EditScorer,
+    SymbolLabels,
+    edit_rates,
+    joined,
+    symbol_spans,
+)
 from speechft.tasks.measures import Item, Measure, ratio, ratio_of
 from speechft.tasks.text import slot_groups, tagged_text
 
@@ -79,9 +87,27 @@ class SlotLabels(SymbolLabels):
 class SlotScorer(EditScorer):
     """F1 of slot types, which selects, and character error rate of slot values."""
 
+    part: ClassVar[str] = "word"
+    spelled: ClassVar[bool] = True
+
     def describe(self, prediction: Any, vocabulary: Vocabulary, setting: Any) -> str:
         """Return the tagged text."""
         return "".join(vocabulary.decode(prediction[0]))
+
+    def spans(self, heard: Heard) -> Iterable[Span]:
+        """Return the words with their times, without tags."""
+        symbols = symbol_spans(heard)
+        tags = {span.text for span in symbols if _is_tag(span.text)}
+        return joined(symbols, frozenset({" ", *tags}))
+
+    def answer(self, heard: Heard) -> Answer:
+        """Return the text without tags and with them, its slots, and its words with their times."""
+        from speechft.tasks.metrics.slots import slots_of
+
+        tagged = super().answer(heard)
+        plain = " ".join(span.text for span in tagged.spans)
+        values = {**tagged.values, "text": plain, "tagged": tagged.text}
+        return replace(tagged, values={**values, "slots": slots_of(tagged.text, clean=True)})
 
     def score(self, cut: Cut, prediction: Any, target: Tensor, vocabulary: Vocabulary) -> Item:
         """Compare slot types and values."""

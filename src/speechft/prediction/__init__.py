@@ -1,0 +1,1 @@
+"""What trained heads say about new audio: found again, run over it, and written down."""
