@@ -25,7 +25,7 @@ from evidence_units import (
     changes_of,
     recipe_of,
 )
-from rows import Rows
+from rows import Rows, packed
 
 from speechft.analysis.analyze import analyze
 from speechft.analysis.settings import Settings
@@ -332,16 +332,6 @@ def probed(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
     for split, items in items_by_split(row, place, test).items():
         kept[f"{split}_amounts"] = packed([int(item.amount) for item in items])
     return kept
-
-
-def packed(amounts: Sequence[int]) -> str:
-    """Return amounts as text: digits without spaces where none has two."""
-    return ("" if max(amounts, default=0) < 10 else " ").join(map(str, amounts))
-
-
-def unpacked(text: str) -> list[int]:
-    """Return the amounts of a text by `packed`."""
-    return [int(part) for part in (text.split() if " " in text else text)]
 
 
 def _by_layer(rows: Sequence[Any], measure: str) -> list[float | None]:

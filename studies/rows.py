@@ -70,3 +70,13 @@ def as_fixed(now: Any, changed: Any, fixed: Any) -> Any:
 def changed_of(config: Config) -> dict[str, Any]:
     """Return the settings that differ from their defaults."""
     return config.model_dump(mode="json", exclude_defaults=True)
+
+
+def packed(amounts: Sequence[int]) -> str:
+    """Return amounts as text: digits without spaces where none has two."""
+    return ("" if max(amounts, default=0) < 10 else " ").join(map(str, amounts))
+
+
+def unpacked(text: str) -> list[int]:
+    """Return the amounts of a text by `packed`."""
+    return [int(part) for part in (text.split() if " " in text else text)]
