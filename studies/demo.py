@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 from pretraining import rounds
+from rows import Rows, as_fixed, changed_of, is_measured, kept_base, write_measured
 
 from speechft.compositions import Composer
-from speechft.config import Config
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
@@ -36,12 +36,11 @@ from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
-from speechft.files import atomic_write, json_digest, write_json
+from speechft.files import json_digest, write_json
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow
 
 ROWS = Path(__file__).with_suffix("")
-KEPT = ROWS.with_name("pretraining")
 CORPUS = "synthetic-study"
 TUNED_ON = ("sid", "pr")
 LINEAGES = (1, 2, 3)
@@ -53,7 +52,6 @@ ALPHA = 0.25
 CURVE = (0.1, 0.5, 0.75)
 """Further coefficients, looked at on dev, for the first tuning seed."""
 RATES = ("substitutions", "insertions", "deletions", "blank_ratio")
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -143,10 +141,8 @@ def content(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
 
 def base_of(number: int, out: Path) -> str:
     """Return the encoder of a lineage: packaged, kept in the repository, or pre-trained now."""
-    if number == 1:
-        return "tiny-hubert"
-    if (kept := KEPT / f"lineage-{number}").is_dir():
-        return str(kept)
+    if (kept := kept_base(number)) is not None:
+        return kept
     *_, (_, last) = rounds(number, out.parent / f"lineage-{number}")
     return str(last)
 
@@ -192,33 +188,11 @@ def design() -> str:
     merging = {f.name: getattr(recipe.merging, f.name) for f in fields(recipe.merging)}
     now = [recipe.finetuning.as_dict(), merging, PROBES.as_dict()]
     now.append({name: config.as_dict() for name, config in probes.items()})
-    changed = [_changed(recipe.finetuning), recipe.merging.changed(), _changed(PROBES)]
-    changed.append({name: _changed(config) for name, config in probes.items()})
+    changed = [changed_of(recipe.finetuning), recipe.merging.changed(), changed_of(PROBES)]
+    changed.append({name: changed_of(config) for name, config in probes.items()})
     fixed = json.loads((ROWS / "design.json").read_text())
     parts = [as_fixed(*part) for part in zip(now, changed, fixed[:4], strict=True)]
     return json_digest([*parts, ALPHA, CURVE])[:12]
-
-
-def as_fixed(now: Any, changed: Any, fixed: Any) -> Any:
-    """Return the settings that a design was fixed with, and later ones that are no defaults.
-
-    Args:
-        now: All settings of today.
-        changed: Those of them that differ from their defaults.
-        fixed: The settings that there were.
-    """
-    if not isinstance(now, dict) or not isinstance(fixed, dict):
-        return now
-    changed = changed if isinstance(changed, dict) else {}
-    return {
-        key: as_fixed(value, changed.get(key), fixed.get(key))
-        for key, value in now.items()
-        if key in fixed or key in changed
-    }
-
-
-def _changed(config: Config) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_defaults=True)
 
 
 def main() -> None:
@@ -235,13 +209,10 @@ def main() -> None:
     stamps = {n.number: {"base": digest_of(n.base)[:12], **made} for n in lineages}
     for name, work, about in jobs(lineages):
         path, stamp = ROWS / f"{name}.jsonl", stamps[about["lineage"]]
-        if path.exists() and stamp.items() <= json.loads(path.read_text().splitlines()[0]).items():
+        if is_measured(path, stamp):
             continue
         print(name, flush=True)
-        rows = work()
-        with atomic_write(path) as file:
-            for row in rows:
-                file.write((json.dumps({**stamp, **about, **row}) + "\n").encode())
+        write_measured(path, stamp, about, work())
     if lineages[0].number == 1 and not (ROWS / "items.json").exists():
         describe_items(lineages[0])
 

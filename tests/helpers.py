@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -152,3 +155,13 @@ def quicken_probes() -> None:
     brief = {"epochs": 2, "extend": 0, "halve_at": ()}
     mini = PROTOCOLS["mini"]
     PROTOCOLS["mini"] = {name: probe.model_copy(update=brief) for name, probe in mini.items()}
+
+
+STUDIES = Path(__file__).parents[1] / "studies"
+
+
+def study(name: str) -> ModuleType:
+    """Return a file of ``studies/`` as a module; they import one another by name."""
+    if str(STUDIES) not in sys.path:
+        sys.path.append(str(STUDIES))
+    return importlib.import_module(name)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,21 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers import STUDIES, study
+
 DRAWS = 20_000
 _ENCODERS = ("stable", "pre-trained", "MFCC")
-
-
-STUDIES = Path(__file__).parents[1] / "studies"
-
-
-def study(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, STUDIES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +24,6 @@ def table() -> ModuleType:
 
 def test_committed_rows_are_of_the_design_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
     """New settings with their defaults do not make 30 fine-tunings void; a changed one does."""
-    monkeypatch.syspath_prepend(str(STUDIES))
     demo = study("demo")
     rows = [
         json.loads(line)

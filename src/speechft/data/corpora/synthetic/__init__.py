@@ -168,12 +168,12 @@ def prepare(
         RunError: The folder is in use, or the disk is full.
     """
     if isinstance(spec, material.MaterialSpec):
-        return material.prepare(spec, folder, _run, processes)
+        return material.prepare(spec, folder, run_jobs, processes)
     inputs = {"spec": spec.digest()}
     with stage(folder, name="corpus", config=spec.as_dict(), inputs=inputs) as work:
         if not work.done:
             log(f"{spec.name}: speaking {sum(p.utterances for p in spec.partitions)} utterances")
-            _run(list(_jobs(spec, work.scratch)), processes)
+            run_jobs(list(_jobs(spec, work.scratch)), processes)
             splits = {p.name: _utterances(p, work.scratch) for p in spec.partitions}
             info = {
                 "licence": LICENCE,
@@ -198,7 +198,7 @@ def _jobs(spec: SyntheticSpec, folder: Path) -> Iterator[dict[str, Any]]:
             }
 
 
-def _run(jobs: list[dict[str, Any]], processes: int) -> None:
+def run_jobs(jobs: list[dict[str, Any]], processes: int) -> None:
     """Run every job that is not finished, ``processes`` at a time."""
     variants()  # without espeak-ng: one clear error before any worker starts
     left = [job for job in jobs if not (Path(job["folder"]) / "shard.jsonl").exists()]

@@ -104,7 +104,7 @@ def prepare(spec: MaterialSpec, folder: Path, run: Run, processes: int = 2) -> C
         if not work.done:
             lines = _lines(spec)
             run(list(_jobs(lines, work.scratch)), processes)
-            spoken = _read(work.scratch)
+            spoken = read_spoken(work.scratch)
             splits = {name: items for name, items in spoken.items() if name[:6] != "voices"}
             for number, part in enumerate(_PARTS):
                 quiet = _silences(spec, number, work.scratch)
@@ -204,7 +204,7 @@ def _jobs(lines: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]
         yield {"module": module, "folder": str(place), "lines": lines[first : first + _SHARD]}
 
 
-def _read(folder: Path) -> dict[str, list[Utterance]]:
+def read_spoken(folder: Path) -> dict[str, list[Utterance]]:
     """Return the utterances that `speak` wrote, by split."""
     splits: dict[str, list[Utterance]] = {}
     for shard in sorted((folder / "spoken").iterdir()):

@@ -1,0 +1,248 @@
+"""What the evidence consists of: the units of ``DESIGN.md``, their order, cost and settings.
+
+A unit is one fine-tuning with some measurements of it, or a pre-trained encoder; its rows are one
+file. Nothing here computes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from cells import CELLS, CLEAN
+from cells import VERSION as CELLS_VERSION
+from rows import as_fixed, changed_of
+
+from speechft.evaluation.config import EvaluationConfig, ProbeConfig
+from speechft.evaluation.protocols import PROTOCOLS
+from speechft.files import json_digest
+from speechft.finetuning.config import FinetuningConfig
+from speechft.finetuning.phases import Phase, stable_phases
+from speechft.recipe import Recipe, load_recipe
+
+ROWS = Path(__file__).with_name("evidence")
+CONFIRMING = (4, 5, 6, 7)
+EXPLORING = (1, 2, 3)
+TUNED_ON = ("sid", "pr")
+TASKS = ("pr", "sid", "ic")
+SEEDS = (101, 102)
+STUDY = "study"
+"""Name of the corpus that is tuned on, among the cells."""
+UPDATES = 300
+STRONGER = (1200, 4800)
+WEAKER = (30, 75, 150)
+"""Whole stable runs of fewer updates: the path of stable tuning."""
+ALPHA = 0.25
+PATH = (0.1, 0.25, 0.5, 0.75, 1.0)
+"""Coefficients beside 0; 1 is the tuned encoder."""
+SHORT_PATH = (0.25, 0.5, 1.0)
+EARLY = (0.1, 0.2, 0.5)
+"""Shares of the updates at which the one stable run is looked at."""
+ARMS = {"trained-0": (True, 0.0), "trained-1": (True, 0.1)}
+ARMS |= {"frozen-0": (False, 0.0), "frozen-1": (False, 0.1)}
+"""H7: whether the CNN is trained, and the share of updates in which the head learns alone."""
+RIVALS: dict[str, tuple[str, ...]] = {
+    "lora": ("finetuning.strategy=lora",),
+    "dora": ("finetuning.strategy=dora",),
+    "l2sp": ("finetuning.strategy=l2sp",),
+    "distill": ("finetuning.strategy=distill",),
+    "low-rate": ("finetuning.encoder_learning_rate=1e-4",),
+    "layer-decay": ("finetuning.layer_decay=0.7",),
+    "ema": ("finetuning.select=ema", "finetuning.ema_decay=0.99"),
+}
+"""Methods of Table VIII and further ones: what they change of the recipe; settings of the first
+try."""
+TRIES: dict[str, tuple[str, ...]] = {
+    "lora": ("finetuning.adapter.rank=4", "finetuning.adapter.rank=64"),
+    "dora": ("finetuning.adapter.rank=4", "finetuning.adapter.rank=64"),
+    "l2sp": ("finetuning.l2sp.weight=0.001", "finetuning.l2sp.weight=0.1"),
+    "distill": ("finetuning.distill.weight=0.1", "finetuning.distill.weight=10"),
+    "low-rate": ("finetuning.encoder_learning_rate=3e-5", "finetuning.encoder_learning_rate=3e-4"),
+    "layer-decay": ("finetuning.layer_decay=0.5", "finetuning.layer_decay=0.85"),
+    "ema": ("finetuning.ema_decay=0.98", "finetuning.ema_decay=0.995"),
+}
+"""Two further settings of each, as many for all; the best of three is chosen on lineages 1 to 3."""
+
+LONGER = 4
+"""Times the epochs, for a probe that has not converged."""
+WIDENED = 4
+"""Times that a grid is widened at the most."""
+
+
+def probe_protocols() -> dict[str, dict[str, ProbeConfig]]:
+    """Return the protocols of the probes: ``mini`` with wider grids, and the same with more epochs.
+
+    They are registered under their names when this module is loaded.
+    """
+    wide = {
+        name: PROTOCOLS["mini"][name].model_copy(update={"extend": WIDENED})
+        for name in ("frame", "utterance")
+    }
+    long = {
+        name: config.model_copy(update={"epochs": LONGER * config.epochs})
+        for name, config in wide.items()
+    }
+    return {"evidence": wide, "evidence-long": long}
+
+
+PROTOCOLS.update(probe_protocols())
+PROBES = EvaluationConfig(tasks=TASKS, protocol="evidence", precision="fp32")
+
+
+class ArmConfig(FinetuningConfig):
+    """An arm of H7: every arm runs the CNN on the crop; what learns when is the arm's own."""
+
+    trains_cnn: bool = True
+
+    def phases(self) -> list[Phase]:
+        """Return the stretches of updates with what is trainable in each."""
+        learns: Any = "everything" if self.trains_cnn else "head and layers"
+        return stable_phases(self.steps, self.head_only, trainable=learns)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One file of rows.
+
+    Args:
+        kind: What is measured; a method of `Work`.
+        lineage: Of the base.
+        tuned_on: Task, nothing for a pre-trained encoder.
+        seed: Of the fine-tuning, 0 for a pre-trained encoder.
+        variant: Which arm, method, number of updates.
+        tier: A, B, or X for what explores on lineages 1 to 3.
+        minutes: Of one core, from the pilot.
+    """
+
+    kind: str
+    lineage: int
+    tuned_on: str = ""
+    seed: int = 0
+    variant: str = ""
+    tier: str = "A"
+    minutes: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return the name of its file."""
+        parts = (f"lineage-{self.lineage}", self.tuned_on, str(self.seed or ""), self.kind)
+        return "-".join(part for part in (*parts, self.variant) if part)
+
+    def about(self) -> dict[str, Any]:
+        """Return what all of its rows say of it."""
+        content = asdict(self)
+        return {key: content[key] for key in ("lineage", "tuned_on", "seed", "kind", "variant")}
+
+
+MINUTES = {"base": 12.0, "path": 12.0, "weaker": 6.0, "cells": 12.0, "home": 14.0, "layers": 8.0}
+MINUTES |= {"arm": 8.0, "stronger-1200": 14.0, "stronger-4800": 30.0, "rival": 12.0, "early": 7.0}
+"""Minutes of one core by kind, from the pilot."""
+
+
+def kinds() -> Iterator[tuple[str, str, str]]:
+    """Yield tier, kind and variant of what is measured of a task and a tuning seed, in order."""
+    yield "A", "path", ""
+    yield "A", "weaker", ""
+    yield "A", "cells", ""
+    for arm in ARMS:
+        yield "A", "arm", arm
+    yield "A", "home", ""
+    for updates in STRONGER:
+        yield "A", "stronger", str(updates)
+    yield "A", "layers", ""
+    for method in ("l2sp", "lora", "dora"):
+        yield "B", "rival", method
+    yield "B", "early", ""
+    for method in list(RIVALS)[3:]:
+        yield "B", "rival", method
+
+
+def all_units() -> list[Unit]:
+    """Return every unit, in the order in which they are worked off.
+
+    Confirming lineages first: the pre-trained ones, then tier A of the first tuning seed, kind by
+    kind over all lineages, then of the second, then tier B; what explores comes last.
+    """
+    found = [_unit("base", lineage) for lineage in CONFIRMING]
+    for tier in ("A", "B"):
+        for seed in SEEDS:
+            found += _of_seed(CONFIRMING, seed, tier)
+    found += [_unit("base", lineage, tier="X") for lineage in EXPLORING]
+    for tier in ("A", "B"):
+        found += [
+            _unit(u.kind, u.lineage, u.tuned_on, u.seed, u.variant, "X")
+            for u in _of_seed(EXPLORING, SEEDS[0], tier)
+        ]
+    for method, tries in TRIES.items():
+        for number in range(len(tries)):
+            found.append(_unit("attempt", 1, "sid", SEEDS[0], f"{method}-{number + 1}", "X"))
+    return found
+
+
+def _of_seed(lineages: tuple[int, ...], seed: int, tier: str) -> list[Unit]:
+    return [
+        _unit(kind, lineage, task, seed, variant, tier)
+        for found, kind, variant in kinds()
+        if found == tier
+        for lineage in lineages
+        for task in (TUNED_ON if tier == "A" else ("sid",))
+        if not (variant == str(STRONGER[-1]) and seed != SEEDS[0])
+    ]
+
+
+def _unit(
+    kind: str, lineage: int, tuned_on: str = "", seed: int = 0, variant: str = "", tier: str = "A"
+) -> Unit:
+    like = f"{kind}-{variant}" if kind == "stronger" else "rival" if kind == "attempt" else kind
+    return Unit(kind, lineage, tuned_on, seed, variant, tier, MINUTES[like])
+
+
+def changes_of(unit: Unit) -> tuple[str, ...]:
+    """Return what a rival, or a try of one, changes of the recipe."""
+    if unit.kind == "attempt":
+        method, number = unit.variant.rsplit("-", 1)
+        return (*RIVALS[method], TRIES[method][int(number) - 1])
+    return RIVALS[unit.variant]
+
+
+def recipe_of(base: str, task: str, seed: int, *changes: str) -> Recipe:
+    """Return the demo's recipe as the evidence tunes."""
+    given = [f"encoder={base}", f"seed={seed}", f"finetuning.task={task}"]
+    given += [f"finetuning.steps={UPDATES}", "finetuning.precision=fp32", *changes]
+    return load_recipe(Recipe, "demo", given)
+
+
+def design() -> str:
+    """Return a digest of all settings; rows of another one are void. See `as_fixed`."""
+    now, changed = _settings()
+    fixed = json.loads((ROWS / "design.json").read_text())
+    return json_digest(as_fixed(now, changed, fixed))[:12]
+
+
+def _settings() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings of today, and those of them that are no defaults."""
+    recipe = recipe_of("tiny-hubert", "sid", SEEDS[0])
+    plain = {
+        "cells": {cell.name: asdict(cell) for cell in (*CELLS, CLEAN)},
+        "cells_version": CELLS_VERSION,
+        "path": PATH,
+        "arms": ARMS,
+        "rivals": RIVALS,
+        "early": EARLY,
+    }
+    merging = {f.name: getattr(recipe.merging, f.name) for f in fields(recipe.merging)}
+    now = {"finetuning": recipe.finetuning.as_dict(), "probes": PROBES.as_dict()}
+    now |= {"protocols": _each(lambda c: c.as_dict()), "merging": merging, "plain": plain}
+    changed = {"finetuning": changed_of(recipe.finetuning), "probes": changed_of(PROBES)}
+    changed |= {"protocols": _each(changed_of), "merging": recipe.merging.changed(), "plain": plain}
+    return json.loads(json.dumps(now)), json.loads(json.dumps(changed))
+
+
+def _each(content: Any) -> dict[str, Any]:
+    return {
+        protocol: {level: content(config) for level, config in parts.items()}
+        for protocol, parts in probe_protocols().items()
+    }

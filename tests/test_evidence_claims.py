@@ -1,0 +1,240 @@
+"""The claims of the evidence on simulated rows whose truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from helpers import study
+
+N = 2000
+"""Items of a simulated task: a logit is met to about 0.005."""
+BASE = {"pr": -0.5, "sid": -1.0, "ic": 0.8}
+"""Logit errors before tuning."""
+Change = Callable[[Any, str, int | None], float]
+"""From encoder, task and hidden state to the change of the logit error."""
+
+
+@pytest.fixture(scope="module")
+def figures() -> ModuleType:
+    return study("evidence_figures")
+
+
+@pytest.fixture(scope="module")
+def claims() -> ModuleType:
+    return study("evidence_claims")
+
+
+def _amounts(task: str, logit: float) -> str:
+    """Return 0 and 1 of every item with this logit error, spread evenly over the items."""
+    errors = round(N / (1 + math.exp(-logit)))
+    wrong = np.diff(np.floor(np.arange(N + 1) * errors / N)).astype(int)
+    return "".join(map(str, wrong if task == "pr" else 1 - wrong))
+
+
+def _row(encoder: Any, cell: str, task: str, logit: float, layer: int | None) -> dict[str, Any]:
+    packed = _amounts(task, logit)
+    return {
+        **vars(encoder),
+        "measure": "probe",
+        "cell": cell,
+        "task": task,
+        "layer": layer,
+        "whole": True,
+        "test_amounts": packed,
+        "dev_amounts": packed,
+    }
+
+
+def _evidence(
+    figures: ModuleType,
+    encoders: Iterator[tuple[Any, str]],
+    change: Callable[..., float],
+    layers: tuple[int | None, ...] = (None,),
+    draws: int = 20,
+) -> Any:
+    rows, known = [], list(encoders)
+    bases = {(figures.Encoder(e.lineage), cell) for e, cell in known}
+    for encoder, cell in [*known, *sorted(bases, key=str)]:
+        for task, logit in BASE.items():
+            for layer in layers:
+                moved = change(encoder, cell, task, layer) if encoder.tuned_on else 0.0
+                moved += 0.1 * (layer or 0)
+                rows.append(_row(encoder, cell, task, logit + moved, layer))
+    about = {"speakers": [f"s{n % 25}" for n in range(N)], "totals": [1] * N}
+    keys = [f"{task} {split}" for task in BASE for split in ("test", "dev")]
+    cells = {cell for _, cell in known}
+    return figures.Evidence(rows, {cell: dict.fromkeys(keys, about) for cell in cells}, draws)
+
+
+def _grid(points: Any, cells: tuple[str, ...] = ("study",)) -> Iterator[tuple[Any, str]]:
+    for lineage in (4, 5):
+        for task in ("sid", "pr"):
+            for seed in (101, 102):
+                for point in points(lineage, task, seed):
+                    for cell in cells:
+                        yield point, cell
+
+
+def test_equal_gain_is_recovered(figures: ModuleType) -> None:
+    """The merge loses alpha^2, stable runs lose in proportion to their gain."""
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        merged = encoder.kind == "path" and encoder.alpha < 1
+        share = encoder.alpha if merged else encoder.updates / 300
+        if task == encoder.tuned_on:
+            return -0.6 * share
+        return share**2 * 0.4 if merged else 0.4 * share
+
+    points = lambda *cell: [*figures.MERGED(*cell), *figures.stable_runs(*cell)]  # noqa: E731
+    judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
+    merged, runs = judge.at_levels((figures.MERGED, figures.stable_runs), 4, "sid")
+    # 0.8 lies between 0.75 and 1 of a path that is straight between its points
+    bent = 0.75**2 + (1 - 0.75**2) * (0.8 - 0.75) / 0.25
+    assert merged[:, 0] == pytest.approx([-0.4 * 0.25, -0.4 * bent], abs=0.02)
+    assert runs[:, 0] == pytest.approx([-0.4 * 0.5, -0.4 * 0.8], abs=0.02)
+    found = judge.equal_gain(figures.MERGED, figures.stable_runs, "sid")
+    expected = 0.4 * ((0.5 + 0.8) - (0.25 + bent)) / 2
+    assert found.estimate.value == pytest.approx(expected, abs=0.02)
+    assert found.lineages == (4, 5)
+
+
+def test_what_is_not_reached_is_not_compared(figures: ModuleType) -> None:
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        rival = encoder.kind == "rival"
+        if task == encoder.tuned_on:
+            return -(0.4 if rival else 0.6) * encoder.alpha
+        return (0.1 if rival else 0.3) * encoder.alpha
+
+    rival = figures.merges("rival", "lora")
+    points = lambda *cell: [*figures.MERGED(*cell), *rival(*cell)]  # noqa: E731
+    judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
+    _, other = judge.at_levels((figures.MERGED, rival), 4, "sid")
+    assert other[0, 0] == pytest.approx(-0.1 * 0.75, abs=0.01)
+    assert math.isnan(other[1, 0])
+    found = judge.equal_gain(figures.MERGED, rival, "sid")  # at 50 % alone
+    assert found.estimate.value == pytest.approx(-0.15 + 0.075, abs=0.02)
+
+
+def test_a_seed_with_a_probe_that_is_not_whole_is_left_out_on_both_sides(
+    figures: ModuleType,
+) -> None:
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        bad = encoder.seed == 102
+        return -0.6 * encoder.alpha if task == encoder.tuned_on else 0.2 + 0.5 * bad
+
+    points = figures.merges("path")
+    evidence = _evidence(figures, _grid(points), change)
+    judge = figures.Judge(evidence, (4, 5))
+    [both] = judge.at_levels((points,), 4, "sid")
+    assert both[1, 0] == pytest.approx(-0.45, abs=0.02)
+    for row in evidence.rows:
+        if (row["seed"], row["alpha"], row["task"]) == (102, 0.5, "ic"):
+            row["whole"] = False
+    [one] = figures.Judge(figures.Evidence(evidence.rows, evidence.items, 20), (4,)).at_levels(
+        (points,), 4, "sid"
+    )
+    assert one[1, 0] == pytest.approx(-0.2, abs=0.02)
+
+
+CELLS = ("home-unseen", "home-heard", "tuning-unseen", "tuning-heard")
+
+
+def test_domains_are_told_apart(figures: ModuleType, claims: ModuleType) -> None:
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        home, heard = cell.startswith("home"), cell.endswith("heard")
+        damage = 0.5 if home else 0.2
+        return damage * encoder.alpha * (1.5 if heard else 1.0)
+
+    points = figures.merges("cells", "", (0.25, 1.0))
+    evidence = _evidence(figures, _grid(points, CELLS), change)
+    judge = figures.Judge(evidence, (4, 5))
+    found = claims.domains(judge, "cells", "unseen", ("sid", "pr"))
+    assert found.estimate.value == pytest.approx(0.75 * (0.5 - 0.2), abs=0.02)
+    heard = claims.domains(judge, "cells", "heard", ("sid",))
+    assert heard.estimate.value == pytest.approx(1.5 * 0.75 * 0.3, abs=0.02)
+    assert claims.domains(judge, "home", "unseen", ("sid",)).estimate is None
+
+
+def test_main_effects_of_the_arms(figures: ModuleType, claims: ModuleType) -> None:
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        cnn, head = encoder.variant.split("-")
+        if task == encoder.tuned_on:
+            return -0.6 * encoder.alpha
+        return (0.6 - 0.3 * (cnn == "frozen") + 0.1 * (head == "1")) * encoder.alpha
+
+    arms = ("trained-0", "trained-1", "frozen-0", "frozen-1")
+    points = lambda *cell: [  # noqa: E731
+        e for arm in arms for e in figures.merges("arm", arm, (0.25, 0.5, 1.0))(*cell)
+    ]
+    judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
+    for factor, effect in (("cnn", 0.3), ("head", -0.1)):
+        found = claims.arm_effect(judge, factor, 1.0, ("sid", "pr"))
+        assert found.estimate.value == pytest.approx(effect, abs=0.02)
+        gained = claims.arm_effect_at_gain(judge, factor, ("sid", "pr"))
+        assert gained.estimate.value == pytest.approx(0.65 * effect, abs=0.02)
+
+
+def test_the_best_alpha_falls_with_strength(figures: ModuleType, claims: ModuleType) -> None:
+    """Off-task loss of 0.11 alpha, 0.18 alpha, 0.9 alpha: alpha* is 0.75, 0.5, 0.1."""
+    rate = {300: 0.11, 1200: 0.18, 4800: 0.9}
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        return rate[encoder.updates] * encoder.alpha
+
+    def points(lineage: int, task: str, seed: int) -> list[Any]:
+        found = list(figures.MERGED(lineage, task, seed))
+        for updates in (1200, 4800):
+            found += [
+                figures.Encoder(lineage, task, seed, "stronger", str(updates), alpha, updates)
+                for alpha in (0.1, 0.25, 0.5, 0.75, 1.0)
+            ]
+        return found
+
+    judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
+    best = [claims.best_alpha(judge, 4, "sid", updates) for updates in rate]
+    assert best == [0.75, 0.5, 0.1]
+    found = claims.strength(judge, ("sid", "pr"))
+    expected = np.polyfit(np.log2([300, 1200, 4800]), best, 1)[0]
+    assert found.estimate.value == pytest.approx(expected)
+
+
+def test_probes_that_route_around_damage(figures: ModuleType, claims: ModuleType) -> None:
+    """Layer 0 is best before tuning and loses 0.6, the weighted sum 0.2."""
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        return {0: 0.6, None: 0.2}.get(layer, 0.05)
+
+    points = figures.merges("layers", "", (1.0,))
+    evidence = _evidence(figures, _grid(points), change, (None, 0, 1, 2))
+    found = claims.route_around(figures.Judge(evidence, (4, 5)), ("sid", "pr"))
+    assert found.estimate.value == pytest.approx(0.4, abs=0.02)
+
+
+def test_similarity_at_equal_or_larger_move(figures: ModuleType, claims: ModuleType) -> None:
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        return 0.4 * encoder.alpha
+
+    points = lambda *cell: [  # noqa: E731
+        *figures.MERGED(*cell),
+        *figures.merges("rival", "l2sp", (1.0,))(*cell),
+    ]
+    evidence = _evidence(figures, _grid(points), change)
+    rows = list(evidence.rows)
+    for encoder, _ in _grid(points):
+        rival = encoder.kind == "rival"
+        move = 0.12 if rival else 0.2 * encoder.alpha
+        similar = 0.5 if rival else 1 - 0.4 * encoder.alpha
+        rows.append(
+            {**vars(encoder), "measure": "features", "move": move, "cka": [1.0, *[similar] * 6]}
+        )
+    judge = figures.Judge(figures.Evidence(rows, evidence.items, 20), (4, 5))
+    found = claims.nearer(judge, "l2sp")  # alpha 0.75 is the first that moved by 0.12
+    assert found.estimate.value == pytest.approx(0.7 - 0.5)
+    assert claims.nearer(judge, "lora").estimate is None
+    assert math.isfinite(claims.predicts(judge).estimate.value)
