@@ -10,6 +10,7 @@ study has it, said as such; all else is open, with the number of its units. Rule
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from evidence_claims import (
     nearer,
     predicts,
     route_around,
+    similarity_of,
     strength,
 )
+from evidence_drawing import FRONTIERS, IMAGES, SIMILARITY, draw, method_of
 from evidence_figures import (
     LEVELS,
     MERGED,
@@ -272,6 +275,26 @@ def strength_table(judge: Judge) -> str:
     return table_of(header, rows) if rows else "No strength is measured yet.\n"
 
 
+def similarity_table(judge: Judge) -> str:
+    """Return similarity, weight move and open-set EER beside off-task, by kind of encoder."""
+    table: dict[tuple[str, str, float], list[tuple[float, float, float, float]]] = {}
+    for encoder, row in judge.evidence.features.items():
+        off = judge.evidence.off_task(encoder)[0]
+        if encoder.lineage in judge.lineages and encoder.tuned_on and np.isfinite(off):
+            key = (encoder.tuned_on.upper(), method_of(encoder), encoder.alpha)
+            eer = min(value for value in row["eer"] if value is not None)
+            table.setdefault(key, []).append((similarity_of(row), row["move"], eer, float(off)))
+    if not table:
+        return "No features are looked at yet.\n"
+    rows = []
+    for (tuned_on, method, alpha), found in sorted(table.items()):
+        similar, move, eer, off = np.mean(found, 0)
+        figures = [f"{similar:.3f}", f"{move:.3f}", f"{eer:.1f}", f"{off:+.2f}", str(len(found))]
+        rows.append([tuned_on, method, f"{alpha:g}", *figures])
+    header = ["tuned on", "method", "alpha", "similarity", "weight move", "open-set EER, %"]
+    return table_of([*header, "off-task", "encoders"], rows)
+
+
 def arithmetic_words(evidence: Evidence) -> str:
     """Return what computed the rows; all must be of one kind."""
     probes = [row for row in evidence.rows if row["measure"] == "probe"]
@@ -288,19 +311,24 @@ def arithmetic_words(evidence: Evidence) -> str:
     )
 
 
-def generated(draws: int = DRAWS) -> str:
-    """Return the part of the page that the rows decide."""
+def judge_of(draws: int = DRAWS) -> Judge:
+    """Read the committed rows of the design of today."""
     now = design()
     rows = [row for row in read_measured(ROWS) if row["design"] == now]
-    evidence = Evidence.read(ROWS, rows, draws)
-    judge = Judge(evidence, CONFIRMING)
+    return Judge(Evidence.read(ROWS, rows, draws), CONFIRMING)
+
+
+def generated(judge: Judge, images: Sequence[str] = ()) -> str:
+    """Return the part of the page that the rows decide, with pictures that are drawn already."""
+    rows, evidence = judge.evidence.rows, judge.evidence
     found = claims_of(judge)
     whole = {name: progress(name).whole for name in found}
     words = verdicts(found, whole)
     there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
     which = ", ".join(map(str, there)) or "none"
+    made = arithmetic_words(evidence)
     parts: list[str] = [
-        f"Design `{now}`. Confirming lineages with rows: {which}. {arithmetic_words(evidence)}\n",
+        f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
         paper_rows(Study(*read()), {name: words[name] for name in words}, progress_words()),
         "### The closed list\n",
@@ -312,13 +340,21 @@ def generated(draws: int = DRAWS) -> str:
         "### Largest harmless alpha against strength\n",
         f"The largest coefficient whose off-task loss on dev is at most {MARGIN:g} logit.\n",
         strength_table(judge),
+        "### Similarity against what is kept\n",
+        similarity_table(judge),
     ]
+    parts += [f"![{name}](images/{name})\n" for name in images]
     return "\n".join(parts)
 
 
 def progress_words() -> dict[str, str]:
     """Return by claim how much of it is measured."""
     return {name: progress(name).words() for name in NEEDED}
+
+
+def drawn() -> list[str]:
+    """Return the pictures that there are."""
+    return [name for name in (FRONTIERS, SIMILARITY) if (IMAGES / name).is_file()]
 
 
 def place(page: str, text: str) -> str:
@@ -331,10 +367,11 @@ def place(page: str, text: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--print", action="store_true")
-    text = generated()
-    if parser.parse_args().print:
-        print(text)
+    arguments, judge = parser.parse_args(), judge_of()
+    if arguments.print:
+        print(generated(judge))
         return
+    text = generated(judge, draw(judge, {"merge": MERGED, **RIVALS}))
     PAGE.write_text(place(PAGE.read_text(), text))
     print(f"wrote {PAGE.name}")
 

@@ -215,7 +215,7 @@ def test_while_the_pause_file_is_there_everything_stands_still(
 def test_the_page_is_what_the_rows_say() -> None:
     table = study("evidence_table")
     page = table.PAGE.read_text()
-    assert table.place(page, table.generated()) == page
+    assert table.place(page, table.generated(table.judge_of(), table.drawn())) == page
 
 
 def test_a_verdict_needs_all_rows_and_the_claimed_sign() -> None:
