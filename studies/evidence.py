@@ -16,17 +16,18 @@ processors of one kind are the same to the bit.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence_units import ROWS, Unit, all_units, design
-from rows import is_measured, kept_base, write_measured
+from evidence_units import ROWS, STUDY, Unit, all_units, design
+from rows import Rows, is_measured, kept_base, write_measured
 
 PINNED = {
     "OMP_NUM_THREADS": "1",
@@ -54,30 +55,23 @@ def chosen(arguments: Any) -> list[Unit]:
     ]
 
 
-def stamp_of(unit: Unit, bases: dict[int, str], study: str) -> dict[str, Any]:
-    """Return what a unit's rows must say to count: base, corpus and design."""
-    return {"base": bases[unit.lineage], "corpus": study, "design": design()}
-
-
-def left(units: Sequence[Unit]) -> list[Unit]:
-    """Return the units whose rows of this design are missing and whose base is there."""
-    now = {"design": design()}
-    return [
-        unit
-        for unit in units
-        if kept_base(unit.lineage) is not None and not is_measured(ROWS / f"{unit.name}.jsonl", now)
-    ]
+def is_done(unit: Unit) -> bool:
+    """Return whether the rows of a unit are there, of this design."""
+    return is_measured(ROWS / f"{unit.name}.jsonl", {"design": design(), **unit.stamp()})
 
 
 def show(units: Sequence[Unit]) -> None:
     """Print what is there and what the rest costs."""
-    now, waiting = {"design": design()}, left(units)
+    waiting, without = [], []
     for unit in units:
-        there = is_measured(ROWS / f"{unit.name}.jsonl", now)
-        missing = kept_base(unit.lineage) is None
-        state = "done" if there else "waits for its base" if missing else f"{unit.minutes:g} min"
+        state = "done"
+        if kept_base(unit.lineage) is None:
+            without.append(unit)
+            state = "waits for its base"
+        elif not is_done(unit):
+            waiting.append(unit)
+            state = f"{unit.minutes:g} min"
         print(f"{unit.tier} {unit.name}: {state}")
-    without = [unit for unit in units if kept_base(unit.lineage) is None]
     print(left_words(waiting, without))
 
 
@@ -92,43 +86,70 @@ def left_words(waiting: Sequence[Unit], without: Sequence[Unit] = ()) -> str:
 
 
 def work_off(arguments: Any) -> int:
-    """Measure units until none is left that nobody else is at; one that fails stops no other."""
+    """Measure what was asked for; return the exit code."""
     import torch
     from evidence_work import Work
 
     from speechft.encoders.load import digest_of
-    from speechft.errors import SpeechftError
-    from speechft.runs import lock
 
     torch.set_num_threads(1)
-    torch.backends.cuda.matmul.allow_tf32 = False
     work = Work(arguments.out, processor())
-    study = work.corpus("study").digest[:12]
-    digests: dict[int, str] = {}
-    passed: set[str] = set()
+    made = {"corpus": work.corpus(STUDY).digest[:12], "design": design()}
+    bases: dict[int, str] = {}
+
+    def stamp(unit: Unit) -> dict[str, Any]:
+        if unit.lineage not in bases:
+            bases[unit.lineage] = digest_of(str(kept_base(unit.lineage)))[:12]
+        return {"base": bases[unit.lineage], **made, **unit.stamp()}
+
+    def measure(unit: Unit) -> Rows:
+        return work.measure(unit, str(kept_base(unit.lineage)))
+
+    units = [unit for unit in chosen(arguments) if kept_base(unit.lineage) is not None]
+    return run_units(units, measure, stamp, ROWS, arguments.out / "locks")
+
+
+def run_units(
+    units: Sequence[Unit],
+    measure: Callable[[Unit], Rows],
+    stamp: Callable[[Unit], dict[str, Any]],
+    rows: Path,
+    locks: Path,
+) -> int:
+    """Measure units until none is left that nobody else is at; one that fails stops no other.
+
+    Args:
+        units: In order.
+        measure: Gives the rows of one.
+        stamp: What its rows must say to count: base, corpus and design.
+        rows: Folder of the files.
+        locks: Folder of the locks.
+
+    Returns:
+        1 if one failed, else 0.
+    """
+    from speechft.errors import RunError, SpeechftError
+    from speechft.runs import lock
+
     failed = False
-    while True:
-        waiting = [unit for unit in left(chosen(arguments)) if unit.name not in passed]
-        if not waiting:
-            return 1 if failed else 0
-        unit = waiting[0]
-        base = str(kept_base(unit.lineage))
-        if unit.lineage not in digests:
-            digests[unit.lineage] = digest_of(base)[:12]
-        stamp = stamp_of(unit, digests, study)
-        path = ROWS / f"{unit.name}.jsonl"
-        try:
-            with lock(arguments.out / "locks" / unit.name):
-                if is_measured(path, stamp):
-                    passed.add(unit.name)
-                    continue
-                print(f"{unit.name}; {left_words(waiting)}", flush=True)
-                write_measured(path, stamp, unit.about(), work.measure(unit, base))
-        except SpeechftError as error:
-            passed.add(unit.name)
-            if "in use by another process" not in error.message:
+    for place, unit in enumerate(units):
+        path = rows / f"{unit.name}.jsonl"
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(lock(locks / unit.name))
+            except RunError as error:
+                print(f"{unit.name} is left to others: {error.message}", flush=True)
+                continue
+            if is_measured(path, stamp(unit)):
+                continue
+            waiting = [u for u in units[place:] if not is_measured(rows / f"{u.name}.jsonl", {})]
+            print(f"{unit.name}; {left_words(waiting)}", flush=True)
+            try:
+                write_measured(path, stamp(unit), unit.about(), measure(unit))
+            except SpeechftError as error:
                 print(f"{unit.name} failed: {error.message}", file=sys.stderr, flush=True)
                 failed = True
+    return int(failed)
 
 
 def processor() -> str:
@@ -140,10 +161,18 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "other")
 
 
-def supervise(count: int) -> int:
-    """Run ourselves in children with the pinned environment; stop and go on with the pause file."""
+def supervise(command: Sequence[str], count: int, pause: Path = PAUSE) -> int:
+    """Run children with the pinned environment, which stand still while the pause file is there.
+
+    Args:
+        command: Of each child.
+        count: How many.
+        pause: The file.
+
+    Returns:
+        The largest exit code.
+    """
     environment = {**os.environ, **PINNED, CHILD: "1"}
-    command = [sys.executable, *sys.argv]
     children = [
         subprocess.Popen(command, env=environment, preexec_fn=lambda: os.nice(NICE))
         for _ in range(count)
@@ -151,7 +180,7 @@ def supervise(count: int) -> int:
     halted = False
     try:
         while any(child.poll() is None for child in children):
-            if PAUSE.exists() != halted:
+            if pause.exists() != halted:
                 halted = not halted
                 print("paused" if halted else "going on", flush=True)
                 _tell(children, signal.SIGSTOP if halted else signal.SIGCONT)
@@ -182,7 +211,7 @@ def main() -> None:
     elif os.environ.get(CHILD):
         sys.exit(work_off(arguments))
     else:
-        sys.exit(supervise(arguments.processes))
+        sys.exit(supervise([sys.executable, *sys.argv], arguments.processes))
 
 
 if __name__ == "__main__":

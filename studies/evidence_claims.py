@@ -196,4 +196,7 @@ def predicts(judge: Judge) -> Found:
 
 
 def _rank(one: Floats, other: Floats) -> float:
+    """Return Spearman's correlation; NaN where one side does not vary."""
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
+        return float("nan")
     return float(stats.spearmanr(one, other).statistic)

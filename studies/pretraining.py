@@ -44,11 +44,12 @@ TOPLINE = {"pr": 2000, "sid": 1500}
 """Updates of the topline by task."""
 
 
-def rounds(seed: int, folder: Path) -> Iterator[tuple[str, Path]]:
+def rounds(seed: int, folder: Path, precision: str = "auto") -> Iterator[tuple[str, Path]]:
     """Run both rounds; yield name and encoder of each."""
-    first = pretrain("pretrain-tiny", out=folder / "round-1", overrides=[f"seed={seed}"])
+    same = [f"optimization.precision={precision}"]
+    first = pretrain("pretrain-tiny", out=folder / "round-1", overrides=[f"seed={seed}", *same])
     yield "round 1", first
-    start = [f"start_from={first}", f"targets.source={first}", f"seed={seed + 100}"]
+    start = [f"start_from={first}", f"targets.source={first}", f"seed={seed + 100}", *same]
     yield "round 2", pretrain("pretrain-tiny-2", out=folder / "round-2", overrides=start)
 
 
@@ -128,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/lineage-1"))
+    parser.add_argument("--precision", default="auto", help="fp32 for lineages 4 to 7")
     parser.add_argument("--topline", action="store_true")
     parser.add_argument("--rounds", type=Path, nargs="*", help="encoders to measure")
     arguments = parser.parse_args()
@@ -135,7 +137,7 @@ def main() -> None:
     out, corpus = arguments.out, find_corpus("synthetic-study", arguments.out / "corpus")
     candidates = [("MFCC", Candidate("MFCC", "mfcc"))]
     given = [(f"round {n}", path) for n, path in enumerate(arguments.rounds or (), start=1)]
-    for name, encoder in given or rounds(arguments.seed, out):
+    for name, encoder in given or rounds(arguments.seed, out, arguments.precision):
         if name == "round 1":
             candidates.append(("random", Candidate("random", "random", like=str(encoder))))
         candidates.append((name, Candidate(name, str(encoder))))

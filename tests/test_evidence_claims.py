@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 from helpers import study
 
-N = 2000
-"""Items of a simulated task: a logit is met to about 0.005."""
+N = 1000
+"""Items of a simulated task: a logit is met to about 0.01."""
 BASE = {"pr": -0.5, "sid": -1.0, "ic": 0.8}
 """Logit errors before tuning."""
 Change = Callable[[Any, str, int | None], float]
@@ -56,7 +57,7 @@ def _evidence(
     encoders: Iterator[tuple[Any, str]],
     change: Callable[..., float],
     layers: tuple[int | None, ...] = (None,),
-    draws: int = 20,
+    draws: int = 4,
 ) -> Any:
     rows, known = [], list(encoders)
     bases = {(figures.Encoder(e.lineage), cell) for e, cell in known}
@@ -136,12 +137,13 @@ def test_a_seed_with_a_probe_that_is_not_whole_is_left_out_on_both_sides(
     for row in evidence.rows:
         if (row["seed"], row["alpha"], row["task"]) == (102, 0.5, "ic"):
             row["whole"] = False
-    [one] = figures.Judge(figures.Evidence(evidence.rows, evidence.items, 20), (4,)).at_levels(
+    [one] = figures.Judge(figures.Evidence(evidence.rows, evidence.items, 4), (4,)).at_levels(
         (points,), 4, "sid"
     )
     assert one[1, 0] == pytest.approx(-0.2, abs=0.02)
 
 
+TASKS = ("pr", "sid", "ic", "style")
 CELLS = ("home-unseen", "home-heard", "tuning-unseen", "tuning-heard")
 
 
@@ -233,8 +235,43 @@ def test_similarity_at_equal_or_larger_move(figures: ModuleType, claims: ModuleT
         rows.append(
             {**vars(encoder), "measure": "features", "move": move, "cka": [1.0, *[similar] * 6]}
         )
-    judge = figures.Judge(figures.Evidence(rows, evidence.items, 20), (4, 5))
+    judge = figures.Judge(figures.Evidence(rows, evidence.items, 4), (4, 5))
     found = claims.nearer(judge, "l2sp")  # alpha 0.75 is the first that moved by 0.12
     assert found.estimate.value == pytest.approx(0.7 - 0.5)
     assert claims.nearer(judge, "lora").estimate is None
     assert math.isfinite(claims.predicts(judge).estimate.value)
+
+
+def test_page_and_pictures_of_what_is_measured(
+    figures: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, drawing = study("evidence_table"), study("evidence_drawing")
+    monkeypatch.setattr(table, "read", lambda: ({}, {name: {"speakers": ["a"]} for name in TASKS}))
+    monkeypatch.setattr(table, "paper_rows", lambda *_: "")
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        return (-0.6 if task == encoder.tuned_on else 0.4) * encoder.alpha
+
+    evidence = _evidence(figures, _grid(figures.MERGED), change)
+    about = {"measure": "features", "move": 0.1, "cka": [1.0, 0.5], "eer": [30.0, 25.0]}
+    features = [{**vars(encoder), **about} for encoder, _ in _grid(figures.MERGED)]
+    rows = [{**row, "processor": "p", "arithmetic": "fp32"} for row in evidence.rows]
+    judge = figures.Judge(
+        figures.Evidence(
+            [*rows, *({**row, "processor": "p"} for row in features)], evidence.items, 4
+        ),
+        (4, 5, 6, 7),
+    )
+    names = drawing.draw(
+        judge, {"merge": figures.MERGED, "LoRA": figures.merges("rival", "lora")}, tmp_path
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    found = drawing.frontiers(judge, {"merge": figures.MERGED}, "sid")["merge"]
+    assert found[0] == (0.0, 0.0)
+    assert found[-1] == pytest.approx((0.6, -0.4), abs=0.02)
+    page = table.generated(judge, names)
+    assert "Confirming lineages with rows: 4, 5." in page
+    assert "| SID | merge | -0.20 (" in page, "off-task at half of the gain"
+    assert "| SID | stable | 0.5 | 0.500 | 0.100 | 25.0 | -0.20 | 4 |" in page
+    assert all(f"](images/{name})" in page for name in names)
+    assert "supported" not in page, "nothing is judged before all rows are there"

@@ -1,0 +1,380 @@
+"""Tables, verdicts and figures of the evidence, from committed rows, into ``docs/results.md``.
+
+    python studies/evidence_table.py            # writes the part between the marks, and the figures
+    python studies/evidence_table.py --print    # prints it
+
+What has rows of lineages 4 to 7 is taken from them; the rest from lineages 1 to 3 where the demo's
+study has it, said as such; all else is open, with the number of its units. Rules: ``DESIGN.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from demo_table import Study, read, table_of
+from evidence import is_done
+from evidence_claims import (
+    arm_effect,
+    arm_effect_at_gain,
+    best_alpha,
+    domains,
+    nearer,
+    predicts,
+    route_around,
+    similarity_of,
+    strength,
+)
+from evidence_drawing import FRONTIERS, IMAGES, SIMILARITY, draw, method_of
+from evidence_figures import (
+    LEVELS,
+    MERGED,
+    Evidence,
+    Found,
+    Judge,
+    early_states,
+    merges,
+    stable_runs,
+)
+from evidence_units import CONFIRMING, ROWS, STRONGER, TUNED_ON, UPDATES, all_units, design
+from inference import ALPHA, MARGIN, Estimate, holm
+from paper_claims import paper_rows
+from rows import read_measured
+
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+MARKS = ("<!-- evidence: studies/evidence_table.py writes what follows -->", "<!-- /evidence -->")
+DRAWS = 1000
+RIVALS = {
+    "stable tuning": stable_runs,
+    "L2-SP": merges("rival", "l2sp"),
+    "LoRA": merges("rival", "lora"),
+    "DoRA": merges("rival", "dora"),
+    "early checkpoint": early_states,
+}
+"""Paths that the merge is compared with at equal gain."""
+NEEDED = {
+    "C1": ("cells",),
+    "C2": ("home",),
+    "C3": ("sid path", "sid weaker"),
+    "C4": ("pr path", "pr weaker"),
+    "C5": ("arm",),
+    "C6": ("arm",),
+    "C7": ("sid path", "rival-l2sp"),
+    "C8": ("sid path", "rival-lora"),
+    "C9": ("sid path", "rival-dora"),
+    "C10": ("sid path", "early"),
+    "H2": ("path", "stronger"),
+    "H5": ("layers",),
+    "H6": ("sid path", "rival-l2sp", "rival-lora"),
+}
+"""Kinds of units that a claim rests on, beside the pre-trained encoders."""
+SAID = {
+    "C1": ("H1: merging gives more at home than in the tuning domain", 1),
+    "C2": ("H1 flipped: tuned at home, it gives less there", -1),
+    "C3": ("merge against stable tuning at equal gain, tuned on SID", 1),
+    "C4": ("merge against stable tuning at equal gain, tuned on PR", 1),
+    "C5": ("H7: a frozen CNN keeps more", 1),
+    "C6": ("H7: the head-only phase keeps more", 1),
+    "C7": ("merge against L2-SP at equal gain", 1),
+    "C8": ("merge against LoRA at equal gain", 1),
+    "C9": ("merge against DoRA at equal gain", 1),
+    "C10": ("merge against the early checkpoint at equal gain", 1),
+}
+"""The closed list: in words, and the sign that is claimed."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How much of what a figure needs is measured."""
+
+    there: int
+    needed: int
+
+    def words(self) -> str:
+        """Return "open, n of m units", or how much of it is there."""
+        return f"open, {self.there} of {self.needed} units"
+
+    @property
+    def whole(self) -> bool:
+        """Return whether everything is there."""
+        return self.there == self.needed
+
+
+def progress(name: str) -> Progress:
+    """Return how many of the units of a claim or hypothesis are measured."""
+    wanted = NEEDED[name]
+    units = [
+        unit
+        for unit in all_units()
+        if unit.lineage in CONFIRMING
+        and (
+            unit.kind == "base"
+            or any(set(w.split()) <= {unit.tuned_on, unit.kind, unit.long_kind} for w in wanted)
+        )
+    ]
+    return Progress(sum(is_done(unit) for unit in units), len(units))
+
+
+def claims_of(judge: Judge) -> dict[str, Found]:
+    """Return the figure of every claim of the closed list."""
+    found = {
+        "C1": domains(judge, "cells", "unseen", TUNED_ON),
+        "C2": domains(judge, "home", "unseen", TUNED_ON),
+        "C3": judge.equal_gain(MERGED, stable_runs, "sid"),
+        "C4": judge.equal_gain(MERGED, stable_runs, "pr"),
+        "C5": arm_effect(judge, "cnn", 1.0, TUNED_ON),
+        "C6": arm_effect(judge, "head", 1.0, TUNED_ON),
+    }
+    for name, rival in zip(("C7", "C8", "C9", "C10"), list(RIVALS)[1:], strict=True):
+        found[name] = judge.equal_gain(MERGED, RIVALS[rival], "sid")
+    return found
+
+
+def shown(found: Estimate | None, digits: int = 2) -> str:
+    """Return a figure with its 95 % interval."""
+    if found is None:
+        return "not measured"
+    if found.lineages < 2:
+        return f"{found.value:+.{digits}f} (one lineage)"
+    low, high = found.interval()
+    return f"{found.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def verdicts(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, str]:
+    """Return the verdict of each claim: by Holm over the closed list, and only when it is whole.
+
+    Args:
+        found: By claim.
+        whole: Whether all rows of a claim are there; p is 1 where not.
+    """
+    p_values = {
+        name: figure.estimate.p_value() if figure.estimate and whole[name] else float("nan")
+        for name, figure in found.items()
+    }
+    adjusted, result = holm(p_values), {}
+    for name, figure in found.items():
+        sign = SAID[name][1]
+        if not whole[name] or figure.estimate is None:
+            result[name] = "open" if whole[name] else "preliminary" if figure.estimate else "open"
+        elif adjusted[name] < ALPHA:
+            agrees = figure.estimate.value * sign > 0
+            result[name] = "supported" if agrees else "contradicted"
+        else:
+            same = figure.estimate.p_equivalent() < ALPHA
+            result[name] = "no difference" if same else "open"
+    return result
+
+
+def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
+    """Return the closed list with figures and verdicts."""
+    rows = []
+    for name, (text, _) in SAID.items():
+        state = words[name]
+        if state in ("open", "preliminary") and not progress(name).whole:
+            state = f"{state if state == 'preliminary' else ''} {progress(name).words()}".strip()
+        rows.append([name, text, shown(found[name].estimate), state])
+    return table_of(["", "claim", "off-task, logits (95 %)", "verdict"], rows)
+
+
+def hypotheses_table(judge: Judge, found: dict[str, Found], words: dict[str, str]) -> str:
+    """Return H1 to H7 with what decides them."""
+    slope, around = strength(judge, TUNED_ON), route_around(judge, TUNED_ON)
+    near = {rival: nearer(judge, rival) for rival in ("l2sp", "lora")}
+    better = predicts(judge)
+    gains = {f: arm_effect_at_gain(judge, f, TUNED_ON) for f in ("cnn", "head")}
+    rows = [
+        [
+            "H1 domains",
+            f"D {shown(found['C1'].estimate)}; tuned at home {shown(found['C2'].estimate)}",
+            _both(words["C1"], words["C2"], "C1", "C2"),
+        ],
+        ["H2 strength", f"slope {shown(slope.estimate)}", _sign(slope, -1, "H2")],
+        ["H3 unit and head", "not measured", "open, tier C"],
+        ["H4 base", "not measured", "open, tier C: there is no base with PER below 20"],
+        ["H5 probes route around damage", shown(around.estimate), _sign(around, 1, "H5")],
+        [
+            "H6 similarity",
+            "; ".join(
+                [f"against {rival}: {shown(figure.estimate)}" for rival, figure in near.items()]
+                + [f"predicts better by {shown(better.estimate)}"]
+            ),
+            _similar(near, better),
+        ],
+        [
+            "H7 what stabilises",
+            f"CNN {shown(found['C5'].estimate)}, at equal gain {shown(gains['cnn'].estimate)}; "
+            f"head-only {shown(found['C6'].estimate)}, at equal gain "
+            f"{shown(gains['head'].estimate)}",
+            "; ".join(
+                f"{name}: {_stabilises(words[claim], gains[factor], claim)}"
+                for name, factor, claim in (("CNN", "cnn", "C5"), ("head-only", "head", "C6"))
+            ),
+        ],
+    ]
+    return table_of(["hypothesis", "figure (95 %)", "verdict"], rows)
+
+
+def _both(first: str, second: str, *names: str) -> str:
+    if not all(progress(name).whole for name in names):
+        return "; ".join(f"{name} {progress(name).words()}" for name in names)
+    supported = (first, second).count("supported")
+    return "fails" if first == "contradicted" else ("open", "half", "holds")[supported]
+
+
+def _sign(found: Found, sign: int, name: str) -> str:
+    """Return whether the interval lies on the side of a hypothesis."""
+    if found.estimate is None or not progress(name).whole:
+        return progress(name).words()
+    low, high = sorted(sign * end for end in found.estimate.interval())
+    return "holds" if low > 0 else "fails" if high < 0 else "open"
+
+
+def _similar(near: dict[str, Found], better: Found) -> str:
+    if not progress("H6").whole:
+        return progress("H6").words()
+    first = all(_sign(figure, 1, "H6") == "holds" for figure in near.values())
+    second = _sign(better, 1, "H6") == "holds"
+    return ("open", "half", "holds")[first + second]
+
+
+def _stabilises(word: str, at_gain: Found, name: str) -> str:
+    if not progress(name).whole:
+        return progress(name).words()
+    same = at_gain.estimate is not None and at_gain.estimate.value > 0
+    return "stabilises" if word == "supported" and same else word if word != "supported" else "half"
+
+
+def frontier_table(judge: Judge) -> str:
+    """Return what each method's path has off-task where it reaches shares of stable's gain."""
+    rows = []
+    for tuned_on in TUNED_ON:
+        for name, path in {"merge": MERGED, **RIVALS}.items():
+            levels = [
+                judge.over(lambda n, p=path, i=i, t=tuned_on: judge.at_levels((p,), n, t)[0][i])
+                for i in range(len(LEVELS))
+            ]
+            if any(level.estimate for level in levels):
+                rows.append([tuned_on.upper(), name, *(shown(level.estimate) for level in levels)])
+    header = ["tuned on", "path", *(f"off-task at {level:.0%} of the gain" for level in LEVELS)]
+    return table_of(header, rows) if rows else "No path is measured yet.\n"
+
+
+def strength_table(judge: Judge) -> str:
+    """Return alpha* by lineage, task and number of updates."""
+    rows = []
+    for tuned_on in TUNED_ON:
+        for lineage in judge.lineages:
+            found = [best_alpha(judge, lineage, tuned_on, u) for u in (UPDATES, *STRONGER)]
+            if np.isfinite(found).any():
+                words = ["open" if np.isnan(value) else f"{value:g}" for value in found]
+                rows.append([tuned_on.upper(), str(lineage), *words])
+    header = ["tuned on", "lineage", *(f"{u} updates" for u in (UPDATES, *STRONGER))]
+    return table_of(header, rows) if rows else "No strength is measured yet.\n"
+
+
+def similarity_table(judge: Judge) -> str:
+    """Return similarity, weight move and open-set EER beside off-task, by kind of encoder."""
+    table: dict[tuple[str, str, float], list[tuple[float, float, float, float]]] = {}
+    for encoder, row in judge.evidence.features.items():
+        off = judge.evidence.off_task(encoder)[0]
+        if encoder.lineage in judge.lineages and encoder.tuned_on and np.isfinite(off):
+            key = (encoder.tuned_on.upper(), method_of(encoder), encoder.alpha)
+            eer = min(value for value in row["eer"] if value is not None)
+            table.setdefault(key, []).append((similarity_of(row), row["move"], eer, float(off)))
+    if not table:
+        return "No features are looked at yet.\n"
+    rows = []
+    for (tuned_on, method, alpha), found in sorted(table.items()):
+        similar, move, eer, off = np.mean(found, 0)
+        figures = [f"{similar:.3f}", f"{move:.3f}", f"{eer:.1f}", f"{off:+.2f}", str(len(found))]
+        rows.append([tuned_on, method, f"{alpha:g}", *figures])
+    header = ["tuned on", "method", "alpha", "similarity", "weight move", "open-set EER, %"]
+    return table_of([*header, "off-task", "encoders"], rows)
+
+
+def arithmetic_words(evidence: Evidence) -> str:
+    """Return what computed the rows; all must be of one kind."""
+    probes = [row for row in evidence.rows if row["measure"] == "probe"]
+    kinds = {row["arithmetic"] for row in probes}
+    if len(kinds) > 1:
+        raise SystemExit(f"rows of several kinds cannot be compared: {', '.join(sorted(kinds))}")
+    models = sorted({row["processor"] for row in evidence.rows})
+    whole = sum(row["whole"] for row in probes)
+    if not probes:
+        return "No row of this design is there yet."
+    return (
+        f"{whole} of {len(probes)} probes are whole (converged, best rate inside the grid), in "
+        f"{', '.join(kinds)} on {', '.join(models)}."
+    )
+
+
+def judge_of(draws: int = DRAWS) -> Judge:
+    """Read the committed rows of the design of today."""
+    now = design()
+    rows = [row for row in read_measured(ROWS) if row["design"] == now]
+    return Judge(Evidence.read(ROWS, rows, draws), CONFIRMING)
+
+
+def generated(judge: Judge, images: Sequence[str] = ()) -> str:
+    """Return the part of the page that the rows decide, with pictures that are drawn already."""
+    rows, evidence = judge.evidence.rows, judge.evidence
+    found = claims_of(judge)
+    whole = {name: progress(name).whole for name in found}
+    words = verdicts(found, whole)
+    there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
+    which = ", ".join(map(str, there)) or "none"
+    made = arithmetic_words(evidence)
+    parts: list[str] = [
+        f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
+        "### What the paper says, and what we find\n",
+        paper_rows(Study(*read()), {name: words[name] for name in words}, progress_words()),
+        "### The closed list\n",
+        claims_table(found, words),
+        "### Hypotheses\n",
+        hypotheses_table(judge, found, words),
+        "### Frontiers at equal gain\n",
+        frontier_table(judge),
+        "### Largest harmless alpha against strength\n",
+        f"The largest coefficient whose off-task loss on dev is at most {MARGIN:g} logit.\n",
+        strength_table(judge),
+        "### Similarity against what is kept\n",
+        similarity_table(judge),
+    ]
+    parts += [f"![{name}](images/{name})\n" for name in images]
+    return "\n".join(parts)
+
+
+def progress_words() -> dict[str, str]:
+    """Return by claim how much of it is measured."""
+    return {name: progress(name).words() for name in NEEDED}
+
+
+def drawn() -> list[str]:
+    """Return the pictures that there are."""
+    return [name for name in (FRONTIERS, SIMILARITY) if (IMAGES / name).is_file()]
+
+
+def place(page: str, text: str) -> str:
+    """Return a page with the text between the marks."""
+    before, _, rest = page.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--print", action="store_true")
+    arguments, judge = parser.parse_args(), judge_of()
+    if arguments.print:
+        print(generated(judge))
+        return
+    text = generated(judge, draw(judge, {"merge": MERGED, **RIVALS}))
+    PAGE.write_text(place(PAGE.read_text(), text))
+    print(f"wrote {PAGE.name}")
+
+
+if __name__ == "__main__":
+    main()
