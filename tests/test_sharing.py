@@ -242,6 +242,10 @@ def _trial(folder: Path, seed: int) -> None:
     begun = Counter(number for what, number, by in lines if what == "begin")
     lost = {number for what, number, by in lines if what == "begin" and int(by) in killed}
     assert all(count == 1 for number, count in begun.items() if number not in lost)
+    ran: list[str] = []
+    units = [_unit(work, str(number), ran) for number in range(8)]  # the next command
+    assert _share(work, units) == {}
+    assert ran == []
     assert not (work / FOLDER).exists()
 
 
