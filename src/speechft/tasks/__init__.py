@@ -15,6 +15,7 @@ from speechft.tasks.er import ER
 from speechft.tasks.ic import IC
 from speechft.tasks.ks import KS
 from speechft.tasks.label import COLUMN, classification, column_task
+from speechft.tasks.lid import LID
 from speechft.tasks.measures import Measure, ratio
 from speechft.tasks.pc import PC
 from speechft.tasks.pr import PR
@@ -79,6 +80,7 @@ TASKS: dict[str, Task] = {
         IC,
         SF,
         PC,
+        LID,
         classification("style", "speaking style", label="style"),
         classification("label", "classification by the column 'label'", label="label"),
     )
