@@ -100,6 +100,13 @@ def test_a_merge_is_published_with_all_that_is_known(merged: Path, hub: Hub) -> 
             row(digest_of(merged)),
             row("f" * 64, encoder="pre-trained", value=12.5),
             row(digest_of(merged), task="sid", metric="accuracy", layer=3),
+            row(
+                digest_of(merged),
+                value=77.7,
+                interval=None,
+                split="dev",
+                details={"corpus": "librispeech", "dev": 77.7, "dev_n": 120},
+            ),
         ],
     )
     before = {path.name: path.read_bytes() for path in merged.iterdir()}
@@ -132,6 +139,7 @@ def test_a_merge_is_published_with_all_that_is_known(merged: Path, hub: Hub) -> 
     assert file_digest(merged / "model.safetensors") in card.text
     assert "| pr | librispeech, test | PER % | 39.61 | 38.90 to 40.25 | 120 | mini |" in card.text
     assert "12.5" not in card.text, "a figure of another encoder"
+    assert "77.7" not in card.text, "a figure that the merge was chosen by"
 
 
 def test_what_comes_back_from_the_hub_is_the_model(merged: Path, hub: Hub, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.files import CONFIG_NAME, read_json
 from speechft.naming import hub_id, is_hub_id
 from speechft.publishing.contents import File
-from speechft.results import ResultRow, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import ResultRow, is_on_dev, mean_over_seeds, of_all_layers, read_rows
 from speechft.tasks import find_task, is_task, measure_of
 from speechft.tasks.base import Task
 
@@ -110,7 +110,7 @@ def _plain_body(folder: Path, config: Any) -> str:
 
 
 def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
-    """Return the figures that files of results hold for a model, means over probe seeds.
+    """Return the test figures that files of results hold for a model, means over probe seeds.
 
     Args:
         sources: Files ``results.jsonl``, or folders that hold one.
@@ -122,7 +122,11 @@ def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
     rows = []
     for source in sources:
         rows += read_rows(source / RESULTS_NAME if source.is_dir() else source)
-    own = [row for row in of_all_layers(rows) if row.encoder_digest in digests]
+    own = [
+        row
+        for row in of_all_layers(rows)
+        if row.encoder_digest in digests and not is_on_dev(row)  # which chose the merge
+    ]
     if rows and not own:
         named = ", ".join(dict.fromkeys(row.encoder for row in rows))
         raise DataError(
