@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,6 @@ from speechft.data.issues import read_issues
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.errors import ConfigError, DataError
-
-pytest.importorskip("datasets")
 
 NAME = "hf:owner/speech"
 REVISION = "c" * 40
@@ -83,13 +82,18 @@ class Stub:
         return str(self.folder), None, str(self.folder)
 
 
+def _no_network(*_: object) -> None:
+    raise AssertionError("no network was asked for")
+
+
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     made = Stub(tmp_path / "speech")
     monkeypatch.setattr(hub, "_about", made.about)
     monkeypatch.setattr(hub, "_where", made.where)
     monkeypatch.setenv("SPEECHFT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(socket.socket, "connect", _no_network)
     for number, split in enumerate(("train", "validation", "test")):
         write_split(made.folder, split, [row(n) for n in range(4 * number, 4 * number + 4)])
     return made
