@@ -173,6 +173,26 @@ def test_any_model_of_transformers_is_taken(tmp_path: Path, hub: Hub) -> None:
     refused(CheckpointError, "names .* which is missing", tmp_path / "export", hub)
 
 
+def test_an_adapter_is_taken_with_its_base(tmp_path: Path, hub: Hub) -> None:
+    pytest.importorskip("peft")
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(tiny_encoder().model, LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "README.md").unlink()
+    told = tmp_path / "adapter" / "adapter_config.json"
+    base = {"base_model_name_or_path": "some/encoder"}
+    told.write_text(json.dumps({**json.loads(told.read_text()), **base}))
+    done = speechft.publish(tmp_path / "adapter", REPO, licence="mit", dry_run=True)
+    card = ModelCard(done.card)
+    assert {file.name for file in done.files} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert (card.data.library_name, card.data.base_model) == ("peft", "some/encoder")
+    assert card.data.base_model_relation == "adapter"
+
+
 def test_figures_of_a_pipeline_are_those_of_the_encoder_that_its_card_names(
     tmp_path: Path, hub: Hub
 ) -> None:

@@ -10,6 +10,7 @@ from speechft.cards.card import Card, read_card, with_metadata
 from speechft.cards.licences import check_licence, identifier
 from speechft.console import log
 from speechft.data.corpora import cards as corpus_cards
+from speechft.encoders.conversion.adapters import ADAPTER_NAME
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.files import CONFIG_NAME, read_json
 from speechft.naming import hub_id, is_hub_id
@@ -44,7 +45,8 @@ def published_card(
         CheckpointError: The folder's card is damaged.
     """
     metadata, body = read_card(folder)
-    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    told = next((p for n in (CONFIG_NAME, ADAPTER_NAME) if (p := folder / n).is_file()), None)
+    config = {} if told is None else read_json(told)
     if not body.strip():
         metadata, body = {**_from_config(config, repo_id), **metadata}, _plain_body(folder, config)
     metadata["license"] = _licence(metadata, licence, body)
@@ -94,8 +96,10 @@ def _from_config(config: Any, repo_id: str) -> dict[str, Any]:
     kind = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else ""
     origin = config.get("_name_or_path") or config.get("base_model_name_or_path")
     base = hub_id(origin) if isinstance(origin, str) else None
+    adapter = "peft_type" in config if isinstance(config, dict) else False
     found = {
-        "library_name": "transformers",
+        "library_name": "peft" if adapter else "transformers",
+        "base_model_relation": "adapter" if adapter else None,
         "pipeline_tag": next((t for end, t in _PIPELINES if kind.endswith(end)), None),
         "base_model": base if base != repo_id else None,
         "tags": ["speech", "speechft"],

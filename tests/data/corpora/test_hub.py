@@ -189,13 +189,14 @@ def test_unreadable_audio_in_the_middle_is_left_out_and_named(stub: Stub, tmp_pa
         row(3, audio={"bytes": None, "path": str(outside)}),
         row(4, audio={"bytes": None, "path": "../of the machine.flac"}),
         row(5, audio={"bytes": None, "path": "https://elsewhere/x.flac"}),
+        row(7, audio={"bytes": None, "path": f"file://{outside}::{stub.folder}/x.zip"}),
     ]
     write_split(stub.folder, "train", [row(0), *bad, row(6)])
     corpus = find_corpus(NAME, tmp_path)
     assert labels(corpus, "train", "text") == ["word 0", "word 6"]
     issues = [i for i in read_issues(corpus.folder / "issues.tsv") if i.resolved() == "left out"]
-    assert len(issues) == 5
-    assert sum("no file of the data set" in issue.problem for issue in issues) == 3
+    assert len(issues) == 6
+    assert sum("no file of the data set" in issue.problem for issue in issues) == 4
     assert not any(encoded(99) == p.read_bytes() for p in corpus.folder.rglob("*.flac"))
 
 

@@ -16,6 +16,8 @@ from speechft.data.corpora.parquet import audio_file
 from speechft.data.issues import Issue
 from speechft.errors import DataError, unknown_choice
 
+_PACKED = re.compile(r"(?:zip|tar|gzip|bz2|xz|zstd)://[^:]*")
+"""What stands before ``::`` in the address of a file within an archive of a data set."""
 _NOT_GUESSED = ("path", "split", "start", "end", "channel")
 """Columns that would cut or move recordings: on the hub they speak of where these came from."""
 
@@ -145,10 +147,12 @@ def _fetched(value: Any, origin: str) -> Any:
     held = isinstance(value, Mapping) and (value.get("bytes") or value.get("array") is not None)
     if held or not isinstance(place, str) or not place:
         return value
-    inner = place.rpartition("::")[2]
+    packed, _, inner = place.rpartition("::")
     if "://" not in inner and not inner.startswith("/"):
         place = inner = f"{origin}/{inner}"
-    if not inner.startswith((f"{origin}/", f"{origin.partition('@')[0]}/")) or ".." in inner:
+    if not inner.startswith((f"{origin}/", f"{origin.partition('@')[0]}/")) or (
+        ".." in inner or (packed and not _PACKED.fullmatch(packed))
+    ):
         raise ValueError("its audio is no file of the data set, and nothing else is read")
     import fsspec
 
