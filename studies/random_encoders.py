@@ -31,7 +31,11 @@ DETAILS: dict[str, dict[str, Any]] = {
     "wavlm": {**CNN, "num_buckets": 32, "max_bucket_distance": 80},
     "decoar2": {},
 }
-CARD = """# random-{family}
+CARD = """---
+license: apache-2.0
+---
+
+# random-{family}
 
 An encoder of the family {family}, three layers of 48, **with random weights** (seed 0): nothing was
 trained. It is there so that recipes of that family can be rehearsed without a download

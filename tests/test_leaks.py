@@ -165,7 +165,8 @@ def test_no_verb_tells_paths_passwords_or_the_host(
         assert (made / "README.md").is_file()
         published = ["--repo-id", "a/b", "--license", "mit", "--dry-run"]
         told, _ = speechft("publish", made, *published, "--json")
-        assert json.loads(told)["files"]
+        card = json.loads(told)["card"]
+        assert ("model-index:" in card) == (made in (tuned, out / "run" / "merged"))
         assert not [word for word in (MARK, HOST) if word in told]
 
     # what overrides the lineage check says so, with names

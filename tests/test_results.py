@@ -59,6 +59,18 @@ def test_probe_seeds_are_averaged() -> None:
     assert second is other
 
 
+def test_figures_by_language_are_averaged_where_all_seeds_have_them() -> None:
+    told = [{"de": {"value": v, "n": 3}, "fr": {"value": 2 * v, "n": 5}} for v in (10.0, 20.0)]
+    seeds = [row(seed=n, details={"languages": one}) for n, one in enumerate(told)]
+    (mean,) = mean_over_seeds(seeds)
+    assert mean.details["languages"] == {
+        "de": {"value": 15.0, "n": 3},
+        "fr": {"value": 30.0, "n": 5},
+    }
+    (mean,) = mean_over_seeds([row(seed=0), row(seed=1, details={"languages": told[0]})])
+    assert "languages" not in mean.details
+
+
 def test_no_rows(tmp_path: Path) -> None:
     write_rows(tmp_path / "r.jsonl", [])
     assert read_rows(tmp_path / "r.jsonl") == []

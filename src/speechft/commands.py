@@ -12,7 +12,7 @@ _typed: ContextVar[str | None] = ContextVar("typed", default=None)
 
 
 @contextlib.contextmanager
-def typing(line: str) -> Iterator[None]:
+def running(line: str) -> Iterator[None]:
     """Remember the command line that runs, for cards and reports.
 
     Args:

@@ -92,6 +92,14 @@ def of_all_layers(rows: Iterable[ResultRow]) -> list[ResultRow]:
     return [row for row in rows if row.layer is None]
 
 
+def is_on_dev(row: ResultRow) -> bool:
+    """Tell whether a row is of the development split: test figures have other items than dev's."""
+    dev, count = row.details.get("dev"), row.details.get("dev_n")
+    if row.interval is not None or count != row.n or not isinstance(dev, int | float):
+        return False
+    return abs(row.value - dev) < 1e-3
+
+
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return one row for each encoder and figure: the mean over its probe seeds.
 
@@ -116,6 +124,12 @@ def _mean(rows: list[ResultRow]) -> ResultRow:
     if "converged" in details:
         states = [row.details["converged"] for row in rows]
         details["converged"] = None if None in states else all(states)
+    spoken = [row.details.get("languages") or {} for row in rows]
+    if spoken[0] and all(one.keys() == spoken[0].keys() for one in spoken):
+        details["languages"] = {
+            name: {**told, "value": fmean(one[name]["value"] for one in spoken)}
+            for name, told in spoken[0].items()
+        }
     together = [row.details.get("interval_over_seeds") for row in rows]
     interval = together[0] if all(found == together[0] for found in together) else None
     changes = {

@@ -12,7 +12,7 @@ import speechft
 from helpers import tiny_encoder
 from speechft.cards.card import Card, Origin, encoder_origin, read_card
 from speechft.cards.licences import LICENCES, derived, identifier, is_free
-from speechft.commands import typed_command, typing
+from speechft.commands import running, typed_command
 from speechft.data.corpora import cards as corpus_cards
 from speechft.data.corpora import hub_dataset
 from speechft.data.corpora.synthetic import LICENCE
@@ -123,7 +123,7 @@ def test_pretraining_says_where_it_started_and_invents_no_licence(
 
 
 def test_a_tuned_encoder_has_a_card(tones: Corpus, tmp_path: Path) -> None:
-    with typing("speechft finetune demo --out sid"):
+    with running("speechft finetune demo --out sid"):
         speechft.finetune(
             "demo",
             out=tmp_path / "out",

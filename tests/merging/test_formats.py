@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoModel, HubertForCTC
 
-from speechft.commands import typing
+from speechft.commands import running
 from speechft.encoders.conversion.tensors import encode
 from speechft.errors import CheckpointError, ConfigError, RunError
 from speechft.files import encoder_digest, file_digest
@@ -32,7 +32,7 @@ def test_folder_is_whole_and_loads(pair: Any, tmp_path: Path, official_formula: 
     (base / "preprocessor_config.json").write_text('{"do_normalize": false}')
     out = tmp_path / "out"
     config = MergeConfig(base=base, tuned=tuned, alpha=0.25, out=out)
-    with typing("speechft merge base tuned"):
+    with running("speechft merge base tuned"):
         report = write_merge(config)
     model, loading = AutoModel.from_pretrained(out, output_loading_info=True)
     assert not loading["missing_keys"]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.hf_api import BlobLfsInfo, RepoSibling
 
 
 @dataclass
@@ -19,6 +23,27 @@ class Repository:
     @property
     def head(self) -> str:
         return f"{self.commits:040x}"
+
+
+def _sibling(name: str, data: bytes) -> RepoSibling:
+    """Return what the hub tells of a file; weights are large files of git."""
+    large = None
+    if name.endswith(".safetensors"):
+        digest = hashlib.sha256(data).hexdigest()
+        large = BlobLfsInfo(size=len(data), sha256=digest, pointer_size=134)
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    return RepoSibling(rfilename=name, size=len(data), blob_id=blob, lfs=large)
+
+
+def as_called(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse a call that the method of that name of the true `HfApi` would not take."""
+
+    @functools.wraps(method)
+    def called(self: Hub, *args: Any, **named: Any) -> Any:
+        inspect.signature(getattr(HfApi, method.__name__)).bind(self, *args, **named)
+        return method(self, *args, **named)
+
+    return called
 
 
 class Hub:
@@ -33,30 +58,25 @@ class Hub:
         assert token == "hf_stub"
         return self
 
+    @as_called
     def repo_exists(self, repo_id: str) -> bool:
         self.asked.append("exists")
         return repo_id in self.repositories
 
+    @as_called
     def model_info(self, repo_id: str, files_metadata: bool) -> Any:
         assert files_metadata
         found = self.repositories[repo_id]
-        siblings = [
-            SimpleNamespace(
-                rfilename=name,
-                blob_id=hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest(),
-                lfs={"sha256": hashlib.sha256(data).hexdigest()}
-                if name.endswith(".safetensors")
-                else None,
-            )
-            for name, data in found.files.items()
-        ]
+        siblings = [_sibling(name, data) for name, data in found.files.items()]
         return SimpleNamespace(private=found.private, sha=found.head, siblings=siblings)
 
+    @as_called
     def create_repo(self, repo_id: str, private: bool, exist_ok: bool) -> None:
         assert exist_ok
         self.asked.append("create")
         self.repositories.setdefault(repo_id, Repository(private))
 
+    @as_called
     def create_commit(
         self, repo_id: str, operations: list[Any], commit_message: str, parent_commit: str | None
     ) -> None:

@@ -100,6 +100,13 @@ def test_a_merge_is_published_with_all_that_is_known(merged: Path, hub: Hub) -> 
             row(digest_of(merged)),
             row("f" * 64, encoder="pre-trained", value=12.5),
             row(digest_of(merged), task="sid", metric="accuracy", layer=3),
+            row(
+                digest_of(merged),
+                value=77.7,
+                interval=None,
+                split="dev",
+                details={"corpus": "librispeech", "dev": 77.7, "dev_n": 120},
+            ),
         ],
     )
     before = {path.name: path.read_bytes() for path in merged.iterdir()}
@@ -132,6 +139,7 @@ def test_a_merge_is_published_with_all_that_is_known(merged: Path, hub: Hub) -> 
     assert file_digest(merged / "model.safetensors") in card.text
     assert "| pr | librispeech, test | PER % | 39.61 | 38.90 to 40.25 | 120 | mini |" in card.text
     assert "12.5" not in card.text, "a figure of another encoder"
+    assert "77.7" not in card.text, "a figure that the merge was chosen by"
 
 
 def test_what_comes_back_from_the_hub_is_the_model(merged: Path, hub: Hub, tmp_path: Path) -> None:
@@ -163,6 +171,26 @@ def test_any_model_of_transformers_is_taken(tmp_path: Path, hub: Hub) -> None:
     assert card.data.base_model is None, "nobody said what it was made of"
     shards[0].unlink()
     refused(CheckpointError, "names .* which is missing", tmp_path / "export", hub)
+
+
+def test_an_adapter_is_taken_with_its_base(tmp_path: Path, hub: Hub) -> None:
+    pytest.importorskip("peft")
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(tiny_encoder().model, LoraConfig(r=2, target_modules=["q_proj"]))
+    adapted.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "adapter" / "README.md").unlink()
+    told = tmp_path / "adapter" / "adapter_config.json"
+    base = {"base_model_name_or_path": "some/encoder"}
+    told.write_text(json.dumps({**json.loads(told.read_text()), **base}))
+    done = speechft.publish(tmp_path / "adapter", REPO, licence="mit", dry_run=True)
+    card = ModelCard(done.card)
+    assert {file.name for file in done.files} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert (card.data.library_name, card.data.base_model) == ("peft", "some/encoder")
+    assert card.data.base_model_relation == "adapter"
 
 
 def test_figures_of_a_pipeline_are_those_of_the_encoder_that_its_card_names(

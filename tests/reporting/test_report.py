@@ -164,3 +164,17 @@ def test_plain_table_needs_no_extra(report: Report) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "False"
+
+
+def test_figures_by_language_have_a_table_where_there_are_several(
+    report: Report, make_row: MakeRow
+) -> None:
+    assert "By language" not in render(report)
+    told = {"de": {"value": 12.34, "n": 3}, HOSTILE: {"value": 56.78, "n": 5}, "xx": "damaged"}
+    spoken = make_row("pre-trained", "asr", 30.0, metric="wer", details={"languages": told})
+    alone = make_row("pre-trained", "pr", 20.0, details={"languages": {"de": {"value": 1.0}}})
+    text = render(replace(report, rows=(spoken, alone), curve=()))
+    assert "By language" in text
+    assert "<td>56.8</td><td>12.3</td><td>30.0</td>" in text
+    assert text.count("<td>WER %</td>") == 1
+    assert HOSTILE not in text

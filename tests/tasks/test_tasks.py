@@ -13,7 +13,7 @@ from helpers import cut_of
 from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
-from speechft.tasks import SUPERB, TASKS, LanguageModel, find_task
+from speechft.tasks import SUPERB, TASKS, LanguageModel, find_task, measure_of
 from speechft.tasks.measures import Item, Measure, ratio
 
 
@@ -37,6 +37,13 @@ def test_every_task_is_found_by_its_key() -> None:
     for name, task in TASKS.items():
         assert find_task(name) is task
         assert task.name == name
+
+
+def test_languages_are_identified_where_that_is_asked_for() -> None:
+    task = find_task("lid")
+    assert (task.name, task.label, "lid" in TASKS) == ("lid", "language", False)
+    assert [m.name for m in task.measures] == ["accuracy", "uar", "macro_f1"]
+    assert measure_of("lid", "uar").written == "UAR"
 
 
 def test_unknown_task_is_refused() -> None:

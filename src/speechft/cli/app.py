@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from speechft.commands import typing
+from speechft.commands import running
 from speechft.console import fail, say
 from speechft.errors import DataError, RunError, SpeechftError
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
@@ -96,7 +96,7 @@ def main() -> None:
     143, terminated.
     """
     try:
-        with handling_signals(), told(), typing(public_command(["speechft", *sys.argv[1:]])):
+        with handling_signals(), told(), running(public_command(["speechft", *sys.argv[1:]])):
             app()
     except SpeechftError as error:
         fail(f"error: {error}")

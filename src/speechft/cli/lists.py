@@ -44,9 +44,10 @@ def corpora(as_json: Json = False) -> None:
 @app.command()
 def tasks(as_json: Json = False) -> None:
     """List the tasks; any other column of labels is one too, as label:COLUMN."""
-    from speechft.tasks import TASKS
+    from speechft.tasks import BY_NAME, TASKS
 
-    _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in TASKS.items()}, as_json)
+    known = {**TASKS, **BY_NAME}
+    _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in known.items()}, as_json)
 
 
 @app.command()

@@ -23,6 +23,7 @@ _OTHERS: dict[str, tuple[str, ...]] = {
     "channel": ("channel_id",),
     "text": ("transcription", "transcript", "sentence", "transcripts"),
     "speaker": ("speaker_id", "spk", "spk_id", "speakerid", "client_id"),
+    "language": ("locale", "lang"),
 }
 """Other names, as Hugging Face, Common Voice and NeMo have them."""
 _MEANING = {other: name for name, others in _OTHERS.items() for other in others}
@@ -34,7 +35,7 @@ def meaning(column: str) -> str:
     """Return what a column is called here: ``File Name`` is ``path``; others keep their name."""
     plain = composed(column).strip().strip("\ufeff")
     folded = re.sub(r"[\s.-]+", "_", plain.lower())
-    if folded in KNOWN or folded == "label":
+    if folded in (*KNOWN, "label", "language"):
         return folded
     return _MEANING.get(folded, plain)
 
@@ -54,7 +55,10 @@ def renamed(row: Mapping[str, str], where: str) -> dict[str, str]:
     for column, value in row.items():
         name = meaning(column)
         text = composed(value).strip()
-        if name in cells and text and cells[name] and text != cells[name]:
+        differ = name in cells and text and cells[name] and text != cells[name]
+        if differ and name == "language":  # English beside en: two labels
+            name = composed(column).strip()
+        elif differ:
             raise DataError(
                 f"{where}: the columns {given[name]!r} and {column!r} both mean {name}, but hold "
                 f"{cells[name]!r} and {text!r}",

@@ -17,6 +17,7 @@ from speechft.errors import DataError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.crops import cropped, write_crops
 from speechft.evaluation.identity import Identity
+from speechft.evaluation.languages import by_language
 from speechft.evaluation.limit import limited
 from speechft.evaluation.pipelines import save_pipeline
 from speechft.evaluation.predictions import dev_file, write_items
@@ -329,6 +330,9 @@ class TaskEvaluation:
         dev_items = _merged([result.dev_items for result in results])
         dev = measure.value(dev_items)
         details = self._details(measure, results, items, dev_items)
+        cuts = [cut for fold in self.folds for cut in (fold.test if self.test else fold.dev)]
+        if languages := by_language(measure, items if self.test else dev_items, cuts):
+            details["languages"] = languages
         if len(items_by_seed) > 1 and self.test:
             over_seeds = hierarchical_interval(items_by_seed, measure=measure)
             details["interval_over_seeds"] = over_seeds

@@ -10,11 +10,12 @@ from speechft.cards.card import Card, read_card, with_metadata
 from speechft.cards.licences import check_licence, identifier
 from speechft.console import log
 from speechft.data.corpora import cards as corpus_cards
+from speechft.encoders.conversion.adapters import ADAPTER_NAME
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.files import CONFIG_NAME, read_json
 from speechft.naming import hub_id, is_hub_id
 from speechft.publishing.contents import File
-from speechft.results import ResultRow, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import ResultRow, is_on_dev, mean_over_seeds, of_all_layers, read_rows
 from speechft.tasks import find_task, is_task, measure_of
 from speechft.tasks.base import Task
 
@@ -44,7 +45,8 @@ def published_card(
         CheckpointError: The folder's card is damaged.
     """
     metadata, body = read_card(folder)
-    config = read_json(folder / CONFIG_NAME) if (folder / CONFIG_NAME).is_file() else {}
+    told = next((p for n in (CONFIG_NAME, ADAPTER_NAME) if (p := folder / n).is_file()), None)
+    config = {} if told is None else read_json(told)
     if not body.strip():
         metadata, body = {**_from_config(config, repo_id), **metadata}, _plain_body(folder, config)
     metadata["license"] = _licence(metadata, licence, body)
@@ -94,8 +96,10 @@ def _from_config(config: Any, repo_id: str) -> dict[str, Any]:
     kind = kinds[0] if isinstance(kinds, list) and kinds and isinstance(kinds[0], str) else ""
     origin = config.get("_name_or_path") or config.get("base_model_name_or_path")
     base = hub_id(origin) if isinstance(origin, str) else None
+    adapter = "peft_type" in config if isinstance(config, dict) else False
     found = {
-        "library_name": "transformers",
+        "library_name": "peft" if adapter else "transformers",
+        "base_model_relation": "adapter" if adapter else None,
         "pipeline_tag": next((t for end, t in _PIPELINES if kind.endswith(end)), None),
         "base_model": base if base != repo_id else None,
         "tags": ["speech", "speechft"],
@@ -110,7 +114,7 @@ def _plain_body(folder: Path, config: Any) -> str:
 
 
 def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
-    """Return the figures that files of results hold for a model, means over probe seeds.
+    """Return the test figures that files of results hold for a model, means over probe seeds.
 
     Args:
         sources: Files ``results.jsonl``, or folders that hold one.
@@ -122,7 +126,11 @@ def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
     rows = []
     for source in sources:
         rows += read_rows(source / RESULTS_NAME if source.is_dir() else source)
-    own = [row for row in of_all_layers(rows) if row.encoder_digest in digests]
+    own = [
+        row
+        for row in of_all_layers(rows)
+        if row.encoder_digest in digests and not is_on_dev(row)  # which chose the merge
+    ]
     if rows and not own:
         named = ", ".join(dict.fromkeys(row.encoder for row in rows))
         raise DataError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,13 +43,14 @@ class Publication:
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         digests = {file.name: file.sha256 for file in self.files}
+        digests[CARD_NAME] = hashlib.sha256(self.card.encode()).hexdigest()
         return {
             "repo_id": self.repo_id,
             "private": self.private,
             "url": self.url,
             "sent": self.sent,
             "files": [
-                {"name": name, "bytes": size, "sha256": digests.get(name)}
+                {"name": name, "bytes": size, "sha256": digests[name]}
                 for name, size in self.sizes.items()
             ],
             "left_out": list(self.left_out),

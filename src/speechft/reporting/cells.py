@@ -197,3 +197,32 @@ def _text(value: Any) -> str:
 
 def _finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
+
+
+def language_table(rows: Iterable[ResultRow]) -> tuple[list[str], list[list[str]]] | None:
+    """Return header and lines of the figures by language; None where no task has several.
+
+    Rows hold them in ``details["languages"]``, see `speechft.evaluation.languages`.
+    """
+    found = [(row, told) for row in rows if (told := _languages(row))]
+    names = sorted({name for _, told in found for name in told})
+    if not names:
+        return None
+    header = ["encoder", "task", "figure", *names, "all"]
+    lines = []
+    for row, told in found:
+        column = Column(row.task, row.metric, row.higher_is_better)
+        cells = [number(told[name], column.decimals) if name in told else MISSING for name in names]
+        whole = number(row.value, column.decimals)
+        lines.append([row.encoder, row.task, column.metric_name, *cells, whole])
+    return header, lines
+
+
+def _languages(row: ResultRow) -> dict[str, float]:
+    """Return the values of a row by language; nothing where it says something else."""
+    told = row.details.get("languages")
+    if not isinstance(told, Mapping):
+        return {}
+    values = {n: v.get("value") for n, v in told.items() if isinstance(v, Mapping)}
+    kept = {str(n): float(v) for n, v in values.items() if isinstance(v, int | float)}
+    return kept if len(kept) > 1 else {}

@@ -28,7 +28,7 @@ from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
 from speechft.reporting.report import Report, render
 from speechft.reporting.sweeps import Swept, read_suggestion, read_swept
-from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import ResultRow, Role, is_on_dev, mean_over_seeds, of_all_layers, read_rows
 from speechft.runs import STAGE_FILE
 from speechft.verdict import colours, judge, verdict
 
@@ -197,14 +197,6 @@ def _recipe(files: _Files) -> tuple[Recipe | None, str]:
         return None, ""
     recipe = files.guarded(RECIPE_NAME, lambda: build(Recipe, content, "the recipe"))
     return recipe, as_yaml(public(content))
-
-
-def is_on_dev(row: ResultRow) -> bool:
-    """Tell whether a row is of the development split: test figures have other items than dev's."""
-    dev, count = row.details.get("dev"), row.details.get("dev_n")
-    if row.interval is not None or count != row.n or not isinstance(dev, int | float):
-        return False
-    return abs(row.value - dev) < 1e-3
 
 
 def curve_of(

@@ -9,7 +9,13 @@ from typing import Any
 from speechft.analysis.rows import AnalysisRow
 from speechft.errors import RunError
 from speechft.evaluation.superb_table import SuperbTable
-from speechft.reporting.cells import detail_table, has_scores, main_lines, marked
+from speechft.reporting.cells import (
+    detail_table,
+    has_scores,
+    language_table,
+    main_lines,
+    marked,
+)
 from speechft.reporting.examples import TaskExamples
 from speechft.reporting.figures import Figures, Look, table, titles_of
 from speechft.reporting.notes import COST_HEADER
@@ -151,6 +157,7 @@ def _content(report: Report, prefix: str) -> dict[str, Any]:
         "sections": [part.with_prefix(prefix) for part in parts if part is not None],
         "details": detail_table((*report.rows, *report.by_layer, *report.curve)),
         "cost_header": COST_HEADER,
+        "languages": language_table(report.rows),
     }
 
 

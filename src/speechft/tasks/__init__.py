@@ -15,6 +15,7 @@ from speechft.tasks.er import ER
 from speechft.tasks.ic import IC
 from speechft.tasks.ks import KS
 from speechft.tasks.label import COLUMN, classification, column_task
+from speechft.tasks.lid import LID
 from speechft.tasks.measures import Measure, ratio
 from speechft.tasks.pc import PC
 from speechft.tasks.pr import PR
@@ -86,6 +87,9 @@ TASKS: dict[str, Task] = {
 """Every task by its key: SUPERB's ten, and some more for small corpora.
 
 Beside them, ``label:COLUMN`` is a task for any column of labels; `find_task` makes it."""
+BY_NAME: dict[str, Task] = {LID.name: LID}
+"""Tasks that are taken where they are named, and not for being available: speech in one language,
+or in accents that a corpus calls languages, would be probed for it otherwise."""
 SUPERB = ("pr", "asr", "ks", "qbe", "sid", "asv", "sd", "er", "ic", "sf")
 """Keys of SUPERB's ten tasks."""
 
@@ -100,16 +104,18 @@ def find_task(name: str, also: Iterable[str] = ()) -> Task:
     Raises:
         ConfigError: There is no such task.
     """
-    if name in TASKS:
-        return TASKS[name]
+    if name in TASKS or name in BY_NAME:
+        return TASKS.get(name) or BY_NAME[name]
     if name.startswith(COLUMN):
         return column_task(name)
-    raise unknown_choice("task", name, [*TASKS, f"{COLUMN}COLUMN", *also])
+    raise unknown_choice("task", name, [*TASKS, *BY_NAME, f"{COLUMN}COLUMN", *also])
 
 
 def is_task(name: str) -> bool:
     """Return whether `find_task` finds a task, such as that of a row of older results."""
-    return name in TASKS or bool(name.startswith(COLUMN) and name.removeprefix(COLUMN).strip())
+    return name in {*TASKS, *BY_NAME} or bool(
+        name.startswith(COLUMN) and name.removeprefix(COLUMN).strip()
+    )
 
 
 def measure_of(task: str, metric: str) -> Measure:

@@ -40,7 +40,7 @@ def cards() -> dict[str, Card]:
     from speechft.data.corpora import embedded
 
     read = {name: archive(name).CARD for name in ARCHIVES}
-    return {**embedded.CARDS, **read, "generic": embedded.GENERIC}
+    return {**embedded.CARDS, **read, "generic": embedded.GENERIC, "hf": embedded.HUB}
 
 
 def hub_dataset(corpus: Corpus) -> str | None:
@@ -62,8 +62,8 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     """Open a corpus, preparing it first where that is needed; waits where another process does.
 
     Args:
-        name: Name of an embedded corpus; the folder or address of a prepared corpus; a table, a
-            parquet file, an audiofolder or a folder of parquet files.
+        name: Name of an embedded corpus; ``hf:owner/name`` of the hub; the folder or address of a
+            prepared corpus; a table, a parquet file, an audiofolder or a folder of parquet files.
         work_folder: Where the manifests of one's own recordings go.
 
     Raises:
@@ -76,7 +76,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
 
 
 def _find(name: str, work_folder: Path) -> Corpus:
-    from speechft.data.corpora import generic, synthetic
+    from speechft.data.corpora import generic, hub, synthetic
     from speechft.data.manifest import CORPUS_FILE, how_to_prepare, open_corpus
     from speechft.data.places import is_address
     from speechft.data.tables import SUFFIXES
@@ -84,6 +84,8 @@ def _find(name: str, work_folder: Path) -> Corpus:
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
+    if name.startswith(hub.PREFIX):
+        return hub.prepare_reference(name, cache_folder() / "hub" / hub.place_of(name))
     if is_address(name):
         return open_corpus(name)
     path = Path(os.path.expanduser(name))

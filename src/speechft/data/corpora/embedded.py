@@ -66,3 +66,14 @@ GENERIC = Card(
     tasks=("pr", "asr", "sid", "ic", "ks", "er", "label"),
     source="your own recordings",
 )
+
+HUB = Card(
+    name="hf",
+    title="any data set of the Hugging Face hub that holds audio, streamed: hf:OWNER/NAME:CONFIG",
+    root="nothing",
+    licence="as its card on the hub says",
+    hours="any",
+    splits="train, dev, test of its own",
+    tasks=("pr", "asr", "sid", "ic", "ks", "er", "label"),
+    source="hf.co/datasets",
+)

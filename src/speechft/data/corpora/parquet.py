@@ -52,7 +52,7 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
         number = 0
         for batch in file.iter_batches(batch_size=_ROWS):
             for row in batch.to_pylist():
-                audio = _audio(row.pop(held), number, folder, root)
+                audio = audio_file(row.pop(held), number, folder, root)
                 for column, known in names.items():
                     value = row.get(column)
                     if isinstance(value, int) and 0 <= value < len(known):
@@ -75,7 +75,15 @@ def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     }
 
 
-def _audio(value: Any, number: int, folder: Path, root: Path) -> Path:
+def audio_file(value: Any, number: int, folder: Path, root: Path) -> Path:
+    """Return where the audio of a row lies, written to a file where it has none of its own.
+
+    Args:
+        value: ``{bytes, path}``, ``{array, sampling_rate}``, bytes, or a path.
+        number: Of the row.
+        folder: Where files go.
+        root: What paths without bytes are relative to.
+    """
     if isinstance(value, str):
         return _below(root, value)
     if isinstance(value, bytes):

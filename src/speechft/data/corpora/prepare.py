@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from speechft.commands import command
-from speechft.data.corpora import archive, cache_folder, cards, generic, synthetic
+from speechft.data.corpora import archive, cache_folder, cards, generic, hub, synthetic
 from speechft.data.corpora.build import Options, build
+from speechft.data.corpora.settings import keywords
 from speechft.data.manifest import Corpus
 from speechft.data.tables import SUFFIXES
 from speechft.errors import ConfigError, unknown_choice
@@ -26,7 +25,7 @@ def prepare(
     """Prepare a corpus.
 
     Args:
-        name: Key in `cards`.
+        name: Key in `cards`, or ``hf:owner/name``.
         root: The unpacked archive, or for ``generic`` a CSV, an audiofolder or parquet.
         out: Where it goes; embedded corpora have a place in the cache.
         options: How recordings are inspected.
@@ -41,6 +40,13 @@ def prepare(
             raise ConfigError(f"corpus {name} is generated: it takes neither ROOT nor settings")
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
+    if name.startswith(hub.PREFIX):
+        if root is not None or out is None:
+            raise ConfigError(
+                f"corpus {name} comes from the hub: it takes an output folder and no ROOT",
+                hint=command("prepare", name, out="corpora/mine"),
+            )
+        return hub.prepare_reference(name, out, options, settings)
     known = cards()
     if name not in known:
         if os.path.exists(os.path.expanduser(name)) or name.endswith(SUFFIXES):
@@ -60,34 +66,6 @@ def prepare(
     chosen = keywords(name, module.scan, settings)
     scan = module.scan(place, **chosen)
     return build(module.CARD, place, scan, out, options, config=chosen)
-
-
-def keywords(name: str, function: Callable[..., Any], settings: Sequence[str]) -> dict[str, Any]:
-    """Turn ``key=value`` texts into keyword arguments of a corpus's function.
-
-    Raises:
-        ConfigError: A key that the corpus does not have, or a value of the wrong type.
-    """
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    known = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
-    given: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise ConfigError(f"setting {setting!r} is not of the form key=value")
-        if key not in known:
-            raise unknown_choice(f"setting of corpus {name}", key, known)
-        given[key] = _value(key, value, known[key].annotation)
-    return given
-
-
-def _value(key: str, text: str, kind: Any) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "false": False}[text.lower()]
-        return kind(text) if kind in (int, float) else text
-    except (KeyError, ValueError):
-        raise ConfigError(f"{key}={text} is not {kind.__name__}") from None
 
 
 def write_layout(name: str, layout: str, out: Path | None) -> None:
