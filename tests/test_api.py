@@ -37,6 +37,8 @@ VERBS = {
     "convert": speechft.convert,
     "inspect": speechft.inspect,
     "extract": speechft.extract,
+    "predict": speechft.predict,
+    "export": speechft.export,
 }
 ONLY_PYTHON = {"settings", "command"}
 ONLY_TYPED = {"as_json", "as_format", "no_cache", "layout"}
