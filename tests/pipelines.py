@@ -81,7 +81,8 @@ def save_head(
     probe = Probe(known.states, known.head(find_task(task), vocabulary))
     with torch.no_grad():
         for parameter in probe.parameters():
-            parameter.copy_(0.5 * torch.randn_like(parameter))
+            scale = 0.05 if parameter.dim() == 1 else 0.5  # else biases would say everything
+            parameter.copy_(scale * torch.randn_like(parameter))
     part = probe if known.weighted else probe.head
     save_file(part.state_dict(), folder / known.weights)
     write_record(folder / PIPELINE_FILE, known)

@@ -54,6 +54,7 @@ def find_pipeline(folder: Path, name: str | None, task: str | None) -> Path:
     if not found:
         raise _none(folder)
     fit = [c for c in found if name in (None, c.name) and task in (None, c.task)]
+    fit = [c for c in fit if c.file is not None] or fit
     if name is None and len({c.task for c in fit}) == 1:
         fit = [c for c in fit if c.role is Role.MERGED][:1] or fit
     kept = {(choice.name, choice.task): choice for choice in fit}
