@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 import speechft
 from helpers import noise, speech_encoder, tiny_decoar2, tiny_encoder
@@ -59,6 +60,13 @@ def logits_of(folder: Path, kind: Any, output: str = "logits") -> torch.Tensor:
 
 def ours(folder: Path) -> torch.Tensor:
     return speechft.load_pipeline(folder).logits(torch.from_numpy(waveform()))[0][0]
+
+
+def balance(folder: Path) -> None:
+    """Give every symbol of a tuned head the same mean logit, so that text comes of it."""
+    weights = load_file(folder / "head.safetensors")
+    weights["linear.bias"] -= ours(folder).mean(0)
+    save_file(weights, folder / "head.safetensors")
 
 
 CLASSES = [
@@ -119,7 +127,10 @@ def test_frames_are_classified_alike(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["asr", "pr", "sf"])
 def test_the_pipeline_of_transformers_writes_the_same_text(task: str, tmp_path: Path) -> None:
-    out = exported(tmp_path, task, speech_encoder("hubert"), tuned=True)
+    save_head(tmp_path, task, speech_encoder("hubert"), tuned=True)
+    balance(tmp_path)
+    out = tmp_path / "out"
+    speechft.export(tmp_path, out)
     run = transformers.pipeline("automatic-speech-recognition", model=str(out))
     own = speechft.load_pipeline(tmp_path)
     for seed in range(3):
