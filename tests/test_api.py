@@ -39,6 +39,8 @@ VERBS = {
     "inspect": speechft.inspect,
     "extract": speechft.extract,
     "publish": speechft.publish,
+    "predict": speechft.predict,
+    "export": speechft.export,
 }
 ONLY_PYTHON = {"settings", "command"}
 ONLY_TYPED = {"as_json", "as_format", "no_cache", "layout"}

@@ -25,11 +25,11 @@ from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
-from speechft.evaluation.pipelines import load_pipeline
 from speechft.features.extract import count_frames, downsampler_key, group_by_length
 from speechft.features.files import extract_files
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import finetune_encoder
+from speechft.prediction.pipelines import load_pipeline
 
 SECONDS = 2
 LENGTHS = (32_000, 16_000, 319, 321, 12_345)

@@ -232,9 +232,9 @@ def test_a_probe_is_chosen_by_names(tiny_hubert: Path, tones: Corpus, tmp_path: 
     assert chosen.task.name == "sid"
     assert speechft.load_pipeline(tmp_path, name=tiny_hubert.name).task.name == "style"
     for wrong, count in (({}, "3"), ({"name": "mfcc"}, "2"), ({"task": "pr"}, "no")):
-        with pytest.raises(CheckpointError, match=f"holds {count} probe") as caught:
+        with pytest.raises(CheckpointError, match=f"holds {count} head") as caught:
             speechft.load_pipeline(tmp_path, **wrong)
-        assert "name='mfcc', task='sid'" in str(caught.value.hint)
+        assert "--name mfcc --task sid" in str(caught.value.hint)
 
 
 def test_a_run_that_was_moved_as_a_whole_finds_its_encoders(

@@ -95,6 +95,13 @@ def test_the_probe_predicts_with_the_model(evaluated: Path, miniature: Corpus, m
     pipeline = speechft.load_pipeline(places["asr"], language_model=search)
     for cut in list(miniature.split("test"))[:4]:
         assert pipeline.predict(cut.recording.sources[0].source) == items[cut.id].searched
+    assert pipeline.answer(cut.recording.sources[0].source).values["words"] == []
+    with pytest.raises(ConfigError, match=f"decoded with the language model {model.name}"):
+        speechft.load_pipeline(places["asr"])
+    kept = speechft.load_pipeline(places["asr"], language_model=model)
+    assert kept.task.language_model == search, "settings are kept with the probe"
+    greedy = speechft.load_pipeline(places["asr"], language_model="none")
+    assert greedy.predict(cut.recording.sources[0].source) == items[cut.id].prediction
     with pytest.raises(ConfigError, match="this is a probe of sid"):
         speechft.load_pipeline(places["sid"], language_model=model)
 

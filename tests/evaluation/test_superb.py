@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import speechft
@@ -17,12 +18,12 @@ from speechft.evaluation import task_evaluation
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.compare import compare, difference_table
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
-from speechft.evaluation.pipelines import load_pipeline
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
 from speechft.evaluation.score import resampled
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.pipeline import evaluate
+from speechft.prediction.pipelines import load_pipeline
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import SUPERB, TASKS, find_task
 
@@ -119,7 +120,17 @@ def test_crops_are_recorded(evaluated: tuple[Path, list[ResultRow]]) -> None:
     assert len({crop["start"] for crop in crops}) == len(crops)
 
 
-@pytest.mark.parametrize("task", ["pr", "asr", "sid", "er", "ic", "sf", "sd"])
+def check_trials(pipeline: Any, items: dict[str, Any], corpus: Corpus) -> None:
+    """Embeddings of files have the cosines of the trials that were scored."""
+    cuts = {cut.id: cut.recording.sources[0].source for cut in corpus.split("test")}
+    for item in list(items.values())[:3]:
+        first, second = (
+            np.array(pipeline.answer(cuts[name]).values["embedding"]) for name in item.id.split("|")
+        )
+        assert first @ second == pytest.approx(item.amount, abs=0.02), "frames on disk are int8"
+
+
+@pytest.mark.parametrize("task", ["pr", "asr", "sid", "er", "ic", "sf", "sd", "asv"])
 def test_probes_predict_on_files(
     task: str, evaluated: tuple[Path, list[ResultRow]], miniature: Corpus
 ) -> None:
@@ -127,6 +138,9 @@ def test_probes_predict_on_files(
     assert pipeline.task.name == task
     row = next(row for row in evaluated[1] if row.task == task)
     items = {item.id: item for item in items_of(row, evaluated[0]) if item.fold < 2}
+    if task == "asv":
+        check_trials(pipeline, items, miniature)
+        return
     cuts = [c for c in miniature.split(find_task(task).folds(miniature)[0][2]) if c.id in items]
     hits = 0
     for cut in cuts[:5]:
@@ -140,13 +154,14 @@ def test_probes_predict_on_files(
 def test_probe_folders_are_checked(
     evaluated: tuple[Path, list[ResultRow]], tmp_path: Path, miniature: Corpus
 ) -> None:
-    with pytest.raises(CheckpointError, match="holds no trained probe"):
+    with pytest.raises(CheckpointError, match="holds no trained head"):
         load_pipeline(tmp_path)
-    with pytest.raises(DataError, match="asv does not predict on a file: it compares two files"):
-        load_pipeline(folder_of(evaluated[0], "asv"))
+    for place, named in ((evaluated[0], {"task": "qbe"}), (folder_of(evaluated[0], "qbe"), {})):
+        with pytest.raises(DataError, match="qbe does not predict on a file: it has no probe"):
+            load_pipeline(place, **named)
     pipeline = load_pipeline(folder_of(evaluated[0], "sid"))
     (tmp_path / "no.wav").write_text("no audio")
-    with pytest.raises(DataError, match=r"no\.wav cannot be read"):
+    with pytest.raises(DataError, match=r"no\.wav is not readable as audio"):
         pipeline.predict(tmp_path / "no.wav")
 
 
@@ -275,7 +290,9 @@ def test_targets_of_s3prl_close_as_its_text_encoders_do(miniature: Corpus) -> No
     symbols = vocabulary.decode(task.target(cuts[0], vocabulary, 1000).tolist())
     assert symbols[:-1] == [*text.replace(" ", "|"), "|"], "s3prl ends every word, the last too"
     assert symbols[-1] == "<eos>"
-    assert task.describe((vocabulary.encode(symbols[:-1], ""), 0.0), vocabulary) == text
+    assert (
+        task.scorer.describe((vocabulary.encode(symbols[:-1], ""), 0.0), vocabulary, None) == text
+    )
 
 
 def test_a_limit_takes_so_many_of_every_split_and_their_pairs(

@@ -15,7 +15,7 @@ from helpers import tiny_encoder
 from speechft.cli.app import app
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError
-from speechft.evaluation.pipelines import load_pipeline
+from speechft.prediction.pipelines import load_pipeline
 from speechft.results import ResultRow
 
 TESTS = Path(__file__).parents[1]

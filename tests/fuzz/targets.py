@@ -34,10 +34,10 @@ def warm(fixtures: Path) -> None:
 
     import speechft.cli
     import speechft.encoders.convert
-    import speechft.evaluation.pipelines
     import speechft.features.files
     import speechft.features.looks
     import speechft.merging.execution
+    import speechft.prediction.pipelines
     import speechft.recipe  # noqa: F401
 
     torch.set_num_threads(1)
@@ -103,7 +103,7 @@ def _recipe(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
 
 
 def _pipeline(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
-    from speechft.evaluation.pipelines import load_pipeline
+    from speechft.prediction.pipelines import load_pipeline
 
     load_pipeline(given[0]).predict(fixtures / "a.wav")
 

@@ -178,4 +178,7 @@ def test_error_rates_count_characters_where_a_script_has_no_spaces(
     target = torch.tensor(vocabulary.encode(CHARACTERS.symbols(cut), "spoken"))
     item = ASR.items([cut], [(numbers, 0.0)], [target], vocabulary)[0]
     assert (item.amount, item.total) == (1.0, len(units))
-    assert ASR.describe((numbers, 0.0), vocabulary) == "".join(wrong).replace("|", " ").strip()
+    assert (
+        ASR.scorer.describe((numbers, 0.0), vocabulary, None)
+        == "".join(wrong).replace("|", " ").strip()
+    )

@@ -132,7 +132,7 @@ def test_single_utterances_are_those_of_s3prl(name: str) -> None:
         if symbols:
             [(numbers, _)] = find_task("asr").predict(logits, length, Vocabulary(symbols))
             kept = [number for number in numbers if number != end]
-            decoded = find_task("asr").describe((kept, 0.0), Vocabulary(symbols))
+            decoded = find_task("asr").scorer.describe((kept, 0.0), Vocabulary(symbols), None)
             words = records["batch1"]["pred_words"][number]
             assert decoded == (words if isinstance(words, str) else " ".join(words))
 

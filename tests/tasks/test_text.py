@@ -43,7 +43,7 @@ def decoded(task: Task, path: list[int], vocabulary: Vocabulary) -> str:
     """Return what a task says about frames whose most likely symbols are known."""
     logits = F.one_hot(torch.tensor(path), len(vocabulary)).float()[None]
     [prediction] = task.predict(logits, torch.tensor([len(path)]), vocabulary)
-    return task.describe(prediction, vocabulary)
+    return task.scorer.describe(prediction, vocabulary, None)
 
 
 def test_marks_come_first_as_in_s3prl() -> None:
@@ -61,7 +61,7 @@ def test_phones_are_encoded_as_in_s3prl() -> None:
         if not {"SIL", "SPN", ""} & set(phones):
             cut = cut_of("a", phones=[(phone, 0.0, 0.0) for phone in phones])
             assert PR.target(cut, vocabulary, 99).tolist() == row["ids"]
-            assert PR.describe((row["ids"][:-1], 0.0), vocabulary) == row["decode"]
+            assert PR.scorer.describe((row["ids"][:-1], 0.0), vocabulary, None) == row["decode"]
             compared += 1
     assert compared
 
@@ -74,7 +74,7 @@ def test_characters_are_encoded_as_in_s3prl() -> None:
         if plain and words and not set(row["text"]) & set("?!.,;-&"):
             cut = cut_of("a", text=row["text"], labels={"slots": " ".join("O" for _ in words)})
             assert SF.target(cut, vocabulary, 99).tolist() == row["ids"]
-            assert SF.describe((row["ids"][:-1], 0.0), vocabulary) == row["decode"]
+            assert SF.scorer.describe((row["ids"][:-1], 0.0), vocabulary, None) == row["decode"]
             compared += 1
     assert compared
 
@@ -99,7 +99,7 @@ def test_slots_are_encoded_as_in_s3prl(line: dict[str, Any]) -> None:
     cut, words = tagged(line["line"]), line["line"].partition("\t")[0]
     if not set("?!.,;-") & set(words):
         assert SF.target(cut, vocabulary, 999).tolist() == expected
-        told = SF.describe((expected[:-1], 0.0), vocabulary)
+        told = SF.scorer.describe((expected[:-1], 0.0), vocabulary, None)
         assert told == line["ctc_text_decode"]
         [item] = SF.items([cut], [(expected[:-1], 0.0)], [torch.tensor(expected)], vocabulary)
         assert UNKNOWN in told or item.reference == told  # ours keeps what training lacks
@@ -120,7 +120,7 @@ def test_slots_on_punctuation_keep_their_borders_and_the_end(line: str, read: st
     vocabulary = SF.labels.with_marks(SF.labels.symbols(cut))  # type: ignore[attr-defined]
     numbers = SF.target(cut, vocabulary, 999).tolist()
     assert numbers[-1] == vocabulary.symbols.index(END)
-    assert SF.describe((numbers[:-1], 0.0), vocabulary) == read
+    assert SF.scorer.describe((numbers[:-1], 0.0), vocabulary, None) == read
 
 
 def test_b_and_i_prefixes_part_neighbouring_slots() -> None:
@@ -130,7 +130,7 @@ def test_b_and_i_prefixes_part_neighbouring_slots() -> None:
     cut = cut_of("a", text=" ".join(words), labels={"slots": " ".join(tags)})
     vocabulary = SF.vocabulary([cut])
     numbers = SF.target(cut, vocabulary, 99).tolist()
-    assert SF.describe((numbers[:-1], 0.0), vocabulary) == expected
+    assert SF.scorer.describe((numbers[:-1], 0.0), vocabulary, None) == expected
 
 
 def test_bad_slots_are_refused() -> None:
@@ -149,7 +149,7 @@ def test_numbers_are_decoded_as_in_s3prl() -> None:
     vocabulary, end = vocabulary_of("sf"), 1
     for row in oracle_json(SNIPS)["decode"]:
         ids = row["ids"][: row["ids"].index(end)] if end in row["ids"] else row["ids"]
-        told = SF.describe(([number for number in ids if number], 0.0), vocabulary)
+        told = SF.scorer.describe(([number for number in ids if number], 0.0), vocabulary, None)
         assert told == row["decode"]
 
 

@@ -83,7 +83,6 @@ def _ctc(pipeline: Pipeline, head: FrameHead) -> Counterpart:
         )
     weight, bias = _one_layer(head)
     settings = {"vocab_size": len(weight), "pad_token_id": 0, "ctc_zero_infinity": True}
-    settings |= {"bos_token_id": None, "eos_token_id": None}
     return Counterpart(
         "ForCTC",
         settings,
@@ -94,10 +93,9 @@ def _ctc(pipeline: Pipeline, head: FrameHead) -> Counterpart:
 
 def _sequence_classification(pipeline: Pipeline, head: UtteranceHead) -> Counterpart:
     projector, dim = head.projector, pipeline.encoder.dim
+    weight, bias = torch.eye(dim), torch.zeros(dim)
     if isinstance(projector, nn.Linear):
-        weight, bias = projector.weight, projector.bias
-    else:
-        weight, bias = torch.eye(dim), torch.zeros(dim)
+        weight, bias = projector.weight.data, projector.bias.data
     tensors = {
         "projector.weight": weight,
         "projector.bias": bias,
@@ -136,7 +134,8 @@ def _xvector(pipeline: Pipeline, head: SpeakerHead) -> Counterpart:
         "objective.weight": head.speakers,
     }
     sizes, kernels, dilations = [], [], []
-    for number, layer in enumerate(vector.layers):
+    layers: Any = vector.layers
+    for number, layer in enumerate(layers):
         tensors[f"tdnn.{number}.kernel.weight"] = layer.kernel.weight
         tensors[f"tdnn.{number}.kernel.bias"] = layer.kernel.bias
         sizes.append(len(layer.kernel.weight))

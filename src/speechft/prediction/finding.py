@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,13 @@ def find_pipeline(folder: Path, name: str | None, task: str | None) -> Path:
             if task is not None and (other := read_record(place / PIPELINE_FILE).task) != task:
                 raise CheckpointError(f"{folder} holds a head of task {other}, not of {task}")
             return place / PIPELINE_FILE
+    if task is not None and not (about := find_task(task)).predicts_files:
+        raise DataError(f"task {about.name} does not predict on a file: {about.no_files}")
     found = list(_choices(folder))
     if not found:
         raise _none(folder)
     fit = [c for c in found if name in (None, c.name) and task in (None, c.task)]
+    fit = [c for c in fit if c.file is not None] or fit
     if name is None and len({c.task for c in fit}) == 1:
         fit = [c for c in fit if c.role is Role.MERGED][:1] or fit
     kept = {(choice.name, choice.task): choice for choice in fit}
@@ -103,6 +107,6 @@ def _not_one(
     folder: Path, fit: dict[tuple[str, str], Choice], every: list[Choice]
 ) -> CheckpointError:
     choices = sorted(fit or {(choice.name, choice.task): choice for choice in every})
-    listed = "; ".join(f"--name {name!r} --task {task}" for name, task in choices)
+    listed = "; ".join(f"--name {shlex.quote(name)} --task {task}" for name, task in choices)
     many = f"{len(fit)} heads that fit" if fit else "no head that fits"
     return CheckpointError(f"{folder} holds {many}", hint=f"choose from: {listed}")

@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from speechft.tasks.parts import known_timing
-
 if TYPE_CHECKING:
     from torch import Tensor
 
     from speechft.data.labels import Vocabulary
     from speechft.encoders.timing import FrameTiming
+
+
+def known_timing(timing: FrameTiming | None) -> FrameTiming:
+    """Return where frames lie in time, which has to be known by now; see `Task.at`."""
+    assert timing is not None, "a task whose labels have times is used before Task.at"
+    return timing
 
 
 @dataclass(frozen=True)

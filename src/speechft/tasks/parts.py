@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
+from speechft.tasks.answers import Answer, Heard
 from speechft.tasks.measures import Item, Measure
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from speechft.data.manifest import Corpus
     from speechft.encoders.timing import FrameTiming
-    from speechft.tasks.answers import Answer, Heard
     from speechft.tasks.left_out import LeftOut
     from speechft.tasks.word_search import LanguageModel
 
@@ -209,8 +209,6 @@ class Scorer(ABC):
 
     def answer(self, heard: Heard) -> Answer:
         """Return what users are told about an utterance: its text, values, and spans of time."""
-        from speechft.tasks.answers import Answer
-
         text = self.describe(heard.prediction, heard.vocabulary, heard.setting)
         return Answer(text, {"text": text})
 
@@ -324,9 +322,3 @@ class Needs:
     def croppable(self, cut: Cut) -> bool:
         """Return whether crops stand for a cut where the protocol takes some."""
         return True
-
-
-def known_timing(timing: FrameTiming | None) -> FrameTiming:
-    """Return where frames lie in time, which has to be known by now; see `Task.at`."""
-    assert timing is not None, "a task whose labels have times is used before Task.at"
-    return timing

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import UNKNOWN, Vocabulary, phones_of
 from speechft.errors import DataError
-from speechft.tasks.answers import Answer, Heard, runs
+from speechft.tasks.answers import Answer, Heard, known_timing, runs
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
-from speechft.tasks.parts import Labels, Level, Model, UtteranceScorer, known_timing
+from speechft.tasks.parts import Labels, Level, Model, UtteranceScorer
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

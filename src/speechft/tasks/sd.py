@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from speechft.data.labels import Vocabulary, label_of
 from speechft.documents import parse_json
 from speechft.errors import DataError
-from speechft.tasks.answers import Answer, Heard, Span
+from speechft.tasks.answers import Answer, Heard, Span, known_timing
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio
 from speechft.tasks.parts import (
@@ -21,7 +21,6 @@ from speechft.tasks.parts import (
     Predictions,
     Scorer,
     Split,
-    known_timing,
 )
 
 if TYPE_CHECKING:
