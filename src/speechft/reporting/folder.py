@@ -28,7 +28,14 @@ from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
 from speechft.reporting.report import Report, render
 from speechft.reporting.sweeps import Swept, read_suggestion, read_swept
-from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import (
+    ResultRow,
+    Role,
+    mean_over_seeds,
+    of_all_layers,
+    of_part,
+    read_rows,
+)
 from speechft.runs import STAGE_FILE
 from speechft.verdict import colours, judge, verdict
 
@@ -110,7 +117,7 @@ def read_report(folder: Path) -> Report:
     record = files.record
     failed = {str(task) for task in _listed(record.get("failed"))}
     every = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
-    rows = of_all_layers(row for row in every if not is_on_dev(row))
+    rows = of_all_layers(of_part(every, "test"))
     histories = _histories(files, recipe)
     swept = _swept(files)
     tuned_on = _tuned_on(recipe, swept, histories)
@@ -119,7 +126,7 @@ def read_report(folder: Path) -> Report:
         if recipe is None
         else curve_of(of_all_layers(every), recipe, _texts(record.get("dev_splits")))
     )
-    between = of_all_layers(row for row in every if is_on_dev(row))
+    between = of_all_layers(of_part(every, "dev"))
     said, coloured = _judged(files, rows, recipe, tuned_on)
     analysis = _analysis(files)
     suggestion = files.parse("suggestion.json", read_suggestion)
@@ -199,14 +206,6 @@ def _recipe(files: _Files) -> tuple[Recipe | None, str]:
     return recipe, as_yaml(public(content))
 
 
-def is_on_dev(row: ResultRow) -> bool:
-    """Tell whether a row is of the development split: test figures have other items than dev's."""
-    dev, count = row.details.get("dev"), row.details.get("dev_n")
-    if row.interval is not None or count != row.n or not isinstance(dev, int | float):
-        return False
-    return abs(row.value - dev) < 1e-3
-
-
 def curve_of(
     rows: Sequence[ResultRow], recipe: Recipe, splits: Mapping[str, str]
 ) -> list[ResultRow]:
@@ -224,13 +223,13 @@ def curve_of(
         return []
     tasks = {row.task for row in rows}
     wanted = tasks & {*recipe.merging.curve_tasks} or tasks
-    between = [row for row in rows if is_on_dev(row) and row.alpha is not None]
+    between = [row for row in of_part(rows, "dev") if row.alpha is not None]
     apart = {row.task for row in between if row.alpha == 0.0}
     named = {**{row.task: row.split for row in between}, **splits}
     curve = list(between)
-    for row in rows:
+    for row in of_part(rows, "test"):
         measured = isinstance(row.details.get("dev"), int | float)
-        if is_on_dev(row) or row.task not in wanted or not measured:
+        if row.task not in wanted or not measured:
             continue
         own = row.strategy == recipe.finetuning.strategy
         alpha = row.alpha if own else None
@@ -247,6 +246,7 @@ def _as_dev(row: ResultRow, alpha: float, split: str) -> ResultRow:
     changes = {
         "value": row.details["dev"],
         "split": split,
+        "part": "dev",
         "n": row.details.get("dev_n", 0),
         "interval": None,
         "alpha": alpha,
