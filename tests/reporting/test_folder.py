@@ -242,6 +242,14 @@ def test_several_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     assert all(a.get("aria-label") for a in found.all("svg") if a.get("role") == "img")
 
 
+def test_runs_of_one_title_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    places = [tmp_path / name / "run" for name in ("first", "second")]
+    for place in places:
+        write_analysis(place / "analysis.jsonl", analysis_rows())
+    reports = write_report(places, tmp_path / "page.html")
+    assert [report.title for report in reports] == ["first/run", "second/run"]
+
+
 def test_the_verb_says_where_the_page_is(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from speechft.documents import read_limited
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
 from speechft.files import read_json, read_yaml, write_text
-from speechft.naming import public, public_command, public_text
+from speechft.naming import distinct_names, public, public_command, public_text
 from speechft.outputs import RECORD_NAME, check_own, lock, replacing
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
@@ -60,9 +61,24 @@ def write_report(folders: Sequence[Path], path: Path) -> list[Report]:
         RunError: jinja2 or matplotlib is missing, or the file cannot be written.
         DataError: A folder holds nothing of these.
     """
-    reports = [read_report(folder) for folder in folders]
+    reports = _told_apart([read_report(folder) for folder in folders], folders)
     write_text(path, render(*reports))
     return reports
+
+
+def _told_apart(reports: Sequence[Report], folders: Sequence[Path]) -> list[Report]:
+    """Return reports whose titles are distinct: by as much of their folders as that takes."""
+    titles = Counter(report.title for report in reports)
+    places = [folder.resolve() for folder in folders]
+    names = distinct_names([str(place) for place in places])
+    return [
+        report
+        if titles[report.title] == 1
+        else replace(
+            report, title=name if report.title == place.name else f"{report.title}, {name}"
+        )
+        for report, place, name in zip(reports, places, names, strict=True)
+    ]
 
 
 def publish_report(folders: Sequence[Path], out: Path | None = None) -> Path:
