@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from speechft.encoders.opening import packaged_encoders
 from speechft.errors import DataError
-from speechft.naming import masked, public, public_command, public_config, public_name, public_text
+from speechft.naming import (
+    distinct_names,
+    masked,
+    public,
+    public_command,
+    public_config,
+    public_name,
+    public_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +82,29 @@ def test_no_password_passes(user: str, password: str, rest: str) -> None:
 )
 def test_what_a_place_is_called(place: str, name: str) -> None:
     assert public_name(place) == name
+
+
+def test_encoders_get_names_of_their_own() -> None:
+    given = ["runs/a/merged_0.25", "runs/b/merged-0.25", "x/A", "y/b", "q.r/s", "q r/s", "q-r/s"]
+    names = distinct_names(given, brief=True)
+    assert names == ["merged_0.25", "merged-0.25", "A", "b", "q.r/s", "q r/s", "q-r/s"]
+    paths = ["/home/me/one/run/encoder", "two/run/encoder", "./encoder", "base"]
+    assert distinct_names(paths) == ["one/run/encoder", "two/run/encoder", "encoder", "base"]
+    assert distinct_names(["org/x", "other/x"], brief=True) == ["org/x", "other/x"]
+    assert (distinct_names(["org/x"]), distinct_names(["org/x"], brief=True)) == (["org/x"], ["x"])
+    assert distinct_names(["org/x", "Org/X"]) == ["org/x-1", "Org/X-2"]
+    assert distinct_names(["/a/E", "/a/e"]) == ["a/E-1", "a/e-2"], "no more is left of the paths"
+
+
+def test_texts_tell_known_places_apart() -> None:
+    known = ["/home/me/a/encoder", "/home/me/b/encoder", "/home/me/base"]
+    told = {"tuned": known[:2], "base": known[2], "command": f"merge {' '.join(known)}"}
+    assert public(told, known) == {
+        "tuned": ["a/encoder", "b/encoder"],
+        "base": "base",
+        "command": "merge a/encoder b/encoder base",
+    }
+    assert public_text(f"{known[0]} alone", known[:1]) == "encoder alone"
 
 
 def test_what_lies_here_and_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,6 @@ from speechft.analysis.rows import read_analysis
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation import encoders
-from speechft.evaluation.candidates import distinct_names
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.predictions import items_of
 from speechft.files import file_digest, read_json
@@ -237,13 +236,6 @@ def test_tables_of_own_recordings_do_not_share_a_folder(
         pipeline.evaluate(["mfcc"], list(map(str, tables)), config, tmp_path / "out")
     for number, corpus in enumerate(opened):
         assert {value[-2:] for value in corpus.values("train", "label")} == {f"-{number}"}
-
-
-def test_encoders_get_names_of_their_own() -> None:
-    given = ["runs/a/merged_0.25", "runs/b/merged-0.25", "x/A", "y/b", "q.r/s", "q r/s", "q-r/s"]
-    names = distinct_names(given)
-    assert names[:4] == ["merged_0.25", "merged-0.25", "A", "b"]
-    assert len({name.casefold() for name in names}) == len(given)
 
 
 _CHILD = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from speechft.errors import DataError, RunError
-from speechft.results import ResultRow, mean_over_seeds, read_rows, write_rows
+from speechft.results import ResultRow, mean_over_seeds, of_part, read_rows, write_rows
 
 
 def row(**changes: Any) -> ResultRow:
@@ -69,6 +70,32 @@ def test_figures_by_language_are_averaged_where_all_seeds_have_them() -> None:
     }
     (mean,) = mean_over_seeds([row(seed=0), row(seed=1, details={"languages": told[0]})])
     assert "languages" not in mean.details
+
+
+def test_rows_of_older_versions_get_their_part_by_counts_and_no_others(tmp_path: Path) -> None:
+    known = {"details": {"dev": 91.25, "dev_n": 320}}
+    parts = {
+        "dev": row(interval=None, **known),
+        "test": row(**known),
+        "other items": row(interval=None, details={"dev": 91.25, "dev_n": 319}),
+        "other value": row(interval=None, details={"dev": 90.0, "dev_n": 320}),
+        "says": row(interval=None, part="test", **known),
+    }
+    path = tmp_path / "results.jsonl"
+    lines = []
+    for name, one in parts.items():
+        content = one.as_dict()
+        if name != "says":
+            del content["part"]
+        lines.append(json.dumps(content) + "\n")
+    path.write_text("".join(lines))
+    read = read_rows(path)
+    assert [one.part for one in read] == ["dev", "test", "test", "test", "test"]
+    assert of_part(read, "dev") == read[:1]
+    write_rows(path, read)
+    assert read_rows(path) == read
+    folds = {"split": "all folds", "evaluation": "e"}
+    assert len(mean_over_seeds([row(part="dev", **folds), row(part="test", **folds)])) == 2
 
 
 def test_no_rows(tmp_path: Path) -> None:

@@ -1,15 +1,17 @@
 """What a thing is called in files that leave the machine and on the terminal: no path, no secret.
 
 An encoder is known by its hub id, its packaged name, or the name of its folder or file, beside
-which a digest stands. Whatever writes cards, reports and metadata takes names from here, and every
-message and error passes `masked` on its way.
+which a digest stands; several with one name by as much of their paths as tells them apart. Whatever
+writes cards, reports and metadata takes names from here, and every message and error passes
+`masked` on its way.
 """
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ HIDDEN = "***"
 
 _ASSETS = Path(__file__).parent / "assets"
 _ROOTS = ("/", "./", "../", "~")
+_NO_NAMES = ("", ".", "..", "~")
+"""Parts of a path that name nothing."""
 _CACHED = re.compile(r"(?:^|[/\\])models--(?P<id>[^/\\]+?)(?:[/\\]|$)")
 """A place in the cache of the hub, as huggingface_hub lays it out."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
@@ -94,6 +98,40 @@ def is_hub_id(name: str) -> bool:
     return _HUB_ID.fullmatch(name) is not None and not re.search(r"--|\.\.", name)
 
 
+def distinct_names(places: Sequence[str], *, brief: bool = False) -> list[str]:
+    """Return what things are called beside each other: no more of a path than tells them apart.
+
+    Args:
+        places: Paths, addresses, hub ids or other names, each once.
+        brief: For tables: of hub ids, too, no more than that.
+
+    Returns:
+        A name for each, distinct also where case does not count; where nothing tells two apart,
+        they are numbered.
+    """
+    names = [public_name(place) for place in places]
+    names = [Path(name).name or name for name in names] if brief else names
+    parts = [[p for p in masked(place).split("/") if p not in _NO_NAMES] for place in places]
+    rest = [part[: -1 - name.count("/")] for part, name in zip(parts, names, strict=True)]
+    while alike := [n for n in _repeated(names) if rest[n]]:
+        for n in alike:
+            names[n] = f"{rest[n].pop()}/{names[n]}"
+    for count, n in enumerate(_repeated(names), 1):
+        names[n] = f"{names[n]}-{count}"
+    return names
+
+
+def _repeated(names: Sequence[str]) -> list[int]:
+    """Return the numbers of the names that occur more than once, whatever their case."""
+    folded = Counter(name.casefold() for name in names)
+    return [n for n, name in enumerate(names) if folded[name.casefold()] > 1]
+
+
+def _names_of(known: Iterable[str]) -> dict[str, str]:
+    places = list(dict.fromkeys(place for place in known if "/" in place))
+    return dict(zip(places, distinct_names(places), strict=True))
+
+
 def is_place(name: str) -> bool:
     """Return whether a name is a path, rather than a hub id or any other name."""
     if name.startswith(_ROOTS) or name.count("/") > 1:
@@ -111,8 +149,9 @@ def public_text(text: str, known: Iterable[str] = ()) -> str:
         text: A sentence, or several lines.
         known: Places that may occur in it, however they are written; absolute paths are found.
     """
-    for place in sorted({place for place in known if "/" in place}, key=len, reverse=True):
-        text = text.replace(place, public_name(place))
+    names = _names_of(known)
+    for place in sorted(names, key=len, reverse=True):
+        text = text.replace(place, names[place])
     text = _FILE.sub("/", masked(text))
     return _ABSOLUTE.sub(lambda found: public_name(found[0]), text)
 
@@ -134,7 +173,9 @@ def public(content: Any, known: Iterable[str] = ()) -> Any:
     if not isinstance(content, str):
         return content
     is_name = content in known or not re.search(r"\s", content)
-    return public_name(content) if is_name and is_place(content) else public_text(content, known)
+    if is_name and is_place(content):
+        return _names_of(known).get(content) or public_name(content)
+    return public_text(content, known)
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:

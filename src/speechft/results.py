@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,6 +15,8 @@ from speechft.config import Config
 from speechft.documents import read_limited
 from speechft.errors import DataError
 from speechft.files import atomic_write
+
+Part = Literal["dev", "test"]
 
 
 class Role(StrEnum):
@@ -53,7 +55,10 @@ class ResultRow(Config):
     """95 % bootstrap interval over groups of items, such as speakers, or over items where they have
     no groups (``details["uncertainty"]`` says which); None where it has none."""
     split: str
-    """The data split that the figure was measured on."""
+    """Name of the data split that the figure was measured on, as the corpus has it."""
+    part: Part = "test"
+    """What that split is to the task: ``test``, or ``dev``, which probes, merges and alphas are
+    chosen on. Rows of versions up to 2026-11 do not say; it is told by their counts."""
     seed: int
     """Seed of the probe."""
     protocol: str
@@ -87,6 +92,11 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
             file.write((json.dumps(row.as_dict(), ensure_ascii=False) + "\n").encode())
 
 
+def of_part(rows: Iterable[ResultRow], part: Part) -> list[ResultRow]:
+    """Return the figures that were measured on dev, or on test."""
+    return [row for row in rows if row.part == part]
+
+
 def of_all_layers(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return the figures of probes on the weighted sum, which stand for an encoder."""
     return [row for row in rows if row.layer is None]
@@ -109,7 +119,8 @@ def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     groups: dict[tuple[object, ...], list[ResultRow]] = {}
     for row in rows:
         key = (
-            *(row.encoder, row.encoder_digest, row.task, row.metric, row.split, row.protocol),
+            *(row.encoder, row.encoder_digest, row.task, row.metric, row.split, row.part),
+            row.protocol,
             *(row.alpha, row.layer, row.evaluation),
         )
         groups.setdefault(key, []).append(row)
@@ -155,10 +166,19 @@ def read_rows(path: Path) -> list[ResultRow]:
     rows = []
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
-            rows.append(ResultRow.model_validate_json(line))
+            row = ResultRow.model_validate_json(line)
+            rows.append(row if "part" in row.model_fields_set else _with_part(row))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             reason = f"{where}: {first['msg']}" if where else first["msg"]
             raise DataError(f"{path}, line {number}, is not a result row: {reason}") from None
     return rows
+
+
+def _with_part(row: ResultRow) -> ResultRow:
+    """Return a row of an older version with its part: figures on dev had no interval there."""
+    dev, count = row.details.get("dev"), row.details.get("dev_n")
+    same = isinstance(dev, int | float) and abs(row.value - dev) < 1e-3
+    part: Part = "dev" if row.interval is None and count == row.n and same else "test"
+    return row.model_copy(update={"part": part})

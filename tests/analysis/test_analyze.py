@@ -159,6 +159,22 @@ def test_an_encoder_with_itself(tiny_hubert: Path, tones: Corpus, tmp_path: Path
     assert any("much the same" in text for text in said)
 
 
+def test_encoders_of_one_name_are_told_apart_by_their_folders(
+    tiny_hubert: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    places = [tmp_path / name / "encoder" for name in ("a", "b", "c")]
+    for place in places:
+        place.parent.mkdir()
+        place.symlink_to(tiny_hubert)
+    found = analysed(
+        places[0], places[1:], out=tmp_path / "o", corpus=tones.folder, measures="weights"
+    )
+    assert {(r.encoder, r.against) for r in pick(found, "weight_move")} == {
+        ("b/encoder", "a/encoder"),
+        ("c/encoder", "a/encoder"),
+    }
+
+
 def test_other_shapes_are_compared_when_asked(
     tiny_hubert: Path, tones: Corpus, tmp_path: Path
 ) -> None:

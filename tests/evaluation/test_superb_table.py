@@ -149,7 +149,7 @@ def test_other_tasks_and_dev_figures_are_left_out() -> None:
     assert superb_table(some).lines[0].scores == {}
     assert scored_table(some) is None
     assert scored_table(rows("mine")) is not None
-    for nothing in (style, rows("mine", interval=None)):
+    for nothing in (style, rows("mine", part="dev")):
         assert scored_table(nothing) is None
         with pytest.raises(DataError, match="no test figure of a task of SUPERB"):
             superb_table(nothing)

@@ -242,6 +242,14 @@ def test_several_runs_stand_side_by_side(run: Path, tmp_path: Path) -> None:
     assert all(a.get("aria-label") for a in found.all("svg") if a.get("role") == "img")
 
 
+def test_runs_of_one_title_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    places = [tmp_path / name / "run" for name in ("first", "second")]
+    for place in places:
+        write_analysis(place / "analysis.jsonl", analysis_rows())
+    reports = write_report(places, tmp_path / "page.html")
+    assert [report.title for report in reports] == ["first/run", "second/run"]
+
+
 def test_the_verb_says_where_the_page_is(tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
@@ -379,10 +387,8 @@ def test_the_curve_takes_dev_figures_of_tested_ends(make_row: MakeRow) -> None:
         make_row("plain fine-tuning", "sid", 70.0, **dev),
         make_row("Speech-FT", "sid", 55.0, alpha=0.25, **dev),
     ]
-    merged = {"role": Role.MERGED, "strategy": "stable", "interval": None, "n": 7, "split": "d"}
+    merged = {"role": Role.MERGED, "strategy": "stable", "n": 7, "split": "d", "part": "dev"}
     between = make_row("alpha 0.5", "sid", 30.0, alpha=0.5, **merged, **dev)
-    assert is_on_dev(between)
-    assert not any(is_on_dev(row) for row in rows)
     curve = curve_of([*rows, between], recipe, {})
     assert [(row.alpha, row.value, row.split, row.n) for row in curve] == [
         (alpha, 30.0, "d", 7) for alpha in (0.0, 0.25, 0.5, 1.0)

@@ -71,10 +71,10 @@ def test_test_stays_unread_unless_it_is_asked_for(
     original = Corpus.split
     monkeypatch.setattr(Corpus, "split", lambda s, name: (read.append(name), original(s, name))[1])
     found = run(base, tuned, tones, tmp_path / "dev", alphas="0.5")
-    assert {row.split for row in found.rows} == {"dev"}
+    assert {(row.split, row.part) for row in found.rows} == {("dev", "dev")}
     assert "test" not in read
     tested = run(base, tuned, tones, tmp_path / "test", alphas="0.5", test=True)
-    assert {row.split for row in tested.rows} == {"test"}
+    assert {(row.split, row.part) for row in tested.rows} == {("test", "test")}
     assert "test" in read
     assert [one.changes for one in tested.judged] == [one.changes for one in found.judged]
     assert tested.judged[0].further.keys() == {"sid", "ic"}

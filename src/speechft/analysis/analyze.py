@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from speechft.analysis.abilities import Ability, abilities
-from speechft.analysis.choosing import Choice, choose, labels_of, speakers_of
+from speechft.analysis.choosing import (
+    KINDS,
+    Choice,
+    choose,
+    is_timed,
+    labels_of,
+    speakers_of,
+)
 from speechft.analysis.intervals import Groups, mean_estimate, number_groups
 from speechft.analysis.linearity import LEAST_BASELINE, connectivity
 from speechft.analysis.reading import Line, Reading, read_states
@@ -85,16 +92,12 @@ def analysis_rows(
 
 def _open(base: Any, encoders: Sequence[Any], settings: Settings) -> list[Subject]:
     """Load the base and the others; names are distinct, the base's among them."""
-    first, *_ = typed_candidates([base])
-    others = typed_candidates(encoders)
+    first, *others = typed_candidates([base, *encoders])
+    if any(one is base or str(one) == str(base) for one in encoders):
+        others = [replace(first, name=f"{first.name} (again)"), *others]
     if not others:
         raise ConfigError("no encoder was given beside the base", hint="analyze BASE ENCODER...")
-    taken = {first.name}
-    named = [first]
-    for candidate in others:
-        name = candidate.name if candidate.name not in taken else f"{candidate.name} (again)"
-        taken.add(name)
-        named.append(replace(candidate, name=name))
+    named = [first, *others]
     loaded = [(c.name, c.digest(), c.load("exact")) for c in named]
     whole = loaded[0][2]
     layers = pick_layers(settings.layers, whole.num_layers)
@@ -146,13 +149,15 @@ def _possible(subjects: Sequence[Subject], cuts: Sequence[Cut], settings: Settin
         DataError: One that was asked for is not among them.
     """
     missing: dict[str, str] = {}
-    aligned = any((cut.supervisions[0].alignment or {}) for cut in cuts)
-    if not aligned:
-        missing |= dict.fromkeys(("cca", "abx"), "the corpus has no aligned phones or words")
+    timed = {kind for kind in KINDS for cut in cuts if is_timed(cut, kind)}
+    if not timed:
+        missing["cca"] = "the corpus has no phones or words with times"
+    if "phone" not in timed:
+        missing["abx"] = "the corpus has no phones with times"
     if speakers_of(cuts) is None:
         why = "not every utterance has a speaker, or there is one speaker only"
         missing["speaker"] = why
-        if not any(label_of(cut, "speaker") for cut in cuts):
+        if "abx" not in missing and not any(label_of(cut, "speaker") for cut in cuts):
             missing["abx"] = "the corpus names no speakers"
     if not labels_of(cuts):
         missing["knn"] = "utterances have no labels that occur more than once"

@@ -144,6 +144,11 @@ def labels_of(cuts: Sequence[Cut]) -> dict[str, list[str | None]]:
     }
 
 
+def is_timed(cut: Cut, kind: str) -> bool:
+    """Return whether some phone or word of an utterance has a place in it, see `KINDS`."""
+    return any(end > start for _, start, end in aligned(cut, kind))
+
+
 def frames_of(segment: Segment, timing: FrameTiming, count: int) -> tuple[int, int]:
     """Return the frames whose middles lie in a segment: the first, and the one behind the last.
 

@@ -46,6 +46,8 @@ class Utterance:
     speaker: str | None = None
     phones: list[tuple[str, float, float]] = field(default_factory=list)
     """(phone, start, end) in seconds; start = end = 0 throughout where times are not known."""
+    words: list[tuple[str, float, float]] = field(default_factory=list)
+    """(word, start, end) in seconds, where times are known."""
     labels: dict[str, str] = field(default_factory=dict)
     """Other labels by kind, such as ``style`` or ``intent``."""
     sha256: str | None = None
@@ -227,10 +229,14 @@ def to_cut(utterance: Utterance) -> Cut:
     )
     one = utterance.channels == 1 or utterance.channel is not None
     channel: Any = (utterance.channel or 0) if one else channels
-    phones = [
-        AlignmentItem(symbol=phone, start=start, duration=round(end - start, 4))
-        for phone, start, end in utterance.phones
-    ]
+    alignment = {
+        kind: [
+            AlignmentItem(symbol=symbol, start=start, duration=round(end - start, 4))
+            for symbol, start, end in spoken
+        ]
+        for kind, spoken in (("phone", utterance.phones), ("word", utterance.words))
+        if spoken
+    }
     custom = {**utterance.labels, **({"sha256": utterance.sha256} if utterance.sha256 else {})}
     supervision = SupervisionSegment(
         id=utterance.id,
@@ -241,7 +247,7 @@ def to_cut(utterance: Utterance) -> Cut:
         text=utterance.text,
         speaker=utterance.speaker,
         custom=custom or None,
-        alignment={"phone": phones} if phones else None,
+        alignment=alignment or None,
     )
     kind = MonoCut if one else MultiCut
     return kind(
@@ -371,7 +377,7 @@ def _digest(items: Iterable[Utterance]) -> str:
     digest = hashlib.sha256(b"[")
     for number, item in enumerate(items):
         known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
-        for name in ("offset", "recording_samples"):
+        for name in ("offset", "recording_samples", "words"):
             if not known[name]:
                 known.pop(name)
         if known["channel"] is None:
@@ -386,7 +392,9 @@ def _statistics(items: list[Utterance]) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     for item in items:
         labels.update(item.labels.keys())
-        labels.update(name for name in ("text", "speaker", "phones") if getattr(item, name))
+        labels.update(
+            name for name in ("text", "speaker", "phones", "words") if getattr(item, name)
+        )
         labels.update(["alignment"] if any(end > 0 for _, _, end in item.phones) else [])
     return {
         "utterances": len(items),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.evaluation.config import RANDOM, Mode
 from speechft.files import read_json, write_json
-from speechft.naming import masked, public_name
+from speechft.naming import distinct_names
 from speechft.results import Role
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def typed_candidates(encoders: Sequence[Any]) -> list[Candidate]:
         label = item if isinstance(item, str) else str(getattr(item, "name", type(item).__name__))
         counted[label] += 1
         labels.append(label if counted[label] == 1 else f"{label}-{counted[label]}")
-    names = distinct_names(labels)
+    names = distinct_names(labels, brief=True)
     return [_typed(n, label, item) for n, label, item in zip(names, labels, listed, strict=True)]
 
 
@@ -161,24 +161,6 @@ def _typed(name: str, source: str, encoder: Any) -> Candidate:
         role = Role.FLOOR if source in FEATURES else Role.FURTHER
         return Candidate(name, source, role=role)
     return Candidate(name, source, own=True, given=Given.of(found))
-
-
-def distinct_names(encoders: Sequence[str]) -> list[str]:
-    """Return names for distinct encoders: as many of the last parts as tell them apart.
-
-    Names go into tables and reports, so that no more of a path is told than that.
-    """
-    names = [public_name(text) for text in encoders]
-    rest = [[part for part in masked(text).split("/") if part][:-1] for text in encoders]
-    short = [Path(name).name or name for name in names]
-    while True:
-        folded = [name.casefold() for name in short]
-        alike = [n for n, name in enumerate(folded) if folded.count(name) > 1 and rest[n]]
-        if not alike:
-            same = [folded.count(name) > 1 for name in folded]
-            return [masked(t) if s else n for t, n, s in zip(encoders, short, same, strict=True)]
-        for n in alike:
-            short[n] = f"{rest[n].pop()}/{short[n]}"
 
 
 def save_candidate(folder: Path, candidate: Candidate, digest: str) -> None:

@@ -104,12 +104,12 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
     return found
 
 
-Key = tuple[str, str, str, str, int | None]
+Key = tuple[str, str, str, str, str, int | None]
 
 
 def _key(row: ResultRow) -> Key:
     """Return what two figures must share to be compared."""
-    return row.task, row.metric, row.protocol, row.split, row.layer
+    return row.task, row.metric, row.protocol, row.split, row.part, row.layer
 
 
 def _evaluated(file: Path) -> list[Evaluated]:

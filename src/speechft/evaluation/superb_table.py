@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from speechft.errors import DataError
 from speechft.evaluation.superb_score import CONSTANTS, FITTED, superb_score
-from speechft.results import ResultRow, mean_over_seeds, of_all_layers
+from speechft.results import ResultRow, mean_over_seeds, of_all_layers, of_part
 from speechft.tasks import SUPERB, measure_of
 
 Key = tuple[str, str]
@@ -134,7 +134,7 @@ def superb_table(rows: Sequence[ResultRow]) -> SuperbTable:
         DataError: There is no figure of a task of SUPERB.
     """
     whole = mean_over_seeds(of_all_layers(rows))
-    shown = [row for row in whole if row.task in SUPERB and row.interval]
+    shown = [row for row in of_part(whole, "test") if row.task in SUPERB]
     keys = tuple(
         dict.fromkeys((task, row.metric) for task in SUPERB for row in shown if row.task == task)
     )
@@ -157,7 +157,7 @@ def superb_table(rows: Sequence[ResultRow]) -> SuperbTable:
 
 def scored_table(rows: Sequence[ResultRow]) -> SuperbTable | None:
     """Return the table where some encoder has all that SUPERB_S needs, else None."""
-    if not any(row.task in SUPERB and row.interval for row in rows):
+    if not any(row.task in SUPERB for row in of_part(rows, "test")):
         return None
     table = superb_table(rows)
     return table if any(line.scores for line in table.lines if line.learning_rates) else None

@@ -346,6 +346,7 @@ class TaskEvaluation:
             n=len(items) if self.test else len(dev_items),
             interval=bootstrap_interval(items, measure=measure) if self.test else None,
             split=split,
+            part="test" if self.test else "dev",
             seed=self.seeds[place],
             protocol=self.config.protocol,
             learning_rate=first.learning_rate,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,14 +22,21 @@ from speechft.documents import read_limited
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
 from speechft.files import read_json, read_yaml, write_text
-from speechft.naming import public, public_command, public_text
+from speechft.naming import distinct_names, public, public_command, public_text
 from speechft.outputs import RECORD_NAME, check_own, lock, replacing
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
 from speechft.reporting.report import Report, render
 from speechft.reporting.sweeps import Swept, read_suggestion, read_swept
-from speechft.results import ResultRow, Role, is_on_dev, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import (
+    ResultRow,
+    Role,
+    mean_over_seeds,
+    of_all_layers,
+    of_part,
+    read_rows,
+)
 from speechft.runs import STAGE_FILE
 from speechft.verdict import colours, judge, verdict
 
@@ -53,9 +61,24 @@ def write_report(folders: Sequence[Path], path: Path) -> list[Report]:
         RunError: jinja2 or matplotlib is missing, or the file cannot be written.
         DataError: A folder holds nothing of these.
     """
-    reports = [read_report(folder) for folder in folders]
+    reports = _told_apart([read_report(folder) for folder in folders], folders)
     write_text(path, render(*reports))
     return reports
+
+
+def _told_apart(reports: Sequence[Report], folders: Sequence[Path]) -> list[Report]:
+    """Return reports whose titles are distinct: by as much of their folders as that takes."""
+    titles = Counter(report.title for report in reports)
+    places = [folder.resolve() for folder in folders]
+    names = distinct_names([str(place) for place in places])
+    return [
+        report
+        if titles[report.title] == 1
+        else replace(
+            report, title=name if report.title == place.name else f"{report.title}, {name}"
+        )
+        for report, place, name in zip(reports, places, names, strict=True)
+    ]
 
 
 def publish_report(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -110,7 +133,7 @@ def read_report(folder: Path) -> Report:
     record = files.record
     failed = {str(task) for task in _listed(record.get("failed"))}
     every = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
-    rows = of_all_layers(row for row in every if not is_on_dev(row))
+    rows = of_all_layers(of_part(every, "test"))
     histories = _histories(files, recipe)
     swept = _swept(files)
     tuned_on = _tuned_on(recipe, swept, histories)
@@ -119,7 +142,7 @@ def read_report(folder: Path) -> Report:
         if recipe is None
         else curve_of(of_all_layers(every), recipe, _texts(record.get("dev_splits")))
     )
-    between = of_all_layers(row for row in every if is_on_dev(row))
+    between = of_all_layers(of_part(every, "dev"))
     said, coloured = _judged(files, rows, recipe, tuned_on)
     analysis = _analysis(files)
     suggestion = files.parse("suggestion.json", read_suggestion)
@@ -216,13 +239,13 @@ def curve_of(
         return []
     tasks = {row.task for row in rows}
     wanted = tasks & {*recipe.merging.curve_tasks} or tasks
-    between = [row for row in rows if is_on_dev(row) and row.alpha is not None]
+    between = [row for row in of_part(rows, "dev") if row.alpha is not None]
     apart = {row.task for row in between if row.alpha == 0.0}
     named = {**{row.task: row.split for row in between}, **splits}
     curve = list(between)
-    for row in rows:
+    for row in of_part(rows, "test"):
         measured = isinstance(row.details.get("dev"), int | float)
-        if is_on_dev(row) or row.task not in wanted or not measured:
+        if row.task not in wanted or not measured:
             continue
         own = row.strategy == recipe.finetuning.strategy
         alpha = row.alpha if own else None
@@ -239,6 +262,7 @@ def _as_dev(row: ResultRow, alpha: float, split: str) -> ResultRow:
     changes = {
         "value": row.details["dev"],
         "split": split,
+        "part": "dev",
         "n": row.details.get("dev_n", 0),
         "interval": None,
         "alpha": alpha,

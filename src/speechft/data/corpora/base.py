@@ -56,6 +56,8 @@ class Draft:
     speaker: str | None = None
     phones: list[tuple[str, float, float]] = field(default_factory=list)
     """(phone, start, end) in seconds; start = end = 0 throughout where times are not known."""
+    words: list[tuple[str, float, float]] = field(default_factory=list)
+    """(word, start, end) in seconds, where times are known."""
     labels: dict[str, str] = field(default_factory=dict)
     start: float | None = None
     """First second, for a segment of a longer recording."""

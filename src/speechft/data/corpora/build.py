@@ -263,6 +263,7 @@ def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utte
         text=composed(draft.text or "") or None,
         speaker=composed(draft.speaker or "") or None,
         phones=draft.phones,
+        words=[(composed(word), start, end) for word, start, end in draft.words],
         labels={k: composed(value) for k, value in draft.labels.items() if value != ""},
         offset=found.offset if segment else 0,
         recording_samples=header.samples if segment else 0,

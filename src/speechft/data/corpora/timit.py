@@ -1,4 +1,4 @@
-"""TIMIT: read sentences with hand-aligned phones; SA sentences left out, core test set."""
+"""TIMIT: read sentences, phones and words aligned by hand; no SA sentences, core test set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from speechft.errors import DataError, unknown_choice
 
 CARD = Card(
     name="timit",
-    title="TIMIT: read sentences with aligned phones",
+    title="TIMIT: read sentences with aligned phones and words",
     root="the folder that holds TRAIN and TEST (or data/TRAIN)",
     licence="LDC user agreement",
     hours="5 h (4 h without SA)",
@@ -137,7 +137,11 @@ def _speaker(folder: Path, speaker: str, phones: str, result: Scan) -> list[Draf
         result.sources.append(label)
         draft = Draft(name, audio, speaker=speaker, labels={"dialect": folder.parent.name.lower()})
         try:
-            draft.phones = _phones(label, phones)
+            folded = ((fold(p, phones), start, end) for p, start, end in _times(label))
+            draft.phones = [(p, start, end) for p, start, end in folded if p is not None]
+            if f"{sentence}.wrd" in files:
+                result.sources.append(files[f"{sentence}.wrd"])
+                draft.words = _times(files[f"{sentence}.wrd"])
             if f"{sentence}.txt" in files:
                 draft.text = " ".join(read_lines(files[f"{sentence}.txt"])[0].split()[2:])
         except (ValueError, IndexError) as error:
@@ -147,13 +151,9 @@ def _speaker(folder: Path, speaker: str, phones: str, result: Scan) -> list[Draf
     return drafts
 
 
-def _phones(path: Path, phones: str) -> list[tuple[str, float, float]]:
-    """Return (phone, start, end) in seconds; the file has samples."""
-    found = []
-    for line in read_lines(path):
-        if line.strip():
-            start, end, phone = line.split()
-            folded = fold(phone, phones)
-            if folded is not None:
-                found.append((folded, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE))
-    return found
+def _times(path: Path) -> list[tuple[str, float, float]]:
+    """Return (phone or word, start, end) in seconds; the file has samples."""
+    lines = (line.split() for line in read_lines(path) if line.strip())
+    return [
+        (symbol, int(start) / SAMPLE_RATE, int(end) / SAMPLE_RATE) for start, end, symbol in lines
+    ]
