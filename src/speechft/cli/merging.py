@@ -91,6 +91,9 @@ def delta(
     tuned: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    rank: Annotated[
+        int | None, typer.Option(help="Write a PEFT folder OUT instead: the nearest LoRA.")
+    ] = None,
     allow: Annotated[str | None, typer.Option(help=ALLOW)] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE)] = False,
     overwrite: Overwrite = False,
@@ -103,7 +106,14 @@ def delta(
     from speechft.merging import make_delta
 
     report = make_delta(
-        base, tuned, out, dtype=dtype, allow=allow or (), force=force, overwrite=overwrite
+        base,
+        tuned,
+        out,
+        dtype=dtype,
+        rank=rank,
+        allow=allow or (),
+        force=force,
+        overwrite=overwrite,
     )
     say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:

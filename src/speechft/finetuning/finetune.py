@@ -16,8 +16,8 @@ from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_json
-from speechft.finetuning.baselines import add_adapters, merge_adapters
-from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
+from speechft.finetuning.baselines import add_adapters, merge_adapters, save_adapters
+from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
 from speechft.finetuning.distributed import sharding_asked
 from speechft.finetuning.dropout import set_dropout
@@ -59,7 +59,8 @@ def finetune(
     """Fine-tune an encoder; resumable.
 
     Writes ``encoder/``, ``head.safetensors`` and ``vocabulary.json`` (for several tasks one of each
-    a task, ``head-pr.safetensors``), ``history.json`` and ``logs/``.
+    a task, ``head-pr.safetensors``), ``history.json`` and ``logs/``; ``adapter/`` where adapters
+    were trained, as PEFT saves them.
 
     Args:
         config: Task, strategy, steps.
@@ -78,7 +79,7 @@ def finetune(
         targets = config.targets.model_copy(update={"source": str(base)})
         config = config.model_copy(update={"targets": targets})
     encoder = load_encoder(base)
-    return finetune_encoder(encoder, config, corpus, folder, seed=seed, cache=cache)
+    return finetune_encoder(encoder, config, corpus, folder, seed=seed, cache=cache, base=str(base))
 
 
 def finetune_encoder(
@@ -90,8 +91,12 @@ def finetune_encoder(
     seed: int = 0,
     cache: DownsamplerCache | None = None,
     splits: tuple[str, str] | None = None,
+    base: str | None = None,
 ) -> Tuned:
-    """Fine-tune a loaded encoder, see `finetune`; ``splits`` overrides the tuning splits."""
+    """Fine-tune a loaded encoder, see `finetune`; ``splits`` overrides the tuning splits.
+
+    ``base`` is what the encoder was loaded from, for an adapter to name.
+    """
     if not any(True for _ in encoder.parameters()):
         raise TrainingError("these features have no weights to fine-tune")
     config = config.resolved()
@@ -105,7 +110,7 @@ def finetune_encoder(
     kind: type[TrainingSetup] = Continued if _is_continued(config) else SupervisedSetup
     work = kind(encoder, config, corpus, folder, seed, cache, splits)
     accelerator, phases = work.accelerator, config.phases()
-    if config.strategy in ("lora", "dora"):
+    if config.has_adapters():
         kinds = _adapt(encoder, config, seed)
         log(f"{config.strategy}: rank {config.adapter.rank} on {', '.join(kinds)}")
     work.objective.to(accelerator.device)
@@ -137,7 +142,9 @@ def finetune_encoder(
         weights = weights_of(work.objective)
         if accelerator.is_main_process:
             work.take(plain, weights)
-    if config.strategy in ("lora", "dora"):
+    if config.has_adapters():
+        if accelerator.is_main_process:
+            save_adapters(encoder, folder / ADAPTER_FOLDER, base)
         merge_adapters(encoder)
     if accelerator.is_main_process:
         facts: dict[str, Any] = {

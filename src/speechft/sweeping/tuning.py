@@ -51,7 +51,7 @@ def find_tuning(encoder: Any) -> Tuning | None:
         return None
     place = Path(encoder).expanduser().resolve()
     around = place.parent
-    if place.name == "encoder" and (found := _read(around)) is not None:
+    if place.name in ("encoder", "adapter") and (found := _read(around)) is not None:
         return found
     digest = digest_of(place)
     for file in sorted((around / "finetuning").glob(f"**/{STAGE_FILE}")):
