@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from speechft.evaluation.pipelines import load_pipeline
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
+    from speechft.units import apply_units, fit_units
 
 from speechft.version import __version__
 
@@ -33,11 +34,13 @@ __all__ = [
     "SpeechftError",
     "__version__",
     "analyze",
+    "apply_units",
     "compare",
     "convert",
     "evaluate",
     "extract",
     "finetune",
+    "fit_units",
     "inspect",
     "interpolate_",
     "load_encoder",
@@ -55,11 +58,13 @@ __all__ = [
 _HOMES = {
     "SpeechftError": "speechft.errors",
     "analyze": "speechft.api",
+    "apply_units": "speechft.units",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
+    "fit_units": "speechft.units",
     "inspect": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",

@@ -22,7 +22,7 @@ from processes import VERB, Child
 from speechft import cli
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
-from speechft.features import files
+from speechft.features import files, streaming
 from speechft.features.files import ExtractionReport, extract_files
 from speechft.features.layers import pick_layers, read_layers
 
@@ -397,8 +397,8 @@ def test_samples_that_would_give_no_numbers_are_left_out(
 def test_states_beyond_the_type_on_disk_are_not_written(
     folder: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = files.load_waveform
-    monkeypatch.setattr(files, "load_waveform", lambda cut: read(cut) * np.float32(1e6))
+    read = streaming.load_waveform
+    monkeypatch.setattr(streaming, "load_waveform", lambda cut: read(cut) * np.float32(1e6))
     model = files.load_encoder
 
     def loud(*given: Any, **options: Any) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,18 +13,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from speechft.console import log, progress_bar, warn
+from speechft.console import warn
 from speechft.data.acoustics import SAMPLE_RATE
-from speechft.data.batching import pad
-from speechft.data.manifest import load_waveform
-from speechft.devices import Precision, Resolved, autocast, pick_device, resolve_precision
+from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
 from speechft.disk import sweep
 from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder, settings_digest
-from speechft.errors import CheckpointError, ConfigError, DataError, RunError, unknown_choice
-from speechft.features.extract import batch_limits, group_by_length
+from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
+from speechft.features.extract import batch_limits
 from speechft.features.layers import pick_layers, read_layers
-from speechft.features.sources import Sources, find_sources
+from speechft.features.sources import find_sources
+from speechft.features.streaming import (
+    announce,
+    encoded,
+    named_groups,
+    nothing_left,
+    place_of,
+    usable,
+)
 from speechft.files import atomic_write, read_json, write_json
 from speechft.headers import sorted_metadata
 from speechft.outputs import is_unwritable, lock, overwriting, refuse
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "npy"]
 FORMATS: tuple[Format, ...] = ("safetensors", "npy")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
 RECORD_NAME = "extract.json"
 KEY = "hidden_states"
 
@@ -142,16 +146,16 @@ def extract_files(
         "frame_rate": model.frame_rate,
     }
     report.failed = dict(sources.problems)
-    cuts = _usable(model, sources, report)
+    cuts = usable(model, sources.cuts, report.failed)
     if not cuts:
-        raise _nothing(report.failed)
+        raise nothing_left(report.failed)
     folder = Path(os.path.expanduser(out))
     with overwriting(overwrite), _alone(folder) if processes.rank == 0 else nullcontext():
         writer = _Writer(folder, settings, DTYPES[dtype], allow_nonfinite)
         _extract(model, cuts, writer, report, processes, resolved, batch_seconds)
     processes.gather(report)
     if not report.written and not report.skipped:
-        raise _nothing(report.failed)
+        raise nothing_left(report.failed)
     return report
 
 
@@ -181,14 +185,23 @@ def _extract(
     mode, place = writer.settings["mode"], processes.device
     seconds, multiple = batch_limits(model, place, 0.0 if mode == "s3prl" else batch_seconds)
     shared = processes.share(
-        _groups(cuts, seconds, model.window)
+        named_groups(cuts, seconds, model.window)
     )  # before looking what is there: others write
     missing = {n: cut for part in shared for n, cut in part.items() if not writer.has(n, cut)}
     # a group is encoded whole, though some of it is there: the batch decides the last bits
     groups = [part for part in shared if not missing.keys().isdisjoint(part)]
     report.skipped = sum(map(len, shared)) - len(missing)
-    _announce(missing.values())
-    _encode_all(model, groups, missing.keys(), writer, report, precision, place, multiple)
+    announce(missing.values())
+    how: Any = {"precision": precision, "device": place, "multiple": multiple}
+    for heard in encoded(model, groups, report.layers, report.failed, **how):
+        report.seconds += heard.samples / SAMPLE_RATE
+        if heard.name not in missing:
+            continue
+        problem = writer.write(heard.name, heard.states)
+        report.written += not problem
+        if problem:
+            report.failed[place_of(heard.cut)] = problem
+            warn(f"left out: {place_of(heard.cut)} {problem}")
 
 
 class _Processes:
@@ -298,120 +311,3 @@ class _Writer:
         with atomic_write(self.path(name)) as file:
             file.write(data)
         return ""
-
-
-def _usable(encoder: Encoder, sources: Sources, report: ExtractionReport) -> dict[str, Cut]:
-    """Return the cuts that are neither too short nor too long; the others are failures."""
-    result = {}
-    for name, cut in sources.cuts.items():
-        samples = cut.num_samples * SAMPLE_RATE // cut.sampling_rate
-        if int(encoder.frame_lengths(torch.tensor(samples))) < 1:
-            report.failed[_place(cut)] = (
-                f"has {cut.num_samples} samples at {cut.sampling_rate} Hz, fewer than one frame"
-            )
-        elif encoder.window is not None and samples > encoder.window:
-            report.failed[_place(cut)] = (
-                f"lasts {cut.duration:.1f} s; the encoder sees {encoder.window / SAMPLE_RATE:g} s "
-                "and takes nothing longer"
-            )
-        else:
-            result[name] = cut
-    for path, problem in report.failed.items():
-        warn(f"left out: {path} {problem}")
-    return result
-
-
-def _nothing(failed: dict[str, str]) -> DataError:
-    if len(failed) == 1:
-        path, problem = next(iter(failed.items()))
-        return DataError(f"audio {path} {problem}")
-    first = "; ".join(f"{path} {problem}" for path, problem in list(failed.items())[:3])
-    return DataError(f"none of {len(failed)} audio files can be used: {first}")
-
-
-def _place(cut: Cut) -> str:
-    return str(cut.recording.sources[0].source)
-
-
-def _announce(cuts: Iterable[Cut]) -> None:
-    """Say once what is done to audio that is not 16 kHz mono."""
-    listed = list(cuts)
-    other_rate = [cut for cut in listed if cut.sampling_rate != SAMPLE_RATE]
-    several = [cut for cut in listed if cut.num_channels > 1]
-    for found, what in ((other_rate, "not at 16 kHz: resampled"), (several, "averaged to mono")):
-        if found:
-            first = f"{_place(found[0])}, {found[0].sampling_rate} Hz"
-            first += f", {found[0].num_channels} channels" if found is several else ""
-            log(f"{len(found)} of {len(listed)} files {what} ({first})")
-
-
-def _groups(cuts: dict[str, Cut], seconds: float, window: int | None) -> list[dict[str, Cut]]:
-    names = {id(cut): name for name, cut in cuts.items()}
-    groups = group_by_length(cuts.values(), seconds, window)
-    return [{names[id(cut)]: cut for cut in group} for group in groups]
-
-
-def _encode_all(
-    encoder: Encoder,
-    groups: list[dict[str, Cut]],
-    missing: Collection[str],
-    writer: _Writer,
-    report: ExtractionReport,
-    precision: Resolved,
-    device: torch.device,
-    multiple: int,
-) -> None:
-    total = sum(len(group) for group in groups)
-    with torch.inference_mode(), progress_bar("features", total) as bar:
-        for group, rows in _read_ahead(groups):
-            usable = {name: row for name, row in rows.items() if isinstance(row, Tensor)}
-            for name, row in rows.items():
-                if not isinstance(row, Tensor):
-                    place = _place(group[name])
-                    report.failed[place] = row.removeprefix(f"audio {place} ").removesuffix(
-                        " Details:"
-                    )
-                    warn(f"left out: {place} {report.failed[place]}")
-            if usable:
-                lengths = torch.tensor([len(row) for row in usable.values()])
-                batch = pad(list(usable.values()), multiple)
-                with autocast(precision, device):
-                    output = encoder(batch.to(device), lengths.to(device))
-                for index, name in enumerate(usable):
-                    if name not in missing:
-                        continue
-                    frames = int(output.lengths[index])
-                    chosen = [output.layers[n][index, :frames].float() for n in report.layers]
-                    problem = writer.write(name, torch.stack(chosen))
-                    report.written += not problem
-                    if problem:
-                        report.failed[_place(group[name])] = problem
-                        warn(f"left out: {_place(group[name])} {problem}")
-                report.seconds += float(lengths.sum()) / SAMPLE_RATE
-            bar.advance(len(group))
-            bar.note(f"{report.seconds / 60:.1f} min of audio")
-
-
-def _read_ahead(
-    groups: list[dict[str, Cut]],
-) -> Iterator[tuple[dict[str, Cut], dict[str, Tensor | str]]]:
-    """Yield each group with its samples, or what is wrong; the next group is read meanwhile."""
-    with ThreadPoolExecutor(1) as reader:
-        following = reader.submit(_read, groups[0]) if groups else None
-        for number, group in enumerate(groups):
-            assert following is not None
-            rows = following.result()
-            if number + 1 < len(groups):
-                following = reader.submit(_read, groups[number + 1])
-            yield group, rows
-
-
-def _read(group: dict[str, Cut]) -> dict[str, Tensor | str]:
-    rows: dict[str, Tensor | str] = {}
-    for name, cut in group.items():
-        try:
-            rows[name] = torch.from_numpy(load_waveform(cut))
-        except DataError as error:
-            problem = error.message.removeprefix(f"audio {_place(cut)} ")
-            rows[name] = problem.removesuffix(" Details:")
-    return rows
