@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from speechft.commands import command
 from speechft.console import warn
@@ -128,11 +128,11 @@ def apply_units(
     job: Any = {"name": "apply-units", "config": settings, "inputs": inputs}
     with overwriting(overwrite), stage(folder, outputs=(KM_NAME, ROWS_NAME), **job) as work:
         if not work.done:
-            rows = _Rows(work.scratch / _PARTIAL)
-            missing = {n: c for n, c in listener.cuts.items() if n not in rows.places}
-            for name, frames in listener.hear(missing, number, "units"):
-                row = _row(name, codebook.units(frames), deduplicate)
-                rows.add({**row, **({"silent": True} if name in listener.silent else {})})
+            with _Rows(work.scratch / _PARTIAL) as rows:
+                missing = {n: c for n, c in listener.cuts.items() if n not in rows.places}
+                for name, frames in listener.hear(missing, number, "units"):
+                    row = _row(name, codebook.units(frames), deduplicate)
+                    rows.add({**row, **({"silent": True} if name in listener.silent else {})})
             if not rows.places:
                 raise nothing_left(listener.failed)
             rows.publish(list(listener.cuts), work.scratch)
@@ -195,9 +195,17 @@ class _Rows:
                         break  # the process was killed while it wrote
                     self.places[parse_json(line)["id"]] = (whole, len(line))
                     whole += len(line)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed in publish
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
         self._file.truncate(whole)
         self._end = whole
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Close the file."""
+        self._file.close()
 
     def add(self, row: dict[str, Any]) -> None:
         """Append a row."""
@@ -208,7 +216,6 @@ class _Rows:
 
     def publish(self, names: Iterable[str], folder: Path) -> None:
         """Write the rows in the order of the audio, as JSON lines and as fairseq's lines."""
-        self._file.close()
         with (
             reading(self._path) as rows,
             open(folder / ROWS_NAME, "wb") as jsonl,

@@ -6,6 +6,7 @@ as any other. They lie in a file; an interrupted run goes on with the utterances
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -236,8 +237,7 @@ class _Sample:
 
     def _mapped(self, name: str, kind: Any, shape: tuple[int, ...], fresh: bool) -> Any:
         path = self._folder / name
-        mode: Any = "w+" if fresh or not path.is_file() else "r+"
-        return np.memmap(path, kind, mode, shape=shape)
+        return _mapped(path, kind, shape, fresh or not path.is_file())
 
     def gather(self) -> None:
         """Hear what was not heard yet."""
@@ -273,7 +273,7 @@ class _Sample:
         """Return the valid frames, standardised, in a file of their own."""
         count = int(np.count_nonzero(self.valid))
         path = self._folder / "packed.f32"
-        packed: Any = np.memmap(path, np.float32, "w+", shape=(count, self.frames.shape[1]))
+        packed = _mapped(path, np.float32, (count, self.frames.shape[1]), True)
         done = 0
         for rows in self.pieces():
             packed[done : done + len(rows)] = (rows - mean) / scale
@@ -300,6 +300,14 @@ class _Sample:
         del self.frames, self.valid
         for name in ("frames.f32", "valid.u8", "packed.f32", "heard.json"):
             (self._folder / name).unlink(missing_ok=True)
+
+
+def _mapped(path: Path, kind: Any, shape: tuple[int, ...], fresh: bool) -> Any:
+    """Map a file; a new one has all its room, for a full disk is not told through memory."""
+    if fresh:
+        with open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(kind).itemsize)
+    return np.memmap(path, kind, "r+", shape=shape)
 
 
 def _phones_at(cut: Cut, frames: npt.NDArray[np.int64], timing: FrameTiming) -> list[str | None]:
