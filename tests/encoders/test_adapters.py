@@ -225,12 +225,12 @@ VERBS = {
     "convert": "convert {0} OUT",
     "to s3prl": "convert {0} OUT.pt",
     "extract": "extract {0} a.wav --out OUT",
-    "merge as tuned": "merge {1} {0} --out OUT",
+    "merge as tuned": "merge {1} {4} --out OUT",
     "merge as base": "merge {0} {2} --out OUT --alpha 0.5",
-    "delta": "delta {1} {0} --out OUT.safetensors",
+    "delta": "delta {1} {4} --out OUT.safetensors",
     "evaluate": "evaluate {0} --tasks sid --corpus {3} --protocol mini --limit 6 --out OUT",
     "analyze": "analyze {1} {0} --corpus {3} --out OUT",
-    "sweep": "sweep {1} {0} --alphas 0,1 --tasks sid --corpus {3} --protocol mini --out OUT",
+    "sweep": "sweep {1} {4} --alphas 0,1 --tasks sid --corpus {3} --protocol mini --out OUT",
 }
 
 
@@ -258,7 +258,9 @@ def test_every_verb_takes_an_adapter(
     moved = {f"hubert.{n}": t + 0.01 * t.abs().mean() for n, t in other.items()}
     save_file(moved, tmp_path / "other" / "model.safetensors")
     (tmp_path / "other" / "config.json").write_text((base / "config.json").read_text())
-    words = shlex.split(VERBS[verb].format(folder, base, "other", tones.folder))
+    nameless = adapter(name="nameless")  # what takes a base puts it on that
+    _edit(nameless, base_model_name_or_path=None)
+    words = shlex.split(VERBS[verb].format(folder, base, "other", tones.folder, nameless))
     cli.app(words, standalone_mode=False)
     told = capsys.readouterr().out
     if verb == "inspect":
