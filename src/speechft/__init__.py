@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from speechft.reporting.analysis import analyze
     from speechft.sharing import status
     from speechft.sweeping.api import search, sweep
+    from speechft.units import apply_units, fit_units
 
 from speechft.version import __version__
 
@@ -36,12 +37,14 @@ __all__ = [
     "SpeechftError",
     "__version__",
     "analyze",
+    "apply_units",
     "compare",
     "convert",
     "evaluate",
     "export",
     "extract",
     "finetune",
+    "fit_units",
     "inspect",
     "interpolate_",
     "load_encoder",
@@ -62,12 +65,14 @@ __all__ = [
 _HOMES = {
     "SpeechftError": "speechft.errors",
     "analyze": "speechft.reporting.analysis",
+    "apply_units": "speechft.units",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
     "evaluate": "speechft.api",
     "export": "speechft.exporting.export",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",
+    "fit_units": "speechft.units",
     "inspect": "speechft.api",
     "interpolate_": "speechft.merging",
     "load_encoder": "speechft.encoders.load",

@@ -14,7 +14,7 @@ from speechft.encoders.load import digest_of, resolve_encoder
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
 from speechft.files import read_json
-from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
+from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.distributed import shared_job
 from speechft.finetuning.finetune import check_config, finetune
 from speechft.merging.config import MergeSettings
@@ -136,7 +136,8 @@ class Composer:
             {"corpus": corpus.digest} if same else {f"corpus {n}": d for n, d in digests.items()}
         )
         job: Any = {"name": "finetune", "config": settings, "inputs": inputs}
-        with stage(folder, outputs=("encoder", "history.json"), **job) as work:
+        outputs = ("encoder", "history.json", *([ADAPTER_FOLDER] if config.has_adapters() else []))
+        with stage(folder, outputs=outputs, **job) as work:
             if not work.done:
                 task = {"config": config, "base": base, "corpus": corpus, "folder": work.scratch}
                 task["seed"] = self.recipe.seed

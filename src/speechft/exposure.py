@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.compositions import Composer
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
-from speechft.encoders.load import resolve_encoder
+from speechft.encoders.opening import open_encoder
 from speechft.evaluation.predictions import items_of
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig
 from speechft.recipe import Recipe
@@ -222,8 +222,4 @@ def _batch_hours(config: FinetuningConfig, corpus: Corpus, split: str) -> float:
 
 def _weights(encoder: str) -> int:
     """Return the bytes of an encoder's weights."""
-    path = resolve_encoder(encoder)
-    if path.is_file():
-        return path.stat().st_size
-    names = (".safetensors", ".bin", ".pt", ".ckpt")
-    return sum(file.stat().st_size for file in path.iterdir() if file.suffix in names)
+    return sum(file.stat().st_size for file in open_encoder(encoder).files)

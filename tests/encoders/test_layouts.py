@@ -361,7 +361,7 @@ def test_half_a_base_is_not_merged(part: str, base: Path, state: State, tmp_path
         merge(folder, moved(kept))
 
 
-ADAPTER = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "facebook/hubert-base-ls960"}
+ADAPTER = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": "somebody/hubert"}
 
 
 @pytest.fixture
@@ -379,20 +379,20 @@ VERBS: dict[str, str] = {
     "inspect": "inspect {0}",
     "inspect its file": "inspect {0}/adapter_model.safetensors",
     "inspect the folder above": "inspect {2}",
-    "inspect bases": "inspect {0} --bases {1}",
     "convert": "convert {0} OUT",
     "extract": "extract {0} {1}/a.wav --out OUT",
     "evaluate": "evaluate {0} --tasks sid --out OUT --limit 2",
     "finetune": "finetune demo --set encoder={0} --out OUT",
     "merge as base": "merge {0} {1} --out OUT",
-    "merge as tuned": "merge {1} {0} --out OUT",
-    "delta": "delta {1} {0} --out OUT.safetensors",
+    "delta as base": "delta {0} {1} --out OUT.safetensors",
+    "sweep as base": "sweep {0} {1} --tasks sid --corpus speech-mini --out OUT",
+    "analyze as base": "analyze {0} {1} --corpus speech-mini --out OUT",
     "config": "inspect {1} --config {0}",
 }
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_an_adapter_is_refused_alike_by_every_verb(
+def test_an_adapter_whose_base_is_not_at_hand_is_refused_alike_by_every_verb(
     verb: str, adapter: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -403,14 +403,17 @@ def test_an_adapter_is_refused_alike_by_every_verb(
     place = copied(base, tmp_path / "base")
     soundfile.write(place / "a.wav", np.zeros(4_000), 16_000)
     words = VERBS[verb].format(tmp_path / "above" / "lora", place, tmp_path / "above")
-    told = r"holds an adapter \(LoRA, rank 4\) for facebook/hubert-base-ls960, not an encoder"
+    told = (
+        r"an adapter \(LoRA, rank 4\) for somebody/hubert, which is not in the Hugging Face cache"
+    )
     if verb == "config":
         found = inspect_encoder(place, tmp_path / "above" / "lora").problem
         assert "holds an adapter" in str(found)
         return
     with pytest.raises(CheckpointError, match=told) as caught:
         cli.app(shlex.split(words), standalone_mode=False)
-    assert "merge_and_unload" in str(caught.value.hint)
+    assert "BASE+" in str(caught.value.hint)
+    assert not (tmp_path / "OUT").exists() or not any((tmp_path / "OUT").glob("*.*"))
 
 
 def test_commands_that_are_recommended_work(

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
+from transformers import HubertModel
 
 from helpers import FAMILIES, noise, speech_encoder, tiny_encoder
+from speechft.compositions import Composer
 from speechft.data.batching import Batch
 from speechft.data.manifest import Corpus
-from speechft.errors import ConfigError
+from speechft.encoders.build import torch_tensors
+from speechft.encoders.opening import open_encoder
+from speechft.errors import CheckpointError, ConfigError, RunError
+from speechft.files import read_json
 from speechft.finetuning.baselines import Distillation, L2sp, add_adapters, merge_adapters
-from speechft.finetuning.finetune import FinetuningConfig, Tuned, finetune_encoder
+from speechft.finetuning.finetune import FinetuningConfig, Strategy, Tuned, finetune_encoder
 from speechft.finetuning.layers import transformer_layers
+from speechft.recipe import Recipe
 
 _SETTINGS = {
     "task": "sid",
@@ -102,6 +111,43 @@ def test_merged_adapters_compute_what_they_computed_before(family: str, dora: bo
     assert torch.allclose(before, after, atol=2e-5)
     assert not torch.allclose(after, twin(waveforms, lengths).last_hidden_state, atol=1e-3)
     assert set(encoder.state_dict()) == set(twin.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning")
+@pytest.mark.parametrize("strategy", ["lora", "dora"])
+def test_the_adapter_beside_the_encoder_is_that_encoder_on_its_base(
+    strategy: Strategy, tmp_path: Path, tones: Corpus
+) -> None:
+    """To the bit by our own reader; PEFT rounds once more."""
+    tiny_encoder().save(tmp_path / "my" / "base")
+    config = FinetuningConfig(**{**_SETTINGS, "strategy": strategy})  # type: ignore[arg-type]
+    out = tmp_path / "out"
+    adapter, base = out / "adapter", tmp_path / "my" / "base"
+    recipe = Recipe(title="adapters", encoder=str(base), finetuning=config)
+    compose = Composer(recipe, {"*": tones}, tmp_path / "run")
+    tuned = compose.tune(config, str(base), out)
+    assert {path.name for path in adapter.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    assert str(tmp_path) not in (adapter / "adapter_config.json").read_text()
+    written = load_file(tuned / "model.safetensors")
+    opened = torch_tensors(open_encoder(f"{base}+{adapter}").by_name())
+    assert all(torch.equal(opened[name], tensor) for name, tensor in written.items())
+    before = load_file(base / "model.safetensors")
+    assert sum(not torch.equal(before[n], t) for n, t in written.items()) >= 6
+    peft: Any = PeftModel.from_pretrained(HubertModel.from_pretrained(base), adapter)
+    for name, tensor in peft.merge_and_unload().state_dict().items():
+        assert torch.allclose(written[name], tensor, rtol=0, atol=2e-7), name
+    other = tmp_path / "other"
+    tiny_encoder(seed=1).save(other)
+    with pytest.raises(CheckpointError, match="was made for other weights than those of"):
+        open_encoder(f"{other}+{adapter}")
+    assert read_json(out / "stage.json")["key"]
+    for path in adapter.iterdir():
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match="adapter"):  # somebody else's by now
+        compose.tune(config.model_copy(update={"steps": 5}), str(base), out)
 
 
 def test_wavlm_reads_the_weights_of_its_attention_so_they_cannot_be_adapted() -> None:

@@ -18,7 +18,7 @@ from speechft.files import write_json, write_text
 from speechft.recipe import Recipe, load_recipe
 from speechft.reporting.folder import curve_of, read_report, write_report
 from speechft.reporting.report import render
-from speechft.results import ResultRow, Role, is_on_dev, read_rows, write_rows
+from speechft.results import ResultRow, Role, read_rows, write_rows
 from speechft.tasks.measures import Item
 
 MakeRow = Callable[..., ResultRow]

@@ -92,6 +92,9 @@ def delta(
     tuned: str,
     out: Annotated[Path, typer.Option("--out", "-o", help="The .safetensors file to write.")],
     dtype: Annotated[str, typer.Option(help="float32, float16 or int8.")] = "float32",
+    rank: Annotated[
+        int | None, typer.Option(help="Write a PEFT folder OUT instead: the nearest LoRA.")
+    ] = None,
     allow: Allow = None,
     force: Force = False,
     overwrite: Overwrite = False,
@@ -104,7 +107,14 @@ def delta(
     from speechft.merging import make_delta
 
     report = make_delta(
-        base, tuned, out, dtype=dtype, allow=allow or (), force=force, overwrite=overwrite
+        base,
+        tuned,
+        out,
+        dtype=dtype,
+        rank=rank,
+        allow=allow or (),
+        force=force,
+        overwrite=overwrite,
     )
     say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:

@@ -67,6 +67,8 @@ class Inspection:
     """Tensors of neither an encoder nor a head that is known; left out."""
     encoder_at: str | None = None
     """What stands before the names of the encoder that is read."""
+    adapter: str | None = None
+    """The adapter that is on it, and on what."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -87,6 +89,8 @@ class Inspection:
             "dtype": ", ".join(f"{name} ({n} tensors)" for name, n in self.dtypes.items()),
             "digest": self.digest,
         }
+        if self.adapter is not None:
+            rows["adapter"] = self.adapter
         if self.normalize is not None:
             rows["waveforms"] = "normalised" if self.normalize else "as they are"
         for name, held in (("pre-training", self.pretraining_heads), ("task", self.task_heads)):
@@ -151,6 +155,7 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
         other_encoders=list(checkpoint.others),
         not_understood=checkpoint.not_understood(),
         encoder_at=checkpoint.prefix,
+        adapter=checkpoint.adapter,
     )
 
 
@@ -202,7 +207,7 @@ def _next(
         command("evaluate", encoder, out="runs/eval"),
         command("merge", encoder, "TUNED", alpha="0.25", out="merged"),
     ]
-    if checkpoint.format != "hf" or config is not None:
+    if checkpoint.adapter is not None or checkpoint.format != "hf" or config is not None:
         return [command("convert", name, "encoder", to="hf", **with_config), *commands]
     known = find_family(checkpoint.family)
     to_s3prl = [command("convert", name, "encoder.pt", to="s3prl")]

@@ -11,6 +11,7 @@ import torch
 
 from speechft.encoders.base import MODES, Encoder, Mode
 from speechft.encoders.build import build_encoder, random_like
+from speechft.encoders.conversion.adapters import ADAPTER_NAME, ADAPTER_WEIGHTS
 from speechft.encoders.conversion.settings import (
     implied_normalisation,
     sidecar,
@@ -103,17 +104,19 @@ def digest_of(name: str | Path) -> str:
     if str(name) in FEATURES:
         return json_digest(["features", str(name)])
     path = resolve_encoder(name)
-    if path.is_file():
+    if path.is_file() and path.name not in ADAPTER_WEIGHTS:
         digest, beside = file_digest(path), sidecar(path)
         if beside is None or open_encoder(path).config is not None:
             return digest
         return _with_normalisation(_joined([digest, file_digest(beside)]), beside)
-    if any((path / weights).is_file() for weights in (WEIGHTS_NAME, INDEX_NAME)):
+    is_adapter = (path / ADAPTER_NAME).is_file()
+    if not is_adapter and any((path / name).is_file() for name in (WEIGHTS_NAME, INDEX_NAME)):
         return _with_normalisation(encoder_digest(path), path / CONFIG_NAME)
-    parts = [file_digest(file) for file in open_encoder(path).files]
-    if (path / CONFIG_NAME).is_file():
-        parts.insert(0, file_digest(path / CONFIG_NAME))
-    return _with_normalisation(_joined(parts), path / CONFIG_NAME)
+    opened = open_encoder(path)
+    parts, folder = [file_digest(file) for file in opened.files], opened.folder or path
+    if (folder / CONFIG_NAME).is_file():
+        parts.insert(0, file_digest(folder / CONFIG_NAME))
+    return _with_normalisation(_joined(parts), folder / CONFIG_NAME)
 
 
 def settings_digest(encoder: Encoder) -> str:

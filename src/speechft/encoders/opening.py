@@ -13,7 +13,13 @@ from typing import Any
 from speechft.cards.card import CARD_NAME
 from speechft.commands import command
 from speechft.console import log
-from speechft.encoders.conversion.adapters import ADAPTER_NAME
+from speechft.encoders.conversion.adapted import with_adapter
+from speechft.encoders.conversion.adapters import (
+    ADAPTER_NAME,
+    ADAPTER_WEIGHTS,
+    Adapter,
+    find_adapter,
+)
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.errors import CheckpointError
 from speechft.files import (
@@ -23,6 +29,7 @@ from speechft.files import (
     PROCESSOR_NAME,
     WEIGHTS_NAME,
 )
+from speechft.naming import public_name
 
 FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
 """Encoders without weights, by name: arguments of `speechft.encoders.mfcc.MfccEncoder`."""
@@ -34,19 +41,31 @@ WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Endings of files of weights; a name with one is no hub id."""
 
 
-def open_encoder(source: Any, role: str = "checkpoint") -> Checkpoint:
+BESIDE = "+"
+"""Between a base and an adapter for it: ``BASE+ADAPTER``."""
+
+_DEEPEST = 8
+"""Adapters on one another."""
+
+
+def open_encoder(
+    source: Any, role: str = "checkpoint", *, base: Checkpoint | None = None
+) -> Checkpoint:
     """Open an encoder's checkpoint; every verb that reads one does it here.
 
     Args:
         source: What `resolve_encoder` takes, a state dict, or a live module.
         role: What it is called in messages when it has no path: ``base`` or ``tuned``.
+        base: What an adapter is put on that names no base beside it; None takes the base that its
+            own configuration names: a folder or file, a packaged name, a hub id in the cache.
 
     Raises:
-        CheckpointError: There is none, it is an adapter, or it cannot be read safely.
+        CheckpointError: There is none, it cannot be read safely, or it is an adapter whose base is
+            not at hand.
     """
     if not isinstance(source, str | Path):
         return open_checkpoint(source, role)
-    opened = open_checkpoint(resolve_encoder(source), role)
+    opened = _opened(resolve_encoder(source), role, base)
     for what, names in (
         ("further encoders", opened.others),
         ("tensors of no head that is known", opened.not_understood()),
@@ -54,6 +73,62 @@ def open_encoder(source: Any, role: str = "checkpoint") -> Checkpoint:
         if names:
             _say_once(f"{opened.source}: {what} are left out: {_some(names)}")
     return opened
+
+
+def _opened(path: Path, role: str, base: Checkpoint | None, depth: int = 0) -> Checkpoint:
+    before, path = _parted(path)
+    adapter = find_adapter(path)
+    if adapter is None:
+        return open_checkpoint(path, role)
+    if adapter.weights is None:
+        raise adapter.refusal("and no file adapter_model.safetensors with its weights")
+    if before is not None:
+        below = _opened(before, role, base, depth)
+    elif base is not None:
+        below = base
+        if adapter.base and public_name(adapter.base) != public_name(base.source):
+            _say_once(
+                f"{adapter.source} was made for {public_name(adapter.base)}, and is put on "
+                f"{public_name(base.source)}"
+            )
+    elif depth >= _DEEPEST:
+        raise adapter.lacks_base(f"the last of {depth} that lie on one another")
+    else:
+        below = _opened(_base_of(adapter), role, None, depth + 1)
+    return with_adapter(below, adapter)
+
+
+def _parted(path: Path) -> tuple[Path | None, Path]:
+    """Return the base and the adapter of ``BASE+ADAPTER``; any other path is whole."""
+    if BESIDE in str(path) and not os.path.lexists(path):
+        before, _, after = str(path).rpartition(BESIDE)
+        if before and find_adapter(Path(after)) is not None:
+            return Path(before), Path(after)
+    return None, path
+
+
+def _base_of(adapter: Adapter) -> Path:
+    """Return where the base of an adapter lies, by what its configuration says; no network.
+
+    Raises:
+        CheckpointError: It does not say, or the base is not at hand.
+    """
+    if adapter.base is None:
+        raise adapter.lacks_base("and does not say which encoder it is for")
+    path = Path(os.path.expanduser(adapter.base))
+    if path.exists():
+        return path
+    if adapter.base in packaged_encoders():
+        return packaged_encoders()[adapter.base]
+    if adapter.base.partition("@")[0].count("/") != 1 or adapter.base.startswith((".", "/")):
+        raise adapter.lacks_base("which is not there")
+    try:
+        return _download(adapter.base, cached=True)
+    except CheckpointError:
+        raise adapter.lacks_base(
+            f"which is not in the Hugging Face cache ({command('inspect', adapter.base)} puts it "
+            "there)"
+        ) from None
 
 
 @cache
@@ -76,13 +151,19 @@ def resolve_encoder(name: str | Path) -> Path:
 
     Args:
         name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
-            ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``.
+            ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``; or any of
+            these and a folder with an adapter for it, as ``BASE+ADAPTER``.
 
     Raises:
         CheckpointError: There is no such encoder.
     """
     path = Path(os.path.expanduser(name))
     packaged = packaged_encoders()
+    before, _, after = str(name).rpartition(BESIDE)
+    if before and not os.path.lexists(path):
+        adapter = Path(os.path.expanduser(after))
+        if adapter.exists() and find_adapter(adapter) is not None:
+            return Path(f"{resolve_encoder(before)}{BESIDE}{adapter}")
     if CODE.match(str(name)) and not path.exists():
         raise CheckpointError(
             f"{name} is code, which runs only where you type its name: on the command line of "
@@ -111,7 +192,8 @@ def resolve_encoder(name: str | Path) -> Path:
     return _download(str(name))
 
 
-def _download(name: str) -> Path:
+def _download(name: str, cached: bool = False) -> Path:
+    """Return the folder of a hub id in the cache; what is not there is downloaded unless barred."""
     from huggingface_hub import snapshot_download
 
     hub_id, _, revision = name.partition("@")
@@ -119,10 +201,15 @@ def _download(name: str) -> Path:
     def fetch(*weights: str) -> Path:
         settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME, CARD_NAME]
         patterns = [*settings, *weights]
-        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+        barred: dict[str, Any] = {"local_files_only": True} if cached else {}
+        return Path(
+            snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns, **barred)
+        )
 
     try:  # not *.safetensors: MMS has an adapter for every language beside its weights
         folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)
+        if (folder / ADAPTER_NAME).is_file():
+            return fetch(*ADAPTER_WEIGHTS)
         if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
             folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
     except Exception as error:  # the hub client raises many kinds, most of them network errors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
-from speechft.data.batching import pad
 from speechft.data.waveform import place_of
-from speechft.devices import Precision, Resolved, autocast, pick_device, resolve_precision
+from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
 from speechft.disk import sweep
 from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder, settings_digest
@@ -27,13 +25,12 @@ from speechft.features.items import (
     announce,
     named_groups,
     none_usable,
-    read_ahead,
-    readable,
     tell_failed,
     usable_cuts,
 )
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
+from speechft.features.streaming import encoded
 from speechft.files import atomic_write, read_json, write_json
 from speechft.headers import sorted_metadata
 from speechft.outputs import is_unwritable, lock, overwriting, refuse
@@ -44,7 +41,6 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "npy"]
 FORMATS: tuple[Format, ...] = ("safetensors", "npy")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16", "fp16")
 RECORD_NAME = "extract.json"
 KEY = "hidden_states"
 
@@ -150,7 +146,7 @@ def extract_files(
         "frame_rate": model.frame_rate,
     }
     report.failed = dict(sources.problems)
-    cuts = usable_cuts(model, sources, report.failed, model.window)
+    cuts = usable_cuts(model, sources.cuts, report.failed, model.window)
     if not cuts:
         raise none_usable(report.failed)
     folder = Path(os.path.expanduser(out))
@@ -196,7 +192,15 @@ def _extract(
     groups = [part for part in shared if not missing.keys().isdisjoint(part)]
     report.skipped = sum(map(len, shared)) - len(missing)
     announce(missing.values())
-    _encode_all(model, groups, missing.keys(), writer, report, precision, place, multiple)
+    how: Any = {"precision": precision, "device": place, "multiple": multiple}
+    for heard in encoded(model, groups, report.layers, report.failed, **how):
+        report.seconds += heard.samples / SAMPLE_RATE
+        if heard.name not in missing:
+            continue
+        problem = writer.write(heard.name, heard.states)
+        report.written += not problem
+        if problem:
+            tell_failed(place_of(heard.cut), problem, report.failed)
 
 
 class _Processes:
@@ -306,36 +310,3 @@ class _Writer:
         with atomic_write(self.path(name)) as file:
             file.write(data)
         return ""
-
-
-def _encode_all(
-    encoder: Encoder,
-    groups: list[dict[str, Cut]],
-    missing: Collection[str],
-    writer: _Writer,
-    report: ExtractionReport,
-    precision: Resolved,
-    device: torch.device,
-    multiple: int,
-) -> None:
-    total = sum(len(group) for group in groups)
-    with torch.inference_mode(), progress_bar("features", total) as bar:
-        for group, rows in read_ahead(groups):
-            usable = readable(group, rows, report.failed)
-            if usable:
-                lengths = torch.tensor([len(row) for row in usable.values()])
-                batch = pad(list(usable.values()), multiple)
-                with autocast(precision, device):
-                    output = encoder(batch.to(device), lengths.to(device))
-                for index, name in enumerate(usable):
-                    if name not in missing:
-                        continue
-                    frames = int(output.lengths[index])
-                    chosen = [output.layers[n][index, :frames].float() for n in report.layers]
-                    problem = writer.write(name, torch.stack(chosen))
-                    report.written += not problem
-                    if problem:
-                        tell_failed(place_of(group[name]), problem, report.failed)
-                report.seconds += float(lengths.sum()) / SAMPLE_RATE
-            bar.advance(len(group))
-            bar.note(f"{report.seconds / 60:.1f} min of audio")

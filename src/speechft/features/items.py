@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,6 @@ from speechft.data.waveform import place_of
 from speechft.encoders.base import Encoder
 from speechft.errors import DataError
 from speechft.features.extract import group_by_length
-from speechft.features.sources import Sources
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 def usable_cuts(
     encoder: Encoder,
-    sources: Sources,
+    cuts: Mapping[str, Cut],
     failed: dict[str, str],
     longest: int | None,
     least_frames: int = 1,
@@ -33,13 +32,13 @@ def usable_cuts(
 
     Args:
         encoder: What is to hear them.
-        sources: What was found.
+        cuts: By name.
         failed: Is told what is wrong with the others, by path; holds what is known already.
         longest: Samples of the longest that can be taken; None takes any.
         least_frames: Fewer are too short.
     """
     result = {}
-    for name, cut in sources.cuts.items():
+    for name, cut in cuts.items():
         samples = cut.num_samples * SAMPLE_RATE // cut.sampling_rate
         frames = max(0, int(encoder.frame_lengths(torch.tensor(samples))))
         if frames < least_frames:
@@ -71,7 +70,9 @@ def announce(cuts: Iterable[Cut]) -> None:
             log(f"{len(found)} of {len(listed)} files {what} ({first})")
 
 
-def named_groups(cuts: dict[str, Cut], seconds: float, window: int | None) -> list[dict[str, Cut]]:
+def named_groups(
+    cuts: Mapping[str, Cut], seconds: float, window: int | None
+) -> list[dict[str, Cut]]:
     """Return cuts by name in groups of similar length, see `group_by_length`."""
     names = {id(cut): name for name, cut in cuts.items()}
     groups = group_by_length(cuts.values(), seconds, window)
@@ -79,7 +80,7 @@ def named_groups(cuts: dict[str, Cut], seconds: float, window: int | None) -> li
 
 
 def read_ahead(
-    groups: list[dict[str, Cut]],
+    groups: Sequence[dict[str, Cut]],
 ) -> Iterator[tuple[dict[str, Cut], dict[str, Tensor | str]]]:
     """Yield each group with its samples, or what is wrong; the next group is read meanwhile."""
     with ThreadPoolExecutor(1) as reader:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from speechft.data.batching import Batch
 from speechft.encoders.base import Encoder, EncoderOutput
+from speechft.encoders.conversion.adapted import (
+    BASE_KEY,
+    PREFIX,
+    AdaptedTensor,
+    weights_digest,
+)
+from speechft.encoders.conversion.adapter_settings import lora_settings
+from speechft.encoders.conversion.adapters import ADAPTER_NAME, ADAPTER_WEIGHTS
+from speechft.encoders.conversion.tensors import memory_tensor
 from speechft.encoders.families import FAMILIES
 from speechft.errors import ConfigError
+from speechft.files import atomic_write, write_json
 from speechft.finetuning.encoding import encode
+from speechft.headers import sorted_metadata
 
 
 class Regularizer(Protocol):
@@ -164,26 +177,81 @@ def add_adapters(
     return sorted({name.rpartition(".")[2] for name in chosen})
 
 
+def save_adapters(encoder: Encoder, folder: Path, base: str | None) -> None:
+    """Write the adapters of an encoder as PEFT does, for ``PeftModel.from_pretrained``.
+
+    Args:
+        encoder: With its adapters.
+        folder: Gets ``adapter_config.json`` and ``adapter_model.safetensors``.
+        base: What the encoder was loaded from.
+    """
+    from safetensors.torch import save
+
+    tensors, adapted = {}, {}
+    rank, alpha, dora = 1, 1.0, False
+    for name, module in _adapted(encoder):
+        own = name.removeprefix("model.")
+        adapted[f"{own}.weight"] = memory_tensor(own, module.get_base_layer().weight)
+        rank, alpha = module.r[_NAME], module.lora_alpha[_NAME]
+        dora = bool(module.use_dora[_NAME])
+        for part, tensor in _parts(module).items():
+            end = "" if part == "lora_magnitude_vector" else ".weight"  # as PEFT names them
+            tensors[f"{PREFIX}{own}.{part}{end}"] = tensor.detach().cpu().contiguous()
+    targets = [name.removesuffix(".weight") for name in adapted]
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt", BASE_KEY: weights_digest(adapted.items())}
+    with atomic_write(folder / ADAPTER_WEIGHTS[0]) as file:
+        file.write(sorted_metadata(save(tensors, metadata=metadata)))
+    write_json(folder / ADAPTER_NAME, lora_settings(base, rank, alpha, targets, dora=dora))
+
+
 def merge_adapters(encoder: Encoder) -> None:
     """Merge all adapters back into plain weights under the names that they had.
+
+    The arithmetic is that of `speechft.encoders.conversion.adapted`, so that the encoder is what
+    its base with its saved adapter is.
 
     Raises:
         ConfigError: A merged weight is not finite.
     """
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in list(encoder.named_modules()):
-        if isinstance(module, LoraLayer):
-            adapted: Any = module
-            try:
-                adapted.merge(safe_merge=True)
-            except ValueError as error:
-                raise ConfigError(f"adapter of {name} cannot be merged: {error}") from None
-            parent, _, leaf = name.rpartition(".")
-            setattr(encoder.get_submodule(parent), leaf, adapted.get_base_layer())
+    for name, module in _adapted(encoder):
+        layer, parts = module.get_base_layer(), _parts(module)
+        own = {part: memory_tensor(part, tensor) for part, tensor in parts.items()}
+        whole = AdaptedTensor(
+            name,
+            memory_tensor(name, layer.weight),
+            own["lora_A"],
+            own["lora_B"],
+            module.scaling[_NAME],
+            own.get("lora_magnitude_vector"),
+        ).held()
+        if not np.isfinite(whole.data).all():
+            raise ConfigError(f"adapter of {name} cannot be merged: weights are not finite")
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(whole.data).view(layer.weight.shape))
+        parent, _, leaf = name.rpartition(".")
+        setattr(encoder.get_submodule(parent), leaf, layer)
     for module in encoder.modules():
         if "peft_config" in vars(module):
             del module.peft_config
+
+
+_NAME = "default"
+"""PEFT's name of an adapter."""
+
+
+def _adapted(encoder: Encoder) -> list[tuple[str, Any]]:
+    from peft.tuners.lora import LoraLayer
+
+    return [(n, m) for n, m in encoder.named_modules() if isinstance(m, LoraLayer)]
+
+
+def _parts(module: Any) -> dict[str, Tensor]:
+    """Return the matrices of an adapted layer, and its magnitudes where it has them."""
+    parts = {part: getattr(module, part)[_NAME].weight for part in ("lora_A", "lora_B")}
+    if module.use_dora[_NAME]:
+        parts["lora_magnitude_vector"] = module.lora_magnitude_vector[_NAME].weight
+    return parts
 
 
 def _linear_layers(encoder: Encoder, layers: Sequence[nn.Module]) -> tuple[list[str], set[str]]:

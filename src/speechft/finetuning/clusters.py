@@ -18,6 +18,7 @@ from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 from speechft.files import atomic_write
 from speechft.finetuning.config import Targets
+from speechft.units.clustering import assign, fit_centroids
 
 
 def make_targets(
@@ -60,8 +61,6 @@ def make_targets(
 def _kmeans(
     targets: Targets, frames: Mapping[str, npt.NDArray[np.float16]], seed: int
 ) -> dict[str, npt.NDArray[np.int16]]:
-    from sklearn.cluster import MiniBatchKMeans
-
     rng = np.random.default_rng(seed)
     names = list(frames)
     rng.shuffle(names)
@@ -72,12 +71,6 @@ def _kmeans(
         if total >= targets.fit_frames:
             break
     data = np.concatenate(chosen).astype(np.float32)
-    if len(data) < targets.clusters:
-        raise DataError(f"{len(data)} frames of speech cannot form {targets.clusters} clusters")
     log(f"k-means: {targets.clusters} clusters on {len(data)} frames of {targets.source}")
-    model = MiniBatchKMeans(
-        targets.clusters, batch_size=10_000, n_init=3, max_iter=100, random_state=seed
-    ).fit(data)
-    return {
-        name: model.predict(row.astype(np.float32)).astype(np.int16) for name, row in frames.items()
-    }
+    centroids = fit_centroids(data, targets.clusters, seed)
+    return {name: assign(row, centroids)[0].astype(np.int16) for name, row in frames.items()}

@@ -34,6 +34,9 @@ BY_DEV: tuple[Select, ...] = ("best", "official")
 PRETRAINING = "hubert"
 """Key of the task that needs no labels: masked prediction of clusters."""
 
+ADAPTER_FOLDER = "adapter"
+"""Where a fine-tuning keeps what ``lora`` and ``dora`` learnt, beside ``encoder``."""
+
 
 class L2spConfig(Config):
     """Weight-space regularisation (Li et al. 2018, arXiv 1802.01483)."""
@@ -213,6 +216,10 @@ class FinetuningConfig(Optimization):
             return self
         return self.model_copy(update={"steps": max(1, int(self.early.share * self.steps))})
 
+    def has_adapters(self) -> bool:
+        """Return whether adapters are trained in the place of the layers."""
+        return self.strategy in ("lora", "dora")
+
     def stop_after(self) -> int:
         """Return after how many updates training ends.
 
@@ -229,9 +236,7 @@ class FinetuningConfig(Optimization):
         return stable_phases(
             self.steps,
             0.0 if self.strategy == "plain" else self.head_only,
-            trainable="head and adapters"
-            if self.strategy in ("lora", "dora")
-            else "head and layers",
+            trainable="head and adapters" if self.has_adapters() else "head and layers",
             head_only_mode=self.head_only_mode,
         )
 

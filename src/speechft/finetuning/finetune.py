@@ -17,9 +17,9 @@ from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError
 from speechft.features.extract import DownsamplerCache
 from speechft.files import write_json, write_text
-from speechft.finetuning.baselines import add_adapters, merge_adapters
+from speechft.finetuning.baselines import add_adapters, merge_adapters, save_adapters
 from speechft.finetuning.cards import tuned_card
-from speechft.finetuning.config import PRETRAINING, FinetuningConfig, Strategy
+from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
 from speechft.finetuning.distributed import sharding_asked
 from speechft.finetuning.dropout import set_dropout
@@ -62,7 +62,7 @@ def finetune(
 
     Writes ``encoder/``, ``head.safetensors``, ``vocabulary.json`` and ``pipeline.json``, which
     `load_pipeline` reads (for several tasks one of each a task, ``head-pr.safetensors``),
-    ``history.json`` and ``logs/``.
+    ``history.json`` and ``logs/``; ``adapter/`` where adapters were trained, as PEFT saves them.
 
     Args:
         config: Task, strategy, steps.
@@ -81,7 +81,8 @@ def finetune(
         targets = config.targets.model_copy(update={"source": str(base)})
         config = config.model_copy(update={"targets": targets})
     encoder = load_encoder(base)
-    tuned = finetune_encoder(encoder, config, corpus, folder, seed=seed, cache=cache)
+    about: Any = {"seed": seed, "cache": cache, "base": str(base)}
+    tuned = finetune_encoder(encoder, config, corpus, folder, **about)
     if is_main_process():
         write_text(tuned.encoder / CARD_NAME, tuned_card(config, base, corpus, encoder, tuned.dev))
     return tuned
@@ -96,8 +97,12 @@ def finetune_encoder(
     seed: int = 0,
     cache: DownsamplerCache | None = None,
     splits: tuple[str, str] | None = None,
+    base: str | None = None,
 ) -> Tuned:
-    """Fine-tune a loaded encoder, see `finetune`; ``splits`` overrides the tuning splits."""
+    """Fine-tune a loaded encoder, see `finetune`; ``splits`` overrides the tuning splits.
+
+    ``base`` is what the encoder was loaded from, for an adapter to name.
+    """
     if not any(True for _ in encoder.parameters()):
         raise TrainingError("these features have no weights to fine-tune")
     config = config.resolved()
@@ -111,7 +116,7 @@ def finetune_encoder(
     kind: type[TrainingSetup] = Continued if _is_continued(config) else SupervisedSetup
     work = kind(encoder, config, corpus, folder, seed, cache, splits)
     accelerator, phases = work.accelerator, config.phases()
-    if config.strategy in ("lora", "dora"):
+    if config.has_adapters():
         kinds = _adapt(encoder, config, seed)
         log(f"{config.strategy}: rank {config.adapter.rank} on {', '.join(kinds)}")
     work.objective.to(accelerator.device)
@@ -143,7 +148,9 @@ def finetune_encoder(
         weights = weights_of(work.objective)
         if accelerator.is_main_process:
             work.take(plain, weights)
-    if config.strategy in ("lora", "dora"):
+    if config.has_adapters():
+        if accelerator.is_main_process:
+            save_adapters(encoder, folder / ADAPTER_FOLDER, base)
         merge_adapters(encoder)
     if accelerator.is_main_process:
         facts: dict[str, Any] = {

@@ -77,6 +77,11 @@ def rank_bases(tuned: str | Path, folder: str | Path) -> BaseRanking:
     place, own = Path(os.path.expanduser(folder)), resolve_encoder(tuned)
     if not place.is_dir():
         raise CheckpointError(f"--bases {folder} is no folder", hint="encoders lie below it")
+    if (adapter := find_adapter(own)) is not None:
+        raise CheckpointError(
+            f"{tuned} holds an adapter ({adapter.kind}), which is near to whatever it is put on",
+            hint=f"its configuration names its base: {adapter.base or '(not named)'}",
+        )
     open_models(own, [own])  # an error of its own is not one of every candidate
     paths = [path for path in _encoders_below(place) if path.resolve() != own.resolve()]
     if not paths:

@@ -19,18 +19,19 @@ import numpy as np
 
 from speechft.commands import command
 from speechft.encoders.conversion.delta_tensors import DELTA_KEY, SCALE_SUFFIX
-from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, encode
+from speechft.encoders.conversion.tensors import Buffer, encode
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, LineageError, unknown_choice
 from speechft.merging import lineage
 from speechft.merging.checks import FORCED, read_allowed, refuse
 from speechft.merging.digests import InputDigests, combined_digest
+from speechft.merging.low_rank import LowRankReport, write_low_rank
 from speechft.merging.output import check_replaceable
 from speechft.merging.plan import Plan, TensorPlan, build_plan
 from speechft.merging.report import some
 from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
-from speechft.merging.writers import write_tensors_file
+from speechft.merging.writers import blank_item, write_tensors_file
 from speechft.naming import public, public_config
 from speechft.outputs import overwriting
 
@@ -80,17 +81,19 @@ def make_delta(
     out: str | Path,
     *,
     dtype: str = "float32",
+    rank: int | None = None,
     allow: str | Sequence[str] = (),
     force: bool = False,
     overwrite: bool = False,
-) -> DeltaReport:
-    """Write the task vector tuned minus base.
+) -> DeltaReport | LowRankReport:
+    """Write the task vector tuned minus base, or the LoRA of a rank that is nearest to it.
 
     Args:
         base: The base: folder, file, state dict or module.
         tuned: A model tuned from it.
-        out: File to write, ``.safetensors``.
+        out: File to write, ``.safetensors``; with a rank, the folder of a PEFT adapter.
         dtype: ``float32``, ``float16`` or ``int8``.
+        rank: Of a LoRA on every linear layer, see `speechft.merging.low_rank`; None keeps all.
         allow: Names of checks that may fail, of `speechft.merging.checks.CHECKS`, such as
             ``"zeros,scale"``; NaN and infinities are refused all the same.
         force: Short for ``allow="family,base,equal,lineage"``.
@@ -106,8 +109,13 @@ def make_delta(
     if dtype not in DTYPES:
         raise unknown_choice("delta dtype", dtype, DTYPES)
     allowed = (*read_allowed(allow), *(FORCED if force else ()))
-    if place.suffix != ".safetensors":
+    if rank is None and place.suffix != ".safetensors":
         raise ConfigError(f"{out} does not end in .safetensors, as a delta file's name must")
+    if rank is not None and (place.suffix == ".safetensors" or dtype != "float32"):
+        raise ConfigError(
+            f"with --rank a folder is written, in float32, not {out} in {dtype}",
+            hint="name a folder, and leave out --dtype",
+        )
     opened, (model,) = open_models(base, [tuned])
     if model.format == "delta":
         raise CheckpointError(
@@ -116,24 +124,31 @@ def make_delta(
         )
     check_not_input(place, (opened, model))
     with overwriting(overwrite):
-        check_replaceable(place, is_folder=False)
+        check_replaceable(place, is_folder=rank is not None)
     plan = build_plan(opened, [model], "tensors")
     digests = InputDigests([*opened.files, *model.files])
     try:
-        objections = _check(plan, allowed)
+        change, objections = _check(plan, allowed)
         known = digests.result()
     finally:
         digests.cancel()
+    told_digests = (
+        combined_digest(opened.folder, opened.files, known) if opened.files else None,
+        combined_digest(model.folder, model.files, known) if model.files else None,
+    )
+    if rank is not None:
+        with overwriting(overwrite):
+            return write_low_rank(
+                place, plan, change, rank, digests=told_digests, forced=objections
+            )
     stored = DTYPES[dtype]
     scales = {item.canonical: _scales(item, stored) for item in plan.merged if stored != "F32"}
     errors, config = _errors(plan, stored, scales), opened.settings()
     details: dict[str, Any] = {
         "base": opened.source,
-        "base_digest": combined_digest(opened.folder, opened.files, known)
-        if opened.files
-        else None,
+        "base_digest": told_digests[0],
         "tuned": model.source,
-        "tuned_digest": combined_digest(model.folder, model.files, known) if model.files else None,
+        "tuned_digest": told_digests[1],
         "dtype": dtype,
         "relative_error": errors[0],
         "largest_error": errors[1],
@@ -183,13 +198,14 @@ def load_delta(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check(plan: Plan, allowed: Sequence[str]) -> list[str]:
+def _check(plan: Plan, allowed: Sequence[str]) -> tuple[lineage.Change, list[str]]:
     objections = refuse(lineage.check_models(plan.base, plan.tuned), allowed)
     try:
         change = run(plan, NoSink(), allow_nonfinite=False)[0]
     except LineageError as error:
         raise LineageError(error.message, hint="training diverged or a file is damaged") from None
-    return objections + refuse(lineage.check_weights(plan.base, plan.tuned[0], change), allowed)
+    objections += refuse(lineage.check_weights(plan.base, plan.tuned[0], change), allowed)
+    return change, objections
 
 
 def _finite(item: TensorPlan, values: Buffer) -> Buffer:
@@ -245,15 +261,10 @@ def _errors(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> tuple[floa
 
 def _items(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> list[TensorPlan]:
     """Return what the file holds, wide types first: scales, then task vectors."""
-    items = [_item(name + SCALE_SUFFIX, "F32", (scale.size,)) for name, scale in scales.items()]
-    return items + [_item(i.canonical, stored, i.base.shape) for i in plan.merged]
-
-
-def _item(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
-    """Return a tensor of the file: name, type and shape; its bytes come later, from `_content`."""
-    count = math.prod(shape) * {"I8": 1, "F16": 2, "F32": 4}[dtype]
-    nothing = np.broadcast_to(np.zeros(1, np.int8), (count,))
-    return TensorPlan(name, name, False, "", dtype, ArrayTensor(name, dtype, shape, nothing), ())
+    items = [
+        blank_item(name + SCALE_SUFFIX, "F32", (scale.size,)) for name, scale in scales.items()
+    ]
+    return items + [blank_item(i.canonical, stored, i.base.shape) for i in plan.merged]
 
 
 def _content(plan: Plan, stored: str, scales: Mapping[str, Buffer]) -> Iterator[Buffer]:

@@ -19,7 +19,7 @@ MAX_MODELS = 200
 
 
 def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Checkpoint]]:
-    """Open a base and the models tuned from it.
+    """Open a base and the models tuned from it; what is an adapter is put on the base.
 
     Raises:
         CheckpointError: There is no tuned model, there are too many, or one cannot be read.
@@ -32,7 +32,7 @@ def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Check
             hint="merge them in parts, and the parts with each other",
         )
     opened = open_base(base)
-    models = [open_encoder(model, "tuned") for model in tuned]
+    models = [open_encoder(model, "tuned", base=opened) for model in tuned]
     for model in (opened, *models):
         _check_whole(model)
     return opened, models

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+import numpy as np
 
 from speechft.cards.card import CARD_NAME
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.settings import implied_normalisation, published_settings
-from speechft.encoders.conversion.tensors import Buffer
+from speechft.encoders.conversion.tensors import ArrayTensor, Buffer
 from speechft.encoders.families import find_family
 from speechft.errors import CheckpointError
 from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
@@ -146,6 +149,13 @@ def write_tensors_file(
                 writer.write(item, piece)
                 left -= piece.nbytes
         writer.finish()
+
+
+def blank_item(name: str, dtype: str, shape: tuple[int, ...]) -> TensorPlan:
+    """Return a tensor of a file by name, type and shape, whose bytes are written later."""
+    count = math.prod(shape) * {"I8": 1, "F16": 2, "F32": 4}[dtype]
+    nothing = np.broadcast_to(np.zeros(1, np.int8), (count,))
+    return TensorPlan(name, name, False, "", dtype, ArrayTensor(name, dtype, shape, nothing), ())
 
 
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ def _cuts(pipeline: Pipeline, audio: Sequence[str | Path], report: PredictionRep
     report.failed = dict(sources.problems)
     encoder, model = pipeline.encoder, pipeline.task.model
     least = 1 if model is None else model.least_frames
-    cuts = usable_cuts(encoder, sources, report.failed, None, least)
+    cuts = usable_cuts(encoder, sources.cuts, report.failed, None, least)
     if not cuts:
         raise none_usable(report.failed)
     return cuts

@@ -15,7 +15,7 @@ from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.files import CONFIG_NAME, read_json
 from speechft.naming import hub_id, is_hub_id
 from speechft.publishing.contents import File
-from speechft.results import ResultRow, is_on_dev, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import ResultRow, mean_over_seeds, of_all_layers, read_rows
 from speechft.tasks import find_task, is_task, measure_of
 from speechft.tasks.base import Task
 
@@ -129,7 +129,7 @@ def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
     own = [
         row
         for row in of_all_layers(rows)
-        if row.encoder_digest in digests and not is_on_dev(row)  # which chose the merge
+        if row.encoder_digest in digests and row.part != "dev"  # which chose the merge
     ]
     if rows and not own:
         named = ", ".join(dict.fromkeys(row.encoder for row in rows))

@@ -51,10 +51,14 @@ def find_tuning(encoder: Any) -> Tuning | None:
         return None
     place = Path(encoder).expanduser().resolve()
     around = place.parent
-    if place.name == "encoder" and (found := _read(around)) is not None:
+    if place.name in ("encoder", "adapter") and (found := _read(around)) is not None:
         return found
-    digest = digest_of(place)
-    for file in sorted((around / "finetuning").glob(f"**/{STAGE_FILE}")):
+    files = sorted((around / "finetuning").glob(f"**/{STAGE_FILE}"))
+    try:
+        digest = digest_of(place) if files else None
+    except CheckpointError:  # an adapter may name no base of its own
+        return None
+    for file in files:
         found = _read(file.parent)
         if found is not None and digest_of(found.folder / "encoder") == digest:
             return found

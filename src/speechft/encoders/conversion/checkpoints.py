@@ -99,6 +99,8 @@ class Checkpoint:
     """What stands before every name of the encoder, such as ``hubert.``; None if unknown."""
     others: tuple[str, ...] = ()
     """Keys and beginnings of names of further encoders in the file: teachers, running averages."""
+    adapter: str | None = None
+    """The adapter that is on it, see `speechft.encoders.conversion.adapted`."""
 
     def settings(self) -> dict[str, Any] | None:
         """Return the configuration together with what the folder says about the audio."""
