@@ -36,6 +36,7 @@ VERBS = {
     "prepare": speechft.prepare,
     "convert": speechft.convert,
     "inspect": speechft.inspect,
+    "doctor": speechft.doctor,
     "extract": speechft.extract,
 }
 ONLY_PYTHON = {"settings", "command"}

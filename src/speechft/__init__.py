@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         search,
         sweep,
     )
+    from speechft.diagnosis import doctor
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -35,6 +36,7 @@ __all__ = [
     "analyze",
     "compare",
     "convert",
+    "doctor",
     "evaluate",
     "extract",
     "finetune",
@@ -57,6 +59,7 @@ _HOMES = {
     "analyze": "speechft.api",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
+    "doctor": "speechft.diagnosis",
     "evaluate": "speechft.api",
     "extract": "speechft.features.files:extract_files",
     "finetune": "speechft.api",

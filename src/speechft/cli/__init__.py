@@ -4,7 +4,7 @@ The order of the imports is the order of the verbs in ``speechft --help``.
 """
 
 # isort: off
-from speechft.cli import training, evaluation, sweeping, merging, data, encoders, lists  # noqa: F401
+from speechft.cli import training, evaluation, sweeping, merging, data, encoders, lists, diagnosis  # noqa: F401
 from speechft.cli.app import app, main
 
 # isort: on

@@ -13,6 +13,7 @@ from speechft.data.batching import Batch
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.encoders.families import FAMILIES
 from speechft.errors import ConfigError
+from speechft.extras import needs
 from speechft.finetuning.encoding import encode
 
 
@@ -146,13 +147,8 @@ def add_adapters(
                 f"choices are: {', '.join(kinds)}"
             )
     chosen = [n for n in usable if not targets or n.rpartition(".")[2] in targets]
-    try:
+    with needs("adapters", f"the strategy {'dora' if dora else 'lora'}", "PEFT"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ConfigError(
-            "the strategies lora and dora need PEFT, which is not installed",
-            hint="pip install 'speechft[adapters]'",
-        ) from None
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,

@@ -16,6 +16,7 @@ from speechft.data.manifest import load_waveform
 from speechft.devices import autocast, pick_device, resolve_precision
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
+from speechft.extras import needs
 from speechft.files import atomic_write
 from speechft.finetuning.config import Targets
 
@@ -60,7 +61,8 @@ def make_targets(
 def _kmeans(
     targets: Targets, frames: Mapping[str, npt.NDArray[np.float16]], seed: int
 ) -> dict[str, npt.NDArray[np.int16]]:
-    from sklearn.cluster import MiniBatchKMeans
+    with needs("pretrain", "pre-training", "scikit-learn"):
+        from sklearn.cluster import MiniBatchKMeans
 
     rng = np.random.default_rng(seed)
     names = list(frames)
