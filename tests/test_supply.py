@@ -125,7 +125,7 @@ def test_the_oldest_versions_are_the_floors(supply: ModuleType) -> None:
         "optional-dependencies": {"x": ["d[e]>=3", "a_b>=1.2"], "all": ["speechft[x]"]},
     }
     assert supply.oldest(project) == "a_b==1.2\nc==0.7\nd==3\n"
-    with pytest.raises(SystemExit, match="f<2 of pyproject.toml has no floor"):
+    with pytest.raises(SystemExit, match=r"f<2 of pyproject\.toml has no floor"):
         supply.oldest({**project, "dependencies": ["f<2"]})
     own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     floors = dict(line.split("==") for line in supply.oldest(own).split())

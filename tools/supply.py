@@ -17,6 +17,7 @@ import contextlib
 import gzip
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import re
@@ -126,7 +127,7 @@ def oldest(project: dict[str, Any]) -> str:
     Raises:
         SystemExit: A requirement has no floor.
     """
-    asked = [*project["dependencies"], *sum(project["optional-dependencies"].values(), [])]
+    asked = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
     lines = set()
     for requirement in asked:
         if requirement.startswith(f"{project['name']}["):
