@@ -73,5 +73,10 @@ format: setup
 dist: setup
 	$(BIN)/python tools/supply.py build
 
+docs:
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/pip install --quiet --requirement requirements.docs.lock
+	PYTHONPATH=src build/docs/bin/mkdocs build --strict
+
 clean:
 	rm -rf .venv build dist
