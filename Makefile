@@ -7,9 +7,10 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 LOCKED ?=
 MINUTES ?= 30
+TESTS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long fuzz chaos check format dist clean
+.PHONY: setup demo test test-long test-oldest test-newest docs fuzz chaos check format dist clean
 
 setup: .venv/.ready
 
@@ -43,6 +44,19 @@ fuzz: setup
 test-long: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
 
+# Both ends of what pyproject.toml allows, each in an environment of its own; TESTS="tests/merging ..."
+# runs some. They take what an index has today, so they are not for continuous integration.
+test-oldest:
+	$(PYTHON) -m venv build/oldest
+	$(PYTHON) tools/supply.py oldest > build/oldest/constraints.txt
+	build/oldest/bin/pip install --quiet --constraint build/oldest/constraints.txt --editable '.[dev]'
+	OMP_NUM_THREADS=1 build/oldest/bin/pytest -n 2 --dist loadfile $(TESTS)
+
+test-newest:
+	$(PYTHON) -m venv build/newest
+	build/newest/bin/pip install --quiet --upgrade --upgrade-strategy eager --editable '.[dev]'
+	OMP_NUM_THREADS=1 build/newest/bin/pytest -n 2 --dist loadfile $(TESTS)
+
 chaos: setup
 	OMP_NUM_THREADS=1 nice $(BIN)/python tests/chaos --kills 500 --typed 50
 
@@ -58,6 +72,11 @@ format: setup
 
 dist: setup
 	$(BIN)/python tools/supply.py build
+
+docs:
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/pip install --quiet --requirement requirements.docs.lock
+	PYTHONPATH=src build/docs/bin/mkdocs build --strict
 
 clean:
 	rm -rf .venv build dist

@@ -37,6 +37,7 @@ VERBS = {
     "prepare": speechft.prepare,
     "convert": speechft.convert,
     "inspect": speechft.inspect,
+    "doctor": speechft.doctor,
     "extract": speechft.extract,
     "publish": speechft.publish,
     "predict": speechft.predict,

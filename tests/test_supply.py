@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import tarfile
 import time
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 
@@ -114,3 +116,29 @@ def test_wheel_and_sdist_come_out_equal(
         built.append({file.name: file.read_bytes() for file in files})
     assert len(built[0]) == 2
     assert built[0] == built[1]
+
+
+def test_the_oldest_versions_are_the_floors(supply: ModuleType) -> None:
+    project = {
+        "name": "speechft",
+        "dependencies": ["a_b>=1.2", "c>=0.7; python_version < '3.13'"],
+        "optional-dependencies": {"x": ["d[e]>=3", "a_b>=1.2"], "all": ["speechft[x]"]},
+    }
+    assert supply.oldest(project) == "a_b==1.2\nc==0.7\nd==3\n"
+    with pytest.raises(SystemExit, match=r"f<2 of pyproject\.toml has no floor"):
+        supply.oldest({**project, "dependencies": ["f<2"]})
+    own = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    floors = dict(line.split("==") for line in supply.oldest(own).split())
+    locked = pins(supply, supply.LOCK)
+    for name, floor in floors.items():
+        assert Version(floor) <= Version(locked.get(supply.canonical(name), floor)), name
+
+
+@pytest.mark.parametrize("target", ["test-oldest", "test-newest"])
+def test_both_ends_have_an_environment_of_their_own(target: str) -> None:
+    given = ["make", "-n", target, "TESTS=tests/merging"]
+    said = subprocess.run(given, cwd=ROOT, capture_output=True, text=True).stdout
+    place = f"build/{target.removeprefix('test-')}"
+    assert f"{place}/bin/pytest -n 2 --dist loadfile tests/merging" in said
+    assert ("--constraint" in said) == (target == "test-oldest")
+    assert ".venv/bin" not in said

@@ -2,6 +2,7 @@
 
     python tools/supply.py hashes             writes requirements.hashes and docs/licences.md
     python tools/supply.py build [--out DIR]  writes wheel and sdist, the same bytes each time
+    python tools/supply.py oldest             prints the oldest versions that pyproject.toml allows
 
 `hashes` asks pip which files it would install for ``requirements.lock`` here (Python version and
 platform count) and downloads none of them; a hash that the file holds for the same version stays,
@@ -16,6 +17,7 @@ import contextlib
 import gzip
 import importlib.metadata
 import io
+import itertools
 import json
 import os
 import re
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +118,27 @@ def write_hashes(found: list[dict[str, Any]]) -> None:
     (ROOT / LICENCES).write_text(licence_table(found))
 
 
+def oldest(project: dict[str, Any]) -> str:
+    """Return constraints that hold every requirement of a project at its floor.
+
+    Args:
+        project: The table of that name in ``pyproject.toml``.
+
+    Raises:
+        SystemExit: A requirement has no floor.
+    """
+    asked = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    lines = set()
+    for requirement in asked:
+        if requirement.startswith(f"{project['name']}["):
+            continue
+        found = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?>=([\w.]+)", requirement)
+        if not found:
+            raise SystemExit(f"{requirement} of pyproject.toml has no floor: say NAME>=VERSION")
+        lines.add(f"{found[1]}=={found[2]}")
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
 def build(out: Path, source: Path = ROOT) -> list[Path]:
     """Build wheel and sdist of what git tracks in ``source``; equal sources give equal bytes."""
     git = ["git", "-C", str(source)]
@@ -158,12 +182,17 @@ def even(archive: bytes, time: int) -> bytes:
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Run one of the three."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("hashes")
     verbs.add_parser("build").add_argument("--out", type=Path, default=ROOT / "dist")
+    verbs.add_parser("oldest")
     options = parser.parse_args()
+    if options.verb == "oldest":
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        print(oldest(project), end="")
+        return
     if options.verb == "hashes":
         write_hashes(resolved())
         return

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         report,
         run,
     )
+    from speechft.diagnosis import doctor
     from speechft.encoders.convert import convert
     from speechft.encoders.load import load_encoder
     from speechft.errors import SpeechftError
@@ -40,6 +41,7 @@ __all__ = [
     "apply_units",
     "compare",
     "convert",
+    "doctor",
     "evaluate",
     "export",
     "extract",
@@ -68,6 +70,7 @@ _HOMES = {
     "apply_units": "speechft.units",
     "compare": "speechft.api",
     "convert": "speechft.encoders.convert",
+    "doctor": "speechft.diagnosis",
     "evaluate": "speechft.api",
     "export": "speechft.exporting.export",
     "extract": "speechft.features.files:extract_files",

@@ -16,6 +16,7 @@ class SpeechftError(Exception):
     ├── DataError         a corpus, a manifest or an audio file cannot be used
     ├── CheckpointError   an encoder folder or a weight file cannot be used
     │   └── LineageError  the encoders to merge do not belong together
+    ├── PackageError    something that is not installed is needed
     ├── RunError          a run's folder is in use, not writable or damaged
     └── TrainingError     training diverged or cannot start
 
@@ -47,6 +48,10 @@ class CheckpointError(SpeechftError):
 
 class LineageError(CheckpointError):
     """The encoders to merge do not belong together."""
+
+
+class PackageError(SpeechftError):
+    """Something that is not installed is needed."""
 
 
 class RunError(SpeechftError):

@@ -102,14 +102,6 @@ def of_all_layers(rows: Iterable[ResultRow]) -> list[ResultRow]:
     return [row for row in rows if row.layer is None]
 
 
-def is_on_dev(row: ResultRow) -> bool:
-    """Tell whether a row is of the development split: test figures have other items than dev's."""
-    dev, count = row.details.get("dev"), row.details.get("dev_n")
-    if row.interval is not None or count != row.n or not isinstance(dev, int | float):
-        return False
-    return abs(row.value - dev) < 1e-3
-
-
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return one row for each encoder and figure: the mean over its probe seeds.
 

@@ -25,7 +25,7 @@ from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.data.places import read_bytes
 from speechft.data.shar import export_shards
 from speechft.data.waveform import load_waveform
-from speechft.errors import DataError
+from speechft.errors import DataError, PackageError
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +226,6 @@ def test_places_that_cannot_be_read(address: str) -> None:
         read_bytes(f"{address}/nothing.txt")
     with pytest.raises(DataError, match="is not a prepared corpus"):
         open_corpus(f"{address}/train")
-    with pytest.raises(DataError, match="needs the package smart_open") as caught:
+    with pytest.raises(PackageError, match="needs smart_open") as caught:
         read_bytes("s3://bucket/x")
     assert "smart_open[s3]" in (caught.value.hint or "")

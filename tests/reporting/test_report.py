@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from pages import HOSTILE, Page
-from speechft.errors import RunError
+from speechft.errors import PackageError
 from speechft.reporting.figures import Column, Look
 from speechft.reporting.plots import alpha_curve
 from speechft.reporting.report import Report, render
@@ -150,7 +150,7 @@ def test_missing_extra_says_what_to_install(
     report: Report, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(PackageError) as caught:
         render(report)
     assert module in caught.value.message
     assert caught.value.hint == "pip install 'speechft[report]'"

@@ -9,7 +9,7 @@ import pytest
 
 import speechft
 from speechft.data.manifest import Corpus
-from speechft.errors import ConfigError, DataError
+from speechft.errors import ConfigError, DataError, PackageError
 from speechft.files import read_json
 from speechft.merging.config_file import merge_config
 from speechft.merging.execution import write_merge
@@ -102,5 +102,5 @@ def test_what_cannot_be_searched(
         with pytest.raises(ConfigError, match=message):
             run(base, tuned, tones, tmp_path / "out", **how)
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
-    with pytest.raises(ConfigError, match="optuna, which is not installed"):
+    with pytest.raises(PackageError, match="optuna, which is not installed"):
         run(base, tuned, tones, tmp_path / "out")

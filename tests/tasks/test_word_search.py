@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechft.errors import ConfigError, DataError
+from speechft.errors import DataError, PackageError
 from speechft.tasks.word_search import LanguageModel, WordSearch, model_words
 
 pytest.importorskip("flashlight.lib.text.decoder.kenlm", reason="needs the extra lm")
@@ -128,6 +128,6 @@ def test_binary_and_missing_files_are_refused(tmp_path: Path, model: Path) -> No
 
 def test_the_missing_extra_is_named(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder.kenlm", None)
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(PackageError) as caught:
         WordSearch(LanguageModel(model), SYMBOLS)
     assert "speechft[lm]" in str(caught.value.hint)

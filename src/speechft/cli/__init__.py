@@ -5,7 +5,7 @@ The order of the imports is the order of the verbs in ``speechft --help``.
 
 # isort: off
 from speechft.cli import training, evaluation, using, sweeping, merging, data  # noqa: F401
-from speechft.cli import encoders, units, publishing, lists  # noqa: F401
+from speechft.cli import encoders, units, publishing, lists, diagnosis  # noqa: F401
 from speechft.cli.app import app, main
 
 # isort: on

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from speechft.commands import running
+from speechft.commands import command, running
 from speechft.console import fail, say
 from speechft.errors import DataError, RunError, SpeechftError
+from speechft.extras import CORE, missing
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
 from speechft.naming import public_command
 
@@ -71,6 +72,10 @@ def _in_words(error: Exception) -> Exception:
     """Return what the operating system refused as an error of ours, anything else as it is."""
     if isinstance(error, SpeechftError):
         return error
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "speechft").partition(".")[0]
+        ours = package == "speechft"
+        return error if ours else missing("this", package, f"{CORE}; see {command('doctor')}")
     from speechft.disk import disk_refusal
 
     refused = disk_refusal(error, Path.cwd())

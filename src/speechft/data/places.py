@@ -8,8 +8,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import shell
 from speechft.disk import reading
 from speechft.errors import DataError
+from speechft.extras import missing
 
 MAX_BYTES = 1 << 30
 """Bytes of one file, or of the part of one, that are read into memory."""
@@ -109,10 +111,8 @@ def _read_store(address: str, start: int, size: int | None) -> bytes:
         from smart_open import open as open_store
     except ImportError:
         scheme = address.partition("://")[0]
-        raise DataError(
-            f"{address} cannot be read: {scheme}:// needs the package smart_open",
-            hint=f"pip install 'smart_open[{scheme}]', or use an https address",
-        ) from None
+        how = shell("pip", ["install", f"smart_open[{scheme}]"])
+        raise missing(f"{address}: {scheme}://", "smart_open", f"{how}, or use https") from None
     with open_store(address, "rb", compression="disable") as file:
         file.seek(start)
         data: bytes = file.read(MAX_BYTES + 1 if size is None else size)

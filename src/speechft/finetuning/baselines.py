@@ -24,6 +24,7 @@ from speechft.encoders.conversion.adapters import ADAPTER_NAME, ADAPTER_WEIGHTS
 from speechft.encoders.conversion.tensors import memory_tensor
 from speechft.encoders.families import FAMILIES
 from speechft.errors import ConfigError
+from speechft.extras import needs
 from speechft.files import atomic_write, write_json
 from speechft.finetuning.encoding import encode
 from speechft.headers import sorted_metadata
@@ -159,13 +160,8 @@ def add_adapters(
                 f"choices are: {', '.join(kinds)}"
             )
     chosen = [n for n in usable if not targets or n.rpartition(".")[2] in targets]
-    try:
+    with needs("adapters", f"the strategy {'dora' if dora else 'lora'}", "PEFT"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise ConfigError(
-            "the strategies lora and dora need PEFT, which is not installed",
-            hint="pip install 'speechft[adapters]'",
-        ) from None
     settings = LoraConfig(
         r=rank,
         lora_alpha=alpha,

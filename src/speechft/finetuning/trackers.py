@@ -10,8 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from speechft.commands import shell
 from speechft.console import log
-from speechft.errors import ConfigError, unknown_choice
+from speechft.errors import unknown_choice
+from speechft.extras import missing
 from speechft.naming import public
 
 DEFAULT = "tensorboard"
@@ -101,5 +103,5 @@ def _kind(name: str) -> Any:
     if importlib.util.find_spec(name) is None:
         if name == DEFAULT:
             return None
-        raise ConfigError(f"tracker {name} is not installed", hint=f"pip install {name}")
+        raise missing(f"the tracker {name}", name, shell("pip", ["install", name]))
     return LOGGER_TYPE_TO_CLASS[name]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from speechft.analysis.rows import AnalysisRow
 from speechft.analysis.sentences import LEADING, sentences
 from speechft.console import log
+from speechft.errors import PackageError
+from speechft.extras import needs
 from speechft.files import write_text
 from speechft.reporting.figures import Look
 from speechft.reporting.plots import shorten
@@ -57,10 +58,12 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
     """
     said = sentences(rows)
     drawn: dict[str, str] = {}
-    if find_spec("matplotlib") is None:
-        log("no figures: they need matplotlib; pip install 'speechft[report]'")
-    else:
+    try:
+        with needs("report", "a figure"):
+            import matplotlib  # noqa: F401
         drawn = {f"{question}.svg": svg for question, svg in figures_of(rows).items()}
+    except PackageError as error:
+        log(f"no figures: {error}")
     for name, svg in drawn.items():
         write_text(folder / name, svg)
     parts = ["# What fine-tuning did, layer by layer"]

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from speechft.analysis.rows import AnalysisRow
-from speechft.errors import RunError
 from speechft.evaluation.superb_table import SuperbTable
+from speechft.extras import needs
 from speechft.reporting.cells import (
     detail_table,
     has_scores,
@@ -78,7 +78,7 @@ def render(*reports: Report) -> str:
         *reports: What to show. Names in them are untrusted text and are escaped.
 
     Raises:
-        RunError: jinja2 or matplotlib is missing.
+        PackageError: jinja2 or matplotlib is missing.
     """
     require_extra()
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -110,16 +110,11 @@ def require_extra() -> None:
     """Refuse to draw where the extra is missing.
 
     Raises:
-        RunError: jinja2 or matplotlib is not installed.
+        PackageError: jinja2 or matplotlib is not installed.
     """
-    try:
+    with needs("report", "the report"):
         import jinja2  # noqa: F401
         import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise RunError(
-            f"the report needs {error.name or 'a package'}, which is not installed",
-            hint="pip install 'speechft[report]'",
-        ) from None
 
 
 def _content(report: Report, prefix: str) -> dict[str, Any]:

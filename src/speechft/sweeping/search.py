@@ -15,6 +15,7 @@ from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.encoders import open_tasks
+from speechft.extras import needs
 from speechft.files import json_digest
 from speechft.merging.coefficients import last_layer
 from speechft.merging.config import MergeSettings
@@ -327,12 +328,8 @@ def _unit(item: Item) -> str:
 
 
 def _study(seed: int) -> optuna.Study:
-    try:
+    with needs("search", "a search"):
         import optuna
-    except ImportError:
-        raise ConfigError(
-            "a search needs optuna, which is not installed", hint="pip install 'speechft[search]'"
-        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
 

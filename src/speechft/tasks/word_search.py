@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from speechft.documents import numbered_lines
-from speechft.errors import ConfigError, DataError
+from speechft.errors import DataError
+from speechft.extras import needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,13 +173,8 @@ def model_words(file: Path) -> Iterator[str]:
 
 def _flashlight() -> tuple[Any, Any, Any]:
     """Return the library, its class of KenLM models, and that of word lists."""
-    try:
+    with needs("lm", "decoding with a language model", "flashlight-text"):
         from flashlight.lib.text import decoder
         from flashlight.lib.text.decoder.kenlm import KenLM
         from flashlight.lib.text.dictionary import Dictionary
-    except ImportError:
-        raise ConfigError(
-            "decoding with a language model needs the extra 'lm', which is not installed",
-            hint="pip install 'speechft[lm]' (Python 3.11 or 3.12)",
-        ) from None
     return decoder, KenLM, Dictionary

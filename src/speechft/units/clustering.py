@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechft.errors import DataError
+from speechft.extras import needs
 
 BATCH = 10_000
 """Frames of a step of k-means."""
@@ -34,7 +35,8 @@ def fit_centroids(frames: Floats, clusters: int, seed: int) -> npt.NDArray[np.fl
     Raises:
         DataError: There are fewer frames than clusters.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    with needs("pretrain", "k-means", "scikit-learn"):
+        from sklearn.cluster import MiniBatchKMeans
 
     if len(frames) < clusters:
         raise DataError(f"{len(frames)} frames of speech cannot form {clusters} clusters")

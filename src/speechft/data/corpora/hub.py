@@ -25,6 +25,7 @@ from speechft.data.corpora.hub_rows import Columns, add_row, columns_of, splits_
 from speechft.data.corpora.settings import keywords
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.errors import ConfigError, DataError, SpeechftError
+from speechft.extras import how_to_get, needs
 from speechft.files import json_digest
 from speechft.naming import is_hub_id
 
@@ -252,20 +253,15 @@ def _open(reference: Reference, path: str, revision: str | None) -> Any:
     """Return the streams of a data set by split.
 
     Raises:
-        DataError: `datasets` is missing or too old, or the data set is of a kind that it runs code
-            for.
+        PackageError: `datasets` is missing.
+        DataError: It is too old, or the data set is of a kind that it runs code for.
     """
-    try:
+    with needs("hub-data", f"{reference.name} of the hub", "datasets"):
         import datasets
-    except ImportError:
-        raise DataError(
-            f"{reference.name} is on the hub, which needs datasets",
-            hint="pip install 'speechft[hub-data]'",
-        ) from None
     if int(datasets.__version__.partition(".")[0]) < 4:
         raise DataError(
             f"datasets {datasets.__version__} may run code of a data set; 4.0 and later do not",
-            hint="pip install 'speechft[hub-data]'",
+            hint=how_to_get("hub-data"),
         )
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it would tell the hub
     datasets.utils.logging.set_verbosity_error()

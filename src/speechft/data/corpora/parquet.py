@@ -9,6 +9,7 @@ from typing import Any
 
 from speechft.data.columns import meaning, unusable
 from speechft.errors import DataError
+from speechft.extras import needs
 from speechft.files import atomic_write
 
 _ROWS = 256
@@ -31,13 +32,9 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
     Raises:
         DataError: pyarrow is not installed, the file cannot be read, or it has no ``audio``.
     """
-    try:
+    with needs("parquet", f"parquet, such as {path},"):
         import pyarrow.parquet as pq
         from pyarrow import ArrowException
-    except ImportError:
-        raise DataError(
-            f"{path} is parquet, which needs pyarrow", hint="pip install 'speechft[parquet]'"
-        ) from None
     try:
         file = pq.ParquetFile(path)
         columns = file.schema_arrow.names

@@ -21,7 +21,7 @@ from speechft.data.corpora.synthetic.phones import ARPABET, SILENCE
 from speechft.data.corpora.synthetic.voices import STYLES
 from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, load_waveform
-from speechft.errors import DataError
+from speechft.errors import DataError, PackageError
 
 COUNT = 6
 VOWELS = {"AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"}
@@ -266,7 +266,7 @@ def test_without_espeak_there_is_a_hint_and_no_worker(
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     monkeypatch.setattr(synthetic, "_run_worker", refuse)
     for attempt in (Espeak, espeak.variants, lambda: synthetic.prepare(SPEC, tmp_path)):
-        with pytest.raises(DataError, match="espeak-ng, which is not installed") as caught:
+        with pytest.raises(PackageError, match="espeak-ng, which is not installed") as caught:
             attempt()
         assert "speechft[demo]" in (caught.value.hint or "")
     assert visible(tmp_path) == []

@@ -9,11 +9,13 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from speechft.errors import DataError
+from speechft.extras import needs
 
 _SYNCHRONOUS = 2
 _PHONEME_EVENTS = 1
@@ -78,15 +80,9 @@ class Espeak:
     """The synthesiser. Its output depends on what the process said before: use a fresh process."""
 
     def __init__(self) -> None:
-        try:
-            import espeakng_loader
-        except ImportError:
-            raise DataError(
-                "the embedded corpus needs espeak-ng, which is not installed",
-                hint="pip install 'speechft[demo]' (espeak-ng is GPL-3)",
-            ) from None
-        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = espeakng_loader.get_data_path().encode()
+        loader = _loader()
+        self._library = ctypes.CDLL(loader.get_library_path())
+        data = loader.get_data_path().encode()
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, data, _PHONEME_EVENTS)
         if self.sample_rate <= 0:
             raise DataError("espeak-ng did not start", hint="reinstall espeakng-loader")
@@ -148,14 +144,13 @@ class Espeak:
 @cache
 def variants() -> tuple[str, ...]:
     """Return the names of all voice variants that come with espeak-ng, sorted."""
-    try:
-        import espeakng_loader
-    except ImportError:
-        raise DataError(
-            "the embedded corpus needs espeak-ng, which is not installed",
-            hint="pip install 'speechft[demo]' (espeak-ng is GPL-3)",
-        ) from None
     from pathlib import Path
 
-    folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
+    folder = Path(_loader().get_data_path()) / "voices" / "!v"
     return tuple(sorted(path.name for path in folder.iterdir()))
+
+
+def _loader() -> Any:
+    with needs("demo", "the embedded corpus", "espeak-ng"):
+        import espeakng_loader
+    return espeakng_loader
