@@ -21,7 +21,7 @@ from speechft.data.corpora.hub_rows import splits_of
 from speechft.data.issues import read_issues
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, load_waveform
-from speechft.errors import ConfigError, DataError
+from speechft.errors import ConfigError, DataError, PackageError
 
 NAME = "hf:owner/speech"
 REVISION = "c" * 40
@@ -280,7 +280,7 @@ def test_without_the_extra_there_is_one_message(
     stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match="which needs datasets") as caught:
+    with pytest.raises(PackageError, match="needs datasets") as caught:
         find_corpus(NAME, tmp_path)
     assert "speechft[hub-data]" in str(caught.value)
 
