@@ -22,6 +22,14 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
     assert pick_device("auto") == CUDA
 
 
+def test_each_of_several_processes_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("auto") == torch.device("cuda:1")
+    assert pick_device("cuda") == torch.device("cuda:1")
+    assert pick_device("cpu") == CPU
+
+
 def test_a_named_device_is_taken() -> None:
     assert pick_device("cpu") == CPU
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -192,6 +193,19 @@ def test_damaged_notes_count_as_those_of_the_dead(tmp_path: Path, damage: str) -
     ran: list[str] = []
     assert _share(tmp_path, [_unit(tmp_path, "a", ran)]) == {}
     assert ran == ["a"]
+
+
+def test_a_disk_without_hard_links_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    ran: list[str] = []
+    assert _share(tmp_path, [_unit(tmp_path, name, ran) for name in "ab"]) == {}
+    assert ran == ["a", "b"]
+    with Workers(tmp_path, "one", ["c"]) as one, Workers(tmp_path, "two", ["c"]) as two:
+        assert one.claim("c") is not None
+        assert two.claim("c") is None
 
 
 def test_a_planted_link_in_place_of_the_notes_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ leaves and nothing failed or is left, ``.units`` is removed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import secrets
@@ -38,6 +39,9 @@ BEAT = 5.0
 """Seconds between heartbeats."""
 PATIENCE = 60.0
 """Seconds without a heartbeat after which a process of another machine is dead."""
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system says that has no hard links."""
 
 State = Literal["free", "running", "done", "failed", "left", "dead"]
 
@@ -157,14 +161,10 @@ class Workers:
             return None
         number = seen.number + 1
         content = {"process": self._token, "state": "running", "since": int(time.time())}
-        hidden = self._place / f".claim-{self._token}"
-        hidden.write_text(json_text(content))
         try:
-            os.link(hidden, _claim_file(self._place, name, number))
+            _make(_claim_file(self._place, name, number), content)
         except FileExistsError:
             return None
-        finally:
-            hidden.unlink()
         return Claim(self._watch, name, number, content)
 
     def state(self, name: str) -> Seen:
@@ -249,6 +249,25 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
     return {}
+
+
+def _make(path: Path, content: Any) -> None:
+    """Write a file that is not there yet: of all that try at once, one succeeds.
+
+    Raises:
+        FileExistsError: It is there.
+    """
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    hidden.write_text(json_text(content))
+    try:
+        os.link(hidden, path)  # whole as soon as it is there
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with open(path, "x") as file:
+            file.write(json_text(content))
+    finally:
+        hidden.unlink()
 
 
 def _put(path: Path, content: Any) -> None:

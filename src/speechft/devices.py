@@ -54,6 +54,9 @@ def use_device(name: str) -> Iterator[None]:
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device by name; ``auto`` takes that of `use_device`, else a GPU, else the CPU.
 
+    Of several processes on one machine each takes the GPU of its place among them
+    (``LOCAL_RANK``, as torchrun and Accelerate number them).
+
     Raises:
         ConfigError: There is no such device.
     """
@@ -61,8 +64,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
     if name == "auto" and _default:
         name = _default[-1]
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        place = os.environ.get("LOCAL_RANK")
+        return torch.device("cuda" if place is None else f"cuda:{place}")
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
