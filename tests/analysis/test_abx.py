@@ -9,7 +9,7 @@ import pytest
 
 from oracle_data import oracle_json
 from speechft.analysis import abx
-from speechft.analysis.abx import Mode, Token, abx_error, choose_cells, distances
+from speechft.analysis.abx import Cell, Mode, Token, abx_error, choose_cells, distances
 
 RNG = np.random.default_rng(0)
 
@@ -101,3 +101,26 @@ def test_caps_are_drawn_by_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_cells([], "across") == []
     assert choose_cells(corpus(each=1), "within") == [], "X needs a second token"
     assert abx_error(np.zeros((0, 2, 3)), [], [])[1].value is None
+
+
+def test_cells_are_drawn_without_keeping_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(abx, "MOST_PAIRS", 60)
+    cells = [
+        Cell(("a", "b"), (str(n), "c"), ("s", "s"), (1, 2), (3,), tuple(range(1 + n % 3)))
+        for n in range(500)
+    ]
+    rng = np.random.default_rng([7, 1])
+    expected, pairs = [], 0
+    for number in np.argsort([rng.random() for _ in cells]):  # all of them, in their order
+        pairs += cells[number].pairs
+        if pairs > 60:
+            break
+        expected.append(int(number))
+    alive = []
+    original = abx.heapq.heappush
+    monkeypatch.setattr(
+        abx.heapq, "heappush", lambda heap, item: (original(heap, item), alive.append(len(heap)))
+    )
+    assert abx._drawn(iter(cells), 7) == [cells[n] for n in sorted(expected)]
+    assert max(alive) < 60
+    assert abx._drawn(iter(cells[:5]), 7) == cells[:5], "under the cap all of them"

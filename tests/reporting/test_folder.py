@@ -54,6 +54,7 @@ def sweep_json() -> dict[str, Any]:
         "rule": rule,
         "points": points,
         "choice": "alpha 0.25",
+        "said": "alpha 0.25 gains 5.0 points on sid over the base.",
         "command": "speechft merge base tuned --alpha 0.25 --out merged",
     }
 
@@ -178,7 +179,7 @@ def test_a_sweep_a_suggestion_and_an_analysis_have_sections(tmp_path: Path) -> N
     text = render(report)
     page = Page(text)
     assert len(page.all("figure")) == 2 + 1 + 1 + 1
-    assert "Chosen: alpha 0.25, gain +5.0, at worst −1.5 elsewhere" in text
+    assert "Chosen: alpha 0.25, the dark diamond. alpha 0.25 gains 5.0 points" in text
     assert "Suggested: alpha 0.35" in text
     assert "not yet judged" in text
     assert "least like the base" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,7 +15,7 @@ from speechft.merging.config import MergeSettings
 from speechft.reporting.sections import sweep_section
 from speechft.reporting.sweeps import read_swept
 from speechft.sweeping.drawing import draw, draw_front
-from speechft.sweeping.judging import Judged, change_of, chosen, judged
+from speechft.sweeping.judging import Judged, change_of, chosen, in_words, judged
 from speechft.sweeping.settings import Point, Rule, SweepSettings
 from speechft.sweeping.sweep import Sweep, as_json
 from speechft.tasks import TASKS
@@ -97,6 +98,32 @@ def test_front_and_choice() -> None:
     alone = judged([(p, d, {"sid": i["sid"]}) for p, d, i in (made(0, 0.3, 0), made(1, 0.5, 0))],
                    ["sid"], Rule(0.0))  # fmt: skip
     assert [(one.kept, one.within) for one in alone] == [(None, True)] * 2
+
+
+def test_words_say_which_alpha_and_whether_it_helps() -> None:
+    def made(alpha: float, gain: float, other: float | None) -> tuple[Point, str, Any]:
+        more = {} if other is None else {"ic": [solved(other, 1)]}
+        return point(alpha), "", {"sid": [solved(gain, 0)], **more}
+
+    def said(*found: tuple[Point, str, Any], rule: float = 20.0, on: str = "sid") -> str:
+        every = judged(found, [on], Rule(rule))
+        return in_words(every, chosen(every), [on])
+
+    base = made(0, 0.3, 0.5)
+    gained = said(base, made(0.5, 0.6, 0.45))
+    lost = judged([base, made(0.5, 0.6, 0.45)], ["sid"], Rule())[1].changes["ic"].lost
+    assert gained.startswith("alpha 0.5 gains ")
+    assert f"may lose up to {lost:.1f} points on ic" in gained
+    assert "chance" not in gained
+    assert "which may be chance" in said(base, made(0.5, 0.31, 0.5))
+    assert "loses on none" in said(base, made(0.5, 0.6, 0.9))
+    away = said(base, made(0.5, 0.6, 0.45), rule=0.0)
+    assert away.startswith("No merge within the rule gains on sid over the base: take the base")
+    assert f"alpha 0.5, which may lose {lost:.1f} points elsewhere" in away
+    assert said(base, made(0.5, 0.2, 0.5)).endswith("take the base as it is.")
+    alone = said(made(0, 0.3, None), made(0.5, 0.6, None))
+    assert "elsewhere was not measured" in alone
+    assert "nothing says" in said(base, made(1, 0.9, 0.5), on="asr")
 
 
 def test_pictures_stand_alone_and_say_what_they_show(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -71,15 +72,31 @@ def choose_cells(tokens: Sequence[Token], mode: Mode, seed: int = 0) -> list[Cel
         kept = rng.permutation(numbers)[:MOST_TOKENS]
         by_speaker = groups.setdefault(context, {})
         by_speaker.setdefault(speaker, {})[phone] = tuple(int(n) for n in sorted(kept))
-    every = list(_within(groups) if mode == "within" else _across(groups, rng))
-    chosen: list[int] = []
+    return _drawn(_within(groups) if mode == "within" else _across(groups, rng), seed)
+
+
+def _drawn(cells: Iterable[Cell], seed: int) -> list[Cell]:
+    """Return cells in random order until they need `MOST_PAIRS`, then as they came.
+
+    There are millions in an hour of speech: each has a random place, and those behind the cap are
+    forgotten at once.
+    """
+    rng = np.random.default_rng([seed, 1])
+    heap: list[tuple[float, int, Cell]] = []  # the last place first
+    total = 0
+    for number, cell in enumerate(cells):
+        heapq.heappush(heap, (-rng.random(), number, cell))
+        total += cell.pairs
+        while len(heap) > 1 and total - heap[0][2].pairs > MOST_PAIRS:
+            total -= heapq.heappop(heap)[2].pairs
+    chosen: dict[int, Cell] = {}
     pairs = 0
-    for number in rng.permutation(len(every)):
-        pairs += every[number].pairs
+    for _, number, cell in sorted(heap, key=lambda item: (-item[0], item[1])):
+        pairs += cell.pairs
         if pairs > MOST_PAIRS and chosen:
             break
-        chosen.append(int(number))
-    return [every[number] for number in sorted(chosen)]
+        chosen[number] = cell
+    return [cell for _, cell in sorted(chosen.items(), key=lambda item: item[0])]
 
 
 def _within(groups: dict[tuple[str, str], dict[str, dict[str, tuple[int, ...]]]]) -> Iterator[Cell]:

@@ -101,11 +101,13 @@ def _linearity(rows: Sequence[AnalysisRow]) -> str:
     if not judged:
         return "no verdict on linearity: features of base and tuned encoder hardly differ."
     worst = max(judged, key=lambda row: row.value or 0.0)
-    on = "lie" if (worst.value or 0) <= _STRAIGHT else "do not lie"
+    straight = (worst.value or 0) <= _STRAIGHT
+    on = "lie" if straight else "do not lie"
     text = (
         f"features at alpha {alpha:g} {on} on the line between the ends: they are away from it by "
         f"{100 * (worst.value or 0):.0f} % of the distance between these at most, at layer "
-        f"{worst.layer}"
+        f"{worst.layer}, so that a merge there {'acts' if straight else 'does not act'} as the "
+        "average of both"
     )
     return f"{text}; no verdict on {layers_text(silent)}." if silent else f"{text}."
 

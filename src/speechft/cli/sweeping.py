@@ -47,6 +47,7 @@ def sweep(out: Path, as_json: Json = False, **given: Any) -> None:
     Example: speechft sweep tiny-hubert runs/sid/encoder --tasks sid,pr --out runs/sweep
     """
     from speechft.console import print_table
+    from speechft.sweeping.judging import in_words
     from speechft.sweeping.sweep import table
 
     found = api.sweep(out=out, **given)
@@ -61,7 +62,12 @@ def sweep(out: Path, as_json: Json = False, **given: Any) -> None:
         say(f"next: {found.command}")
         return
     print_table("points gained over the base on dev, in brackets paired 90 %", *table(found))
-    _print_choice(out, None if found.choice is None else found.choice.point.name, found.command)
+    say(f"wrote {out / 'results.jsonl'}, {out / 'sweep.json'}")
+    if found.choice is not None:
+        say(f"choice: {found.choice.point.name}")
+    say(in_words(found.judged, found.choice, found.tuned_on))
+    if found.choice is not None:
+        say(f"next: {found.command}")
 
 
 @app.command()
@@ -72,6 +78,7 @@ def search(out: Path, as_json: Json = False, **given: Any) -> None:
     Example: speechft search tiny-hubert runs/sid/encoder --tasks sid,pr --out runs/search
     """
     from speechft.console import print_table
+    from speechft.sweeping.judging import in_words
     from speechft.sweeping.sweep import table
 
     found = api.search(out=out, **given)
@@ -82,10 +89,5 @@ def search(out: Path, as_json: Json = False, **given: Any) -> None:
     print_table(title, *table(found))
     say(f"wrote {out / 'results.jsonl'}, {out / 'search.json'}, {found.config}")
     say(f"choice: {found.choice.point.name}")
+    say(in_words(found.judged, found.choice, found.tuned_on))
     say(f"next: {command('merge', config=found.config, out='merged')}")
-
-
-def _print_choice(out: Path, name: str | None, command: str | None) -> None:
-    say(f"wrote {out / 'results.jsonl'}, {out / 'sweep.json'}")
-    if name is not None:
-        say(f"choice: {name}\nnext: {command}")

@@ -10,7 +10,7 @@ from typing import Any
 from speechft.analysis.rows import AnalysisRow
 from speechft.analysis.sentences import sentences
 from speechft.reporting import plots, sweep_plots
-from speechft.reporting.figures import Column, Figures, Look, look_of, number, spread
+from speechft.reporting.figures import Column, Figures, Look, look_of, spread
 from speechft.reporting.layers import TITLES, figures_of
 from speechft.reporting.plots import Trade
 from speechft.reporting.svg import Style, styles_of, swatch, with_prefix
@@ -217,12 +217,8 @@ def sweep_section(swept: Swept | None) -> Section | None:
     if swept.rule:
         text += f" The rule: {swept.rule}."
     if chosen is not None:
-        text += f" Chosen: {chosen.name}"
-        if chosen.gain is not None:
-            text += f", gain {number(chosen.gain, signed=True)}"
-        if chosen.kept is not None:
-            text += f", at worst {number(chosen.kept, signed=True)} elsewhere"
-        text += ". The dark diamond marks it."
+        text += f" Chosen: {chosen.name}, the dark diamond."
+    text += f" {swept.said}" if swept.said else ""
     legend = (
         (swatch(sweep_plots.OWN), "task that was tuned on"),
         (swatch(sweep_plots.OTHER), "other task; merge on the front"),

@@ -45,6 +45,8 @@ class Swept:
     keep_within: float | None
     choice: str | None
     command: str
+    said: str
+    """Which merge to take and whether it helps, in a sentence."""
     searched: bool
     """Whether coefficients were searched: such merges lie on no line."""
 
@@ -82,6 +84,7 @@ def read_swept(content: Any, *, searched: bool = False) -> Swept:
             _number(rule.get("keep_within")),
             _text(content.get("choice")),
             str(content.get("command") or ""),
+            str(content.get("said") or ""),
             searched,
         )
     except (AttributeError, KeyError, TypeError) as error:

@@ -143,6 +143,40 @@ def chosen(found: Sequence[Judged]) -> Judged | None:
     return min(able, key=lambda one: (-_number(one.gain), one.point.alpha), default=None)
 
 
+def in_words(found: Sequence[Judged], choice: Judged | None, tuned_on: Sequence[str]) -> str:
+    """Return in a sentence or two which merge to take and whether it helps.
+
+    Args:
+        found: Every merge, the base first.
+        choice: What `chosen` took.
+        tuned_on: Tasks that were tuned on.
+    """
+    if choice is None:
+        return "No task that was tuned on was measured: nothing says what a merge gains."
+    own = " and ".join(task for task in found[0].changes if task in tuned_on)
+    name = choice.point.name
+    if choice is found[0] or not (choice.gain or 0.0) > 0:
+        text = f"No merge within the rule gains on {own} over the base: take the base as it is."
+        best = max(found, key=lambda one: _number(one.gain))
+        if _number(best.gain) > 0 and best.kept is not None:
+            text += (
+                f" The most, {best.gain:+.1f} points, has {best.point.name}, which may lose "
+                f"{max(0.0, -best.kept):.1f} points elsewhere."
+            )
+        return text
+    sure = all(c.interval[0] > 0 for task, c in choice.changes.items() if task in tuned_on)
+    text = f"{name} gains {choice.gain:.1f} points on {own} over the base"
+    text += "" if sure else ", which may be chance (its 90 % interval holds 0)"
+    others = [change for task, change in choice.changes.items() if task not in tuned_on]
+    if not others:
+        return f"{text}; what it costs elsewhere was not measured."
+    worst = max(others, key=lambda change: change.lost)
+    if worst.lost <= 0:
+        return f"{text}, and loses on none of the other tasks."
+    lost = f"{worst.lost:.1f} points on {worst.task}"
+    return f"{text}, and may lose up to {lost}, where it loses most."
+
+
 def _number(value: float | None) -> float:
     return value if value is not None and math.isfinite(value) else 0.0
 

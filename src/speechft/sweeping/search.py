@@ -24,7 +24,7 @@ from speechft.merging.repeated import Merger
 from speechft.results import ResultRow
 from speechft.runs import lock
 from speechft.sweeping.drawing import FRONT, draw_front
-from speechft.sweeping.judging import Items, Judged, chosen, judged
+from speechft.sweeping.judging import Items, Judged, chosen, in_words, judged
 from speechft.sweeping.merged import merge_command
 from speechft.sweeping.settings import Point, Rule, SweepSettings, upper_bound_text
 from speechft.sweeping.sweep import (
@@ -364,6 +364,7 @@ def _as_json(settings: SearchSettings, result: Search, trials: Trials) -> dict[s
         "rule": {"keep_within": asked.rule.keep_within, "text": upper_bound_text(asked.rule)},
         "halves": "trials are guided and pruned on one half of dev; these figures and the choice "
         "are of the other",
+        "said": in_words(result.judged, result.choice, result.tuned_on),
         "points": points,
         "choice": result.choice.point.name,
         "command": merge_command(asked.base, asked.tuned, result.choice.point.settings),

@@ -26,7 +26,7 @@ from speechft.outputs import lock, replacing, waiting
 from speechft.results import ResultRow, Role, of_all_layers, read_rows, write_rows
 from speechft.sharing import Unit, share
 from speechft.sweeping.drawing import PICTURES, draw
-from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, judged
+from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, in_words, judged
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, points_of, upper_bound_text
 from speechft.sweeping.tuning import find_tuning
@@ -332,6 +332,7 @@ def as_json(settings: SweepSettings, result: Sweep) -> dict[str, Any]:
         "tuned_on": list(result.tuned_on),
         "by": settings.by,
         "rule": {"keep_within": settings.rule.keep_within, "text": upper_bound_text(settings.rule)},
+        "said": in_words(result.judged, result.choice, result.tuned_on),
         "points": [one.as_dict() for one in result.judged],
         "choice": None if result.choice is None else result.choice.point.name,
         "command": result.command,
