@@ -174,15 +174,11 @@ def test_any_model_of_transformers_is_taken(tmp_path: Path, hub: Hub) -> None:
 
 
 def test_an_adapter_is_taken_with_its_base(tmp_path: Path, hub: Hub) -> None:
-    pytest.importorskip("peft")
-    from peft import LoraConfig, get_peft_model
-
-    adapted = get_peft_model(tiny_encoder().model, LoraConfig(r=2, target_modules=["q_proj"]))
-    adapted.save_pretrained(tmp_path / "adapter")
-    (tmp_path / "adapter" / "README.md").unlink()
-    told = tmp_path / "adapter" / "adapter_config.json"
-    base = {"base_model_name_or_path": "some/encoder"}
-    told.write_text(json.dumps({**json.loads(told.read_text()), **base}))
+    (tmp_path / "adapter").mkdir()
+    config = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": "some/encoder"}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    weights = {"base_model.model.q_proj.lora_A.weight": torch.zeros(2, 24)}
+    save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors")
     done = speechft.publish(tmp_path / "adapter", REPO, licence="mit", dry_run=True)
     card = ModelCard(done.card)
     assert {file.name for file in done.files} == {

@@ -110,7 +110,8 @@ def test_a_data_set_becomes_a_corpus(stub: Stub, tmp_path: Path) -> None:
     assert labels(corpus, "dev", "text") == [f"word {n}" for n in range(4, 8)]
     assert labels(corpus, "test", "speaker") == ["s0", "s1", "s0", "s1"]
     assert labels(corpus, "train", "language") == ["de", "en", "de", "en"]
-    assert labels(corpus, "train", "gender") == ["female", "male", "female", "male"]
+    for split in corpus.statistics:
+        assert labels(corpus, split, "gender") == ["female", "male", "female", "male"]
     assert (corpus.name, corpus.info["licence"]) == ("owner/speech", "cc0-1.0")
     assert corpus.info["hub"]["revision"] == REVISION
     for number, cut in enumerate(corpus.split("train")):
@@ -201,14 +202,14 @@ def test_unreadable_audio_in_the_middle_is_left_out_and_named(stub: Stub, tmp_pa
 
 
 def test_what_was_streamed_takes_its_part_in_an_evaluation_by_language(
-    stub: Stub, tmp_path: Path, quick_probes: None
+    stub: Stub, tmp_path: Path, tiny_hubert: Path, quick_probes: None
 ) -> None:
     """From the hub to a task on languages, and their error rates, in one go."""
     rows = [row(n, sentence="ab ba" if n % 2 else "ba ab") for n in range(8)]
     for split in ("train", "validation", "test"):
         write_split(stub.folder, split, rows)
     found = speechft.evaluate(
-        "tiny-hubert",
+        str(tiny_hubert),
         tasks="asr,lid",
         corpus=NAME,
         out=tmp_path / "out",

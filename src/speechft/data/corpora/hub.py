@@ -230,18 +230,18 @@ def _stream(
     table = Table([], [], [], folder)
     with _refusals(reference):
         streams = _open(reference, path, revision)
+        features = {name: stream.features for name, stream in streams.items()}
+        for stream in streams.values():  # rows as they are: nothing is decoded or encoded
+            stream.info.features = None
     for split, theirs in splits_of(list(streams), splits).items():
         number = 0
         with progress_bar(f"streaming {split}", limit) as bar, _refusals(reference):
             for name in theirs:
-                stream = streams[name]
                 columns: Columns | None = None
-                features = stream.features
-                stream.info.features = None  # rows as they are: nothing is decoded or encoded
-                for row in stream:
+                for row in streams[name]:
                     if limit and number >= limit:
                         break
-                    columns = columns or columns_of(reference.name, features, row, chosen)
+                    columns = columns or columns_of(reference.name, features[name], row, chosen)
                     place = folder / "audio" / split
                     add_row(table, row, columns, split, number, place, origin)
                     number += 1
