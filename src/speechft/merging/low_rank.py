@@ -216,11 +216,14 @@ def _relative(names: Any, lost: dict[str, float], energy: dict[str, float]) -> f
 
 
 def _by_layer(lost: dict[str, float], energy: dict[str, float]) -> dict[str, float]:
-    groups: dict[str, list[str]] = {}
+    groups: dict[float, list[str]] = {}
     for name in lost:
         layer = layer_of(name)
-        groups.setdefault("outside" if layer is None else str(layer), []).append(name)
-    return {layer: _relative(names, lost, energy) for layer, names in groups.items()}
+        groups.setdefault(math.inf if layer is None else layer, []).append(name)
+    return {
+        "outside" if layer == math.inf else str(layer): _relative(names, lost, energy)
+        for layer, names in sorted(groups.items())
+    }
 
 
 def _left_out(
