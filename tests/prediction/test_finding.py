@@ -139,6 +139,8 @@ def test_damaged_heads_are_refused(tmp_path: Path) -> None:
         ({"layers": [9]}, "has the hidden states 0"),
         ({"layers": [0, 1]}, "the head takes"),
         ({"encoder_digest": "0"}, "has changed since"),
+        ({"encoder": {"source": "x", "relative": "a" * 5000}}, "File name too long"),
+        ({"encoder": 3}, "does not say which encoder"),
     ):
         description.write_text(json.dumps({**good, **change}))
         with pytest.raises((CheckpointError, ConfigError), match=message):

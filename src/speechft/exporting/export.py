@@ -237,7 +237,7 @@ def _quiet() -> Iterator[None]:
     """Keep transformers from drawing bars and from telling what is told here."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
@@ -247,4 +247,5 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(before)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()

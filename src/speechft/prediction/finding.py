@@ -94,7 +94,7 @@ def _none(folder: Path) -> CheckpointError:
     if (folder / STAGE_FILE).is_file() and (folder / "head.safetensors").is_file():
         return CheckpointError(
             f"{folder} holds a head that an earlier version wrote, without {PIPELINE_FILE}",
-            hint="fine-tune again with this version, or evaluate its encoder",
+            hint="fine-tune into a new folder with this version, or evaluate its encoder",
         )
     return CheckpointError(
         f"{folder} holds no trained head",
