@@ -288,7 +288,9 @@ def report(study: Study) -> Picture:
         picture.line([(at(low), y), (at(high), y)], color, 4)
         picture.dot(at(mean), y, color, 6)
         text = f"{mean:+.1f} ({low:.1f} to {high:.1f}): {said}"
-        picture.text(at(mean), y - 14, text, color, "middle")
+        right = at(mean) > WIDTH / 2 + 50
+        place, anchor = (at(high), "end") if right else (at(low), "start")
+        picture.text(place, y - 12, text, color, anchor)
     picture.text(at(0), 290, "0 = as the pre-trained encoder", GREY, "middle")
     return picture
 
