@@ -40,6 +40,7 @@ from evidence_figures import (
     merges,
     stable_runs,
 )
+from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import CONFIRMING, ROWS, STRONGER, TUNED_ON, UPDATES, all_units, design
 from inference import ALPHA, MARGIN, Estimate, holm
 from paper_claims import paper_rows
@@ -283,7 +284,8 @@ def similarity_table(judge: Judge) -> str:
     table: dict[tuple[str, str, float], list[tuple[float, float, float, float]]] = {}
     for encoder, row in judge.evidence.features.items():
         off = judge.evidence.off_task(encoder)[0]
-        if encoder.lineage in judge.lineages and encoder.tuned_on and np.isfinite(off):
+        shown_at = encoder.tuned_on and encoder.alpha in (COEFFICIENT, 1.0)
+        if encoder.lineage in judge.lineages and shown_at and np.isfinite(off):
             key = (encoder.tuned_on.upper(), method_of(encoder), encoder.alpha)
             eer = min(value for value in row["eer"] if value is not None)
             table.setdefault(key, []).append((similarity_of(row), row["move"], eer, float(off)))

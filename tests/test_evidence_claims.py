@@ -288,7 +288,7 @@ def test_page_and_pictures_of_what_is_measured(
     page = table.generated(judge, names)
     assert "Confirming lineages with rows: 4, 5." in page
     assert "| SID | merge | -0.20 (" in page, "off-task at half of the gain"
-    assert "| SID | stable | 0.5 | 0.500 | 0.100 | 25.0 | -0.20 | 4 |" in page
+    assert "| SID | stable | 0.25 | 0.500 | 0.100 | 25.0 | -0.10 | 4 |" in page
     assert all(f"](images/{name})" in page for name in names)
     stable = 100 / (1 + math.exp(0.5 - 0.4))  # PER, 0.4 logit above the base's -0.5
     [line] = [line for line in page.splitlines() if line.startswith("| SID | stable | 4")]

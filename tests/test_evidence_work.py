@@ -103,6 +103,16 @@ def test_a_unit_of_each_kind(
         assert len(content["sid test"]["speakers"]) == len(content["pr dev"]["totals"]) == 18
 
 
+def test_outputs_of_the_cnn_do_not_pile_up(modules: tuple[Any, Any], tmp_path: Path) -> None:
+    units, module = modules
+    work = module.Work(tmp_path, "p")
+    first = work.cache(units.Unit("path", 4, "sid", 101))
+    assert work.cache(units.Unit("cells", 4, "pr", 102)) is first
+    assert work.cache(units.Unit("arm", 4, "sid", 101, "trained-0")) is not first
+    assert work.cache(units.Unit("path", 4, "sid", 101)) is first
+    assert work.cache(units.Unit("path", 5, "sid", 101)) is not first
+
+
 REAL = """
 import sys
 from pathlib import Path
