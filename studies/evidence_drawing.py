@@ -46,7 +46,8 @@ def similarities(judge: Judge, tuned_on: str) -> Points:
 
 def method_of(encoder: Encoder) -> str:
     """Return how an encoder, or the tuned end of a merge, was tuned, in words."""
-    name = {"rival": encoder.variant, "arm": f"arm {encoder.variant}"}.get(encoder.kind, "stable")
+    names = {"rival": encoder.variant, "arm": f"arm {encoder.variant}", "early": "early state"}
+    name = names.get(encoder.kind, "stable")
     return name if encoder.updates == UPDATES else f"{name}, {encoder.updates} updates"
 
 

@@ -57,6 +57,7 @@ class Evidence:
     items: Mapping[str, Mapping[str, Any]]
     draws: int = 1000
     _weights: dict[tuple[str, str], Floats] = field(default_factory=dict)
+    _losses: dict[tuple[Any, ...], Floats] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path, rows: Sequence[Mapping[str, Any]], draws: int = 1000) -> Evidence:
@@ -87,6 +88,14 @@ class Evidence:
 
     def loss(self, encoder: Encoder, task: str, cell: str, split: str, layer: int | None) -> Floats:
         """Return (1 + draws,) logit errors; NaN where the row is missing or not whole."""
+        key = (encoder, task, cell, split, layer)
+        if key not in self._losses:
+            self._losses[key] = self._loss(*key)
+        return self._losses[key]
+
+    def _loss(
+        self, encoder: Encoder, task: str, cell: str, split: str, layer: int | None
+    ) -> Floats:
         row = self.probes.get((encoder, cell, layer), {}).get(task)
         if row is None or not row["whole"] or f"{split}_amounts" not in row:
             return np.full(1 + self.draws, np.nan)

@@ -28,6 +28,7 @@ from evidence_claims import (
     similarity_of,
     strength,
 )
+from evidence_details import further, points_table
 from evidence_drawing import FRONTIERS, IMAGES, SIMILARITY, draw, method_of
 from evidence_figures import (
     LEVELS,
@@ -39,6 +40,7 @@ from evidence_figures import (
     merges,
     stable_runs,
 )
+from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import CONFIRMING, ROWS, STRONGER, TUNED_ON, UPDATES, all_units, design
 from inference import ALPHA, MARGIN, Estimate, holm
 from paper_claims import paper_rows
@@ -175,8 +177,10 @@ def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
         state = words[name]
         if state in ("open", "preliminary") and not progress(name).whole:
             state = f"{state if state == 'preliminary' else ''} {progress(name).words()}".strip()
-        rows.append([name, text, shown(found[name].estimate), state])
-    return table_of(["", "claim", "off-task, logits (95 %)", "verdict"], rows)
+        which = ", ".join(map(str, found[name].lineages)) or "none"
+        rows.append([name, text, shown(found[name].estimate), which, state])
+    header = ["", "claim", "off-task, logits (95 %)", "lineages", "verdict"]
+    return table_of(header, rows)
 
 
 def hypotheses_table(judge: Judge, found: dict[str, Found], words: dict[str, str]) -> str:
@@ -280,7 +284,8 @@ def similarity_table(judge: Judge) -> str:
     table: dict[tuple[str, str, float], list[tuple[float, float, float, float]]] = {}
     for encoder, row in judge.evidence.features.items():
         off = judge.evidence.off_task(encoder)[0]
-        if encoder.lineage in judge.lineages and encoder.tuned_on and np.isfinite(off):
+        shown_at = encoder.tuned_on and encoder.alpha in (COEFFICIENT, 1.0)
+        if encoder.lineage in judge.lineages and shown_at and np.isfinite(off):
             key = (encoder.tuned_on.upper(), method_of(encoder), encoder.alpha)
             eer = min(value for value in row["eer"] if value is not None)
             table.setdefault(key, []).append((similarity_of(row), row["move"], eer, float(off)))
@@ -326,11 +331,11 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
     words = verdicts(found, whole)
     there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
     which = ", ".join(map(str, there)) or "none"
-    made = arithmetic_words(evidence)
+    made, study = arithmetic_words(evidence), Study(*read())
     parts: list[str] = [
         f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
-        paper_rows(Study(*read()), {name: words[name] for name in words}, progress_words()),
+        paper_rows(study, words, progress_words()),
         "### The closed list\n",
         claims_table(found, words),
         "### Hypotheses\n",
@@ -342,9 +347,18 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
         strength_table(judge),
         "### Similarity against what is kept\n",
         similarity_table(judge),
+        "### In points, and further figures\n",
+        points_table(judge, study),
+        *further_lines(judge),
     ]
     parts += [f"![{name}](images/{name})\n" for name in images]
     return "\n".join(parts)
+
+
+def further_lines(judge: Judge) -> list[str]:
+    """Return the further figures that are measured."""
+    known = {name: found for name, found in further(judge).items() if found}
+    return [table_of(["", "95 %"], [[n, shown(f)] for n, f in known.items()])] if known else []
 
 
 def progress_words() -> dict[str, str]:

@@ -55,8 +55,8 @@ class Work:
 
     out: Path
     processor: str
-    cache: DownsamplerCache = field(default_factory=DownsamplerCache)
     _corpora: dict[str, Corpus] = field(default_factory=dict)
+    _cache: tuple[int, DownsamplerCache] = field(default_factory=lambda: (0, DownsamplerCache()))
 
     def corpus(self, name: str) -> Corpus:
         """Open a corpus once: the study's, or a cell."""
@@ -70,10 +70,21 @@ class Work:
     def measure(self, unit: Unit, base: str) -> Rows:
         """Return the rows of a unit, and leave nothing but tuned encoders behind."""
         place = self.out / "units" / unit.name
-        job = Job(self, unit, base, place)
+        job = Job(self, unit, base, place, self.cache(unit))
         rows: Rows = getattr(job, unit.kind)()
         shutil.rmtree(place, ignore_errors=True)
         return rows
+
+    def cache(self, unit: Unit) -> DownsamplerCache:
+        """Return where outputs of the CNN are kept: a lineage shares them, an arm has its own.
+
+        What an arm or an earlier lineage left would only fill the memory.
+        """
+        if unit.kind == "arm":
+            return DownsamplerCache()
+        if self._cache[0] != unit.lineage:
+            self._cache = unit.lineage, DownsamplerCache()
+        return self._cache[1]
 
 
 @dataclass
@@ -84,6 +95,7 @@ class Job:
     unit: Unit
     pretrained: str
     place: Path
+    cache: DownsamplerCache
 
     def base(self) -> Rows:
         """The pre-trained encoder on the study, every hidden state alone too, and in the cells."""
@@ -162,7 +174,7 @@ class Job:
         unit = self.unit
         name = f"lineage-{unit.lineage}-{unit.tuned_on}-{unit.seed}"
         folder = self.work.out / "tuned" / name / place
-        return Composer(recipe, {"*": self.work.corpus(corpus)}, folder, self.work.cache)
+        return Composer(recipe, {"*": self.work.corpus(corpus)}, folder, self.cache)
 
     def stable(self, *changes: str, corpus: str = STUDY) -> Callable[[float], Path]:
         """Tune by the recipe with changes; return what gives the encoder at a coefficient."""
@@ -244,9 +256,8 @@ class Job:
         self, candidate: Candidate, corpus: Corpus, place: Path, config: Any, test: bool
     ) -> list[ResultRow]:
         tasks = choose_tasks(config, corpus)
-        cache = self.work.cache
         return evaluate_encoder(
-            candidate, tasks, corpus, config, place, seed=0, test=test, cache=cache
+            candidate, tasks, corpus, config, place, seed=0, test=test, cache=self.cache
         )
 
     def features(self, encoders: dict[float, Path], **about: Any) -> Rows:

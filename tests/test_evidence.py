@@ -46,6 +46,12 @@ def _start(folder: Path, name: str = "child") -> Child:
     return Child(STAND_IN, [str(STUDIES), str(folder)], folder, name=name)
 
 
+def _begun(folder: Path) -> int:
+    """Return how many lines the stand-in has written on what it does."""
+    log = folder / "log"
+    return log.read_text().count("\n") if log.exists() else 0
+
+
 def _rows(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((folder / "rows").glob("*.jsonl"))}
 
@@ -64,7 +70,10 @@ def test_killed_ten_times_at_random_it_gives_the_same_rows(whole: Path, tmp_path
     draw, killed = random.Random(0), 0
     for number in range(10):
         child = _start(tmp_path, f"child-{number}")
-        time.sleep(draw.uniform(0.02, 0.2))
+        enough = _begun(tmp_path) + draw.randint(1, 2)
+        while child.running and _begun(tmp_path) < enough:
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.04))
         if child.running:
             child.kill()
             killed += 1

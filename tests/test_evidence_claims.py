@@ -52,6 +52,11 @@ def _row(encoder: Any, cell: str, task: str, logit: float, layer: int | None) ->
     }
 
 
+def _points(row: dict[str, Any]) -> float:
+    """Return the figure of a task in points."""
+    return 100 * sum(map(int, row["test_amounts"])) / N
+
+
 def _evidence(
     figures: ModuleType,
     encoders: Iterator[tuple[Any, str]],
@@ -198,12 +203,20 @@ def test_the_best_alpha_falls_with_strength(figures: ModuleType, claims: ModuleT
             ]
         return found
 
-    judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
+    evidence = _evidence(figures, _grid(points), change)
+    looked = [
+        {**vars(e), "measure": "features", "move": e.updates / 1e4, "cka": [1.0, 0.5]}
+        for e, _ in _grid(points)
+        if e.alpha == 1.0
+    ]
+    judge = figures.Judge(figures.Evidence([*evidence.rows, *looked], evidence.items, 4), (4, 5))
     best = [claims.best_alpha(judge, 4, "sid", updates) for updates in rate]
     assert best == [0.75, 0.5, 0.1]
     found = claims.strength(judge, ("sid", "pr"))
     expected = np.polyfit(np.log2([300, 1200, 4800]), best, 1)[0]
     assert found.estimate.value == pytest.approx(expected)
+    moved = study("evidence_details").mediator(judge)  # the move grows with the updates here
+    assert moved.estimate.value == pytest.approx(expected)
 
 
 def test_probes_that_route_around_damage(figures: ModuleType, claims: ModuleType) -> None:
@@ -248,6 +261,8 @@ def test_page_and_pictures_of_what_is_measured(
     table, drawing = study("evidence_table"), study("evidence_drawing")
     monkeypatch.setattr(table, "read", lambda: ({}, {name: {"speakers": ["a"]} for name in TASKS}))
     monkeypatch.setattr(table, "paper_rows", lambda *_: "")
+    floors = {"pr": [80.0], "sid": [10.0], "ic": [5.0]}
+    monkeypatch.setattr(table.Study, "figures", lambda *_: floors)
 
     def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
         return (-0.6 if task == encoder.tuned_on else 0.4) * encoder.alpha
@@ -255,7 +270,8 @@ def test_page_and_pictures_of_what_is_measured(
     evidence = _evidence(figures, _grid(figures.MERGED), change)
     about = {"measure": "features", "move": 0.1, "cka": [1.0, 0.5], "eer": [30.0, 25.0]}
     features = [{**vars(encoder), **about} for encoder, _ in _grid(figures.MERGED)]
-    rows = [{**row, "processor": "p", "arithmetic": "fp32"} for row in evidence.rows]
+    made = {"processor": "p", "arithmetic": "fp32"}
+    rows = [{**row, **made, "test": _points(row)} for row in evidence.rows]
     judge = figures.Judge(
         figures.Evidence(
             [*rows, *({**row, "processor": "p"} for row in features)], evidence.items, 4
@@ -272,6 +288,13 @@ def test_page_and_pictures_of_what_is_measured(
     page = table.generated(judge, names)
     assert "Confirming lineages with rows: 4, 5." in page
     assert "| SID | merge | -0.20 (" in page, "off-task at half of the gain"
-    assert "| SID | stable | 0.5 | 0.500 | 0.100 | 25.0 | -0.20 | 4 |" in page
+    assert "| SID | stable | 0.25 | 0.500 | 0.100 | 25.0 | -0.10 | 4 |" in page
     assert all(f"](images/{name})" in page for name in names)
+    stable = 100 / (1 + math.exp(0.5 - 0.4))  # PER, 0.4 logit above the base's -0.5
+    [line] = [line for line in page.splitlines() if line.startswith("| SID | stable | 4")]
+    assert line.split(" | ")[2] == f"{stable:.1f}"
+    kept = (stable - 80) / (100 / (1 + math.exp(0.5)) - 80)
+    accuracy, base = (100 / (1 + math.exp(0.8 + moved)) for moved in (0.4, 0.0))
+    kept = (kept + (accuracy - 5) / (base - 5)) / 2
+    assert float(line.split(" | ")[5].strip(" |")) == pytest.approx(100 * kept, abs=1)
     assert "supported" not in page, "nothing is judged before all rows are there"
