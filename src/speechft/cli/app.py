@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from speechft.errors import DataError, RunError, SpeechftError
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
 from speechft.naming import public_command
 
+_COLLECTING = (50_000, 20, 100)
+"""Objects between looks for cycles. Python's 700 make these a sixth of importing transformers."""
 _NAMED = 3
 """Items that the last line names."""
 CORPUS_NAMES = ("--corpus", "--manifest", "--manifests")
@@ -91,6 +94,7 @@ def main() -> None:
     failed while the rest was done; 2, the command line cannot be understood; 130, interrupted;
     143, terminated.
     """
+    gc.set_threshold(*_COLLECTING)
     try:
         with handling_signals(), told():
             _alone(sys.argv[1:])()
