@@ -2,6 +2,7 @@
 
     python benchmarks/finetuning.py [--minutes 10] [--longest 18] [--batch 4] [--threads 1]
                                     [--device auto] [--variants ...] [--at-once 4]
+                                    [--size base|tiny] [--json]
 
 Every variant is a process of its own and goes once through the same generated audio of very unequal
 length: random weights, dropout on, Adam. `--at-once` of them live at a time and take turns, one
@@ -55,6 +56,19 @@ VARIANTS = (
 EPOCHS = 10
 """Epochs over which what is computed once is spread (the TED-LIUM recipe has 70: 20,000 updates of
 16 utterances, ten hours; 7 of them in the head-only phase)."""
+SIZES: dict[str, dict[str, Any]] = {
+    "base": {},
+    "tiny": {
+        "hidden_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 96,
+        "conv_dim": (32,) * 7,
+        "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4,
+    },
+}
+"""What differs from HuBERT Base; ``tiny`` shows that all of it runs."""
 HEAD_ONLY = 0.1
 """Share of the updates in which the head learns alone."""
 
@@ -81,7 +95,8 @@ def make_corpus(folder: Path, minutes: float, longest: float) -> None:
 def base_config() -> Any:
     from transformers import HubertConfig
 
-    return HubertConfig(layerdrop=0.0, vocab_size=32, mask_time_prob=0.0, activation_dropout=0.0)
+    rates = {"layerdrop": 0.0, "mask_time_prob": 0.0, "activation_dropout": 0.0}
+    return HubertConfig(vocab_size=32, **rates, **SIZES[os.environ.get("BENCHMARK_SIZE", "base")])
 
 
 class Turns:
@@ -235,11 +250,13 @@ def run_ours(folder: Path, size: int, phase: str, mode: str, precision: str, **m
         finetune_encoder(encoder, config, corpus, Path(out))
 
 
-def bound(device: str, layers: int = 12) -> dict[str, float]:
+def bound(device: str) -> dict[str, float]:
     """Return audio seconds a second if nothing but the transformer's products took time."""
     import torch
 
-    frames, dim, inner = 50, 768, 3072
+    config = base_config()
+    frames, layers = 50, config.num_hidden_layers
+    dim, inner = config.hidden_size, config.intermediate_size
     forward = 2 * frames * layers * (4 * dim * dim + 2 * dim * inner)
     result = {}
     rows = 2000 if device == "cpu" else 32_000
@@ -292,7 +309,7 @@ class Child:
     def __init__(self, variant: str, place: str, options: argparse.Namespace) -> None:
         command = [sys.executable, __file__, "--child", variant, place]
         command += ["--batch", str(options.batch), "--threads", str(options.threads)]
-        environment = dict(os.environ)
+        environment = {**os.environ, "BENCHMARK_SIZE": options.size}
         if options.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         self.variant, self.figures = variant, {"heard": 0.0, "spent": 0.0, "once": 0.0}
@@ -335,13 +352,16 @@ def measured(variants: list[str], place: str, options: argparse.Namespace) -> It
             yield one.variant, one.result()
 
 
-def report(results: dict[str, dict[str, float]], bounds: dict[str, float]) -> None:
+def report(results: dict[str, dict[str, float]], bounds: dict[str, float], as_json: bool) -> None:
     rates = {variant: figures["rate"] for variant, figures in results.items() if figures}
     for variant in list(rates):
         head = variant.replace("main", "head-train")
         if "main" in variant and head in rates:
             whole = 1 / (HEAD_ONLY / rates[head] + (1 - HEAD_ONLY) / rates[variant])
             rates[variant.replace("main", "overall")] = whole
+    if as_json:
+        print(json.dumps({"rates": rates, "bounds": bounds}))
+        return
     for variant, rate in rates.items():
         line = f"{variant:24}{rate:9.2f}"
         for mark, peer in (("(a)", "hf-file-order"), ("(b)", "hf-sorted")):
@@ -360,6 +380,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--at-once", type=int, default=4, help="processes; 3 to 5 GB each")
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--size", choices=tuple(SIZES), default="base")
+    parser.add_argument("--json", action="store_true", help="end with the rates as JSON")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -376,7 +398,7 @@ def main() -> None:
             results[variant] = figures
             parts = ", ".join(f"{name} {value:.2f}" for name, value in figures.items())
             print(f"{variant}: {parts}; load {os.getloadavg()[0]:.1f}", flush=True)
-    report(results, bounds)
+    report(results, bounds, options.json)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from speechft.cli.plain_values import PlainValues
 from speechft.commands import command, running
 from speechft.console import fail, say
 from speechft.errors import DataError, RunError, SpeechftError
@@ -17,24 +20,21 @@ from speechft.extras import CORE, missing
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
 from speechft.naming import public_command
 
-_FLAGS = {"help": False, "install_completion": False, "show_completion": False}
-"""Flags that have no default in typer: to see that they are off it would import pydantic."""
+_COLLECTING = (50_000, 20, 100)
+"""Objects between looks for cycles. Python's 700 make these a sixth of importing transformers."""
 _NAMED = 3
 """Items that the last line names."""
 CORPUS_NAMES = ("--corpus", "--manifest", "--manifests")
 """One option in every verb that reads a corpus."""
-_VERBS_WITHOUT_VALUES = ("recipes", "corpora", "tasks")
 
 app = typer.Typer(
     name="speechft",
+    cls=PlainValues,
     help="Fine-tune speech encoders without making them forget: fine-tune, merge, evaluate.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "default_map": {**_FLAGS, **{verb: {"help": False} for verb in _VERBS_WITHOUT_VALUES}},
-    },
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
@@ -100,9 +100,10 @@ def main() -> None:
     failed while the rest was done; 2, the command line cannot be understood; 130, interrupted;
     143, terminated.
     """
+    gc.set_threshold(*_COLLECTING)
     try:
         with handling_signals(), told(), running(public_command(["speechft", *sys.argv[1:]])):
-            app()
+            _alone(sys.argv[1:])()
     except SpeechftError as error:
         fail(f"error: {error}")
         sys.exit(1)
@@ -111,6 +112,17 @@ def main() -> None:
             word = "interrupted" if stop.code == INTERRUPTED else "terminated"
             fail(f"{word}; give the same command again to go on")
         raise
+
+
+def _alone(typed: Sequence[str]) -> typer.Typer:
+    """Return the application with no verb but that which was typed, for typer reads all it has."""
+    first = typed[0] if typed else ""
+    named = [c for c in app.registered_commands if c.callback and c.callback.__name__ == first]
+    if not named and first != "--version":
+        return app
+    alone = copy.copy(app)
+    alone.registered_commands = named
+    return alone
 
 
 def _version(show: bool) -> None:

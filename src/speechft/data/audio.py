@@ -25,6 +25,7 @@ from speechft.data import mpeg
 from speechft.data.containers import lacks_end, missing_bytes, what_it_is, with_size
 from speechft.data.cuts import RATES
 from speechft.data.places import MAX_BYTES
+from speechft.data.plain_wav import read_plain
 from speechft.documents import read_limited
 from speechft.errors import DataError
 
@@ -97,6 +98,10 @@ def read_samples(
     Raises:
         DataError: It cannot be read; the message is the reason.
     """
+    plain = read_plain(source, start, count)
+    if plain is not None and RATES[0] <= plain[0][1] <= RATES[1]:
+        samples, rate, channels = plain[0]
+        return Header(samples, rate, channels), plain[1]
     with _opened(source) as (file, header):
         wanted = header.samples - start if count is None else count
         _require_room(min(wanted, header.samples - start), header)
@@ -162,7 +167,8 @@ def _opened(source: Path | str | bytes) -> Iterator[tuple[Any, Header]]:
                 remark = "its header says that it is empty; all that follows is read"
             if file.format == "OGG" and lacks_end(source):
                 remark = "its stream has no end: it may be cut off"
-            missing = missing_bytes(source) / _bytes_a_second(file)
+            lacks = missing_bytes(source)
+            missing = lacks / _bytes_a_second(file) if lacks else 0.0
         if mended is None:
             yield file, _header(file, lossy, remark, missing)
             return

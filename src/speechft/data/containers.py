@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def missing_bytes(source: Path | str | bytes) -> int:
     WAV, AIFF, AU and SPHERE are looked at; the others give 0, as do files without a size.
     """
     start = _bytes(source, 1 << 16)
-    total = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+    total = len(source) if isinstance(source, bytes) else os.stat(source).st_size
     promised = _promised(start)
     return 0 if promised is None else max(0, sum(promised) - total)
 

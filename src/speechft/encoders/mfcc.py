@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechft.encoders.base import Encoder, EncoderOutput
@@ -57,15 +56,16 @@ class MfccEncoder(Encoder):
         if int(lengths.min()) < _FRAME:
             raise DataError(f"an utterance has {int(lengths.min())} samples, fewer than one frame")
         frames = self.frame_lengths(lengths)
-        rows = []
-        for waveform, samples in zip(waveforms, lengths.tolist(), strict=True):
-            static = self.transform(waveform[None, :samples])[0]
-            first = _difference(static)
-            row = torch.cat([static, first, _difference(first)], dim=-1)
-            if self.cmvn:
-                row = (row - row.mean(0)) / (row.std(0, correction=0) + 1e-5)
-            rows.append(F.pad(row, (0, 0, 0, int(frames.max()) - len(row))))
-        return torch.stack(rows)
+        longest = int(frames.max())
+        static = self.transform(waveforms)[:, :longest]  # a frame hears nothing of the others
+        first = _difference(static, frames)
+        rows = torch.cat([static, first, _difference(first, frames)], dim=-1)
+        if self.cmvn:
+            for row, count in zip(rows, frames.tolist(), strict=True):
+                own = row[:count]
+                own.copy_((own - own.mean(0)) / (own.std(0, correction=0) + 1e-5))
+        beyond = torch.arange(longest, device=rows.device) >= frames[:, None]
+        return rows.masked_fill(beyond[..., None], 0.0)
 
     def contextualize(
         self, features: Tensor, lengths: Tensor, time_mask: Tensor | None = None
@@ -86,10 +86,22 @@ class MfccEncoder(Encoder):
         raise CheckpointError("MFCC features have no weights to save")
 
 
-def _difference(features: Tensor) -> Tensor:
-    """Return Kaldi's delta over two frames either side, edges repeated: (T, D) to (T, D)."""
-    padded = F.pad(features.T[None], (2, 2), mode="replicate")[0].T
-    count = len(features)
-    near = padded[3 : 3 + count] - padded[1 : 1 + count]
-    far = padded[4 : 4 + count] - padded[0:count]
+def _difference(features: Tensor, frames: Tensor) -> Tensor:
+    """Return Kaldi's delta over two frames either side, edges repeated, of utterances.
+
+    Args:
+        features: (B, T, D).
+        frames: (B,) of T that are an utterance's.
+
+    Returns:
+        (B, T, D).
+    """
+    places = torch.arange(features.shape[1], device=features.device)[None]
+    last = (frames - 1)[:, None]
+
+    def moved(by: int) -> Tensor:
+        at = torch.minimum((places + by).clamp(min=0), last)
+        return features.gather(1, at[..., None].expand(-1, -1, features.shape[2]))
+
+    near, far = moved(1) - moved(-1), moved(2) - moved(-2)
     return (near + 2 * far) / 10

@@ -12,7 +12,7 @@ from speechft.encoders.conversion.tensors import Buffer
 BLOCK = 1024
 """Elements of a block: a run of that many equal ones is no chance."""
 
-_PLACES = (0, BLOCK // 3, BLOCK // 2, BLOCK - 1)
+_PLACES = [0, BLOCK // 3, BLOCK // 2, BLOCK - 1]
 _ROUNDING = 1e-6
 
 
@@ -50,7 +50,10 @@ class Fills:
             fill.whole = fill.whole and _is_filled(base, move, fill.value)
         size = base.size - base.size % BLOCK
         rows, moves = base[:size].reshape(-1, BLOCK), delta[:size].reshape(-1, BLOCK)
-        mine, theirs = _filled_rows(rows, None), _filled_rows(rows, moves)
+        picked = rows.T[_PLACES]
+        allowed = 3 * _ROUNDING * np.abs(picked).max(axis=0, initial=0)
+        mine = _filled_rows(rows, None, picked, allowed)
+        theirs = _filled_rows(rows, moves, picked + moves.T[_PLACES], allowed)
         if not mine and not theirs:
             return
         self.shared += len(mine & theirs)
@@ -78,16 +81,19 @@ def _are_near(base: Buffer, move: Buffer | None, value: float) -> bool:
     return bool(np.all(np.abs(base + move - value) <= allowed + _ROUNDING * np.abs(base)))
 
 
-def _filled_rows(rows: Buffer, moves: Buffer | None) -> set[int]:
-    picked = rows[:, _PLACES]
-    allowed = np.abs(picked).max(axis=1, initial=0)
-    if moves is not None:
-        picked = picked + moves[:, _PLACES]
-    spread = np.abs(picked - picked[:, :1]).max(axis=1, initial=0)
-    found = np.flatnonzero(spread <= 3 * _ROUNDING * allowed)
+def _filled_rows(rows: Buffer, moves: Buffer | None, picked: Buffer, allowed: Buffer) -> set[int]:
+    """Return which rows are of one value.
+
+    Args:
+        rows: Elements of the base, (blocks, `BLOCK`).
+        moves: What the tuned model adds to them.
+        picked: Of their sum those at `_PLACES`, (places, blocks).
+        allowed: By how much these may differ, (blocks,).
+    """
+    spread = np.abs(picked - picked[0]).max(axis=0, initial=0)
     result = set()
-    for row in found.tolist():
+    for row in np.flatnonzero(spread <= allowed).tolist():
         move = None if moves is None else moves[row]
-        if _is_filled(rows[row], move, float(picked[row, 0])):
+        if _is_filled(rows[row], move, float(picked[0, row])):
             result.add(row)
     return result

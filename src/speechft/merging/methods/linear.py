@@ -31,10 +31,10 @@ class Linear(Method):
         self, tensor: TensorPlan, start: int, base: Buffer, deltas: Sequence[Buffer]
     ) -> Buffer:
         """Merge one piece."""
-        return linear(base, deltas, tensor.alpha)
+        return linear(base, deltas, tensor.alpha, in_place=True)
 
 
-def linear(base: Buffer, deltas: Sequence[Buffer], alpha: float) -> Buffer:
+def linear(base: Buffer, deltas: Sequence[Buffer], alpha: float, in_place: bool = False) -> Buffer:
     """Return the base plus alpha times the mean of the task vectors.
 
     Several models: the official code averages the task vectors and scales the mean once. The order
@@ -44,8 +44,10 @@ def linear(base: Buffer, deltas: Sequence[Buffer], alpha: float) -> Buffer:
         base: Weights of the base, any shape.
         deltas: Task vectors (tuned minus base), each of the shape of ``base``.
         alpha: 0 gives the base, 1 the mean of the tuned models.
+        in_place: Whether the result of one model may be put into ``deltas[0]``: new memory for
+            every piece costs as much as the arithmetic.
     """
-    merged = total(deltas)
+    merged = deltas[0] if in_place and len(deltas) == 1 else total(deltas)
     if len(deltas) > 1:
         merged /= len(deltas)
     merged *= alpha
