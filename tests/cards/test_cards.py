@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 import speechft
 from helpers import tiny_encoder
-from speechft.cards.card import Card, Origin, encoder_origin, read_card
+from speechft.cards.card import Card, Origin, encoder_origin, read_card, with_metadata
 from speechft.cards.licences import LICENCES, derived, identifier, is_free
 from speechft.commands import running, typed_command
 from speechft.data.corpora import cards as corpus_cards
@@ -163,3 +163,13 @@ def test_a_converted_encoder_keeps_the_licence_and_says_what_it_was(tmp_path: Pa
     assert metadata["license"] == "apache-2.0"
     assert "base_model_relation" not in metadata
     assert f"| source | `tiny-hubert` | apache-2.0 | `{digest_of('tiny-hubert')}` |" in body
+
+
+def test_metadata_stand_as_the_client_of_the_hub_writes_them() -> None:
+    bases = tuple(
+        Origin("base", name, licence="apache-2.0", on_hub=(f"owner/{name}",)) for name in "ab"
+    )
+    for encoders in ((), bases[:1], bases):
+        found = Card("t", "s", encoders, tags=("é", "yes", "1.0"), relation="merge").metadata()
+        written = with_metadata(found, "body")
+        assert written.split("\n---\n")[0].removeprefix("---\n") == ModelCardData(**found).to_yaml()

@@ -135,6 +135,9 @@ _OURS = "speechft.load_encoder"
 def with_metadata(metadata: Mapping[str, Any], body: str) -> str:
     """Return a card: metadata as YAML, then Markdown.
 
+    Without figures they are written as ``ModelCardData`` writes them (a test compares), but without
+    importing the hub's client, which takes longer than a small merge.
+
     Args:
         metadata: Arguments of ``huggingface_hub.ModelCardData``.
         body: Markdown.
@@ -142,9 +145,15 @@ def with_metadata(metadata: Mapping[str, Any], body: str) -> str:
     Raises:
         ValueError: The metadata are not what the hub takes.
     """
-    from huggingface_hub.repocard_data import ModelCardData
+    if "eval_results" in metadata:
+        from huggingface_hub.repocard_data import ModelCardData
 
-    return f"---\n{ModelCardData(**metadata).to_yaml()}\n---\n\n{body.lstrip()}"
+        text = ModelCardData(**metadata).to_yaml()
+    else:
+        import yaml
+
+        text = yaml.dump(dict(metadata), allow_unicode=True, sort_keys=False).strip()
+    return f"---\n{text}\n---\n\n{body.lstrip()}"
 
 
 def read_card(folder: Path) -> tuple[dict[str, Any], str]:
