@@ -18,6 +18,9 @@ CARD_NAME = "README.md"
 _MAX_CARD = 4 << 20
 _BLOCK = re.compile(r"\A\s*---\r?\n(?P<yaml>.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _UNKNOWN = "not known"
+_FIRST = ("base_model", "datasets", "language", "library_name", "license", "license_link")
+_FIRST += ("license_name", "metrics", "model_name", "pipeline_tag", "tags")
+"""Keys that the hub's client knows, in its order; others follow."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,9 @@ def with_metadata(metadata: Mapping[str, Any], body: str) -> str:
     else:
         import yaml
 
-        text = yaml.dump(dict(metadata), allow_unicode=True, sort_keys=False).strip()
+        first = [name for name in _FIRST if name in metadata]
+        ordered = {name: metadata[name] for name in dict.fromkeys((*first, *metadata))}
+        text = yaml.dump(ordered, allow_unicode=True, sort_keys=False).strip()
     return f"---\n{text}\n---\n\n{body.lstrip()}"
 
 
