@@ -40,8 +40,9 @@ def parse(line: str) -> dict[str, Any]:
 
 def test_paths_come_through_as_they_are() -> None:
     read = parse(command("extract", ODD, "-a.wav", "AUDIO...", out="a b", config=ODD, layer=None))
-    assert (read["encoder"], read["audio"]) == (ODD, ["./-a.wav", "AUDIO..."])
-    assert (read["out"], read["config"], read["layer"]) == (Path("a b"), Path(ODD), "all")
+    assert (read["encoder"], list(read["audio"])) == (ODD, ["./-a.wav", "AUDIO..."])
+    paths = [Path(read[name]) for name in ("out", "config")]  # older typer makes paths later
+    assert (paths, read["layer"]) == ([Path("a b"), Path(ODD)], "all")
     assert parse(command("convert", "x", "y", from_="s3prl", to="hf"))["from_"] == "s3prl"
     assert shlex.split(shell("iconv", ["-f", "UTF-8", ODD]))[-1] == ODD
 
