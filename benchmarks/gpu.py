@@ -30,12 +30,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import finetuning
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor, nn
 
+import finetuning
 from speechft.data.batching import pad
 from speechft.data.manifest import Utterance, load_waveform, to_cut
 from speechft.devices import autocast, pick_device
