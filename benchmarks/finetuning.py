@@ -189,7 +189,7 @@ def run_ours(folder: Path, size: int, phase: str, mode: str, precision: str, **m
     from speechft.data.manifest import open_corpus
     from speechft.devices import pick_device
     from speechft.encoders.hugging_face import HuggingFaceEncoder
-    from speechft.finetuning import loop, work
+    from speechft.finetuning import loop, training_setup
     from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
     from speechft.finetuning.memory import Limits
 
@@ -228,8 +228,8 @@ def run_ours(folder: Path, size: int, phase: str, mode: str, precision: str, **m
 
         return call
 
-    work.keep_downsampled = timed(work.keep_downsampled)
-    work.keep_hidden = timed(work.keep_hidden)
+    training_setup.keep_downsampled = timed(training_setup.keep_downsampled)
+    training_setup.keep_hidden = timed(training_setup.keep_hidden)
     run, record = loop._Training.run, loop._Training._record
 
     def started(self: Any, *arguments: Any) -> Any:

@@ -18,15 +18,10 @@ CARD_NAME = "README.md"
 _MAX_CARD = 4 << 20
 _BLOCK = re.compile(r"\A\s*---\r?\n(?P<yaml>.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _UNKNOWN = "not known"
-_FIRST: tuple[str, ...] = (
-    "base_model",
-    "datasets",
-    "language",
-    "library_name",
-    "license",
-    "license_link",
-)
-_FIRST += ("license_name", "metrics", "model_name", "pipeline_tag", "tags")
+_FIRST = (
+    "base_model datasets language library_name license license_link license_name metrics "
+    "model_name pipeline_tag tags"
+).split()
 """Keys that the hub's client knows, in its order; others follow."""
 
 

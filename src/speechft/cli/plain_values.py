@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-from typer.core import TyperGroup
+from typer import core
 
 _NUMBERS = {
     int: re.compile(r"[+-]?[0-9]{1,15}", re.ASCII),
@@ -19,7 +19,7 @@ _NUMBERS = {
 }
 
 
-class PlainValues(TyperGroup):
+class PlainValues(core.TyperGroup):
     """The group of verbs: its options, and those of each verb, read plain values themselves."""
 
     def get_params(self, ctx: Any) -> list[Any]:
