@@ -277,6 +277,7 @@ def sweep(
     precision: str | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Sweep:
     """Measure merges of a base and encoders tuned from it, none of them written; choose an alpha.
@@ -308,6 +309,7 @@ def sweep(
         precision: Of the encoder.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Further fields.
 
     Returns:
@@ -351,11 +353,11 @@ def sweep(
     if suggest:
         if by is not None or test or tuned_on:
             raise ConfigError("--suggest takes neither --by nor --test nor --tuned-on")
-        with use_device(device):
+        with overwriting(overwrite), use_device(device):
             return suggestion.suggest(
                 asked, _texts(corpus), _folder(out), seed=seed, precision=config.precision
             )
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         return sweeping.sweep(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
 
 
@@ -381,6 +383,7 @@ def search(
     precision: str | None = None,
     device: str = "auto",
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Search:
     """Search coefficients by layer group and a method with optuna, by the rule of `sweep`.
@@ -410,6 +413,7 @@ def search(
         precision: Of the encoder.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
         overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Further fields.
 
     Raises:
@@ -443,7 +447,7 @@ def search(
         "precision": precision,
     }
     config = evaluation_config(given, overrides, _changes(settings, {}))
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         return searching.search(asked, _texts(corpus), config, _folder(out), seed=seed, test=test)
 
 
@@ -462,6 +466,7 @@ def analyze(
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
+    overwrite: bool = False,
 ) -> list[AnalysisRow]:
     """Measure, layer by layer, what fine-tuning did to encoders: docs/analysis.md.
 
@@ -480,6 +485,7 @@ def analyze(
         seed: Of everything that is drawn.
         precision: Of the encoders: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overwrite: Replace what no command of ours wrote, too.
 
     Returns:
         A row for each measure, layer and encoder.
@@ -502,7 +508,7 @@ def analyze(
         seed=seed,
     )
     folder = _folder(out)
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         return analyze_and_draw(base, _listed(encoders), str(corpus), folder, settings)
 
 

@@ -16,6 +16,9 @@ from speechft.documents import read_limited
 from speechft.errors import DataError
 from speechft.files import atomic_write
 
+MAX_ENCODERS, MAX_TASKS = 1_000, 100
+"""Of a report or a comparison."""
+
 
 class Role(StrEnum):
     """What an encoder stands for in a comparison."""
@@ -90,6 +93,24 @@ def write_rows(path: Path, rows: Iterable[ResultRow]) -> None:
 def of_all_layers(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return the figures of probes on the weighted sum, which stand for an encoder."""
     return [row for row in rows if row.layer is None]
+
+
+def check_number(rows: Iterable[ResultRow]) -> None:
+    """Refuse to show more side by side than anybody could read, which would take very long.
+
+    Raises:
+        DataError: There are more than `MAX_ENCODERS` encoders or `MAX_TASKS` tasks.
+    """
+    encoders, tasks = set(), set()
+    for row in rows:
+        encoders.add((row.encoder, row.encoder_digest))
+        tasks.add(row.task)
+    for what, found, most in (("encoders", encoders, MAX_ENCODERS), ("tasks", tasks, MAX_TASKS)):
+        if len(found) > most:
+            raise DataError(
+                f"the results hold {len(found):,} {what}; at most {most:,} are shown side by side",
+                hint="give fewer files or folders, or take rows out of results.jsonl",
+            )
 
 
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:

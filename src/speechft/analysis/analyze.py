@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -17,7 +16,7 @@ from speechft.analysis.choosing import Choice, choose, labels_of, speakers_of
 from speechft.analysis.intervals import Groups, mean_estimate, number_groups
 from speechft.analysis.linearity import LEAST_BASELINE, connectivity
 from speechft.analysis.reading import Line, Reading, read_states
-from speechft.analysis.rows import AnalysisRow, row_values, write_analysis
+from speechft.analysis.rows import AnalysisRow, row_values
 from speechft.analysis.settings import MEASURES, Settings
 from speechft.analysis.similarity import batches_of, centred_cosine, cka
 from speechft.analysis.weights import TOP, Moves, agreement, moves, weights_of
@@ -25,12 +24,14 @@ from speechft.console import log
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.devices import pick_device
+from speechft.disk import remove
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.limit import limited
 from speechft.features.extract import count_frames
 from speechft.features.layers import pick_layers
+from speechft.outputs import make_scratch
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -56,13 +57,13 @@ class Subject:
 def analyze(
     base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
 ) -> list[AnalysisRow]:
-    """Measure what fine-tuning did to encoders; writes ``analysis.jsonl``.
+    """Measure what fine-tuning did to encoders.
 
     Args:
         base: What they were tuned from, as `typed_candidates` takes it.
         encoders: The others.
         corpus: As `find_corpus` takes it.
-        folder: For the rows; it is there, and nobody else writes to it.
+        folder: For what is made on the way; it is there, and nobody else writes to it.
         settings: What is measured.
 
     Raises:
@@ -77,9 +78,14 @@ def analyze(
     cuts = _usable(found.split(split), [s.encoder for s in subjects], settings)
     log(f"analysis: {len(cuts)} utterances of {found.name}, {split}")
     wanted = _possible(subjects, cuts, settings)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".states-") as scratch:
-        rows = _Analysis(subjects, cuts, wanted, settings).rows(Path(scratch))
-    write_analysis(folder / ROWS_NAME, rows)
+    scratch = folder / ".states.partial"
+    make_scratch(scratch)  # refuses what is not ours; what a killed analysis left there goes
+    remove(scratch)
+    make_scratch(scratch)
+    try:
+        rows = _Analysis(subjects, cuts, wanted, settings).rows(scratch)
+    finally:
+        remove(scratch)
     return rows
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Set, app
+from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Overwrite, Set, app
 from speechft.commands import command
 from speechft.console import say
 
@@ -74,6 +74,7 @@ def sweep(
     precision: Precision = None,
     device: Device = "auto",
     set_: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Find the alpha to merge with: measure merges on dev, none of them written to disk.
@@ -109,6 +110,7 @@ def sweep(
         precision=precision,
         device=device,
         overrides=set_ or (),
+        overwrite=overwrite,
     )
     if as_json:
         told = [row.as_dict() for row in found.rows]
@@ -148,6 +150,7 @@ def search(
     precision: Precision = None,
     device: Device = "auto",
     set_: Set = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Search alphas by layer group, and a method: on one half of dev, chosen on the other.
@@ -179,6 +182,7 @@ def search(
         precision=precision,
         device=device,
         overrides=set_ or (),
+        overwrite=overwrite,
     )
     if as_json:
         say("\n".join(json.dumps(row.as_dict()) for row in found.rows))

@@ -70,12 +70,13 @@ def packaged_encoders() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG_NAME}"))}
 
 
-def resolve_encoder(name: str | Path) -> Path:
+def resolve_encoder(name: str | Path, *, download: bool = True) -> Path:
     """Return where an encoder lies; a hub id is downloaded into the Hugging Face cache.
 
     Args:
         name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
             ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``.
+        download: False takes a hub id from the cache alone: where a result names it, not the user.
 
     Raises:
         CheckpointError: There is no such encoder.
@@ -107,10 +108,10 @@ def resolve_encoder(name: str | Path) -> Path:
             hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
             f"or one of: {', '.join([*packaged, *FEATURES])}",
         )
-    return _download(str(name))
+    return _download(str(name), download)
 
 
-def _download(name: str) -> Path:
+def _download(name: str, download: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     hub_id, _, revision = name.partition("@")
@@ -118,13 +119,26 @@ def _download(name: str) -> Path:
     def fetch(*weights: str) -> Path:
         settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME]
         patterns = [*settings, *weights]
-        return Path(snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns))
+        return Path(
+            snapshot_download(
+                hub_id,
+                revision=revision or None,
+                allow_patterns=patterns,
+                local_files_only=not download,
+            )
+        )
 
     try:  # not *.safetensors: MMS has an adapter for every language beside its weights
         folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)
         if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
             folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
     except Exception as error:  # the hub client raises many kinds, most of them network errors
+        if not download:
+            raise CheckpointError(
+                f"encoder {name} is a hub id that is not in the cache; nothing is downloaded "
+                "because a file names it",
+                hint="type the name yourself, or give its folder",
+            ) from None
         raise CheckpointError(
             f"encoder {name} is neither a folder nor could it be downloaded: "
             f"{type(error).__name__}",

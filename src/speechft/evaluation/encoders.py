@@ -10,13 +10,14 @@ from typing import Any
 from speechft.console import log, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
+from speechft.errors import DataError
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder
 from speechft.features.extract import DownsamplerCache
-from speechft.outputs import check_own, replacing
+from speechft.outputs import check_own, is_overwriting, replacing
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.runs import lock
 from speechft.tasks import TASKS, find_task, is_task
@@ -56,7 +57,7 @@ def evaluate(
             return bool(read_rows(file))  # of which every one that stays true is kept
 
         check_own(file, earlier=earlier_run)
-        earlier = read_rows(file) if file.exists() else []
+        earlier = earlier_rows(file)
         cache, rows, failures = DownsamplerCache(), [], Failures()
         settings: dict[str, Any] = {"seed": seed, "cache": cache, "failures": failures}
         for candidate in candidates:
@@ -103,6 +104,20 @@ def without_test(corpus: Corpus) -> Corpus:
     folds = [names for task in named for names in find_task(task).folds(corpus)]
     used = {name for train, dev, _ in folds for name in (train, dev)}
     return replace(corpus, closed=frozenset(test for *_, test in folds) - used)
+
+
+def earlier_rows(file: Path) -> list[ResultRow]:
+    """Return the rows of earlier commands; none where the user lets something else be replaced.
+
+    Raises:
+        DataError: The file holds something else.
+    """
+    try:
+        return read_rows(file) if file.exists() else []
+    except DataError:
+        if is_overwriting():
+            return []
+        raise
 
 
 def kept_rows(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from speechft.commands import command
 from speechft.config import Config, build
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 PIPELINE_FILE, WEIGHTS_FILE = "pipeline.json", "probe.safetensors"
 RESULTS_FILE = "results.jsonl"
+M = TypeVar("M", bound=nn.Module)
 
 
 class Pipeline:
@@ -199,11 +202,25 @@ def _load_probe(path: Path, known: _Record, about: Task, vocabulary: Vocabulary)
         )
         return Probe(known.states, head)
 
+    return with_weights(make, path, f"another probe than {PIPELINE_FILE} describes")
+
+
+def with_weights(make: Callable[[], M], path: Path, other: str) -> M:
+    """Return a module with the weights of a file; shapes are compared before it is built.
+
+    Args:
+        make: Makes the module.
+        path: Safetensors that anybody may have written.
+        other: What the file holds where they do not fit.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another module.
+    """
     with torch.device("meta"):
         wanted = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
     entries, _ = read_header(path)
     if wanted != {name: entry.shape for name, entry in entries.items()}:
-        raise CheckpointError(f"{path} holds another probe than {PIPELINE_FILE} describes")
+        raise CheckpointError(f"{path} holds {other}")
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -212,9 +229,9 @@ def _load_probe(path: Path, known: _Record, about: Task, vocabulary: Vocabulary)
         tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()
     ):
         raise CheckpointError(f"{path} holds weights that are no finite numbers")
-    probe = make()
-    probe.load_state_dict(weights)
-    return probe
+    made = make()
+    made.load_state_dict(weights)
+    return made
 
 
 def _chosen(out: Path, name: str | None, task: str | None) -> Path:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from speechft.analysis.analyze import ROWS_NAME, analyze
-from speechft.analysis.rows import AnalysisRow, read_analysis
+from speechft.analysis.rows import AnalysisRow, read_analysis, write_analysis
 from speechft.analysis.sentences import sentences
 from speechft.analysis.settings import Settings
 from speechft.console import warn
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError, DataError
-from speechft.reporting.layers import PAGE_NAME, write_page
+from speechft.outputs import RECORD_NAME, check_own
+from speechft.reporting.layers import PAGE_NAME, TITLES, write_page
 from speechft.runs import lock, stage
 
 
@@ -32,7 +34,17 @@ def analyze_and_draw(
         settings: What is measured.
     """
     with lock(folder):
-        return _analyze(base, encoders, corpus, folder, settings)
+        before = _is_earlier(folder)
+        for name in (ROWS_NAME, PAGE_NAME, *(f"{question}.svg" for question in TITLES)):
+            check_own(folder / name, earlier=lambda: before)
+        return _analyze(base, encoders, corpus, folder, settings, before=before)
+
+
+def _is_earlier(folder: Path) -> bool:
+    """Return whether a version that kept no record analysed into a folder."""
+    with contextlib.suppress(DataError):
+        return not (folder / RECORD_NAME).exists() and bool(read_analysis(folder / ROWS_NAME))
+    return False
 
 
 def analysis_stage(
@@ -65,8 +77,15 @@ def analysis_stage(
 
 
 def _analyze(
-    base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
+    base: Any,
+    encoders: Sequence[Any],
+    corpus: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    before: bool = False,
 ) -> list[AnalysisRow]:
     rows = analyze(base, encoders, corpus, folder, settings)
-    write_page(rows, folder)
+    write_analysis(folder / ROWS_NAME, rows, earlier=lambda: before)
+    write_page(rows, folder, lambda: before)
     return rows

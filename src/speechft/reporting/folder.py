@@ -28,7 +28,14 @@ from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
 from speechft.reporting.report import Report, render
 from speechft.reporting.sweeps import Swept, read_suggestion, read_swept
-from speechft.results import ResultRow, Role, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import (
+    ResultRow,
+    Role,
+    check_number,
+    mean_over_seeds,
+    of_all_layers,
+    read_rows,
+)
 from speechft.runs import STAGE_FILE
 from speechft.verdict import colours, judge, verdict
 
@@ -103,13 +110,14 @@ def read_report(folder: Path) -> Report:
     """Return what the files of a folder say.
 
     Raises:
-        DataError: There is nothing of ours.
+        DataError: There is nothing of ours, or too much of it.
     """
     files = _Files(folder)
     recipe, text = _recipe(files)
     record = files.record
     failed = {str(task) for task in _listed(record.get("failed"))}
     every = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
+    check_number(every)
     rows = of_all_layers(row for row in every if not is_on_dev(row))
     histories = _histories(files, recipe)
     swept = _swept(files)

@@ -8,13 +8,13 @@ from typing import Any
 
 from speechft.console import warn
 from speechft.errors import RunError
+from speechft.outputs import put_text
 from speechft.reporting.figures import Look, number
 from speechft.reporting.plots import shorten
 from speechft.reporting.report import require_extra
 from speechft.reporting.svg import LIGHT, Style, panel, spoken, styles_of, to_svg
 from speechft.sweeping.judging import Judged
 from speechft.sweeping.settings import LEVEL, Rule
-from speechft.sweeping.writing import put_text
 
 CURVE, FRONT, SUGGESTION = "curve.svg", "front.svg", "suggestion.svg"
 PICTURES = (CURVE, FRONT)

@@ -11,7 +11,7 @@ from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.encoders import kept_rows, open_tasks
+from speechft.evaluation.encoders import earlier_rows, kept_rows, open_tasks
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.predictions import dev_file, items_of, read_items
 from speechft.evaluation.suite import evaluate_encoder
@@ -19,7 +19,7 @@ from speechft.features.extract import DownsamplerCache
 from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
 from speechft.outputs import replacing
-from speechft.results import ResultRow, Role, of_all_layers, read_rows, write_rows
+from speechft.results import ResultRow, Role, of_all_layers, write_rows
 from speechft.runs import lock
 from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, judged
@@ -150,7 +150,7 @@ class Bench:
         self.rows: list[ResultRow] = []
         self._digests: dict[str, str] = {}
         file = folder / RESULTS_FILE
-        self._earlier = read_rows(file) if file.exists() else []
+        self._earlier = earlier_rows(file)
 
     def measure(self, point: Point, *, test: bool) -> Measured:
         """Evaluate one merge, and forget its weights.

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from speechft.config import build
 from speechft.data.labels import Vocabulary
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, ConfigError
+from speechft.evaluation.pipelines import with_weights
 from speechft.files import file_digest, read_json
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig
 from speechft.finetuning.training_setup import tuning_head
@@ -34,8 +34,9 @@ class Tuning:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return what it was tuned on."""
-        several = self.config.get("tasks") or {}
-        return tuple(several) or (str(self.config.get("task")),)
+        several = self.config.get("tasks")
+        named = tuple(several) if isinstance(several, dict | list) else ()
+        return tuple(map(str, named)) or (str(self.config.get("task")),)
 
 
 def find_tuning(encoder: Any) -> Tuning | None:
@@ -101,16 +102,11 @@ class KeptHead:
         Raises:
             CheckpointError: The weights do not fit.
         """
-        from safetensors.torch import load_file
-
-        head = tuning_head(self.task, dim, self.vocabulary, self.config)
-        try:
-            head.load_state_dict(load_file(self.file))
-        except (RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.file} does not fit the encoder: {str(error).splitlines()[0]}"
-            ) from None
-        return head
+        return with_weights(
+            lambda: tuning_head(self.task, dim, self.vocabulary, self.config),
+            self.file,
+            "a head of other shapes: it does not fit the encoder, or its vocabulary",
+        )
 
 
 def kept_head(tuned: Sequence[Any]) -> KeptHead:
@@ -130,6 +126,8 @@ def kept_head(tuned: Sequence[Any]) -> KeptHead:
     kept = {"task": task, **{key: found.config.get(key) for key in keys}}
     config = build(FinetuningConfig, kept, str(found.folder / STAGE_FILE))
     symbols = read_json(files[1])
+    if not isinstance(symbols, list) or not all(isinstance(one, str) for one in symbols):
+        raise CheckpointError(f"{files[1]} holds no list of texts, as a vocabulary is")
     return KeptHead(find_task(task), Vocabulary(tuple(symbols)), config, files[0])
 
 

@@ -32,8 +32,12 @@ COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("num_mel_bins", "feature_projection_input_dim"), (1, 1 << 12)),
     **dict.fromkeys(("adapter_kernel_size", "adapter_stride", "num_adapter_layers"), (1, 256)),
     "num_feat_extract_layers": (1, 64),
+    "num_labels": (0, 1 << 20),
 }
 """Fields that are whole numbers, with their ranges; they may be left out, but not be null."""
+
+LARGEST = 1 << 24
+"""Of the whole numbers in all other fields: no table that a library makes of one is larger."""
 
 _LISTS = ("conv_dim", "conv_kernel", "conv_stride")
 _MAX_CONVOLUTIONS, _MAX_ENTRY = 64, 1 << 16
@@ -95,6 +99,8 @@ def _expected(name: Any, value: Any) -> str | None:
         return None if _is_number(value) and 0 < value <= 1 else "a number from 0 to 1"
     if name.endswith(("dropout", "layerdrop")) and value is not None:
         return None if _is_number(value) and 0 <= value <= 1 else "a rate from 0 to 1"
+    if type(value) is int and abs(value) > LARGEST:
+        return f"a whole number up to {LARGEST:,}"
     return None
 
 
