@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +16,7 @@ from speechft.analysis.choosing import Choice, choose, labels_of, speakers_of
 from speechft.analysis.intervals import Groups, mean_estimate, number_groups
 from speechft.analysis.linearity import LEAST_BASELINE, connectivity
 from speechft.analysis.reading import Line, Reading, read_states
-from speechft.analysis.rows import AnalysisRow, row_values
+from speechft.analysis.rows import AnalysisRow, row_values, write_analysis
 from speechft.analysis.settings import MEASURES, Settings
 from speechft.analysis.similarity import batches_of, centred_cosine, cka
 from speechft.analysis.weights import TOP, Moves, agreement, moves, weights_of
@@ -55,16 +55,23 @@ class Subject:
 
 
 def analyze(
-    base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
+    base: Any,
+    encoders: Sequence[Any],
+    corpus: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    earlier: Callable[[], bool] | None = None,
 ) -> list[AnalysisRow]:
-    """Measure what fine-tuning did to encoders.
+    """Measure what fine-tuning did to encoders; writes ``analysis.jsonl``.
 
     Args:
         base: What they were tuned from, as `typed_candidates` takes it.
         encoders: The others.
         corpus: As `find_corpus` takes it.
-        folder: For what is made on the way; it is there, and nobody else writes to it.
+        folder: For the rows; it is there, and nobody else writes to it.
         settings: What is measured.
+        earlier: See `speechft.outputs.replacing`.
 
     Raises:
         ConfigError: An encoder has another shape than the base and nobody asked for that, or a
@@ -86,6 +93,7 @@ def analyze(
         rows = _Analysis(subjects, cuts, wanted, settings).rows(scratch)
     finally:
         remove(scratch)
+    write_analysis(folder / ROWS_NAME, rows, earlier=earlier)
     return rows
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.analysis.analyze import ROWS_NAME, analyze
-from speechft.analysis.rows import AnalysisRow, read_analysis, write_analysis
+from speechft.analysis.rows import AnalysisRow, read_analysis
 from speechft.analysis.sentences import sentences
 from speechft.analysis.settings import Settings
 from speechft.console import warn
@@ -85,7 +85,6 @@ def _analyze(
     *,
     before: bool = False,
 ) -> list[AnalysisRow]:
-    rows = analyze(base, encoders, corpus, folder, settings)
-    write_analysis(folder / ROWS_NAME, rows, earlier=lambda: before)
+    rows = analyze(base, encoders, corpus, folder, settings, earlier=lambda: before)
     write_page(rows, folder, lambda: before)
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -39,6 +40,9 @@ COUNTS: dict[str, tuple[int, int]] = {
 LARGEST = 1 << 24
 """Of the whole numbers in all other fields: no table that a library makes of one is larger."""
 
+LEAST_HOP = 16
+"""Samples between frames: a thousand frames a second, of which each attends to all others."""
+
 _LISTS = ("conv_dim", "conv_kernel", "conv_stride")
 _MAX_CONVOLUTIONS, _MAX_ENTRY = 64, 1 << 16
 _TEXTS = ("model_type", "hidden_act", "feat_extract_activation", "activation_function")
@@ -73,6 +77,11 @@ def check_settings(settings: Any, source: str) -> None:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{count} in {name}" for name, count in lengths.items())
         raise CheckpointError(f"{start} does not agree on convolutions: {told}")
+    hop = math.prod(settings.get("conv_stride", (LEAST_HOP,)))
+    if not LEAST_HOP <= hop <= _MAX_ENTRY:
+        raise CheckpointError(
+            f"{start} makes a frame of every {hop:,} samples, expected {LEAST_HOP} to {_MAX_ENTRY}"
+        )
 
 
 def _expected(name: Any, value: Any) -> str | None:
