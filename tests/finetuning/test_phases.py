@@ -14,7 +14,13 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
 from speechft.finetuning.finetune import FinetuningConfig, Strategy, finetune_encoder
-from speechft.finetuning.phases import Phase, apply_phase, head_only_updates, phase_at, stable_phases
+from speechft.finetuning.phases import (
+    Phase,
+    apply_phase,
+    head_only_updates,
+    phase_at,
+    stable_phases,
+)
 
 _SETTINGS = {
     "task": "sid",
@@ -189,7 +195,8 @@ def test_no_phases_is_a_programming_error() -> None:
 def test_after_the_last_phase_it_stays() -> None:
     phases = [Phase(2, "head"), Phase(5, "head and layers")]
     assert [phase_at(phases, step).trainable for step in (0, 1, 2, 4, 5, 99)] == [
-        *(["head"] * 2), *(["head and layers"] * 4)
+        *(["head"] * 2),
+        *(["head and layers"] * 4),
     ]
     with pytest.raises(ValueError, match="no phases"):
         phase_at([], 0)
