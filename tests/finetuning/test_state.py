@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from speechft.errors import CheckpointError
 from speechft.finetuning.state import (
-from speechft.finetuning.training_setup import write_head
     average_of,
     forget_after,
     load_checkpoint,
@@ -23,6 +22,7 @@ from speechft.finetuning.training_setup import write_head
     share_checkpoint,
     weights_of,
 )
+from speechft.finetuning.training_setup import write_head
 
 
 def test_later_steps_are_forgotten_by_a_training_that_goes_back(tmp_path: Path) -> None:

@@ -41,8 +41,12 @@ def warm(fixtures: Path) -> None:
     import speechft.features.looks
     import speechft.merging.execution
     import speechft.recipe  # noqa: F401
+    from speechft.reporting.svg import panel, to_svg
 
     torch.set_num_threads(1)
+    with panel() as (figure, axes):  # matplotlib looks for fonts once, with a program
+        axes.plot([0, 1], [0, 1])
+        to_svg(figure, "x", "x")
     verb("inspect", str(fixtures / "base"), "--json")
     verb("inspect", str(fixtures / "tones"), "--json")
 
