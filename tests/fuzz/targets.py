@@ -147,7 +147,7 @@ def _keeping(target: Run, place: str) -> Run:
 def _ngrams(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
     from speechft.tasks.word_search import LanguageModel, WordSearch
 
-    WordSearch(LanguageModel(Path(given[0])), ["<blank>", "H", "E", "L", "O", "|"], 0)
+    WordSearch(LanguageModel(Path(given[0])), ["<blank>", "H", "E", "L", "O", "|"], blank=0)
 
 
 def _evaluate(folder: Path, fixtures: Path, given: tuple[str, ...]) -> None:
