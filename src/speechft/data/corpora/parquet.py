@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.data.columns import meaning, unusable
+from speechft.disk import is_regular
 from speechft.documents import UNPACKED, parse_json
 from speechft.errors import DataError
 from speechft.files import atomic_write
@@ -43,6 +44,8 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
             f"{path} is parquet, which needs pyarrow", hint="pip install 'speechft[parquet]'"
         ) from None
     try:
+        if path.exists() and not is_regular(path):
+            raise OSError("no regular file")  # pyarrow would wait for a pipe
         file = pq.ParquetFile(path)
         _check_size(path, file.metadata)
         columns = file.schema_arrow.names
