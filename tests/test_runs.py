@@ -518,3 +518,34 @@ def test_a_stage_whose_journal_is_left_over_is_not_done_until_it_is_opened(tmp_p
         assert work.done, "nothing is done twice"
     assert is_done(tmp_path, name="s", config={})
     assert not (tmp_path / ".moving.json").exists()
+
+
+@pytest.mark.parametrize("way", ["stale", "outputs"])
+def test_a_planted_journal_moves_nobody_s_files(way: str, tmp_path: Path) -> None:
+    """A journal came with somebody's folder; what its reader keeps there is not its to move."""
+    thesis, key = tmp_path / "thesis.tex", "a" * 16
+    thesis.write_text("years")
+    new = tmp_path / ".partial" / key / "thesis.tex"
+    new.parent.mkdir(parents=True)
+    new.write_text("planted")
+    written = {"thesis.tex": outputs.fingerprints(new)} if way == "outputs" else {}
+    journal = {"key": key, "outputs": [*written], "written": written, "stale": []}
+    journal |= {"stale": ["thesis.tex"]} if way == "stale" else {}
+    (tmp_path / ".moving.json").write_text(json.dumps(journal))
+    with pytest.raises(RunError, match=r"thesis\.tex.*was not written by"):
+        produce(tmp_path)
+    assert thesis.read_text() == "years"
+
+
+def test_a_journal_s_key_is_no_way_out(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.txt").write_text("somebody's")
+    folder = tmp_path / "out"
+    (folder / ".partial").mkdir(parents=True)
+    written = {"a.txt": outputs.fingerprints(other / "a.txt")}
+    journal = {"key": "../../other", "outputs": ["a.txt"], "written": written, "stale": []}
+    (folder / ".moving.json").write_text(json.dumps(journal))
+    produce(folder)
+    assert (other / "a.txt").read_text() == "somebody's"
+    assert (folder / "a.txt").read_text() == "one"

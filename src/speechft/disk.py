@@ -48,6 +48,14 @@ def reading(path: Path | str) -> BufferedReader:
     return open(open_regular(path), "rb")
 
 
+def is_regular(path: Path | str) -> bool:
+    """Return whether a file is regular, or a link to one: what a library may open itself."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def swap(new: Path, out: Path, aside: Path) -> None:
     """Put a file or a folder in the place of another, which is gone afterwards.
 

@@ -22,6 +22,8 @@ from speechft.disk import reading
 
 MAX_DEPTH = 64
 """Sections and lists within each other, in JSON and YAML."""
+MAX_DIGITS = 300
+"""Digits of a whole number: every one fits into a number of floating point."""
 MAX_NODES = 100_000
 """Values of a YAML text, where what an alias stands for counts anew."""
 MAX_DOCUMENT = 64 << 20
@@ -34,6 +36,8 @@ MAX_BLANK = 10_000
 """Empty lines that follow each other."""
 UNPACKED = (64 << 20, 100)
 """Bytes that a packed file may unpack to: so many, and so many times its own size."""
+_LARGEST = 10**MAX_DIGITS
+_LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _PIECE = 1 << 16
 _PACKED = 1 << 16
 
@@ -60,14 +64,16 @@ def parse_json(text: str | bytes, *, unique: bool = False, plain: bool = True) -
         plain: Refuse texts with zero bytes or halves of characters.
 
     Raises:
-        ValueError: It is no JSON, is nested deeper than `MAX_DEPTH`, or holds such a text or key.
+        ValueError: It is no JSON, is nested deeper than `MAX_DEPTH`, or holds such a text or key,
+            or a whole number of more than `MAX_DIGITS`.
     """
     try:
         text = text if isinstance(text, str) else text.decode("utf-8-sig")
         value = json.loads(text, object_pairs_hook=_once if unique else None)
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None
-    if "\\u" in text or text.count("[") + text.count("{") > MAX_DEPTH:
+    brackets = text.count("[") + text.count("{")
+    if "\\u" in text or brackets > MAX_DEPTH or _LONG_NUMBER.search(text):
         _check_value(value, plain)
     return value
 
@@ -92,6 +98,8 @@ def _check_value(value: Any, plain: bool) -> None:
                 below += item
             elif plain and isinstance(item, str) and not is_plain(item):
                 raise ValueError(f"{item!r} holds a zero byte or half a character")
+            elif type(item) is int and abs(item) >= _LARGEST:
+                raise ValueError(f"a whole number has more than {MAX_DIGITS} digits")
         if depth > MAX_DEPTH and below:
             raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         level = below
@@ -111,8 +119,8 @@ def parse_yaml(text: str, *, typed: bool = True) -> Any:
 
     Raises:
         YAMLError: It is no YAML, holds the tag of an object, a text with a zero byte or half a
-            character, is nested deeper than `MAX_DEPTH`, or has more than `MAX_NODES` values when
-            its aliases are written out.
+            character or a number of more than `MAX_DIGITS`, is nested deeper than `MAX_DEPTH`, or
+            has more than `MAX_NODES` values when its aliases are written out.
     """
     import yaml
 

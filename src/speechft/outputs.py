@@ -22,7 +22,7 @@ from typing import Any
 from speechft.console import log
 from speechft.disk import open_regular, reading, remove, sweep
 from speechft.errors import CheckpointError, RunError
-from speechft.files import read_json, write_beside, write_error, write_json
+from speechft.files import read_json, write_beside, write_error, write_json, write_text
 
 RECORD_NAME = ".speechft.json"
 LOCK_NAME = ".lock"
@@ -40,6 +40,11 @@ def overwriting(allowed: bool) -> Iterator[None]:
         yield
     finally:
         _overwrite.reset(token)
+
+
+def is_overwriting() -> bool:
+    """Return whether commands may replace what they did not write, see `overwriting`."""
+    return _overwrite.get()
 
 
 _patience: ContextVar[float] = ContextVar("patience", default=0.0)
@@ -174,7 +179,7 @@ def _check(path: Path, new: Path | None, earlier: Callable[[], bool] | None) -> 
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     known = written_at(path)
-    strange = foreign(path, known, new)
+    strange = [] if is_overwriting() else foreign(path, known, new)
     if strange and not (not known and earlier is not None and earlier()):
         refuse(strange, path)
 
@@ -394,3 +399,9 @@ def replacing(path: Path, *, earlier: Callable[[], bool] | None = None) -> Itera
         yield hidden
         _check(path, hidden, earlier)
         _note(path, hidden)
+
+
+def put_text(path: Path, text: str, *, earlier: Callable[[], bool] | None = None) -> None:
+    """Write a text in the place of an earlier one of ours, see `replacing`."""
+    with replacing(path, earlier=earlier) as hidden:
+        write_text(hidden, text)

@@ -5,8 +5,9 @@ Light on purpose: `speechft recipes` needs no configuration classes.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ EXTENDS = "extends"
 VERBS = {"finetuning": ("run", "finetune"), "optimization": ("pretrain",)}
 """The verbs that take a recipe, by the section that only their recipes have."""
 
+MAX_EXTENDED = 100
+"""Files that a recipe may begin with, one that is extended twice counted twice."""
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -65,9 +68,9 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: There is no such recipe, a file is no YAML mapping, or ``extends`` names
-            nothing or goes round in a circle.
+            nothing, goes round in a circle, or leads to more than `MAX_EXTENDED` files.
     """
-    return _resolved(find_recipe(name), ())
+    return _resolved(find_recipe(name), (), itertools.count(1))
 
 
 def verbs_of(content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -75,13 +78,20 @@ def verbs_of(content: Mapping[str, Any]) -> tuple[str, ...]:
     return next((verbs for section, verbs in VERBS.items() if section in content), ())
 
 
-def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
+def _resolved(path: Path, before: tuple[Path, ...], count: Iterator[int]) -> dict[str, Any]:
     """Return the content of a file upon that of the one it extends.
 
     Args:
         path: The file.
         before: The files that extend it, the outermost first.
+        count: Of the files that are read.
     """
+    if next(count) > MAX_EXTENDED:
+        first = (*before, path)[0]
+        raise ConfigError(
+            f"recipe {first} extends more than {MAX_EXTENDED} files, one of them {path}",
+            hint="extend fewer, or write what they have in common into one",
+        )
     content = read_yaml(path)
     if EXTENDS not in content:
         return content
@@ -92,7 +102,7 @@ def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
         if base.resolve() in {file.resolve() for file in chain}:
             circle = " -> ".join(str(file) for file in (*chain, base))
             raise ConfigError(f"recipes extend each other in a circle: {circle}")
-        result = _merged(result, _resolved(base, chain))
+        result = _merged(result, _resolved(base, chain, count))
     return _merged(result, content)
 
 

@@ -17,6 +17,8 @@ from speechft.errors import DataError
 from speechft.files import atomic_write
 
 Part = Literal["dev", "test"]
+MAX_ENCODERS, MAX_TASKS = 1_000, 100
+"""Of a report or a comparison."""
 
 
 class Role(StrEnum):
@@ -100,6 +102,24 @@ def of_part(rows: Iterable[ResultRow], part: Part) -> list[ResultRow]:
 def of_all_layers(rows: Iterable[ResultRow]) -> list[ResultRow]:
     """Return the figures of probes on the weighted sum, which stand for an encoder."""
     return [row for row in rows if row.layer is None]
+
+
+def check_number(rows: Iterable[ResultRow]) -> None:
+    """Refuse to show more side by side than anybody could read, which would take very long.
+
+    Raises:
+        DataError: There are more than `MAX_ENCODERS` encoders or `MAX_TASKS` tasks.
+    """
+    encoders, tasks = set(), set()
+    for row in rows:
+        encoders.add((row.encoder, row.encoder_digest))
+        tasks.add(row.task)
+    for what, found, most in (("encoders", encoders, MAX_ENCODERS), ("tasks", tasks, MAX_TASKS)):
+        if len(found) > most:
+            raise DataError(
+                f"the results hold {len(found):,} {what}; at most {most:,} are shown side by side",
+                hint="give fewer files or folders, or take rows out of results.jsonl",
+            )
 
 
 def mean_over_seeds(rows: Iterable[ResultRow]) -> list[ResultRow]:

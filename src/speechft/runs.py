@@ -193,7 +193,15 @@ def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:
         refuse([n for name in outputs for n in _foreign(folder, name, scratch / name)])
         refuse([n for name in stale for n in _foreign(folder, name)])
         written = {name: fingerprints(scratch / name) for name in outputs}
-        journal = {**record, "outputs": outputs, "written": written, "stale": stale}
+        there = [name for name in (*outputs, *stale) if os.path.lexists(folder / name)]
+        before = {name: fingerprints(folder / name) for name in there}
+        journal = {
+            **record,
+            "outputs": outputs,
+            "written": written,
+            "stale": stale,
+            "before": before,
+        }
         for name in outputs:
             _sync_names(scratch / name)
         sync_folder(scratch)
@@ -221,12 +229,16 @@ def _finish_moving(folder: Path) -> None:
     key, stale, written = journal["key"], journal.get("stale"), journal["written"]
     try:
         if not (
-            isinstance(key, str) and isinstance(stale, list) and isinstance(written, dict)
-        ):  # of a version up to 2026-11:
+            isinstance(key, str)
+            and _KEY.fullmatch(key[:16])
+            and isinstance(stale, list)
+            and isinstance(written, dict)
+        ):  # of a version up to 2026-11, or not ours:
             _remove_scratch(folder)  # what it had not yet moved is half of its work
             return
         journal["written"] = {n: written.get(n) for n in journal["outputs"]}
         journal["stale"] = [n for n in stale if isinstance(n, str) and _is_name(n)]
+        _check_journal(folder, journal)
         scratch = folder / ".partial" / key[:16]
         if not scratch.parent.is_symlink() and all(
             (scratch / n).exists() or (folder / n).exists() for n in journal["outputs"]
@@ -234,6 +246,23 @@ def _finish_moving(folder: Path) -> None:
             _move(folder, journal)
     except OSError as error:
         raise write_error(folder, error) from error
+
+
+def _check_journal(folder: Path, journal: Mapping[str, Any]) -> None:
+    """Refuse to move away what a journal does not know: it may be somebody's who planted it.
+
+    Raises:
+        RunError: What lies in the place of an output is neither what was to be replaced nor new.
+    """
+    before, strange = journal.get("before"), []
+    for name in {*journal["outputs"], *journal["stale"]}:
+        known: dict[str, list[Any]] = {}
+        for prints in (before, journal["written"]):
+            told = prints.get(name) if isinstance(prints, dict) else None
+            for file, value in told.items() if isinstance(told, dict) else ():
+                known[file] = [*known.get(file, ()), *listed(value)]
+        strange += foreign(folder / name, known)
+    refuse(sorted(strange), folder)
 
 
 def _move(folder: Path, journal: Mapping[str, Any]) -> None:
@@ -258,7 +287,8 @@ def _move(folder: Path, journal: Mapping[str, Any]) -> None:
             swap(new, out, replaced / name)
     sync_folder(folder)
     ends = ("outputs", "written")  # in one order, whether the journal was just made or is read
-    record = {name: value for name, value in journal.items() if name not in (*ends, "stale")}
+    own = (*ends, "stale", "before")
+    record = {name: value for name, value in journal.items() if name not in own}
     write_json(folder / STAGE_FILE, record | {name: journal[name] for name in ends})
     (folder / _MOVING_FILE).unlink()
     _remove_scratch(folder)

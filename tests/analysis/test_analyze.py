@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+import speechft
 from helpers import TINY, tiny_encoder
 from speechft import cli
 from speechft.analysis.analyze import analysis_rows, interpolated
@@ -307,6 +308,23 @@ def _run() -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main()
     assert not stop.value.code
+
+
+def test_files_of_somebody_else_stay_unless_told(
+    tiny_hubert: Path, tuned: list[Path], tones: Corpus, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"out": tmp_path, "corpus": tones.folder, "measures": "weights"}
+    page = tmp_path / "analysis.md"
+    page.write_text("mine\n")
+    with pytest.raises(SpeechftError, match=r"analysis\.md.*was not written by"):
+        speechft.analyze(tiny_hubert, tuned, **given)
+    assert page.read_text() == "mine\n"
+    assert not (tmp_path / "analysis.jsonl").exists()
+    speechft.analyze(tiny_hubert, tuned, overwrite=True, **given)
+    assert "What fine-tuning did" in page.read_text()
+    speechft.analyze(tiny_hubert, tuned, **given)  # its own it knows
+    (tmp_path / ".speechft.json").unlink()  # as an earlier version left it
+    speechft.analyze(tiny_hubert, tuned, **given)
 
 
 def test_sentences_say_what_turned() -> None:

@@ -18,7 +18,6 @@ import yaml
 from lhotse import AudioSource, CutSet, MonoCut, Recording
 
 from speechft.data.cuts import read_cuts
-from speechft.data.places import permitted
 from speechft.data.resampling import resample
 from speechft.data.waveform import load_waveform
 from speechft.errors import DataError
@@ -181,19 +180,3 @@ def test_transforms_give_what_lhotse_gives(cut: Item, tmp_path: Path, transform:
     if transform == "resample":  # without torchaudio lhotse takes another filter than with it
         expected = resample(resample(expected, 16_000, 8_000), 8_000, 16_000)
     np.testing.assert_allclose(ours, expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("asked", "address", "may"),
-    [
-        ("", "http://h/a", False),
-        ("/corpus", "https://h/a", False),
-        ("https://h", "https://h/a", True),
-        ("https://h", "http://h/a", False),
-        ("http://h", "https://h/a", True),
-        ("s3://b", "file:///etc/passwd", False),
-        ("s3://b", "s3://b/a", True),
-    ],
-)
-def test_only_the_scheme_that_was_asked_for_is_fetched(asked: str, address: str, may: bool) -> None:
-    assert permitted(address, asked) is may

@@ -228,7 +228,7 @@ KINDS: dict[str, Callable[[Files, random.Random], Path]] = {
 
 def attempt(path: Path, is_whole: bool) -> str:
     """Open, and where that works load or inspect, a file; return how it ended."""
-    start = time.monotonic()
+    start = time.process_time()  # others may compute here too
     try:
         opened = open_encoder(path)
         if is_whole and opened.family in (None, "hubert"):
@@ -236,9 +236,9 @@ def attempt(path: Path, is_whole: bool) -> str:
         inspect_encoder(path)
     except SpeechftError as error:
         str(error).encode()
-        assert time.monotonic() - start < SLOWEST
+        assert time.process_time() - start < SLOWEST
         return "refused"
-    assert time.monotonic() - start < SLOWEST
+    assert time.process_time() - start < SLOWEST
     return "read"
 
 

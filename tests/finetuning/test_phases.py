@@ -14,7 +14,13 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import load_encoder
 from speechft.finetuning.finetune import FinetuningConfig, Strategy, finetune_encoder
-from speechft.finetuning.phases import Phase, head_only_updates, phase_at, stable_phases
+from speechft.finetuning.phases import (
+    Phase,
+    apply_phase,
+    head_only_updates,
+    phase_at,
+    stable_phases,
+)
 
 _SETTINGS = {
     "task": "sid",
@@ -184,3 +190,27 @@ def test_plain_is_the_released_code_without_its_head_only_updates() -> None:
 def test_no_phases_is_a_programming_error() -> None:
     with pytest.raises(ValueError, match="no phases"):
         phase_at([], 0)
+
+
+def test_after_the_last_phase_it_stays() -> None:
+    phases = [Phase(2, "head"), Phase(5, "head and layers")]
+    assert [phase_at(phases, step).trainable for step in (0, 1, 2, 4, 5, 99)] == [
+        *(["head"] * 2),
+        *(["head and layers"] * 4),
+    ]
+    with pytest.raises(ValueError, match="no phases"):
+        phase_at([], 0)
+
+
+def test_gradients_of_what_is_frozen_are_dropped_and_no_others() -> None:
+    encoder, head = tiny_encoder(), torch.nn.Linear(2, 2)
+    for parameter in (*encoder.parameters(), *head.parameters()):
+        parameter.grad = torch.ones_like(parameter)
+    apply_phase(Phase(5, "head and layers"), encoder, head)
+    for parameter in encoder.parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad
+    assert any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not all(parameter.requires_grad for parameter in encoder.parameters())
+    apply_phase(Phase(5, "head"), encoder, head)
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert all(parameter.grad is not None for parameter in head.parameters())

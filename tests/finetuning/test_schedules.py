@@ -48,3 +48,12 @@ def test_shares_lie_between_zero_and_one(field: str, value: float) -> None:
     with pytest.raises(ValidationError):
         Schedule(**{field: value})
     Schedule(**{field: float(round(value))})
+
+
+@pytest.mark.parametrize("field", ["warmup", "hold"])
+def test_a_share_lies_between_nothing_and_all(field: str) -> None:
+    other = {"warmup": "hold", "hold": "warmup"}[field]
+    assert getattr(Schedule(**{field: 1.0, other: 0.0}), field) == 1.0
+    for wrong in (-0.01, 1.01, 1.5, 2.0):
+        with pytest.raises(ValidationError, match=f"{field}\\n.*(greater|less) than or equal"):
+            Schedule(**{field: wrong, other: 0.0})

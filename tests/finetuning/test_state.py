@@ -22,6 +22,7 @@ from speechft.finetuning.state import (
     share_checkpoint,
     weights_of,
 )
+from speechft.finetuning.training_setup import write_head
 
 
 def test_later_steps_are_forgotten_by_a_training_that_goes_back(tmp_path: Path) -> None:
@@ -141,3 +142,10 @@ def test_weights_of_another_training_are_refused_in_a_sentence(change: str) -> N
     with pytest.raises(CheckpointError, match="checkpoint of another training") as caught:
         set_weights(module, weights)
     assert caught.value.hint
+
+
+def test_a_head_is_readable_like_any_new_file(tmp_path: Path) -> None:
+    write_head(torch.nn.Linear(2, 2), tmp_path / "head.safetensors")
+    (tmp_path / "usual").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1, modes

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 PIPE = b"a pipe that nobody writes to"
+LINK = b"a link to "
+"""Followed by where it leads, relative to the folder of the link."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Case:
     target: str
     """Key in `fuzz.targets.TARGETS`."""
     files: dict[str, bytes] = field(default_factory=dict)
-    """Contents by path below an empty folder; `PIPE` stands for a pipe that nobody writes to."""
+    """Contents by path below an empty folder; `PIPE` stands for a pipe that nobody writes to,
+    `LINK` with a target for a link."""
     arguments: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
@@ -30,6 +33,9 @@ class Case:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             if content == PIPE:
                 os.mkfifo(path)
+                continue
+            if content.startswith(LINK):
+                os.symlink(content.removeprefix(LINK), path)
                 continue
             with open(path, "wb") as file:
                 file.write(content)

@@ -128,7 +128,7 @@ def audio(draw: DrawFn, fixtures: Path) -> Case:
     kinds = below(fixtures / "audio")
     name = draw(st.sampled_from(sorted(kinds)))
     data = draw(changed_bytes(kinds[name], head=draw(st.sampled_from([64, 200, len(kinds[name])]))))
-    if name.startswith("FLOAT") and draw(st.booleans()):
+    if name.startswith("WAV-FLOAT") and draw(st.booleans()):
         number = draw(st.sampled_from([float("nan"), float("inf"), 1e38, -1e38, 1e10, 1e-40]))
         data = kinds[name][:-400] + struct.pack("<f", number) * 100
     suffix = draw(st.sampled_from([Path(name).suffix, ".wav", ".mp3"]))

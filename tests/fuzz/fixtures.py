@@ -16,6 +16,7 @@ import torch
 
 from corpora import miniature
 from helpers import tiny_encoder, tone_corpus
+from speechft.data.shar import export_shards
 
 ARCHIVES = {
     "tedlium3": ".stm",
@@ -63,17 +64,22 @@ def build(folder: Path) -> None:
         (".caf", "CAF", "PCM_16"),
         (".w64", "W64", "PCM_16"),
         (".sph", "NIST", "PCM_16"),
+        *((".wav", "WAV", s) for s in ("IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "ALAW")),
+        *((".wav", f, "PCM_16") for f in ("RF64", "WAVEX", "VOC", "IRCAM", "MAT5", "PAF", "SVX")),
+        *((".caf", "CAF", "ALAC_16"), (".aiff", "AIFF", "DWVW_16"), (".w64", "W64", "IMA_ADPCM")),
     ):
-        place = folder / "audio" / f"{subtype}{suffix}"
+        place = folder / "audio" / f"{form}-{subtype}{suffix}"
         place.parent.mkdir(exist_ok=True)
         sound = 0.1 * rng.standard_normal((2_000, 1))
         with place.open("wb") as file:
             buffer = io.BytesIO()
             soundfile.write(buffer, sound, 16_000, format=form, subtype=subtype)
             file.write(buffer.getvalue())
-    shutil.copy(folder / "audio" / "PCM_16.wav", folder / "a.wav")
+    shutil.copy(folder / "audio" / "WAV-PCM_16.wav", folder / "a.wav")
     (folder / "tones").mkdir()
     tone_corpus(folder / "tones", speakers=2, per_speaker=1)
+    (folder / "sharded").mkdir()
+    export_shards(tone_corpus(folder / "sharded", speakers=1, per_speaker=2), folder / "shards")
     for name in ARCHIVES:
         many = {"iemocap": 10, "voxceleb1": 4}.get(name, 1)
         miniature(

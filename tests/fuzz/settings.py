@@ -14,7 +14,7 @@ from fuzz.cases import Case
 from fuzz.changes import COMMAND, changed_bytes, changed_values, nasty_texts, nasty_values
 from fuzz.fixtures import as_json
 
-_RECIPE: dict[str, Any] = {
+RECIPE: dict[str, Any] = {
     "extends": "demo",
     "encoder": "tiny-hubert",
     "data": {"corpus": "synthetic"},
@@ -56,7 +56,7 @@ def recipes(draw: DrawFn, fixtures: Path) -> Case:
     target = draw(st.sampled_from(["recipe", "recipe", "merge-file"]))
     merge = {"base": str(fixtures / "base"), "tuned": [str(fixtures / "tuned")], "alpha": 0.5}
     merge |= {"method": "linear", "rules": ["layers.0: 0.1"], "out": "merged"}
-    start = _RECIPE if target == "recipe" else merge
+    start = RECIPE if target == "recipe" else merge
     kind = draw(st.integers(0, 9))
     sets: tuple[str, ...] = ()
     if kind == 0:
@@ -85,7 +85,7 @@ def recipes(draw: DrawFn, fixtures: Path) -> Case:
     return Case(target, {"r.yaml": data}, ("r.yaml", *sets))
 
 
-_ROW: dict[str, Any] = {
+ROW: dict[str, Any] = {
     "encoder": "m",
     "encoder_digest": "0" * 64,
     "task": "ks",
@@ -103,7 +103,7 @@ _ROW: dict[str, Any] = {
     "predictions": "p.jsonl",
     "details": {"dev": 0.5, "layer_weights": [0.5, 0.5]},
 }
-_ITEM: dict[str, Any] = {
+ITEM: dict[str, Any] = {
     "id": "a",
     "prediction": "x",
     "reference": "x",
@@ -118,9 +118,9 @@ _ITEM: dict[str, Any] = {
 @st.composite
 def results(draw: DrawFn, fixtures: Path) -> Case:
     """Change rows of results and their predictions."""
-    rows = [_ROW, {**_ROW, "encoder": "n", "encoder_digest": "1" * 64}]
+    rows = [ROW, {**ROW, "encoder": "n", "encoder_digest": "1" * 64}]
     rows[0] = draw(changed_values(rows[0], most=2))
-    items = [_ITEM, {**_ITEM, "id": "b"}]
+    items = [ITEM, {**ITEM, "id": "b"}]
     if draw(st.booleans()):
         items[0] = draw(changed_values(items[0], most=2))
     files = {"e/results.jsonl": b"\n".join(map(as_json, rows)) + b"\n"}
@@ -178,6 +178,13 @@ compare {tones} --baseline X
 delta {base} {tuned} --dtype X --out o
 X
 recipes X
+report X
+report {tones} --out X
+analyze {base} X --corpus {tones} --out o
+analyze {base} {tuned} --layers X --out o
+sweep {base} X --tasks asv --corpus {tones} --out o
+sweep {base} {tuned} --alphas X --out o
+search {base} {tuned} --methods X --out o
 """.strip().split("\n")
 """Commands with X where somebody types; nothing that is typed there lets one of them train."""
 

@@ -11,6 +11,7 @@ from hypothesis.strategies import SearchStrategy
 from fuzz.cases import PIPE, Case
 from fuzz.data import archives, audio, manifests, prepared, tables
 from fuzz.models import checkpoints, models, probes
+from fuzz.outputs import chains, ngrams, parquets, records, reports, shards
 from fuzz.settings import commands, recipes, results
 
 STRATEGIES: dict[str, Callable[[Path], SearchStrategy[Case]]] = {
@@ -25,6 +26,12 @@ STRATEGIES: dict[str, Callable[[Path], SearchStrategy[Case]]] = {
     "results": results,
     "probes": probes,
     "commands": commands,
+    "reports": reports,
+    "records": records,
+    "shards": shards,
+    "parquets": parquets,
+    "ngrams": ngrams,
+    "chains": chains,
 }
 """By the name of what they change."""
 

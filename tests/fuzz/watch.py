@@ -22,7 +22,7 @@ from fuzz.cases import Case
 
 SECONDS = 20
 """More of the processor, and a case counts as a hang."""
-WAITING = 90
+WAITING = 300
 """Seconds that a case may wait, on a machine that others use too."""
 MEMORY = 2 << 30
 """Bytes of address space that a case may take beside what was there before."""

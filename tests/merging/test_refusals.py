@@ -265,3 +265,23 @@ def test_an_adapter_is_no_encoder(pair: Any, tmp_path: Path) -> None:
 def test_more_models_than_can_be_open_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="201 tuned models were given, of which at most 200"):
         merge(tmp_path / "base", [tmp_path / "tuned"] * 201, out=tmp_path / "merged")
+
+
+def test_an_output_that_holds_an_input_is_refused(pair: Any, tmp_path: Path) -> None:
+    base, tuned = pair
+    for out in (tmp_path, tuned, tuned / "model.safetensors"):
+        with pytest.raises(ConfigError, match="is an input or holds one"):
+            merge(base, tuned, out=out)
+    merge(base, tuned, out=tuned / "below")  # holds none
+
+
+@pytest.mark.parametrize("density", [0.0, 1.01, 1.5, 2.0])
+def test_a_density_is_a_share(density: float, pair: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected a number above 0 and up to 1"):
+        merge(*pair, method="ties", density=density, out=tmp_path / "m")
+
+
+def test_the_report_tells_range_and_seconds(pair: Any, tmp_path: Path) -> None:
+    done = merge(*pair, alpha=0.5, rules={"layers.0": 0.1}, out=tmp_path / "m")
+    assert done.alpha_range == (0.1, 0.5)
+    assert 0 < done.seconds < 1000

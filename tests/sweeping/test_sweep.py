@@ -293,3 +293,6 @@ def test_files_of_somebody_else_stay(
             run(base, tuned, tones, out, alphas="1")
         assert (out / name).read_text() == "mine\n"
         assert not (out / "evaluation").exists(), "refused before any work"
+        run(base, tuned, tones, out, alphas="1", overwrite=True)
+        assert (out / "sweep.json").read_text() != "mine\n"
+        assert len(read_rows(out / "results.jsonl")) == 4

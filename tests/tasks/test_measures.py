@@ -12,7 +12,17 @@ from sklearn.metrics import f1_score, recall_score
 from speechft.evaluation.score import bootstrap_values, paired_difference
 from speechft.tasks import TASKS, find_task, measure_of
 from speechft.tasks.label import MACRO_F1, UAR
-from speechft.tasks.measures import Item, Measure, macro_f1, mean, ratio, unweighted_recall
+from speechft.tasks.measures import (
+    Item,
+    Measure,
+    macro_f1,
+    mean,
+    ratio,
+    unweighted_recall,
+    weighted_eer,
+    weighted_mtwv,
+)
+from speechft.tasks.metrics import equal_error_rate, mtwv
 
 REFERENCE: dict[str, Any] = {"uar": recall_score, "macro_f1": f1_score}
 
@@ -170,3 +180,45 @@ def test_groups_are_resampled_as_the_measure_says_whatever_its_name(whole: bool)
     together.clear()
     assert bootstrap_values(items, measure=measure) is not None
     assert set(together) == {True}, "groups are drawn by default"
+
+
+def trials(seed: int, last: float) -> list[Item]:
+    """Return trials of three queries; the one with the lowest score is a target, or is not."""
+    rng = np.random.default_rng(seed)
+    return [
+        Item(str(n), "", "", -9.0 if n == 0 else float(rng.normal()), kind, group=f"q{n % 3}")
+        for n in range(60)
+        for kind in [last if n == 0 else float(rng.integers(2))]
+    ]
+
+
+@pytest.mark.parametrize("last", [0.0, 1.0])
+def test_weighted_error_rates_are_those_of_repeated_trials(last: float) -> None:
+    items = trials(3, last)
+    times = np.random.default_rng(4).integers(0, 4, (5, len(items)))
+    times[:, 0] = 3
+    found = weighted_eer(items, times.astype(float))
+    for row, value in zip(times, found, strict=True):
+        again = [item for item, count in zip(items, row, strict=True) for _ in range(count)]
+        labels = [int(item.total) for item in again]
+        expected = equal_error_rate(labels, [item.amount for item in again])
+        assert value == pytest.approx(100 * expected if expected <= 1 else expected, abs=1e-9)
+
+
+def test_weighted_error_rates_need_both_kinds_of_trials() -> None:
+    items = [Item(str(n), "", "", float(n), float(n < 2)) for n in range(4)]
+    weights = np.array([[1.0, 1, 0, 0], [0, 0, 1, 1], [1, 0, 0, 1], [0, 1, 1, 0]])
+    found = weighted_eer(items, weights)
+    assert np.isnan(found[:2]).all()
+    assert found[2:].tolist() == [100.0, 100.0]
+
+
+def test_weighted_values_of_term_detection_are_those_of_the_metric() -> None:
+    """One false alarm before the target of 1,000 others: 1 - beta / 1000, beta of the field."""
+    items = [Item("t", "", "", 0.5, 1.0, group="q"), Item("f", "", "", 0.9, 0.0, group="q")]
+    items += [Item(f"o{n}", "", "", -float(n), 0.0, group="q") for n in range(999)]
+    expected = 1 - (1 - 0.0008) / (100 * 0.0008) / 1000
+    [found] = weighted_mtwv(items, np.ones((1, len(items))))
+    assert found == pytest.approx(expected, abs=1e-12)
+    labels, scores = [int(i.total) for i in items], [i.amount for i in items]
+    assert mtwv(["q"] * len(items), labels, scores) == pytest.approx(expected, abs=1e-12)

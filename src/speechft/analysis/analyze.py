@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -32,12 +31,14 @@ from speechft.console import log
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.devices import pick_device
+from speechft.disk import remove
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.limit import limited
 from speechft.features.extract import count_frames
 from speechft.features.layers import pick_layers
+from speechft.outputs import make_scratch
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -61,7 +62,13 @@ class Subject:
 
 
 def analysis_rows(
-    base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
+    base: Any,
+    encoders: Sequence[Any],
+    corpus: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    earlier: Callable[[], bool] | None = None,
 ) -> list[AnalysisRow]:
     """Measure what fine-tuning did to encoders; writes ``analysis.jsonl``.
 
@@ -71,6 +78,7 @@ def analysis_rows(
         corpus: As `find_corpus` takes it.
         folder: For the rows; it is there, and nobody else writes to it.
         settings: What is measured.
+        earlier: See `speechft.outputs.replacing`.
 
     Raises:
         ConfigError: An encoder has another shape than the base and nobody asked for that, or a
@@ -84,9 +92,15 @@ def analysis_rows(
     cuts = _usable(found.split(split), [s.encoder for s in subjects], settings)
     log(f"analysis: {len(cuts)} utterances of {found.name}, {split}")
     wanted = _possible(subjects, cuts, settings)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".states-") as scratch:
-        rows = _Analysis(subjects, cuts, wanted, settings).rows(Path(scratch))
-    write_analysis(folder / ROWS_NAME, rows)
+    scratch = folder / ".states.partial"
+    make_scratch(scratch)  # refuses what is not ours; what a killed analysis left there goes
+    remove(scratch)
+    make_scratch(scratch)
+    try:
+        rows = _Analysis(subjects, cuts, wanted, settings).rows(scratch)
+    finally:
+        remove(scratch)
+    write_analysis(folder / ROWS_NAME, rows, earlier=earlier)
     return rows
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from speechft.analysis.intervals import Estimate
 from speechft.config import Config
 from speechft.documents import read_limited
 from speechft.errors import DataError
-from speechft.files import atomic_write
+from speechft.outputs import put_text
 
 Question = Literal["similarity", "linearity", "weights", "phones", "words", "speakers", "labels"]
 
@@ -68,8 +68,15 @@ def read_analysis(path: Path) -> list[AnalysisRow]:
         raise DataError(f"analysis {path} cannot be read: {error}") from None
 
 
-def write_analysis(path: Path, rows: Iterable[AnalysisRow]) -> None:
-    """Write rows as JSON lines, atomically."""
-    with atomic_write(path) as file:
-        for row in rows:
-            file.write((json.dumps(row.as_dict(), ensure_ascii=False) + "\n").encode())
+def write_analysis(
+    path: Path, rows: Iterable[AnalysisRow], *, earlier: Callable[[], bool] | None = None
+) -> None:
+    """Write rows as JSON lines in the place of earlier ones of ours.
+
+    Args:
+        path: The file.
+        rows: Its rows.
+        earlier: See `speechft.outputs.replacing`.
+    """
+    lines = (json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
+    put_text(path, "".join(lines), earlier=earlier)

@@ -112,6 +112,7 @@ def analyze(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "fp32",
     device: Device = "auto",
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Say, layer by layer, what fine-tuning did to encoders: features, weights, phones, speakers.
@@ -135,6 +136,7 @@ def analyze(
         seed=seed,
         precision=precision,
         device=device,
+        overwrite=overwrite,
     )
     if as_json:
         say("\n".join(json.dumps(row.as_dict()) for row in rows))

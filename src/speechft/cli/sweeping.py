@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Set, app
+from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Overwrite, Set, app
 from speechft.cli.merging import Allow, Force, Options
 from speechft.cli.options import options_of
 from speechft.commands import command
@@ -35,6 +35,7 @@ SHOWN: dict[str, Any] = {
     "allow": Allow,
     "force": Force,
     "overrides": Set,
+    "overwrite": Overwrite,
 }
 """Arguments of both that are shown in a way of their own; the others are read off the functions."""
 

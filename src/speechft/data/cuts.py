@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechft.data.places import is_address, permitted
+from speechft.data.places import is_address
 from speechft.documents import MAX_DOCUMENT, is_plain, parse_json, parse_yaml, read_limited, unpack
 from speechft.documents import read_lines as lines_of
 from speechft.errors import DataError
@@ -38,12 +38,11 @@ Check = Callable[[Any], str]
 """Says what is expected of a value, or nothing where it is that."""
 
 
-def read_cuts(path: Path, asked: str = "", problems: dict[str, str] | None = None) -> Iterator[Cut]:
+def read_cuts(path: Path, problems: dict[str, str] | None = None) -> Iterator[Cut]:
     """Yield the cuts of a manifest of cuts or recordings, checked, paths resolved.
 
     Args:
         path: JSON lines, JSON or YAML, packed by gzip or not.
-        asked: The address that the user gave, whose scheme sources may have, see `permitted`.
         problems: Is told about cuts without a recording of their own, by id; None refuses them.
 
     Raises:
@@ -59,7 +58,7 @@ def read_cuts(path: Path, asked: str = "", problems: dict[str, str] | None = Non
                     "with cut.save_audio"
                 )
                 continue
-            cut = to_lhotse(item, number, asked)
+            cut = to_lhotse(item, number)
             source = cut.recording.sources[0]
             inside = source.type == "file" and not Path(source.source).is_absolute()
             yield cut.with_recording_path_prefix(path.parent) if inside else cut
@@ -71,13 +70,12 @@ def read_cuts(path: Path, asked: str = "", problems: dict[str, str] | None = Non
         ) from None
 
 
-def to_lhotse(item: Any, number: int = 0, asked: str = "") -> Cut:
+def to_lhotse(item: Any, number: int = 0) -> Cut:
     """Return the cut of lhotse that a section of a manifest, of a cut or a recording, describes.
 
     Args:
         item: What JSON or YAML holds.
         number: Its place in the manifest, from 0.
-        asked: As in `read_cuts`.
 
     Raises:
         ValueError: Names the item, the field and what it may be.
@@ -90,7 +88,7 @@ def to_lhotse(item: Any, number: int = 0, asked: str = "") -> Cut:
         if not isinstance(item, dict):
             raise ValueError(f"is {type(item).__name__}, expected a section")
         if "sources" in item:
-            _check_recording(item, asked)
+            _check_recording(item)
             recording = Recording.from_dict(dict(item))
             channels = recording.channel_ids
             one = len(channels) == 1
@@ -108,7 +106,7 @@ def to_lhotse(item: Any, number: int = 0, asked: str = "") -> Cut:
             told = "part of a FeatureSet" if "num_features" in item else told
             raise ValueError(f"is {told}, which has no audio")
         plain = {key: value for key, value in item.items() if key not in _DROPPED}
-        _check_cut(plain, asked)
+        _check_cut(plain)
         plain["type"] = _KINDS[plain["type"]]
         cut: Cut = deserialize_item(plain)
         return cut
@@ -350,7 +348,7 @@ def _check(section: Any, fields: Mapping[str, Check], needed: tuple[str, ...], w
         raise ValueError(f"{what} lacks {', '.join(missing)}")
 
 
-def _check_cut(item: dict[str, Any], asked: str) -> None:
+def _check_cut(item: dict[str, Any]) -> None:
     kind = item["type"]
     if not isinstance(kind, str) or kind not in _KINDS:
         expected = ", ".join(_KINDS)
@@ -359,7 +357,7 @@ def _check_cut(item: dict[str, Any], asked: str) -> None:
     _check(own, _CUT, ("id", "start", "duration", "channel"), "the cut")
     if isinstance(item["channel"], list) is not (_KINDS[kind] == "MultiCut"):
         raise ValueError(f"channel of the cut does not fit a {kind}")
-    _check_recording(item.get("recording"), asked)
+    _check_recording(item.get("recording"))
     supervisions = item.get("supervisions", [])
     if not isinstance(supervisions, list):
         raise ValueError("supervisions are no list")
@@ -368,7 +366,7 @@ def _check_cut(item: dict[str, Any], asked: str) -> None:
         _check(supervision, _SUPERVISION, needed, "a supervision")
 
 
-def _check_recording(recording: Any, asked: str) -> None:
+def _check_recording(recording: Any) -> None:
     if recording is None:
         raise ValueError("it has no recording")
     plain = recording
@@ -386,30 +384,27 @@ def _check_recording(recording: Any, asked: str) -> None:
         ("type", "channels", "source"),
         "the source",
     )
-    check_source(source["type"], source["source"], asked)
+    check_source(source["type"], source["source"])
     known = recording.get("channel_ids")
     if known is not None and sorted(known) != sorted(source["channels"]):
         raise ValueError("channel_ids of the recording are not the channels of its source")
 
 
-def check_source(kind: str, source: Any, asked: str = "") -> None:
-    """Refuse what is neither a file, bytes in memory, nor an address that was asked for.
+def check_source(kind: str, source: Any) -> None:
+    """Refuse what is neither a file nor bytes in memory: the one place that decides.
 
     Args:
         kind: Type of a source of lhotse.
         source: What it holds.
-        asked: As in `read_cuts`.
 
     Raises:
         ValueError: Says what it is and what is read.
     """
     if kind == "memory" and isinstance(source, bytes):
         return
-    if kind in ("file", "url") and isinstance(source, str) and is_plain(source) and source:
-        if not source.startswith("pipe:") and not is_address(source) and kind == "file":
-            return
-        if is_address(source) and permitted(source, asked):
-            return
+    is_name = kind == "file" and isinstance(source, str) and is_plain(source) and source
+    if is_name and not source.startswith("pipe:") and not is_address(source):
+        return
     told = repr(source[:80]) if isinstance(source, str) else type(source).__name__
     raise ValueError(
         f"a source of type {kind!r} ({told}) is not read; expected is a file: nothing that a "

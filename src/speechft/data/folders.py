@@ -11,12 +11,18 @@ from speechft.console import log, warn
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.text import composed
 from speechft.documents import is_plain
+from speechft.errors import DataError
 
 CORPUS_FILE = "corpus.json"
 """What a prepared corpus has; a folder with it below another holds what was made, not found."""
 _CACHES = frozenset({"__MACOSX", "__pycache__", "node_modules", "lost+found", "$RECYCLE.BIN"})
 _BESIDE = ("clips", "wavs", "wav", "audio")
 """Folders beside a table that its paths may be relative to, as in Common Voice and LJSpeech."""
+
+
+_SYSTEM = frozenset({"/proc", "/sys", "/dev"})
+MAX_FILES = 10_000_000
+"""Files below a folder of recordings, all kinds counted."""
 
 
 @dataclass
@@ -34,11 +40,25 @@ class Below:
 
 
 def look_below(folder: Path) -> Below:
-    """Find all files below a folder, sorted; links to folders are followed once."""
-    found, visited = Below(), set()
+    """Find all files below a folder, sorted; links to folders are followed once.
+
+    A link is not followed to what the folder lies in, such as ``/``, nor to where the system shows
+    itself, such as ``/proc``.
+
+    Raises:
+        DataError: There are more than `MAX_FILES`.
+    """
+    found, visited, count = Below(), set(), 0
+    whole = os.path.realpath(folder)
     for top, names, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(top)
-        if real in visited:
+        count += len(files)
+        if count > MAX_FILES:
+            raise DataError(
+                f"{folder} holds more than {MAX_FILES:,} files, counted up to {top}",
+                hint="give a folder below it, or a table of the recordings that are meant",
+            )
+        if real in visited or (real != whole and _holds(real, whole)) or real in _SYSTEM:
             names.clear()
             continue
         visited.add(real)
@@ -72,6 +92,10 @@ def look_below(folder: Path) -> Below:
             f"{folder} are not read, the first: {found.passed[0].relative_to(folder)}"
         )
     return found
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return os.path.commonpath([outer, inner]) == outer
 
 
 def locate(folder: Path, text: str) -> Path:

@@ -23,22 +23,6 @@ def is_address(text: str) -> bool:
     return _ADDRESS.match(text) is not None
 
 
-def permitted(address: str, asked: str = "") -> bool:
-    """Return whether an address that stands in a file may be read: the one place that decides.
-
-    Args:
-        address: It.
-        asked: The address that the user gave, such as that of a corpus; its scheme is permitted,
-            with ``https`` beside ``http``. Without one, nothing is fetched.
-    """
-    if not is_address(asked):
-        return False
-    schemes = {asked.partition("://")[0]}
-    if "http" in schemes:
-        schemes.add("https")
-    return address.partition("://")[0] in schemes
-
-
 def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
     """Read a file, or ``size`` bytes of it from ``start`` on.
 

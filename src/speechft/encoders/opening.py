@@ -123,7 +123,7 @@ def _base_of(adapter: Adapter) -> Path:
     if adapter.base.partition("@")[0].count("/") != 1 or adapter.base.startswith((".", "/")):
         raise adapter.lacks_base("which is not there")
     try:
-        return _download(adapter.base, cached=True)
+        return _download(adapter.base, download=False)
     except CheckpointError:
         raise adapter.lacks_base(
             f"which is not in the Hugging Face cache ({command('inspect', adapter.base)} puts it "
@@ -146,13 +146,14 @@ def packaged_encoders() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(root.glob(f"*/{CONFIG_NAME}"))}
 
 
-def resolve_encoder(name: str | Path) -> Path:
+def resolve_encoder(name: str | Path, *, download: bool = True) -> Path:
     """Return where an encoder lies; a hub id is downloaded into the Hugging Face cache.
 
     Args:
         name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
             ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``; or any of
             these and a folder with an adapter for it, as ``BASE+ADAPTER``.
+        download: False takes a hub id from the cache alone: where a file names it, not the user.
 
     Raises:
         CheckpointError: There is no such encoder.
@@ -189,10 +190,10 @@ def resolve_encoder(name: str | Path) -> Path:
             hint=f"give a folder, a checkpoint file, a hub id such as facebook/hubert-base-ls960, "
             f"or one of: {', '.join([*packaged, *FEATURES])}",
         )
-    return _download(str(name))
+    return _download(str(name), download)
 
 
-def _download(name: str, cached: bool = False) -> Path:
+def _download(name: str, download: bool = True) -> Path:
     """Return the folder of a hub id in the cache; what is not there is downloaded unless barred."""
     from huggingface_hub import snapshot_download
 
@@ -201,7 +202,7 @@ def _download(name: str, cached: bool = False) -> Path:
     def fetch(*weights: str) -> Path:
         settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME, CARD_NAME]
         patterns = [*settings, *weights]
-        barred: dict[str, Any] = {"local_files_only": True} if cached else {}
+        barred: dict[str, Any] = {} if download else {"local_files_only": True}
         return Path(
             snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns, **barred)
         )
@@ -213,6 +214,12 @@ def _download(name: str, cached: bool = False) -> Path:
         if not any(folder.glob("model*.safetensors")):  # the first HuBERT and WavLM are pickles
             folder = fetch("pytorch_model*.bin", "pytorch_model.bin.index.json")
     except Exception as error:  # the hub client raises many kinds, most of them network errors
+        if not download:
+            raise CheckpointError(
+                f"encoder {name} is a hub id that is not in the cache; nothing is downloaded "
+                "because a file names it",
+                hint="type the name yourself, or give its folder",
+            ) from None
         raise CheckpointError(
             f"encoder {name} is neither a folder nor could it be downloaded: "
             f"{type(error).__name__}",

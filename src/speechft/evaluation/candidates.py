@@ -197,23 +197,24 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: Any) -> Candi
     Raises:
         CheckpointError: None of them is the encoder.
     """
+    problems: list[str] = []
     if given is not None:
         options = typed_candidates([given])
     else:
         around = probe.resolve().parents
         options = [c for place in around[:2] for c in _recorded(place)]
         options += _moved(recorded, probe) + _described(recorded)
-    problems: list[str] = []
     hint: str | None = (
         "give the encoder by its place now, load_pipeline(folder, encoder=...), or evaluate "
         "it again"
     )
-    for option in options:
+    for described in options:
         try:
+            option = described if given is not None else _at_hand(described)
             found = option.digest()
         except (SpeechftError, OSError) as error:
             problems.append(getattr(error, "message", None) or str(error))
-            hint = getattr(error, "hint", None) if option.made_by else hint
+            hint = getattr(error, "hint", None) if described.made_by else hint
             continue
         if found == digest:
             return option
@@ -225,6 +226,25 @@ def find_candidate(probe: Path, recorded: Any, digest: str, given: Any) -> Candi
         problems[0] if problems else f"{probe} does not say which encoder it was trained on",
         hint=hint,
     )
+
+
+def _at_hand(candidate: Candidate) -> Candidate:
+    """Return a candidate that a file describes, a hub id as its place in the cache.
+
+    Raises:
+        CheckpointError: It is not there: no file has anything downloaded.
+    """
+    from speechft.encoders.load import FEATURES, packaged_encoders
+    from speechft.encoders.opening import resolve_encoder
+
+    random = candidate.source == RANDOM
+    place = candidate.like if random else candidate.source
+    if candidate.own or candidate.made_by or not place or place in FEATURES:
+        return candidate
+    if place in packaged_encoders() or Path(os.path.expanduser(place)).exists():
+        return candidate
+    cached = str(resolve_encoder(place, download=False))
+    return replace(candidate, like=cached) if random else replace(candidate, source=cached)
 
 
 def _absolute(candidate: Candidate) -> Candidate:
@@ -267,6 +287,14 @@ def _described(content: Any) -> list[Candidate]:
         return [Candidate(Path(content).name, content)]
     if not isinstance(content, dict) or not isinstance(content.get("source"), str):
         return []
-    names = {known.name for known in fields(Candidate)} - {"given"}
-    known = {name: value for name, value in content.items() if name in names}
-    return [Candidate(**{"name": content["source"], **known})]
+    texts = ("name", "source", "like", "strategy", "made_by")
+    known = {name: value for name in texts if isinstance(value := content.get(name), str)}
+    seed, alpha = content.get("seed"), content.get("alpha")
+    return [
+        Candidate(
+            **{"name": content["source"], **known},
+            seed=seed if type(seed) is int and abs(seed) < 1 << 63 else 0,
+            alpha=alpha if isinstance(alpha, int | float) else None,
+            own=bool(content.get("own")),
+        )
+    ]

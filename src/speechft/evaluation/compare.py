@@ -25,7 +25,7 @@ from speechft.evaluation.superb_score import (
     superb_score_values,
 )
 from speechft.evaluation.superb_table import NEAR, is_ranked
-from speechft.results import ResultRow, read_rows
+from speechft.results import ResultRow, check_number, read_rows
 from speechft.tasks import TASKS, measure_of
 from speechft.tasks.measures import Item
 
@@ -76,10 +76,11 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
         baseline: Name of the encoder that the others are compared with; None takes the first.
 
     Raises:
-        DataError: A file cannot be read, or there is only one encoder.
+        DataError: A file cannot be read, there is only one encoder, or there are too many.
         ConfigError: There is no such encoder.
     """
     evaluated = _without_twins([e for file in dict.fromkeys(files) for e in _evaluated(file)])
+    check_number(e.row for e in evaluated)
     names = list(dict.fromkeys(e.row.encoder for e in evaluated))
     if baseline is not None and baseline not in names:
         raise unknown_choice("encoder", baseline, names)

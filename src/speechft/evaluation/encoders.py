@@ -11,6 +11,7 @@ from speechft.claims import Workers
 from speechft.console import log, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
+from speechft.errors import DataError
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
@@ -18,7 +19,7 @@ from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
 from speechft.features.extract import DownsamplerCache
-from speechft.outputs import check_own, lock, replacing, waiting
+from speechft.outputs import check_own, is_overwriting, lock, replacing, waiting
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.sharing import share
 from speechft.tasks import TASKS, find_task, is_task
@@ -79,9 +80,11 @@ def evaluate(
         failures.add(one.candidate.name, errors)
         rows += one.rows(errors)
     with waiting(60), lock(folder):
-        earlier = read_rows(file) if file.exists() else None
-        all_rows = [*kept_rows(earlier or [], rows, digests), *rows]
-        if all_rows != earlier:  # else another process, with which the work was shared, wrote them
+        earlier = earlier_rows(file)
+        all_rows = [*kept_rows(earlier, rows, digests), *rows]
+        if (
+            all_rows != earlier or not file.exists()
+        ):  # else another process, with which the work was shared, wrote them
             with replacing(file, earlier=earlier_run) as hidden:
                 write_rows(hidden, all_rows)
     failures.raise_any(folder)
@@ -123,6 +126,20 @@ def without_test(corpus: Corpus) -> Corpus:
     folds = [names for task in named for names in find_task(task).folds(corpus)]
     used = {name for train, dev, _ in folds for name in (train, dev)}
     return replace(corpus, closed=frozenset(test for *_, test in folds) - used)
+
+
+def earlier_rows(file: Path) -> list[ResultRow]:
+    """Return the rows of earlier commands; none where the user lets something else be replaced.
+
+    Raises:
+        DataError: The file holds something else.
+    """
+    try:
+        return read_rows(file) if file.exists() else []
+    except DataError:
+        if is_overwriting():
+            return []
+        raise
 
 
 def kept_rows(

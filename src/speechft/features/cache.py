@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from speechft.disk import sweep
+from speechft.disk import is_regular, sweep
 from speechft.errors import RunError
 from speechft.files import atomic_write
 from speechft.outputs import is_unwritable
@@ -81,7 +81,7 @@ class PooledCache:
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("pooled-*.safetensors")):
             try:
-                with safe_open(path, "pt") as file:
+                with _open(path) as file:
                     self._files.update(dict.fromkeys(file.keys(), path))
             except (OSError, SafetensorError):
                 continue  # a damaged file holds nothing; what it held is computed again
@@ -94,7 +94,7 @@ class PooledCache:
                 wanted.setdefault(self._files[key], []).append(key)
         found: dict[str, Tensor] = {}
         for path, names in wanted.items():
-            with safe_open(path, "pt") as file:
+            with _open(path) as file:
                 found.update({name: file.get_tensor(name) for name in names})
         return found
 
@@ -147,7 +147,7 @@ class FrameCache:
         """Return the (N, T, D) float16 states of an audio, if they are there."""
         path = self.folder / f"{key}.safetensors"
         try:
-            with safe_open(path, "pt") as file:
+            with _open(path) as file:
                 stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError):
             return None
@@ -169,6 +169,17 @@ class FrameCache:
         self._wrong += float((decode(stored).float() - values).square().sum())
         self._all += float(values.square().sum())
         return True
+
+
+def _open(path: Path) -> Any:
+    """Open a file of a cache, a regular one: safetensors would wait for a pipe.
+
+    Raises:
+        OSError: It is something else, or not there.
+    """
+    if not is_regular(path):
+        raise OSError(f"{path} is no regular file")
+    return safe_open(path, "pt")
 
 
 def _write(path: Path, content: bytes) -> bool:

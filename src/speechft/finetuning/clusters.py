@@ -14,6 +14,7 @@ from speechft.console import log, progress_bar
 from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
 from speechft.devices import autocast, pick_device, resolve_precision
+from speechft.disk import reading
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError
 from speechft.files import atomic_write
@@ -30,7 +31,7 @@ def make_targets(
         Cluster of every frame, (T,), by cut id.
     """
     if path.exists():
-        with np.load(path) as stored:
+        with reading(path) as kept, np.load(kept) as stored:
             flat, ids, sizes = stored["flat"], stored["ids"], stored["sizes"]
         return dict(zip(ids.tolist(), np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
     device = pick_device()

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from speechft.data.batching import Batch, StepDataset, seed_of
@@ -22,7 +21,7 @@ from speechft.finetuning.examples import Examples, whole_batch
 from speechft.finetuning.memory import Limits
 from speechft.finetuning.pretraining import HubertObjective, pad_clusters
 from speechft.finetuning.splits import SplitReader
-from speechft.finetuning.training_setup import Corpora, TrainingSetup, contiguous
+from speechft.finetuning.training_setup import Corpora, TrainingSetup, write_head
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -105,7 +104,7 @@ class Continued(TrainingSetup):
     def write(self, folder: Path) -> None:
         """Write the encoder and the head."""
         super().write(folder)
-        save_file(contiguous(self.objective.head), folder / "head.safetensors")
+        write_head(self.objective.head, folder / "head.safetensors")
 
     def _target(self, cut: Cut, frames: int) -> Tensor:
         start = self.examples.starts.pop(cut.id)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from speechft.console import warn
+from speechft.disk import is_regular
 from speechft.errors import CheckpointError
 from speechft.files import atomic_write, file_digest
 from speechft.finetuning.layers import transformer_layers
@@ -243,7 +244,7 @@ def forget_after(folder: Path, step: int) -> None:
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Return the newest intact state, or None; a damaged file is passed over with a word."""
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
-        if file_digest(path)[:16] == path.stem.rpartition("-")[2]:
+        if is_regular(path) and file_digest(path)[:16] == path.stem.rpartition("-")[2]:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state
         warn(f"checkpoint {path.name} is damaged; trying the one before it")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -22,7 +22,7 @@ from speechft.encoders.base import Encoder
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError
 from speechft.features.extract import DownsamplerCache
-from speechft.files import write_json
+from speechft.files import atomic_write, write_json
 from speechft.finetuning.baselines import Distillation, L2sp, Regularizer
 from speechft.finetuning.config import BY_DEV, FinetuningConfig
 from speechft.finetuning.distributed import make_accelerator
@@ -251,7 +251,7 @@ class SupervisedSetup(TrainingSetup):
             place = part.task.folder
             mark = "" if len(self.objective.parts) == 1 else f"-{place}"
             weights = f"head{mark}.safetensors"
-            save_file(contiguous(self.objective.head[place]), folder / weights)
+            write_head(self.objective.head[place], folder / weights)
             write_json(folder / f"vocabulary{mark}.json", list(part.vocabulary.symbols))
             record = self._record(part, folder / "encoder", weights)
             write_record(folder / f"pipeline{mark}.json", record)
@@ -330,8 +330,8 @@ def _for_task(batch: Batch, name: str) -> Batch:
     return replace(batch, task=name)
 
 
-def contiguous(module: nn.Module) -> dict[str, Tensor]:
-    """Return the state of a module as safetensors wants it."""
-    return {
-        name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()
-    }
+def write_head(head: nn.Module, path: Path) -> None:
+    """Write the weights of a head as safetensors, as readable for others as any new file."""
+    state = {n: tensor.detach().cpu().contiguous() for n, tensor in head.state_dict().items()}
+    with atomic_write(path) as file:
+        file.write(save(state))

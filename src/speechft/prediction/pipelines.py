@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from speechft.data.batching import pad
@@ -21,11 +19,10 @@ from speechft.evaluation.grid import Probe
 from speechft.features.extract import batch_limits
 from speechft.features.layers import Layers, pick_layers, read_layers
 from speechft.files import file_digest
-from speechft.headers import read_header
 from speechft.prediction.finding import find_pipeline
 from speechft.prediction.windows import Window, cut_windows
 from speechft.tasks import find_task
-from speechft.tasks.saved import SavedHead, read_record
+from speechft.tasks.saved import SavedHead, read_record, with_weights
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
@@ -283,23 +280,7 @@ def _load_probe(path: Path, known: SavedHead, about: Task, vocabulary: Vocabular
     def part(probe: Probe) -> torch.nn.Module:
         return probe if known.weighted else probe.head
 
-    with torch.device("meta"):
-        state = part(make()).state_dict()
-        wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    entries, _ = read_header(path)
-    if wanted != {name: entry.shape for name, entry in entries.items()}:
-        raise CheckpointError(f"{path} holds another head than is described beside it")
-    try:
-        weights = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not all(
-        tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()
-    ):
-        raise CheckpointError(f"{path} holds weights that are no finite numbers")
-    probe = make()
-    part(probe).load_state_dict(weights)
-    return probe
+    return with_weights(make, path, "another head than is described beside it", part)
 
 
 def read_audio(path: Path) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,8 @@ from speechft.data.manifest import Corpus
 from speechft.devices import use_device
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError, DataError
-from speechft.reporting.layers import PAGE_NAME, write_page
+from speechft.outputs import RECORD_NAME, check_own, overwriting
+from speechft.reporting.layers import PAGE_NAME, TITLES, write_page
 from speechft.runs import lock, stage
 
 
@@ -36,6 +38,7 @@ def analyze(
     seed: int = 0,
     precision: str = "fp32",
     device: str = "auto",
+    overwrite: bool = False,
 ) -> list[AnalysisRow]:
     """Measure, layer by layer, what fine-tuning did to encoders: docs/analysis.md.
 
@@ -54,6 +57,7 @@ def analyze(
         seed: Of everything that is drawn.
         precision: Of the encoders: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        overwrite: Replace what no command of ours wrote, too.
 
     Returns:
         A row for each measure, layer and encoder.
@@ -72,8 +76,19 @@ def analyze(
         seed=seed,
     )
     folder = folder_of(out)
-    with use_device(device), lock(folder):
-        return _analyze(base, listed_encoders(encoders), str(corpus), folder, settings)
+    with overwriting(overwrite), use_device(device), lock(folder):
+        before = _is_earlier(folder)
+        for name in (ROWS_NAME, PAGE_NAME, *(f"{question}.svg" for question in TITLES)):
+            check_own(folder / name, earlier=lambda: before)
+        listed = listed_encoders(encoders)
+        return _analyze(base, listed, str(corpus), folder, settings, before=before)
+
+
+def _is_earlier(folder: Path) -> bool:
+    """Return whether a version that kept no record analysed into a folder."""
+    with contextlib.suppress(DataError):
+        return not (folder / RECORD_NAME).exists() and bool(read_analysis(folder / ROWS_NAME))
+    return False
 
 
 def analysis_stage(
@@ -106,8 +121,14 @@ def analysis_stage(
 
 
 def _analyze(
-    base: Any, encoders: Sequence[Any], corpus: str, folder: Path, settings: Settings
+    base: Any,
+    encoders: Sequence[Any],
+    corpus: str,
+    folder: Path,
+    settings: Settings,
+    *,
+    before: bool = False,
 ) -> list[AnalysisRow]:
-    rows = analysis_rows(base, encoders, corpus, folder, settings)
-    write_page(rows, folder)
+    rows = analysis_rows(base, encoders, corpus, folder, settings, earlier=lambda: before)
+    write_page(rows, folder, lambda: before)
     return rows

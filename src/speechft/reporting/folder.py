@@ -32,6 +32,7 @@ from speechft.reporting.sweeps import Swept, read_suggestion, read_swept
 from speechft.results import (
     ResultRow,
     Role,
+    check_number,
     mean_over_seeds,
     of_all_layers,
     of_part,
@@ -126,13 +127,14 @@ def read_report(folder: Path) -> Report:
     """Return what the files of a folder say.
 
     Raises:
-        DataError: There is nothing of ours.
+        DataError: There is nothing of ours, or too much of it.
     """
     files = _Files(folder)
     recipe, text = _recipe(files)
     record = files.record
     failed = {str(task) for task in _listed(record.get("failed"))}
     every = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
+    check_number(every)
     rows = of_all_layers(of_part(every, "test"))
     histories = _histories(files, recipe)
     swept = _swept(files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from speechft.analysis.sentences import LEADING, sentences
 from speechft.console import log
 from speechft.errors import PackageError
 from speechft.extras import needs
-from speechft.files import write_text
+from speechft.outputs import put_text
 from speechft.reporting.figures import Look
 from speechft.reporting.plots import shorten
 from speechft.reporting.svg import Style, panel, styles_of, to_svg
@@ -46,12 +46,15 @@ _NARROW = 20
 Line = tuple[str, Style, list[AnalysisRow]]
 
 
-def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
+def write_page(
+    rows: Sequence[AnalysisRow], folder: Path, earlier: Callable[[], bool] | None = None
+) -> list[Path]:
     """Write the figures of an analysis, and a page of Markdown with a sentence for each.
 
     Args:
         rows: Of one analysis.
         folder: Where ``analysis.md`` and the figures go.
+        earlier: See `speechft.outputs.replacing`.
 
     Returns:
         The files; without matplotlib the page alone.
@@ -65,7 +68,7 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
     except PackageError as error:
         log(f"no figures: {error}")
     for name, svg in drawn.items():
-        write_text(folder / name, svg)
+        put_text(folder / name, svg, earlier=earlier)
     parts = ["# What fine-tuning did, layer by layer"]
     for question, title in TITLES.items():
         if question in said:
@@ -73,7 +76,7 @@ def write_page(rows: Sequence[AnalysisRow], folder: Path) -> list[Path]:
             parts += [f"## {title}", "\n".join(lines)]
             if f"{question}.svg" in drawn:
                 parts.append(f"![{title}]({question}.svg)")
-    write_text(folder / PAGE_NAME, "\n\n".join(parts) + "\n")
+    put_text(folder / PAGE_NAME, "\n\n".join(parts) + "\n", earlier=earlier)
     return [folder / PAGE_NAME, *(folder / name for name in drawn)]
 
 

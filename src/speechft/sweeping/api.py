@@ -49,6 +49,7 @@ def sweep(
     allow: str | Sequence[str] = (),
     force: bool = False,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Sweep:
     """Measure merges of a base and encoders tuned from it, none of them written; choose an alpha.
@@ -82,6 +83,7 @@ def sweep(
         allow: Checks of `merge` that may fail; what they object to is said and written.
         force: See `merge`.
         overrides: Further fields of `EvaluationConfig` as text, ``cache=features``.
+        overwrite: Replace what no command of ours wrote, too.
         **settings: Further fields.
 
     Returns:
@@ -93,6 +95,7 @@ def sweep(
     from speechft.devices import use_device
     from speechft.errors import ConfigError
     from speechft.merging.config_file import split_options
+    from speechft.outputs import overwriting
     from speechft.sweeping import suggestion
     from speechft.sweeping import sweep as sweeping
     from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
@@ -116,7 +119,7 @@ def sweep(
     )
     config = _evaluation(overrides, settings, tasks, protocol, seeds, limit, precision)
     places, folder = texts_of(corpus), folder_of(out)
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         if not suggest:
             return sweeping.sweep(asked, places, config, folder, seed=seed, test=test)
         if by is not None or test or tuned_on:
@@ -148,6 +151,7 @@ def search(
     allow: str | Sequence[str] = (),
     force: bool = False,
     overrides: Sequence[str] = (),
+    overwrite: bool = False,
     **settings: Any,
 ) -> Search:
     """Search coefficients by layer group and a method with optuna, by the rule of `sweep`.
@@ -179,6 +183,7 @@ def search(
         allow: See `sweep`.
         force: See `sweep`.
         overrides: See `sweep`.
+        overwrite: See `sweep`.
         **settings: See `sweep`.
 
     Raises:
@@ -186,6 +191,7 @@ def search(
             corpus.
     """
     from speechft.devices import use_device
+    from speechft.outputs import overwriting
     from speechft.sweeping import search as searching
     from speechft.sweeping.settings import Rule, SweepSettings
 
@@ -203,7 +209,7 @@ def search(
         trials,
     )
     config = _evaluation(overrides, settings, tasks, protocol, seeds, limit, precision)
-    with use_device(device):
+    with overwriting(overwrite), use_device(device):
         return searching.search(
             asked, texts_of(corpus), config, folder_of(out), seed=seed, test=test
         )

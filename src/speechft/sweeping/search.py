@@ -21,6 +21,7 @@ from speechft.merging.coefficients import last_layer
 from speechft.merging.config import MergeSettings
 from speechft.merging.methods import find_method
 from speechft.merging.repeated import Merger
+from speechft.outputs import put_text
 from speechft.results import ResultRow
 from speechft.runs import lock
 from speechft.sweeping.drawing import FRONT, draw_front
@@ -34,7 +35,7 @@ from speechft.sweeping.sweep import (
     shares_downsampler,
     tasks_tuned_on,
 )
-from speechft.sweeping.writing import RESULTS_FILE, check_place, put_json, put_text
+from speechft.sweeping.writing import RESULTS_FILE, check_place, put_json
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item
 

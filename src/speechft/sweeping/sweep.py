@@ -23,7 +23,7 @@ from speechft.files import json_digest
 from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
 from speechft.outputs import lock, replacing, waiting
-from speechft.results import ResultRow, Role, of_all_layers, read_rows, write_rows
+from speechft.results import ResultRow, Role, of_all_layers, write_rows
 from speechft.sharing import Unit, share
 from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, in_words, judged
@@ -222,7 +222,7 @@ class Bench:
     def write(self) -> None:
         """Write all rows so far, after those of earlier commands that nothing replaces."""
         file = self.folder / RESULTS_FILE
-        earlier = read_rows(file) if file.exists() else []
+        earlier = earlier_rows(file)
         digests = {name: one.digest for name, one in self._measured.items()}
         kept = kept_rows(earlier, self.rows, digests)
         with replacing(file, earlier=lambda: has_rows(self.folder)) as hidden:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import nn
 
 from speechft.config import build
@@ -20,6 +19,7 @@ from speechft.finetuning.training_setup import tuning_head
 from speechft.runs import STAGE_FILE
 from speechft.tasks import find_task
 from speechft.tasks.base import Task
+from speechft.tasks.saved import with_weights
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Tuning:
     @property
     def tasks(self) -> tuple[str, ...]:
         """Return what it was tuned on."""
-        several = self.config.get("tasks") or {}
-        return tuple(several) or (str(self.config.get("task")),)
+        several = self.config.get("tasks")
+        named = tuple(several) if isinstance(several, dict | list) else ()
+        return tuple(map(str, named)) or (str(self.config.get("task")),)
 
 
 def find_tuning(encoder: Any) -> Tuning | None:
@@ -105,16 +106,11 @@ class KeptHead:
         Raises:
             CheckpointError: The weights do not fit.
         """
-        from safetensors.torch import load_file
-
-        head = tuning_head(self.task, dim, self.vocabulary, self.config)
-        try:
-            head.load_state_dict(load_file(self.file))
-        except (RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.file} does not fit the encoder: {str(error).splitlines()[0]}"
-            ) from None
-        return head
+        return with_weights(
+            lambda: tuning_head(self.task, dim, self.vocabulary, self.config),
+            self.file,
+            "a head of other shapes: it does not fit the encoder, or its vocabulary",
+        )
 
 
 def kept_head(tuned: Sequence[Any]) -> KeptHead:
@@ -134,6 +130,8 @@ def kept_head(tuned: Sequence[Any]) -> KeptHead:
     kept = {"task": task, **{key: found.config.get(key) for key in keys}}
     config = build(FinetuningConfig, kept, str(found.folder / STAGE_FILE))
     symbols = read_json(files[1])
+    if not isinstance(symbols, list) or not all(isinstance(one, str) for one in symbols):
+        raise CheckpointError(f"{files[1]} holds no list of texts, as a vocabulary is")
     return KeptHead(find_task(task), Vocabulary(tuple(symbols)), config, files[0])
 
 

@@ -6,26 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from speechft.files import json_text, write_text
+from speechft.files import json_text
 from speechft.naming import public
-from speechft.outputs import check_own, replacing
+from speechft.outputs import check_own, put_text
 from speechft.results import read_rows
 
 RESULTS_FILE = "results.jsonl"
 
 
-def put_text(path: Path, text: str) -> None:
-    """Write a text in the place of an earlier one of ours.
-
-    Raises:
-        RunError: Somebody else's lies there, or it cannot be written.
-    """
-    with replacing(path) as hidden:
-        write_text(hidden, text)
-
-
 def put_json(path: Path, content: Any, places: Iterable[Any] = ()) -> None:
-    """Write JSON in the place of an earlier file of ours; see `put_text`.
+    """Write JSON in the place of an earlier file of ours; see `speechft.outputs.put_text`.
 
     Args:
         path: The file.

@@ -6,8 +6,9 @@ on the encoder's last hidden state, or a probe on the weighted sum of hidden sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -15,6 +16,7 @@ from speechft.config import Config, build
 from speechft.devices import Precision
 from speechft.errors import CheckpointError, ConfigError
 from speechft.files import file_digest, read_json, write_json
+from speechft.headers import read_header
 from speechft.naming import public_name
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 PIPELINE_FILE = "pipeline.json"
 PROBE_WEIGHTS = "probe.safetensors"
 
+M = TypeVar("M", bound="nn.Module")
 Size = Annotated[int, Field(ge=1, le=1 << 16)]
 
 
@@ -129,3 +132,43 @@ def read_record(path: Path) -> SavedHead:
         raise CheckpointError(
             error.message, hint="evaluate or fine-tune that encoder again"
         ) from None
+
+
+def with_weights(
+    make: Callable[[], M],
+    path: Path,
+    other: str,
+    part: Callable[[M], nn.Module] = lambda module: module,
+) -> M:
+    """Return a module with the weights of a file; shapes are compared before it is built.
+
+    Args:
+        make: Makes the module.
+        path: Safetensors that anybody may have written.
+        other: What the file holds where they do not fit.
+        part: Returns the part of the module that the file holds.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another module.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with torch.device("meta"):
+        state = part(make()).state_dict()
+        wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    entries, _ = read_header(path)
+    if wanted != {name: entry.shape for name, entry in entries.items()}:
+        raise CheckpointError(f"{path} holds {other}")
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not all(
+        tensor.is_floating_point() and tensor.isfinite().all() for tensor in weights.values()
+    ):
+        raise CheckpointError(f"{path} holds weights that are no finite numbers")
+    made = make()
+    part(made).load_state_dict(weights)
+    return made

@@ -42,3 +42,20 @@ def test_scores_must_be_finite_and_as_many() -> None:
         metrics.eer([1, 0], [float("nan"), 1.0])
     with pytest.raises(ValueError, match="2 labels but 3 scores"):
         metrics.min_dcf([1, 0], [0.0, 1.0, 2.0])
+
+
+def test_the_costs_of_the_field_stand_where_none_are_given() -> None:
+    """A false alarm among 1,000 others, before the one target, costs beta / 1000."""
+    labels = [0, 1, *[0] * 999]
+    scores = [2.0, 1.0, *[0.0] * 999]
+    value, threshold = metrics.verification.mtwv_and_threshold(["q"] * 1001, labels, scores)
+    assert value == pytest.approx(1 - (1 - 0.0008) / (100 * 0.0008) / 1000, abs=1e-12)
+    assert threshold == 1.0
+    nothing = metrics.verification.mtwv_and_threshold(["q"] * 2, [0, 1], [2.0, 1.0])
+    assert nothing == (0.0, float("inf"))
+
+
+def test_the_cheapest_cost_is_that_of_the_better_trivial_answer() -> None:
+    """With P(target) 0.9 all are accepted: P_fa 1 at 0.1 over the cost of doing just that."""
+    labels, scores = [1, 0, 1, 0], [1.0, 2.0, 3.0, 4.0]
+    assert metrics.min_dcf(labels, scores, p_target=0.9) == pytest.approx(1.0)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from speechft.data.columns import meaning, unusable
+from speechft.disk import is_regular
+from speechft.documents import UNPACKED, parse_json
 from speechft.errors import DataError
 from speechft.extras import needs
 from speechft.files import atomic_write
 
 _ROWS = 256
+_FEW_ROWS, _LEAST = 10_000, 8
+"""Rows that any file may have, and bytes of it for each of more."""
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph", b"FORM": ".aiff"}
 
 
@@ -36,7 +41,10 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
         import pyarrow.parquet as pq
         from pyarrow import ArrowException
     try:
+        if path.exists() and not is_regular(path):
+            raise OSError("no regular file")  # pyarrow would wait for a pipe
         file = pq.ParquetFile(path)
+        _check_size(path, file.metadata)
         columns = file.schema_arrow.names
         held = next((name for name in columns if meaning(name) == "path"), None)
         held = "audio" if "audio" in columns else held
@@ -60,10 +68,31 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
         raise DataError(f"parquet file {path} cannot be read: {error}") from None
 
 
+def _check_size(path: Path, metadata: Any) -> None:
+    """Refuse few bytes that stand for many rows, or unpack to many bytes.
+
+    Raises:
+        DataError: It does.
+    """
+    size = path.stat().st_size
+    rows, most = metadata.num_rows, max(_FEW_ROWS, size // _LEAST)
+    groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+    parts = [group.column(n) for group in groups for n in range(group.num_columns)]
+    held, allowed = sum(p.total_uncompressed_size for p in parts), UNPACKED[0] + UNPACKED[1] * size
+    if rows > most or held > allowed:
+        told = f"{rows:,} rows" if rows > most else f"{held:,} bytes"
+        raise DataError(
+            f"parquet file {path} of {size:,} bytes says that it holds {told}",
+            hint=f"at most {most:,} rows and {allowed:,} bytes are read from a file of that size",
+        )
+
+
 def _class_names(metadata: dict[bytes, bytes]) -> dict[str, list[str]]:
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        features = parse_json(metadata.get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
+        return {}
+    if not isinstance(features, dict):
         return {}
     return {
         column: feature["names"]
@@ -95,7 +124,7 @@ def audio_file(value: Any, number: int, folder: Path, root: Path) -> Path:
         name = name if isinstance(name, str) else ""
     if content is None:
         return _below(root, name) if name else folder / f"{number:07d}-without-audio"
-    suffix = _MAGIC.get(bytes(content[:4])) or Path(name).suffix or ".audio"
+    suffix = _MAGIC.get(bytes(content[:4])) or (_SUFFIX.search(name) or (".audio",))[0]
     return _written(folder / f"{number:07d}{suffix}", content)
 
 

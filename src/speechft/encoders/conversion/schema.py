@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -32,8 +33,15 @@ COUNTS: dict[str, tuple[int, int]] = {
     **dict.fromkeys(("num_mel_bins", "feature_projection_input_dim"), (1, 1 << 12)),
     **dict.fromkeys(("adapter_kernel_size", "adapter_stride", "num_adapter_layers"), (1, 256)),
     "num_feat_extract_layers": (1, 64),
+    "num_labels": (0, 1 << 20),
 }
 """Fields that are whole numbers, with their ranges; they may be left out, but not be null."""
+
+LARGEST = 1 << 24
+"""Of the whole numbers in all other fields: no table that a library makes of one is larger."""
+
+LEAST_HOP = 16
+"""Samples between frames: a thousand frames a second, of which each attends to all others."""
 
 _LISTS = ("conv_dim", "conv_kernel", "conv_stride")
 _MAX_CONVOLUTIONS, _MAX_ENTRY = 64, 1 << 16
@@ -69,6 +77,11 @@ def check_settings(settings: Any, source: str) -> None:
     if len(set(lengths.values())) > 1:
         told = ", ".join(f"{count} in {name}" for name, count in lengths.items())
         raise CheckpointError(f"{start} does not agree on convolutions: {told}")
+    hop = math.prod(settings.get("conv_stride", (LEAST_HOP,)))
+    if not LEAST_HOP <= hop <= _MAX_ENTRY:
+        raise CheckpointError(
+            f"{start} makes a frame of every {hop:,} samples, expected {LEAST_HOP} to {_MAX_ENTRY}"
+        )
 
 
 def _expected(name: Any, value: Any) -> str | None:
@@ -95,6 +108,8 @@ def _expected(name: Any, value: Any) -> str | None:
         return None if _is_number(value) and 0 < value <= 1 else "a number from 0 to 1"
     if name.endswith(("dropout", "layerdrop")) and value is not None:
         return None if _is_number(value) and 0 <= value <= 1 else "a rate from 0 to 1"
+    if type(value) is int and abs(value) > LARGEST:
+        return f"a whole number up to {LARGEST:,}"
     return None
 
 
