@@ -12,7 +12,7 @@ from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.encoders import kept_rows, open_tasks
+from speechft.evaluation.encoders import earlier_rows, kept_rows, open_tasks
 from speechft.evaluation.failures import Failure, Failures
 from speechft.evaluation.identity import slug
 from speechft.evaluation.jobs import EncoderJobs
