@@ -196,8 +196,12 @@ def _listed(path: Path) -> DataInspection:
     from speechft.features.sources import find_sources
 
     found = find_sources([path])
-    facts = {"splits": "no column split: extract reads it, prepare does not"}
-    commands = [command("extract", "tiny-hubert", path, out="feats")]
+    facts = {"splits": "no column split: extract reads it, prepare has to draw them"}
+    drawn = f"corpora/{path.stem}"
+    commands = [
+        command("extract", "tiny-hubert", path, out="feats"),
+        command("prepare", "generic", path, set_="draw=recordings", out=drawn),
+    ]
     return DataInspection(str(path), "table", facts, len(found.cuts), found.problems, commands)
 
 
