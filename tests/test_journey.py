@@ -88,8 +88,8 @@ def test_the_whole_journey(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "expected"),
     [
-        (None, "corpus table my.csv does not exist"),
-        ("path,speaker\na.wav,ann\n", "no column split"),
+        (None, "table my.csv does not exist"),
+        ("path,speaker\na.wav,ann\n", "lacks the column split; it has: path, speaker"),
         ("path,split\na.wav,train\n", "none of the 1 recordings"),
     ],
 )
