@@ -172,7 +172,8 @@ def test_recipes_are_changed_alike(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = record(stage, tmp_path / "encoder", monkeypatch)
+    summary = pipeline.Summary([], [], (), tmp_path / "report.html")
+    given = record(stage, summary if verb == "run" else tmp_path / "encoder", monkeypatch)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     settings = "--set finetuning.steps=3 --set data.corpus=lost --device cpu"
     start = f"{verb} demo --out {tmp_path} {settings}"

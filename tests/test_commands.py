@@ -44,6 +44,10 @@ def test_paths_come_through_as_they_are() -> None:
     paths = [Path(read[name]) for name in ("out", "config")]  # older typer makes paths later
     assert (paths, read["layer"]) == ([Path("a b"), Path(ODD)], "all")
     assert parse(command("convert", "x", "y", from_="s3prl", to="hf"))["from_"] == "s3prl"
+    given = {"private": True, "overwrite": False, "results": [Path(ODD), Path("b")]}
+    read = parse(command("publish", "x", repo_id="a/b", **given))
+    assert (read["private"], read["overwrite"]) == (True, False)
+    assert list(map(str, read["results"])) == [ODD, "b"]
     assert shlex.split(shell("iconv", ["-f", "UTF-8", ODD]))[-1] == ODD
 
 
@@ -69,7 +73,15 @@ def test_every_command_that_is_told_can_be_parsed(place: str) -> None:
     """What is not known before it runs stands for a path with blanks and quotes."""
     node = CALLS[place]
     verb, *arguments = (_value(argument, ODD) for argument in node.args)
-    options = {word.arg or "config": _value(word.value, ODD) for word in node.keywords}
+    options: dict[str, Any] = {
+        word.arg or "config": _value(word.value, ODD) for word in node.keywords
+    }
+    flags = (
+        {p.name for p in PARSER.commands[verb].params if getattr(p, "is_flag", False)}
+        if verb != ODD
+        else set()
+    )
+    options |= dict.fromkeys(flags & options.keys(), True)
     verbs = [verb] if verb != ODD else ["run", "pretrain"]  # of a recipe, by its kind
     for chosen in verbs:
         read = parse(command(chosen, *arguments, **options))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shutil
 import socket
 import sys
@@ -110,6 +111,18 @@ def leaks(place: Path) -> list[str]:
     return found
 
 
+def modes(place: Path) -> list[str]:
+    """Return what has other rights than new files and folders have here."""
+    mask = os.umask(0)
+    os.umask(mask)
+    found = [p for p in place.rglob("*") if not p.is_symlink()]
+    return [
+        f"{p.relative_to(place)}: {p.stat().st_mode & 0o777:o}"
+        for p in found
+        if p.stat().st_mode & 0o777 != (0o777 if p.is_dir() else 0o666) & ~mask
+    ]
+
+
 def test_the_search_finds_what_it_looks_for(home: Path, tmp_path: Path) -> None:
     assert leaks(home / "base") == [f"config.json: {MARK}"]
     with gzip.open(tmp_path / "x.gz", "wt") as file:
@@ -155,6 +168,7 @@ def test_no_verb_tells_paths_passwords_or_the_host(
     assert (out / "run" / "report.html").is_file()
     assert list(out.rglob("*tfevents*"))
     assert leaks(out) == []
+    assert modes(out) == [], "all of it is readable as the umask says"
     assert "user" not in (out / "run" / "recipe.yaml").read_text()
     card = (out / "merged" / "README.md").read_text()
     assert "speechft merge base tuned --out merged" in card

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -30,7 +30,9 @@ def typed_command() -> str | None:
     return _typed.get()
 
 
-def command(verb: str, *arguments: str | Path, **options: str | Path | None) -> str:
+def command(
+    verb: str, *arguments: str | Path, **options: str | Path | Sequence[Path] | bool | None
+) -> str:
     """Return a call of `speechft` that a shell takes as it is printed.
 
     It is the only way to such a line: `tests/test_commands.py` gives every call of this function
@@ -39,12 +41,19 @@ def command(verb: str, *arguments: str | Path, **options: str | Path | None) -> 
     Args:
         verb: Of `speechft --help`.
         *arguments: Paths as they are (with blanks too), or words in capitals for what is missing.
-        **options: By their name in Python (``from_`` for ``--from``); None leaves one out.
+        **options: By their name in Python (``from_`` for ``--from``); None leaves one out, several
+            values repeat it, True is a flag that is set.
     """
     words = [verb, *(_plain(argument) for argument in arguments)]
     for name, value in options.items():
-        if value is not None:
-            words += [f"--{name.strip('_').replace('_', '-')}", _plain(value)]
+        if value is None or value is False:
+            continue
+        option = f"--{name.strip('_').replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        else:
+            for one in [value] if isinstance(value, str | Path) else value:
+                words += [option, _plain(one)]
     return shell("speechft", words)
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 import speechft
 from helpers import noise, speech_encoder, tiny_decoar2, tiny_encoder
 from pipelines import SIZES, SYMBOLS, save_head
+from speechft.cards.card import read_card
 from speechft.encoders.base import Encoder
 from speechft.errors import CheckpointError, RunError
 from speechft.exporting import export as verb
@@ -244,6 +245,27 @@ def test_outputs_of_others_stay(tmp_path: Path) -> None:
     speechft.export(tmp_path / "head", tmp_path / "out", overwrite=True)
     speechft.export(tmp_path / "head", tmp_path / "out")
     assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+def test_the_card_names_sources_and_the_evaluated_encoder(tmp_path: Path) -> None:
+    """No licence, as nobody told that of the head; the digest by which results know the model."""
+    save_head(tmp_path / "head", "asr", tiny_encoder(), tuned=True)
+    (tmp_path / "head" / "encoder" / "README.md").write_text(
+        "---\nlicense: mit\nbase_model: some/encoder\n---\n"
+    )
+    report = speechft.export(tmp_path / "head", tmp_path / "out")
+    told, body = read_card(tmp_path / "out")
+    assert told == {
+        "library_name": "transformers",
+        "pipeline_tag": "automatic-speech-recognition",
+        "base_model": "some/encoder",
+        "base_model_relation": "finetune",
+        "tags": ["speech", "speechft", "speech-ft"],
+        "encoder_digest": report.encoder_digest,
+    }
+    assert f"| encoder | `encoder` | mit | `{report.encoder_digest}` |" in body
+    assert "| head | `asr` | not known | `" in body
+    assert 'run = pipeline("automatic-speech-recognition", model="FOLDER")' in body
 
 
 def test_no_place_leaves_the_machine(tmp_path: Path) -> None:

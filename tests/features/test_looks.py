@@ -15,6 +15,7 @@ from speechft import cli
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.inspection import Inspection
+from speechft.errors import DataError
 from speechft.features.looks import DataInspection, inspect_anything, inspect_data
 
 
@@ -75,6 +76,12 @@ def test_encoders_are_still_encoders(tmp_path: Path, folder: Path) -> None:
     assert isinstance(inspect_anything(tmp_path / "encoder"), Inspection)
     assert isinstance(inspect_anything("tiny-hubert"), Inspection)
     assert isinstance(inspect_anything(folder), DataInspection)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("x.csv", "table"), ("x.WAV", "recording")])
+def test_data_that_is_missing_is_no_encoder(name: str, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=rf"{kind} .*{name} does not exist"):
+        inspect_anything(tmp_path / name)
 
 
 def test_the_verb_takes_data(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

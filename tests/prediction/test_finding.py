@@ -64,9 +64,12 @@ def test_a_run_holds_probes_and_tuned_heads(run: Path) -> None:
         "the merged encoder is what a run is for"
     )
     assert found("pre-trained", "pr") == "evaluation/pre-trained/pr/probe"
-    with pytest.raises(CheckpointError, match="holds 5 heads that fit") as caught:
+    with pytest.raises(CheckpointError, match="holds 3 heads that fit") as caught:
         found(None, None)
-    assert "--name 'Speech-FT (0.25)' --task sid" in str(caught.value.hint)
+    assert caught.value.hint == (
+        "choose from: --name 'Speech-FT (0.25)' --task pr; --name 'Speech-FT (0.25)' --task sid; "
+        "--name finetuning/stable --task asr"
+    ), "no probes of other encoders, which nobody means without naming them"
     with pytest.raises(CheckpointError, match="holds no head that fits"):
         found("nobody", "pr")
     for name in (None, "pre-trained"):

@@ -219,7 +219,7 @@ def test_a_dry_run_needs_neither_token_nor_network(
     size = (merged / "model.safetensors").stat().st_size
     assert f"{size:,} bytes" in out
     assert "base_model_relation: merge" in out
-    assert f"next: speechft publish {merged} --repo-id {REPO}" in out
+    assert f"next: speechft publish {merged} --repo-id {REPO} --private\n" in out, "as it was asked"
 
 
 def _main() -> int:

@@ -87,6 +87,12 @@ class Card:
     tags: tuple[str, ...] = ()
     auto_model: bool = True
     """Whether transformers alone loads it."""
+    pipeline: str = "feature-extraction"
+    """What it is for, as the hub calls it; empty where it has no name for that."""
+    usage: str = ""
+    """Python that uses it, in the stead of the line that says how an encoder is loaded."""
+    evaluated_as: str | None = None
+    """The digest that results know it by, where that is not the one of its own folder."""
     command: str | None = None
     """The command line that made it, as `speechft.naming.public_command` shows it."""
 
@@ -109,8 +115,11 @@ class Card:
             lines += [self.notes.strip(), ""]
         if self.command:
             lines += ["```", visible_name(self.command).replace("```", "'''"), "```", ""]
-        loads = "transformers.AutoModel.from_pretrained" if self.auto_model else _OURS
-        lines += [f"Load it with `{loads}(<this folder>)`.", ""]
+        if self.usage:
+            lines += ["```python", self.usage.strip(), "```", ""]
+        else:
+            loads = "transformers.AutoModel.from_pretrained" if self.auto_model else _OURS
+            lines += [f"Load it with `{loads}(<this folder>)`.", ""]
         return with_metadata(self.metadata(), "\n".join(lines))
 
     def metadata(self) -> dict[str, Any]:
@@ -125,11 +134,12 @@ class Card:
         found = {
             "license": derived([o.licence for o in self.encoders], terms),
             "library_name": "transformers" if self.auto_model else "speechft",
-            "pipeline_tag": "feature-extraction",
+            "pipeline_tag": self.pipeline,
             "base_model": bases[0] if len(bases) == 1 else bases,
             "base_model_relation": self.relation,
             "datasets": list(dict.fromkeys(heard)),
             "tags": list(dict.fromkeys(("speech", "speechft", *self.tags))),
+            "encoder_digest": self.evaluated_as,
         }
         return {name: value for name, value in found.items() if value}
 

@@ -50,7 +50,15 @@ def publish(
     if as_json:
         return
     if done.url is None:
-        again = command("publish", folder, repo_id=repo_id, licence=licence)
+        again = command(
+            "publish",
+            folder,
+            repo_id=repo_id,
+            private=private,
+            licence=licence,
+            results=results,
+            overwrite=overwrite,
+        )
         say(f"nothing was uploaded\nnext: {again}")
     else:
         say(f"published {done.url}\nnext: {command('evaluate', repo_id, out='runs/eval')}")

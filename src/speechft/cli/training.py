@@ -54,8 +54,10 @@ def run(
     Example: speechft run demo --out runs/mine --corpus my.csv
     """
     from speechft import api
+    from speechft.results import Role
+    from speechft.tasks import find_task
 
-    api.run(
+    done = api.run(
         recipe,
         out=out,
         corpus=corpus,
@@ -63,6 +65,14 @@ def run(
         overrides=set_ or (),
         overwrite=overwrite,
     )
+    if done is None:  # a further process
+        return
+    probed = dict.fromkeys(row.task for row in done.rows if row.role is Role.MERGED)
+    tasks = [task for task in probed if find_task(task).predicts_files]
+    several = None if len(tasks) < 2 else tasks[0]
+    say(f"wrote {out / 'report.html'}, {out / 'merged'}, {out / 'tuned'}, {out / 'results.jsonl'}")
+    if tasks:
+        say(f"next: {command('predict', out, 'AUDIO...', task=several, out='answers.jsonl')}")
 
 
 @app.command()
@@ -97,8 +107,8 @@ def finetune(
     if console.is_main_process():
         say(f"tuned encoder: {encoder}")
         base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
-        again = command("merge", base, encoder, alpha="0.25", out="merged")
-        say(f"next: {again}")
+        say(f"next: {command('merge', base, encoder, alpha='0.25', out='merged')}")
+        say(f"or: {command('predict', out, 'AUDIO...', out='answers.jsonl')}")
 
 
 @app.command()

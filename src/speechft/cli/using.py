@@ -90,4 +90,4 @@ def export(
     report = write_export(model, out, name=name, task=task, encoder=encoder, overwrite=overwrite)
     say(json.dumps(report.as_dict()) if as_json else "\n".join(report.lines()))
     if not as_json:
-        say(f"wrote {out}\nnext: {command('inspect', out)}")
+        say(f"wrote {out}\nnext: {command('publish', out, repo_id='USER/NAME', dry_run=True)}")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from speechft.commands import command
 from speechft.data.text import composed
 from speechft.documents import is_plain
 from speechft.errors import DataError
@@ -111,9 +112,15 @@ def require(path: Any, columns: Iterable[str], given: Iterable[str], names: Iter
     has = set(columns)
     missing = [name for name in names if name not in has]
     if missing:
+        hint = (
+            "columns are path, split and any of start, end, channel, text, phones, speaker, label; "
+            "the first line names them"
+        )
+        if missing == ["split"]:
+            drawn = command("prepare", "generic", path, set_="draw=recordings", out="corpora/drawn")
+            hint = f"add it with train, dev and test, or have it drawn: {drawn} (or draw=speakers)"
         raise DataError(
             f"corpus table {path} lacks the column {', '.join(missing)}; "
             f"it has: {', '.join(given)}",
-            hint="columns are path, split and any of start, end, channel, text, phones, speaker, "
-            "label; the first line names them",
+            hint=hint,
         )

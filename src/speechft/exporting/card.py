@@ -2,60 +2,67 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechft.console import visible_name
+from speechft.cards.card import Card, Origin, encoder_origin
+from speechft.commands import typed_command
+from speechft.encoders.load import resolve_encoder
+from speechft.evaluation.candidates import find_candidate
+from speechft.files import file_digest
+from speechft.tasks.saved import read_record
 
 if TYPE_CHECKING:
     from speechft.exporting.export import ExportReport
-    from speechft.tasks.saved import SavedHead
 
 
-def export_card(report: ExportReport, known: SavedHead) -> str:
+def export_card(report: ExportReport, file: Path, encoder: object) -> str:
     """Return README.md of an exported model.
+
+    It names no licence: what the head heard may have terms that ``pipeline.json`` does not tell.
 
     Args:
         report: What was written.
-        known: The head that was exported.
+        file: The description of the head, ``pipeline.json``.
+        encoder: The encoder as the user gave it, or None.
     """
-    lines = ["---", "library_name: transformers"]
-    if report.pipeline:
-        lines.append(f"pipeline_tag: {report.pipeline}")
-    lines += ["tags: [speech, speech-ft]", "---", "", f"# {visible_name(report.architecture)}", ""]
-    lines += [
-        f"A head of task {visible_name(known.task)} with its encoder, trained and exported with "
-        "Speech-FT.",
-        "",
-        "| | |",
-        "|---|---|",
-        f"| encoder | SHA-256 `{report.encoder_digest}` |",
-        f"| training | {visible_name(known.protocol)} |",
-        f"| classes | {len(known.vocabulary)} |",
-        f"| difference from speechft | {report.difference:.1e} of {report.largest:.3g} |",
-        "",
-        "It takes 16 kHz mono arrays:",
-        "",
-        "```python",
-        *_usage(report),
-        "```",
-    ]
-    if report.notes:
-        lines += ["", "What differs:", "", *(f"* {note}" for note in report.notes)]
-    return "\n".join([*lines, ""])
+    known = read_record(file)
+    found = find_candidate(file.parent, known.encoder, known.encoder_digest, encoder)
+    own = found.own or found.given is not None
+    place = None if own else resolve_encoder(found.source, download=False)
+    folder = place if place is not None and place.is_dir() else None
+    head = Origin("head", known.task, file_digest(file.with_name(known.weights)), is_base=False)
+    differs = "\n".join(["What differs:", "", *(f"* {note}" for note in report.notes)])
+    return Card(
+        title=report.architecture,
+        summary=f"A head of task `{known.task}` with its encoder, trained and exported with "
+        "Speech-FT. It takes 16 kHz mono arrays.",
+        encoders=(encoder_origin("encoder", found.source, report.encoder_digest, folder), head),
+        relation="finetune",
+        facts=(
+            ("training", known.protocol),
+            ("classes", str(len(known.vocabulary))),
+            ("difference from speechft", f"{report.difference:.1e} of {report.largest:.3g}"),
+        ),
+        notes=differs if report.notes else "",
+        tags=("speech-ft",),
+        pipeline=report.pipeline,
+        usage=_usage(report),
+        evaluated_as=report.encoder_digest,
+        command=typed_command(),
+    ).text()
 
 
-def _usage(report: ExportReport) -> list[str]:
+def _usage(report: ExportReport) -> str:
     if report.pipeline:
-        return [
-            "from transformers import pipeline",
-            "",
-            f'run = pipeline("{report.pipeline}", model="FOLDER")',
-            "print(run(array))",
-        ]
-    return [
-        f"from transformers import AutoFeatureExtractor, {report.architecture}",
-        "",
-        'front = AutoFeatureExtractor.from_pretrained("FOLDER")',
-        f'model = {report.architecture}.from_pretrained("FOLDER").eval()',
-        'output = model(**front(array, sampling_rate=16000, return_tensors="pt"))',
-    ]
+        return (
+            "from transformers import pipeline\n\n"
+            f'run = pipeline("{report.pipeline}", model="FOLDER")\n'
+            "print(run(array))"
+        )
+    return (
+        f"from transformers import AutoFeatureExtractor, {report.architecture}\n\n"
+        'front = AutoFeatureExtractor.from_pretrained("FOLDER")\n'
+        f'model = {report.architecture}.from_pretrained("FOLDER").eval()\n'
+        'output = model(**front(array, sampling_rate=16000, return_tensors="pt"))'
+    )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from speechft.cards.card import CARD_NAME
 from speechft.disk import as_usual
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.timing import SAMPLE_RATE
@@ -116,7 +117,7 @@ def export(
                 known.encoder_digest,
                 (*made.notes, *notes),
             )
-            write_text(hidden / "README.md", export_card(report, known))
+            write_text(hidden / CARD_NAME, export_card(report, file, encoder))
     return report
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.commands import command
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.folders import CORPUS_FILE, look_below
-from speechft.data.tables import is_manifest, is_table, read_table
+from speechft.data.tables import SUFFIXES, is_manifest, is_table, read_table
 from speechft.errors import DataError, SpeechftError
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class DataInspection:
         ]
 
 
+_OF_DATA = AUDIO_SUFFIXES | {suffix for suffix in SUFFIXES if suffix != ".json"}
+"""No encoder is called so."""
+
+
 def inspect_anything(
     name: str | Path, config: str | Path | None = None
 ) -> DataInspection | Inspection:
@@ -74,6 +78,10 @@ def inspect_anything(
     """
     if is_data(name):
         return inspect_data(name)
+    place = Path(os.path.expanduser(name))
+    if place.suffix.lower() in _OF_DATA and not place.exists():
+        kind = "recording" if place.suffix.lower() in AUDIO_SUFFIXES else "table"
+        raise DataError(f"{kind} {name} does not exist", hint="look at its name and folder")
     from speechft.encoders.inspection import inspect_encoder
 
     return inspect_encoder(name, config)
@@ -196,8 +204,12 @@ def _listed(path: Path) -> DataInspection:
     from speechft.features.sources import find_sources
 
     found = find_sources([path])
-    facts = {"splits": "no column split: extract reads it, prepare does not"}
-    commands = [command("extract", "tiny-hubert", path, out="feats")]
+    facts = {"splits": "no column split: extract reads it, prepare has to draw them"}
+    drawn = f"corpora/{path.stem}"
+    commands = [
+        command("extract", "tiny-hubert", path, out="feats"),
+        command("prepare", "generic", path, set_="draw=recordings", out=drawn),
+    ]
     return DataInspection(str(path), "table", facts, len(found.cuts), found.problems, commands)
 
 

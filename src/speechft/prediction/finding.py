@@ -55,8 +55,9 @@ def find_pipeline(folder: Path, name: str | None, task: str | None) -> Path:
         raise _none(folder)
     fit = [c for c in found if name in (None, c.name) and task in (None, c.task)]
     fit = [c for c in fit if c.file is not None] or fit
-    if name is None and len({c.task for c in fit}) == 1:
-        fit = [c for c in fit if c.role is Role.MERGED][:1] or fit
+    if name is None:  # the merged encoder is what a run is for
+        merged = {c.task: c for c in reversed(fit) if c.role is Role.MERGED}
+        fit = [*merged.values(), *(c for c in fit if c.task not in merged)]
     kept = {(choice.name, choice.task): choice for choice in fit}
     if len(kept) != 1:
         raise _not_one(folder, kept, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -16,7 +17,7 @@ from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, open_corpus
 from speechft.data.waveform import load_waveform
-from speechft.errors import DataError
+from speechft.errors import DataError, SpeechftError
 from speechft.tasks import find_task
 
 
@@ -210,3 +211,52 @@ def test_a_parquet_file_is_a_corpus_for_every_verb(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", [row], {})
     corpus = find_corpus(str(tmp_path / "train.parquet"), tmp_path / "work")
     assert labels(corpus, "dev", "label") == ["x"]
+
+
+@pytest.mark.parametrize("what", ["recordings", "speakers"])
+def test_splits_are_drawn_for_a_table_without_them(what: str, tmp_path: Path) -> None:
+    """By SHA-256 of the name: the first tenth is test, the second dev, segments stay together."""
+    lines = ["path,start,end,speaker"]
+    for number in range(20):
+        record(tmp_path / f"{number}.wav", number)
+        lines += [
+            f"{number}.wav,0,0.3,voice-{number % 10}",
+            f"{number}.wav,0.3,0.6,voice-{number % 10}",
+        ]
+    (tmp_path / "my.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="lacks the column split") as caught:
+        prepared("generic", tmp_path / "my.csv")
+    assert "--set draw=recordings" in str(caught.value.hint)
+    corpus = prepared("generic", tmp_path / "my.csv", f"draw={what}")
+    assert sizes(corpus) == {"train": 32, "dev": 4, "test": 4}
+    kind, column = ("path", 0) if what == "recordings" else ("speaker", 3)
+    names = {line.split(",")[column] for line in lines[1:]}
+    ranked = sorted(names, key=lambda n: hashlib.sha256(n.encode()).hexdigest())
+    tenth = len(names) // 10
+    for split, expected in (("test", ranked[:tenth]), ("dev", ranked[tenth : 2 * tenth])):
+        cuts = list(corpus.split(split))
+        found = {
+            cut.supervisions[0].speaker if kind == "speaker" else f"{cut.id.split('-')[1]}.wav"
+            for cut in cuts
+        }
+        assert found == set(expected)
+
+
+def test_splits_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        record(tmp_path / f"{number}.wav", number)
+    table = tmp_path / "my.csv"
+    table.write_text("path,speaker\n0.wav,a\n1.wav,b\n2.wav,\n")
+    for setting, message in (
+        ("draw=speakers", "1 rows without a speaker"),
+        ("draw=voices", "unknown draw 'voices'"),
+    ):
+        with pytest.raises(SpeechftError, match=message):
+            prepared("generic", table, setting)
+    assert sizes(prepared("generic", table, "draw=recordings")) == {"train": 1, "dev": 1, "test": 1}
+    table.write_text("path,speaker\n0.wav,a\n1.wav,b\n")
+    with pytest.raises(DataError, match="2 recordings, too few"):
+        prepared("generic", table, "draw=recordings")
+    table.write_text("path,split\n0.wav,train\n")
+    with pytest.raises(DataError, match="has the column split"):
+        prepared("generic", table, "draw=recordings")

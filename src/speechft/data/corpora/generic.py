@@ -14,6 +14,7 @@ from speechft.data.columns import KNOWN, as_cells, meaning, renamed, unusable
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.corpora.base import Draft, Scan
 from speechft.data.corpora.build import Options, build
+from speechft.data.corpora.drawing import draw_splits
 from speechft.data.corpora.embedded import GENERIC
 from speechft.data.corpora.parquet import read_parquet
 from speechft.data.folders import locate, look_below
@@ -78,6 +79,7 @@ def prepare(
     options: Options | None = None,
     *,
     disjoint_speakers: bool = False,
+    draw: str = "",
 ) -> Corpus:
     """Turn one's own recordings into a corpus.
 
@@ -95,30 +97,36 @@ def prepare(
         folder: Where the manifests go.
         options: How recordings are inspected.
         disjoint_speakers: Refuse speakers that train shares with dev or test.
+        draw: For a table without the column ``split``: ``recordings`` or ``speakers``, see
+            `speechft.data.corpora.drawing`.
 
     Raises:
         DataError: The table cannot be read, lacks a column, or nothing in it can be used.
     """
-    table = read_place(place, folder)
+    table = read_place(place, folder, draw)
     table.tell()
     scan = scan_of(table)
     if disjoint_speakers:
         scan.disjoint = (("train", "dev", "test"),)
     root = table.root.resolve()
     config = {"place": place.name, "disjoint_speakers": disjoint_speakers}
+    config |= {"draw": draw} if draw else {}
     return build(GENERIC, root, scan, folder, options, name=place.stem, config=config)
 
 
-def read_place(place: Path, folder: Path) -> Table:
+def read_place(place: Path, folder: Path, draw: str = "") -> Table:
     """Return the recordings of a table, a parquet file or a folder.
 
     Args:
         place: What the user gives.
         folder: Where audio goes that has no file of its own.
+        draw: See `prepare`.
 
     Raises:
-        DataError: It cannot be read, or lacks a column.
+        DataError: It cannot be read, lacks a column, or has splits that were to be drawn.
     """
+    if draw:
+        return _drawn(place, draw)
     if place.is_dir():
         parquet = [path for path in look_below(place).others if path.suffix == ".parquet"]
         return _parquet(parquet, place, folder) if parquet else _audiofolder(place)
@@ -134,6 +142,22 @@ def read_place(place: Path, folder: Path) -> Table:
     content = read_table(place, ("path",) if named else ("path", "split"))
     table = Table([], [], [place], place.parent)
     _add_rows(table, content, place.parent, lambda _: named or "")
+    return table
+
+
+def _drawn(place: Path, draw: str) -> Table:
+    content = read_table(place)
+    if "split" in content.columns:
+        raise DataError(
+            f"{place} has the column split, so that none is drawn",
+            hint="leave draw out, or the column",
+        )
+    splits = draw_splits(content.rows, draw, place.name)
+    for row, split in zip(content.rows, splits, strict=True):
+        row["split"] = split
+    content.columns = [*content.columns, "split"]
+    table = Table([], [], [place], place.parent)
+    _add_rows(table, content, place.parent, lambda _: "")
     return table
 
 
