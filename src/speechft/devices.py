@@ -18,8 +18,8 @@ Resolved = Literal["fp32", "bf16", "fp16"]
 Batch = TypeVar("Batch")
 
 _BATCHES = 4
-"""Batches on a processor after which free memory is given back: the system clears every page that is
-asked for again, which after each batch would cost a tenth of a small encoder's time."""
+"""Batches on a processor after which free memory is given back: the system clears every page that
+is asked for again, which after each batch would cost a tenth of a small encoder's time."""
 
 
 _default: list[str] = []

@@ -209,8 +209,7 @@ def extract(
     keeper = _Keeper(features, frames, storage)
     left = keeper.reuse(encoder, list(cuts))
     with progress_bar(description, len(left)) as bar:
-        groups = group_by_length(left, seconds, encoder.window)
-        for group in returning_memory(groups, device):
+        for group in returning_memory(group_by_length(left, seconds, encoder.window), device):
             keeper.keep(group, states(group))
             bar.advance(len(group))
     keeper.flush()
