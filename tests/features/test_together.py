@@ -12,6 +12,8 @@ from helpers import speech_encoder, tiny_encoder
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import ConfigError
+from speechft.features.extract import extract
+from speechft.features.streaming import encoded
 from speechft.features.together import encode_together
 
 CPU = torch.device("cpu")
@@ -53,6 +55,24 @@ def test_each_is_as_it_is_alone(tones: Corpus, monkeypatch: pytest.MonkeyPatch) 
     assert sorted(seen) == sorted(cut.id for cut in cuts)
     alone_runs = 7
     assert [runs[id(e)] - alone_runs for e in encoders] == [7, 0, 7, 7]
+
+
+def test_every_pass_gives_free_memory_back(tones: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr("speechft.devices._trim", lambda: given.append(1))
+    encoder, cuts = tiny_encoder(), list(tones.split("dev"))[:5]
+    groups = [{cut.id: cut} for cut in cuts]
+    told: Any = {"precision": "fp32", "device": CPU}
+    passes: dict[str, Any] = {
+        "together": encode_together([encoder], cuts, batch_seconds=0.0, **told),
+        "streaming": encoded(encoder, groups, [0], {}, multiple=1, **told),
+    }
+    for name, run in passes.items():
+        assert len(list(run)) == 5
+        assert len(given) == 2, name
+        given.clear()
+    extract(encoder, cuts, batch_seconds=0.0, **told)
+    assert len(given) == 2
 
 
 def test_features_of_whole_batches_are_refused(tones: Corpus) -> None:

@@ -14,7 +14,7 @@ from speechft.console import progress_bar
 from speechft.data.batching import PAD_TO, pad
 from speechft.data.manifest import load_waveform
 from speechft.data.waveform import count_samples
-from speechft.devices import Precision, Resolved, autocast, resolve_precision
+from speechft.devices import Precision, Resolved, autocast, resolve_precision, returning_memory
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import DataError
@@ -209,7 +209,7 @@ def extract(
     keeper = _Keeper(features, frames, storage)
     left = keeper.reuse(encoder, list(cuts))
     with progress_bar(description, len(left)) as bar:
-        for group in group_by_length(left, seconds, encoder.window):
+        for group in returning_memory(group_by_length(left, seconds, encoder.window), device):
             keeper.keep(group, states(group))
             bar.advance(len(group))
     keeper.flush()

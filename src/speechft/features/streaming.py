@@ -14,7 +14,7 @@ from torch import Tensor
 from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.batching import pad
-from speechft.devices import Resolved, autocast
+from speechft.devices import Resolved, autocast, returning_memory
 from speechft.encoders.base import Encoder
 from speechft.features.items import read_ahead, readable
 
@@ -59,7 +59,7 @@ def encoded(
     """
     seconds = 0.0
     with progress_bar(description, sum(len(group) for group in groups)) as bar:
-        for group, rows in read_ahead(groups):
+        for group, rows in returning_memory(read_ahead(groups), device):
             heard = readable(group, rows, failed)
             if heard:
                 lengths = torch.tensor([len(row) for row in heard.values()])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from speechft.console import progress_bar
-from speechft.devices import Precision, autocast, resolve_precision
+from speechft.devices import Precision, autocast, resolve_precision, returning_memory
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.errors import ConfigError
 from speechft.features.extract import (
@@ -61,7 +61,7 @@ def encode_together(
     seconds, multiple = min(limits)
     window = max((e.window for e in encoders if e.window is not None), default=None)
     with progress_bar(description, len(cuts)) as bar:
-        for group in group_by_length(cuts, seconds, window):
+        for group in returning_memory(group_by_length(cuts, seconds, window), device):
             cache = DownsamplerCache()
             outputs = []
             with torch.inference_mode(), autocast(resolved, device):
