@@ -27,7 +27,7 @@ from evidence_units import (
 )
 from rows import Rows, packed
 
-from speechft.analysis.analyze import analyze
+from speechft.analysis.analyze import analysis_rows
 from speechft.analysis.settings import Settings
 from speechft.compositions import Composer
 from speechft.config import build
@@ -266,7 +266,7 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         paths = [str(path) for path in encoders.values()]
         # the base beside itself: its own error rate of speakers
-        found = analyze(
+        found = analysis_rows(
             self.pretrained, paths, str(self.work.corpus(STUDY).folder), folder, SIMILARITY
         )
         names = list(dict.fromkeys(row.encoder for row in found if row.measure == "cka"))

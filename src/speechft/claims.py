@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from speechft.disk import remove
+from speechft.disk import reading, remove
 from speechft.errors import CheckpointError, RunError, SpeechftError
 from speechft.files import json_digest, json_text, read_json, write_error
 from speechft.outputs import lock, make_scratch, waiting
@@ -354,9 +354,14 @@ def _machine() -> str:
     """Return what tells machines apart, and containers that count processes by themselves."""
     parts = [os.uname().nodename]
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(_system_text("/proc/sys/kernel/random/boot_id").strip())
         parts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+
+
+def _system_text(place: str) -> str:
+    with reading(place) as file:
+        return file.read().decode("utf-8", "replace")
 
 
 def _started(process: Any) -> str | None:
@@ -364,7 +369,7 @@ def _started(process: Any) -> str | None:
     if not isinstance(process, int) or process <= 0:
         return None
     try:
-        text = Path(f"/proc/{process}/stat").read_text()
+        text = _system_text(f"/proc/{process}/stat")
     except OSError:
         if Path("/proc/self/stat").exists():
             return None

@@ -78,7 +78,7 @@ def test_three_ways_give_the_rows_of_the_encoder_itself(
     by_encoder: dict[str, list[ResultRow]] = {}
     for row in rows:
         by_encoder.setdefault(row.encoder, []).append(row)
-    assert list(by_encoder) == ["tiny", "my.py:Mine", "mine", "Mine"]
+    assert list(by_encoder) == ["tiny", "my.py:Mine", "mine-1", "Mine-2"]
     expected = figures(by_encoder["tiny"])
     assert len(expected) == 2
     assert all(figures(own) == expected for own in by_encoder.values())

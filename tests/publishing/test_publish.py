@@ -105,6 +105,7 @@ def test_a_merge_is_published_with_all_that_is_known(merged: Path, hub: Hub) -> 
                 value=77.7,
                 interval=None,
                 split="dev",
+                part="dev",
                 details={"corpus": "librispeech", "dev": 77.7, "dev_n": 120},
             ),
         ],

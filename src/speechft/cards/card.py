@@ -160,7 +160,7 @@ def with_metadata(metadata: Mapping[str, Any], body: str) -> str:
     Raises:
         ValueError: The metadata are not what the hub takes.
     """
-    if "eval_results" in metadata:
+    if {"eval_results", "model-index"} & metadata.keys():
         from huggingface_hub.repocard_data import ModelCardData
 
         text = ModelCardData(**metadata).to_yaml()

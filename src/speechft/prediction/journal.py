@@ -94,7 +94,7 @@ def journal(out: Path, key: Mapping[str, Any]) -> Iterator[Journal]:
             write_json(folder / _KEY, digest)
         try:
             place = open_regular(folder / _LINES, os.O_RDWR | os.O_CREAT, follow=False)
-            with open(place, "r+b") as file:
+            with os.fdopen(place, "r+b") as file:
                 yield Journal(file)
         except OSError as error:
             raise write_error(out, error) from error
