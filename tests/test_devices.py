@@ -159,5 +159,5 @@ def test_memory_that_batches_leave_free_goes_back() -> None:
     assert list(returning_memory(batches(), torch.device("meta"))) == [0, 1, 2, 3, 4]
     kept = held() - before
     assert list(returning_memory(batches(), CPU)) == [0, 1, 2, 3, 4]
-    assert kept > 60, "the C library holds what is free: otherwise this test shows nothing"
-    assert held() - before < 20
+    assert kept > 20, "the C library holds what is free: otherwise this test shows nothing"
+    assert held() - before < kept / 2

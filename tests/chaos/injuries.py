@@ -55,6 +55,20 @@ _TUNING = _settings(
     "finetuning.checkpoint_every=2",
     "finetuning.evaluate_every=3",
 )
+_ON_TONES = ("--corpus", "tones", "--out", "out")
+_SWEPT = ("base", "tuned", "--tasks", "sid,style", "--tuned-on", "sid", *_ON_TONES)
+_PRETRAINING = _settings(
+    "corpus=tones",
+    "optimization.steps=4",
+    "optimization.checkpoint_every=2",
+    "targets.clusters=4",
+    "architecture.hidden_size=16",
+    "architecture.intermediate_size=16",
+    "architecture.num_hidden_layers=1",
+    "architecture.num_attention_heads=2",
+    "architecture.num_conv_pos_embeddings=4",
+    "architecture.num_conv_pos_embedding_groups=2",
+)
 _PREPARE = ("prepare", "librispeech", "archive", "--out", "out", "--jobs", "1")
 VERBS = {
     "merge folder": Verb(("merge", "base", "tuned", "--out", "out"), "tuned"),
@@ -80,6 +94,13 @@ VERBS = {
         ),
         "base",
     ),
+    "analyze": Verb(
+        ("analyze", "base", "tuned", "--measures", "similarity,weights", *_ON_TONES), "tuned"
+    ),
+    "sweep": Verb(("sweep", *_SWEPT, "--alphas", "0.5,1"), "tuned"),
+    "search": Verb(("search", *_SWEPT, "--trials", "2", "--groups", "2"), "tuned"),
+    "pretrain": Verb(("pretrain", "pretrain-tiny", "--out", "out", *_PRETRAINING), "tones"),
+    "units": Verb(("units", "fit", "base", "tones", "--clusters", "4", "--out", "out"), "tones"),
 }
 
 
