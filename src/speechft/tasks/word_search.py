@@ -75,10 +75,10 @@ class WordSearch:
                 f"with the characters of the training split, such as {' '.join(symbols[-5:])}",
                 hint="give a model of words in the language of the corpus",
             )
-        names = dictionary([*self._words, "<unk>"])
         try:
+            names = dictionary([*self._words, "<unk>"])
             probabilities = kenlm(str(model.file), names)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # such as a word that is listed twice
             reason = str(error).strip().rpartition("\n")[2]
             raise DataError(
                 f"language model {model.file} cannot be read by KenLM: {reason}"
