@@ -16,6 +16,7 @@ def benchmark(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(name)
 
 
+@pytest.mark.long
 def test_every_part_on_the_device_gives_a_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = benchmark("gpu", monkeypatch)
     given = "--size tiny --device cpu --utterances 2 --steps 2 --rounds 1"

@@ -60,7 +60,10 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     return units, work
 
 
-@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.long] * (k in ("home", "cells"))) for k in UNITS],
+)
 @pytest.mark.integration
 def test_a_unit_of_each_kind(
     kind: str, modules: tuple[Any, Any], tones: Corpus, tiny_hubert: Path, tmp_path: Path
