@@ -312,3 +312,17 @@ def test_the_changelog_has_its_form() -> None:
     assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", v) for v in versions[1:])
     kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
     assert set(re.findall(r"^### (.*)$", text, re.M)) <= kinds
+
+
+def test_the_tree_of_the_readme_names_every_room() -> None:
+    text = (ROOT / "README.md").read_text()
+    rooms = {
+        path.name for path in (ROOT / "src/speechft").iterdir() if (path / "__init__.py").is_file()
+    }
+    assert {room for room in rooms if f" {room}/" not in text} == set()
+
+
+def test_the_readme_names_every_verb() -> None:
+    text = (ROOT / "README.md").read_text()
+    verbs = {c.callback.__name__ for c in cli.app.registered_commands if c.callback is not None}
+    assert {v for v in verbs if f"speechft {v}" not in text and f"make {v}" not in text} == set()
