@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from speechft import disk, outputs
+from speechft import disk, locks
 from speechft.errors import RunError
 from speechft.outputs import overwriting
 from speechft.runs import STAGE_FILE, is_done, lock, publish, stage
@@ -502,7 +502,7 @@ def test_a_whole_folder_is_used_without_permission_to_write(
     def refuse(*_: Any) -> int:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(outputs, "_locked", refuse)
+    monkeypatch.setattr(locks, "_locked", refuse)
     assert not produce(tmp_path)
     with pytest.raises(RunError, match="cannot write"):
         produce(tmp_path, "two")

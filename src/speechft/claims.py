@@ -32,7 +32,7 @@ from typing import Any, Literal, cast
 from speechft.disk import reading, remove
 from speechft.errors import CheckpointError, RunError, SpeechftError
 from speechft.files import json_digest, json_text, read_json, write_error
-from speechft.outputs import lock, make_scratch, waiting
+from speechft.locks import lock, make_scratch, waiting
 
 FOLDER = ".units"
 BEAT = 5.0

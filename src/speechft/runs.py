@@ -20,17 +20,10 @@ from speechft.console import warn
 from speechft.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.errors import CheckpointError, RunError
 from speechft.files import json_digest, read_json, write_error, write_json
+from speechft.locks import is_unwritable, make_scratch
+from speechft.locks import lock as lock
 from speechft.naming import public
-from speechft.outputs import (
-    fingerprints,
-    foreign,
-    is_unwritable,
-    listed,
-    make_scratch,
-    refuse,
-    written_at,
-)
-from speechft.outputs import lock as lock
+from speechft.outputs import fingerprints, foreign, listed, refuse, written_at
 from speechft.outputs import publish as publish
 
 STAGE_FILE = "stage.json"

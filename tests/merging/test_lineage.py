@@ -13,7 +13,8 @@ from transformers import HubertModel
 
 from speechft.errors import LineageError
 from speechft.merging import compare, merge
-from speechft.merging.lineage import MIN_SCORE, TensorChange, compare_configs
+from speechft.merging.lineage import MIN_SCORE, compare_configs
+from speechft.merging.tensor_change import TensorChange
 
 
 def permuted(model: Any, order: list[int]) -> Any:

@@ -20,7 +20,7 @@ from helpers import speech_encoder, tiny_encoder
 from pipelines import SIZES, save_head
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
-from speechft.outputs import lock
+from speechft.locks import lock
 from speechft.prediction import predict as verb
 from speechft.prediction.pipelines import Pipeline
 from speechft.tasks import SUPERB

@@ -38,7 +38,7 @@ from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.limit import limited
 from speechft.features.extract import count_frames
 from speechft.features.layers import pick_layers
-from speechft.outputs import make_scratch
+from speechft.locks import make_scratch
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -19,7 +19,8 @@ from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
 from speechft.features.extract import DownsamplerCache
-from speechft.outputs import check_own, is_overwriting, lock, replacing, waiting
+from speechft.locks import lock, waiting
+from speechft.outputs import check_own, is_overwriting, replacing
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.sharing import share
 from speechft.tasks import TASKS, find_task, is_task

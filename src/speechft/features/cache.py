@@ -16,7 +16,7 @@ from torch import Tensor
 from speechft.disk import is_regular, sweep
 from speechft.errors import RunError
 from speechft.files import atomic_write
-from speechft.outputs import is_unwritable
+from speechft.locks import is_unwritable
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

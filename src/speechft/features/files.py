@@ -33,7 +33,8 @@ from speechft.features.sources import find_sources
 from speechft.features.streaming import encoded
 from speechft.files import atomic_write, read_json, write_json
 from speechft.headers import sorted_metadata
-from speechft.outputs import is_unwritable, lock, overwriting, refuse
+from speechft.locks import is_unwritable, lock
+from speechft.outputs import overwriting, refuse
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

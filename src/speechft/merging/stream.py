@@ -10,8 +10,9 @@ import numpy as np
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer, Tensor, encode, round_through
 from speechft.errors import CheckpointError, LineageError
-from speechft.merging.lineage import Change, TensorChange
+from speechft.merging.lineage import Change
 from speechft.merging.plan import Plan, TensorPlan
+from speechft.merging.tensor_change import TensorChange
 
 CHUNK = 1 << 18
 """Elements per piece: 1 MiB of float32, so that the arithmetic stays in the processor's cache."""

@@ -14,7 +14,7 @@ from speechft.disk import open_regular, remove
 from speechft.documents import parse_json
 from speechft.errors import CheckpointError
 from speechft.files import json_digest, read_json, write_error, write_json
-from speechft.outputs import lock, make_scratch
+from speechft.locks import lock, make_scratch
 
 _KEY, _LINES = "key.json", "answers.jsonl"
 

@@ -22,8 +22,9 @@ from speechft.documents import read_limited
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
 from speechft.files import read_json, read_yaml, write_text
+from speechft.locks import lock
 from speechft.naming import distinct_names, public, public_command, public_text
-from speechft.outputs import RECORD_NAME, check_own, lock, replacing
+from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of

@@ -20,9 +20,10 @@ from speechft.evaluation.predictions import dev_file, items_of, read_items
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.features.extract import DownsamplerCache
 from speechft.files import json_digest
+from speechft.locks import lock, waiting
 from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
-from speechft.outputs import lock, replacing, waiting
+from speechft.outputs import replacing
 from speechft.results import ResultRow, Role, of_all_layers, write_rows
 from speechft.sharing import Unit, share
 from speechft.sweeping.drawing import PICTURES, draw

@@ -69,7 +69,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     Raises:
         DataError: There is no such corpus.
     """
-    from speechft.outputs import waiting
+    from speechft.locks import waiting
 
     with waiting():
         return _find(name, work_folder)
