@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from speechft import disk, locks
+from speechft import disk, locks, outputs
 from speechft.errors import RunError
 from speechft.outputs import overwriting
 from speechft.runs import STAGE_FILE, is_done, lock, publish, stage
