@@ -160,3 +160,25 @@ def test_features_that_nobody_asked_for_are_left_to_others(
         assert share(two.units(there), there) == {}
         two.release(there)
     assert [row.task for row in two.rows(())] == ["sid", "pr"]
+
+
+def test_a_sweep_of_two_processes_is_that_of_one(
+    tones: Corpus, encoders: list[str], tmp_path: Path
+) -> None:
+    def sweep(out: str, name: str) -> Child:
+        words = ["sweep", *encoders, "--alphas", "0.25,0.5,1", "--tasks", "sid", "--force"]
+        words += ["--tuned-on", "sid", "--corpus", str(tones.folder), "--out", str(tmp_path / out)]
+        return Child(_VERB, words, tmp_path, name=name)
+
+    children = [sweep("one", "alone")]
+    code, _, error = children[0].wait()
+    assert code == 0, error
+    for child in [sweep("two", f"part-{n}") for n in "ab"]:
+        code, _, error = child.wait()
+        assert code == 0, error
+    alone, shared = _contents(tmp_path / "one"), _contents(tmp_path / "two")
+    assert shared.keys() == alone.keys()
+    assert [name for name in alone if alone[name] != shared[name]] == []
+    parts = [(tmp_path / f"part-{n}.err").read_text() for n in "ab"]
+    measured = [sum(", sid: accuracy" in line for line in part.splitlines()) for part in parts]
+    assert sum(measured) == 4  # base and three merges, each by one of them
