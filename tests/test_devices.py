@@ -27,10 +27,17 @@ def test_auto_takes_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) 
 
 def test_each_of_several_processes_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: seen[0])
+    seen = [2]
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert pick_device("auto") == torch.device("cuda:1")
     assert pick_device("cuda") == torch.device("cuda:1")
     assert pick_device("cpu") == CPU
+    seen[0] = 1  # a scheduler shows each process its own alone
+    assert pick_device("auto") == torch.device("cuda:0")
+    for odd in ("", "x", "-1"):
+        monkeypatch.setenv("LOCAL_RANK", odd)
+        assert pick_device("auto") == CUDA
 
 
 def test_a_named_device_is_taken() -> None:

@@ -60,7 +60,7 @@ def pick_device(name: str = "auto") -> torch.device:
     """Return the device by name; ``auto`` takes that of `use_device`, else a GPU, else the CPU.
 
     Of several processes on one machine each takes the GPU of its place among them
-    (``LOCAL_RANK``, as torchrun and Accelerate number them).
+    (``LOCAL_RANK``, as torchrun and Accelerate number them), or the one that it sees.
 
     Raises:
         ConfigError: There is no such device.
@@ -70,8 +70,10 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto" and _default:
         name = _default[-1]
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        place = os.environ.get("LOCAL_RANK")
-        return torch.device("cuda" if place is None else f"cuda:{place}")
+        place = os.environ.get("LOCAL_RANK", "")
+        if not (place.isascii() and place.isdecimal()):
+            return torch.device("cuda")
+        return torch.device(f"cuda:{int(place) % max(torch.cuda.device_count(), 1)}")
     if name == "auto":
         return torch.device("cpu")
     try:
