@@ -185,6 +185,18 @@ def test_what_a_process_keeps_is_handed_out_when_another_asks(tmp_path: Path) ->
     assert handed.exists()
 
 
+def test_who_asks_as_it_is_given_up_is_answered(tmp_path: Path) -> None:
+    handed: list[int] = []
+    with Workers(tmp_path, "one", []) as one:
+        one.serve("first", lambda: handed.append(1))
+        one.serve("first", None)
+        assert handed == []
+        one.serve("second", lambda: handed.append(2))
+        one.ask("second")
+        one.serve("second", None)
+        assert handed == [2]
+
+
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"state": "odd", "process": 7}'])
 def test_damaged_notes_count_as_those_of_the_dead(tmp_path: Path, damage: str) -> None:
     (tmp_path / FOLDER).mkdir()

@@ -187,12 +187,14 @@ class Workers:
 
         Args:
             name: Of the unit.
-            hand_out: Called once; None where there is nothing any more.
+            hand_out: Called once; None ends it, and answers who has asked just now.
         """
         with self._serves:
-            self._serving.pop(name, None)
+            before = self._serving.pop(name, None)
             if hand_out is not None:
                 self._serving[name] = hand_out
+            elif before is not None and self._asked(name).exists():
+                before()
 
     def _asked(self, name: str) -> Path:
         return self._place / f"{_flat(name)}.asked"

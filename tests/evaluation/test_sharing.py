@@ -149,6 +149,27 @@ def _plain(row: ResultRow) -> dict[str, object]:
     return row.as_dict()
 
 
+def test_where_features_cannot_be_handed_over_each_makes_its_own(
+    tones: Corpus,
+    encoders: list[str],
+    tmp_path: Path,
+    quick_probes: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("no way to write this")
+
+    monkeypatch.setattr("speechft.evaluation.shared_pass.PooledCache.put", refuse)
+    one, two = (_jobs(encoders[0], tones, tmp_path) for _ in range(2))
+    names = [one.unit(task) for task in one.jobs]
+    with Workers(tmp_path, "a", names) as here, Workers(tmp_path, "b", names) as there:
+        share(one.units(here)[:1], here)
+        assert share(two.units(there), there) == {}
+        one.release(here)
+        two.release(there)
+    assert [row.task for row in two.rows(())] == ["sid", "pr"]
+
+
 def test_features_that_nobody_asked_for_are_left_to_others(
     tones: Corpus, encoders: list[str], tmp_path: Path, quick_probes: None
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speechft.claims import FOLDER, Claim, Workers
 from speechft.console import warn
-from speechft.errors import DataError, RunError
+from speechft.errors import DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import Codec, FrameCache, PooledCache, audio_key
@@ -104,19 +104,23 @@ class SharedPass:
             workers.serve(self._name, self._hand_out)
 
     def _hand_out(self) -> None:
-        """Write the features to disk; where they have no room there, each task makes its own."""
+        """Write the features to disk; where that fails, each task makes its own.
+
+        Whatever goes wrong here must not end the signs of life, nor leave who waits waiting.
+        """
         assert self._features is not None
         assert self._claim is not None
-        cuts = {cut.id: cut for job in self.jobs for cut in job.cuts()}
         apart = False
         try:
+            cuts = {cut.id: cut for job in self.jobs for cut in job.cuts()}
             pooled = {audio_key(cuts[i]): row for i, row in self._features.pooled.items()}
             PooledCache(self._place).put(pooled)
             free = shutil.disk_usage(self._place).free
             frames = FrameCache(self._place, free // 2, "float16")
             for name, states in self._features.frames.items():
                 frames.put(audio_key(cuts[name]), states)
-        except (OSError, RunError):
+        except Exception as error:
+            warn(f"features are not handed over, others make their own: {error}")
             apart = True
         self._claim.end("done", apart=apart)
         self._claim = None
