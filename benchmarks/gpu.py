@@ -42,7 +42,8 @@ from speechft.devices import autocast, pick_device
 from speechft.encoders.build import set_weights
 from speechft.encoders.load import load_encoder
 from speechft.evaluation.grid import Probe, make_grid
-from speechft.features.extract import DownsamplerCache, batch_limits, extract, group_by_length
+from speechft.features.downsampler import DownsamplerCache
+from speechft.features.extract import batch_limits, extract, group_by_length
 from speechft.merging.config import MergeSettings
 from speechft.merging.repeated import Merger
 from speechft.tasks import UtteranceHead

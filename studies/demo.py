@@ -35,7 +35,7 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import json_digest, write_json
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow

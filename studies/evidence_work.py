@@ -36,7 +36,7 @@ from speechft.data.manifest import Corpus
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.predictions import dev_file, read_items
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import write_json
 from speechft.results import ResultRow
 from speechft.tasks.measures import Item

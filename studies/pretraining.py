@@ -35,7 +35,8 @@ from speechft.encoders.load import random_encoder
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
-from speechft.features.extract import DownsamplerCache, count_frames
+from speechft.features.downsampler import DownsamplerCache
+from speechft.features.extract import count_frames
 from speechft.files import write_text
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 

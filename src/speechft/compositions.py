@@ -12,7 +12,7 @@ from speechft.config import build
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of, resolve_encoder
 from speechft.errors import ConfigError
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import read_json
 from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.distributed import shared_job

@@ -27,7 +27,7 @@ from speechft.evaluation.failures import Failures
 from speechft.evaluation.miniature_score import scores
 from speechft.evaluation.suite import assign_tasks, evaluate_encoder, tasks_of
 from speechft.exposure import estimate, mark_overlap
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import write_json, write_text
 from speechft.finetuning.config import Strategy
 from speechft.naming import masked, public_name

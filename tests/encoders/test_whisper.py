@@ -25,7 +25,8 @@ from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
-from speechft.features.extract import count_frames, downsampler_key, group_by_length
+from speechft.features.downsampler import downsampler_key
+from speechft.features.extract import count_frames, group_by_length
 from speechft.features.files import extract_files
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import finetune_encoder

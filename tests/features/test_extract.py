@@ -11,14 +11,8 @@ from lhotse.cut import Cut
 from helpers import cut_of, speech_encoder, tiny_encoder
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.mfcc import MfccEncoder
-from speechft.features.extract import (
-    DownsamplerCache,
-    Features,
-    downsample_all,
-    downsampler_key,
-    extract,
-    group_by_length,
-)
+from speechft.features.downsampler import DownsamplerCache, downsampler_key
+from speechft.features.extract import Features, downsample_all, extract, group_by_length
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from speechft.evaluation.failures import Failures
 from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.locks import lock, waiting
 from speechft.outputs import check_own, is_overwriting, replacing
 from speechft.results import ResultRow, read_rows, write_rows

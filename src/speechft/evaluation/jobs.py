@@ -19,7 +19,8 @@ from speechft.evaluation.identity import encoder_folder, slug
 from speechft.evaluation.shared_pass import SharedPass
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
-from speechft.features.extract import DownsamplerCache, Features, Storage, extract
+from speechft.features.downsampler import DownsamplerCache
+from speechft.features.extract import Features, Storage, extract
 from speechft.results import ResultRow
 from speechft.sharing import Unit
 from speechft.tasks.base import Task

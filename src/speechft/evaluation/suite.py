@@ -12,7 +12,7 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.results import ResultRow
 from speechft.sharing import share
 from speechft.tasks import TASKS, find_task

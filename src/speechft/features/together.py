@@ -11,14 +11,8 @@ from speechft.console import progress_bar
 from speechft.devices import Precision, autocast, resolve_precision, returning_memory
 from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.errors import ConfigError
-from speechft.features.extract import (
-    DownsamplerCache,
-    batch_limits,
-    downsampler_key,
-    encode,
-    group_by_length,
-    in_float,
-)
+from speechft.features.downsampler import DownsamplerCache, downsampler_key
+from speechft.features.extract import batch_limits, encode, group_by_length, in_float
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -35,8 +29,8 @@ def encode_together(
 ) -> Iterator[tuple[list[Cut], list[EncoderOutput]]]:
     """Yield batches of cuts with what every encoder makes of them; nothing is kept.
 
-    Encoders whose downsampler is the same (see `speechft.features.extract.downsampler_key`) share
-    its output within a batch, so memory does not grow with the audio.
+    Encoders whose downsampler is the same (see `downsampler_key`) share its output within a batch,
+    so memory does not grow with the audio.
 
     Args:
         encoders: In evaluation mode.

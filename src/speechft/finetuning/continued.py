@@ -14,7 +14,8 @@ from torch import Tensor
 from speechft.data.batching import Batch, StepDataset, seed_of
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
-from speechft.features.extract import DownsamplerCache, group_by_length
+from speechft.features.downsampler import DownsamplerCache
+from speechft.features.extract import group_by_length
 from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.config import BY_DEV
 from speechft.finetuning.examples import Examples, whole_batch

@@ -15,7 +15,8 @@ from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.batching import PAD_TO, Batch, BatchPlan, StepDataset, pad, seed_of
 from speechft.data.manifest import load_waveform
 from speechft.encoders.base import Encoder
-from speechft.features.extract import DownsamplerCache, downsample_all, group_by_length
+from speechft.features.downsampler import DownsamplerCache
+from speechft.features.extract import downsample_all, group_by_length
 from speechft.finetuning.encoding import encode
 from speechft.finetuning.memory import Limits
 

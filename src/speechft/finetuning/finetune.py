@@ -15,7 +15,7 @@ from speechft.console import is_main_process, log, warn
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import write_json, write_text
 from speechft.finetuning.baselines import add_adapters, merge_adapters, save_adapters
 from speechft.finetuning.cards import tuned_card

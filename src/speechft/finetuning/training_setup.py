@@ -21,7 +21,7 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import atomic_write, write_json
 from speechft.finetuning.baselines import Distillation, L2sp, Regularizer
 from speechft.finetuning.config import BY_DEV, FinetuningConfig

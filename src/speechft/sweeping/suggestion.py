@@ -25,15 +25,8 @@ from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
 from speechft.evaluation.encoders import open_corpora
 from speechft.evaluation.limit import limited
-from speechft.features.extract import (
-    DownsamplerCache,
-    batch_limits,
-    count_frames,
-    downsampler_key,
-    encode,
-    group_by_length,
-    in_float,
-)
+from speechft.features.downsampler import DownsamplerCache, downsampler_key
+from speechft.features.extract import batch_limits, count_frames, encode, group_by_length, in_float
 from speechft.files import json_digest, read_json, write_json
 from speechft.finetuning.splits import SplitReader
 from speechft.merging.repeated import Merger

@@ -18,7 +18,7 @@ from speechft.evaluation.identity import slug
 from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.predictions import dev_file, items_of, read_items
 from speechft.evaluation.suite import evaluate_encoder
-from speechft.features.extract import DownsamplerCache
+from speechft.features.downsampler import DownsamplerCache
 from speechft.files import json_digest
 from speechft.locks import lock, waiting
 from speechft.merging.lineage import evidence
