@@ -5,12 +5,11 @@ Line n of both is the n-th utterance that could be read, in the order that the a
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from speechft.commands import command
 from speechft.console import warn
@@ -21,6 +20,7 @@ from speechft.encoders.base import Mode
 from speechft.errors import CheckpointError, ConfigError
 from speechft.features.items import none_usable
 from speechft.files import file_digest
+from speechft.kept_lines import KeptLines, kept_lines
 from speechft.outputs import overwriting
 from speechft.runs import stage
 from speechft.units.clustering import without_repeats
@@ -128,14 +128,15 @@ def apply_units(
     job: Any = {"name": "apply-units", "config": settings, "inputs": inputs}
     with overwriting(overwrite), stage(folder, outputs=(KM_NAME, ROWS_NAME), **job) as work:
         if not work.done:
-            with _Rows(work.scratch / _PARTIAL) as rows:
-                missing = {n: c for n, c in listener.cuts.items() if n not in rows.places}
+            with kept_lines(work.scratch / _PARTIAL) as rows:
+                missing = {n: c for n, c in listener.cuts.items() if n not in rows}
                 for name, frames in listener.hear(missing, number, "units"):
                     row = _row(name, codebook.units(frames), deduplicate)
                     rows.add({**row, **({"silent": True} if name in listener.silent else {})})
-            if not rows.places:
-                raise none_usable(listener.failed)
-            rows.publish(list(listener.cuts), work.scratch)
+                if not rows:
+                    raise none_usable(listener.failed)
+                _write(rows, list(listener.cuts), work.scratch)
+            (work.scratch / _PARTIAL).unlink()
     report = ApplyReport(
         str(out), str(encoder), str(units), number, len(codebook.centroids), 0, 0, 0, 0
     )
@@ -181,54 +182,13 @@ def _row(name: str, units: list[int], deduplicate: bool) -> dict[str, Any]:
     return {**row, "units": kept, "durations": durations}
 
 
-class _Rows:
-    """Rows that are finished, in the order that they were made in, with their places in a file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.places: dict[str, tuple[int, int]] = {}
-        whole = 0
-        if path.is_file():
-            with reading(path) as file:
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # the process was killed while it wrote
-                    self.places[parse_json(line)["id"]] = (whole, len(line))
-                    whole += len(line)
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed in __exit__
-        self._file.truncate(whole)
-        self._end = whole
-
-    def __enter__(self) -> Self:
-        """Return it."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Append a row."""
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-        self._file.write(line)
-        self.places[row["id"]] = (self._end, len(line))
-        self._end += len(line)
-
-    def publish(self, names: Iterable[str], folder: Path) -> None:
-        """Write the rows in the order of the audio, as JSON lines and as fairseq's lines."""
-        with (
-            reading(self._path) as rows,
-            open(folder / ROWS_NAME, "wb") as jsonl,
-            open(folder / KM_NAME, "wb") as km,
-        ):
-            for name in names:
-                if name in self.places:
-                    start, size = self.places[name]
-                    rows.seek(start)
-                    line = rows.read(size)
-                    jsonl.write(line)
-                    km.write(" ".join(map(str, parse_json(line)["units"])).encode() + b"\n")
-        self._path.unlink()
+def _write(rows: KeptLines, names: Iterable[str], folder: Path) -> None:
+    """Write the rows in the order of the audio, as JSON lines and as fairseq's lines."""
+    with open(folder / ROWS_NAME, "wb") as jsonl, open(folder / KM_NAME, "wb") as km:
+        for name in names:
+            if name in rows:
+                jsonl.write(rows.line(name))
+                km.write(" ".join(map(str, rows.row(name)["units"])).encode() + b"\n")
 
 
 def _count(path: Path, listener: Listener, report: ApplyReport) -> None:
