@@ -32,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from many_gpus import BASE, TRAINING
 
 from speechft.data.batching import PAD_TO, BatchPlan, StepDataset, load_steps, pad
 from speechft.data.corpora import generic
@@ -210,19 +211,6 @@ def iterate(folder: Path) -> tuple[float, float, float, float]:
     return count, before, after, seconds
 
 
-def hubert_base_gflop() -> float:
-    """Return multiply-adds x 2 of HuBERT Base for a second of audio, forward, in GFLOP."""
-    frames, channels, macs = 16_000.0, 1, 0.0
-    for kernel, stride in zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True):
-        frames /= stride
-        macs += frames * 512 * channels * kernel
-        channels = 512
-    macs += frames * (512 * 768 + 768 * 768 // 16 * 128)  # projection, positions
-    macs += frames * 12 * (4 * 768**2 + 2 * 768 * 3072)
-    macs += frames * 12 * 2 * 768 * 50 * 14  # attention over 14 s
-    return 2 * macs / 1e9
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--folder", type=Path, help="where files go; a temporary folder otherwise")
@@ -250,9 +238,9 @@ def main() -> None:
                 f"memory, {found:,.0f} utterances: {before:.0f} MB at the first, {after:.0f} MB at "
                 f"the last; {found / seconds:,.0f} cuts per CPU s (written in {written:.0f} s)"
             )
-    needed = given.tflops * 1e3 / (3 * hubert_base_gflop())
+    needed = given.tflops * 1e3 / (TRAINING * BASE.gflop())
     print(
-        f"GPU at {given.tflops:g} TFLOP/s sustained: HuBERT Base needs {hubert_base_gflop():.1f} "
+        f"GPU at {given.tflops:g} TFLOP/s sustained: HuBERT Base needs {BASE.gflop():.1f} "
         f"GFLOP a second of audio forward, three times that to train: {needed:,.0f} s/s "
         "to be loaded"
     )

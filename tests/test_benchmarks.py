@@ -1,4 +1,4 @@
-"""Benchmarks of GPUs and short files run whole at tiny sizes; figures are not judged."""
+"""Benchmarks run whole at tiny sizes, figures are not judged; formulas agree with what they reckon."""
 
 from __future__ import annotations
 
@@ -60,3 +60,37 @@ def test_short_files_are_compared_with_long_ones(monkeypatch: pytest.MonkeyPatch
     rows = short_files.measure(["mfcc"], 15.0, 1)
     assert set(rows) == {"plain", "mfcc"}
     assert all(short > 0 and long > 0 for short, long in rows.values())
+
+
+def test_the_page_on_scaling_shows_what_the_formulas_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    many_gpus = benchmark("many_gpus", monkeypatch)
+    page = (BENCHMARKS.parent / "docs" / "scaling.md").read_text()
+    for table in many_gpus.tables(many_gpus.Machine()):
+        assert table in page
+
+
+@pytest.mark.parametrize("name", ["BASE", "LARGE"])
+def test_shapes_have_the_parameters_and_products_of_the_models(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import HubertConfig, HubertModel
+
+    shape = getattr(benchmark("many_gpus", monkeypatch), name)
+    config = HubertConfig(
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.width // 64,
+        feat_extract_norm="layer" if shape.normed else "group",
+        conv_bias=shape.normed,
+        do_stable_layer_norm=shape.normed,
+        attn_implementation="eager",
+    )
+    with torch.device("meta"):
+        model = HubertModel(config).eval()
+    assert shape.parameters() == sum(p.numel() for p in model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 14 * 16_000, device="meta"))
+    assert counter.get_total_flops() / 14e9 == pytest.approx(shape.gflop(14.0), rel=0.01)
