@@ -1,4 +1,4 @@
-"""Benchmarks run whole at tiny sizes, figures are not judged; formulas agree with what they reckon."""
+"""Benchmarks run whole at tiny sizes, unjudged; formulas agree with what they reckon."""
 
 from __future__ import annotations
 
