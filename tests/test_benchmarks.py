@@ -94,3 +94,17 @@ def test_shapes_have_the_parameters_and_products_of_the_models(
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 14 * 16_000, device="meta"))
     assert counter.get_total_flops() / 14e9 == pytest.approx(shape.gflop(14.0), rel=0.01)
+
+
+def test_results_of_processes_are_compared_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = benchmark("scale", monkeypatch)
+    for name, figure in (("one", "1"), ("two", "1"), ("other", "2")):
+        (tmp_path / name / "cache").mkdir(parents=True)
+        (tmp_path / name / "rows").write_text(figure)
+        (tmp_path / name / "cache" / name).write_text(name)  # no result
+    one, two, other = (scale.contents(tmp_path / name) for name in ("one", "two", "other"))
+    assert scale.differing(one, two) == []
+    assert scale.differing(one, other) == ["rows"]
+    assert scale.differing(one, {}) == ["rows"]
