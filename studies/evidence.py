@@ -6,8 +6,9 @@
 
 Rows go to ``studies/evidence/``, a file a unit, whole or not at all. Interrupt it and run it again,
 here or on another machine, and it goes on with the next unit that has no rows of this design; tuned
-encoders are kept in ``--out`` and found again. A unit is locked while it is measured: any number of
-processes may run beside one another. While a file ``runs/pause`` exists, all of them stand still.
+encoders are kept in ``--out`` and found again. Any number of processes may run beside one another:
+each takes units that no other is at (``speechft status OUT`` shows them). While a file
+``runs/pause`` exists, all of them stand still.
 
 Each process has one thread, a low priority, and instructions pinned to AVX2, so that figures of
 processors of one kind are the same to the bit.
@@ -16,7 +17,6 @@ processors of one kind are the same to the bit.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import subprocess
@@ -106,7 +106,7 @@ def work_off(arguments: Any) -> int:
         return work.measure(unit, str(kept_base(unit.lineage)))
 
     units = [unit for unit in chosen(arguments) if kept_base(unit.lineage) is not None]
-    return run_units(units, measure, stamp, ROWS, arguments.out / "locks")
+    return run_units(units, measure, stamp, ROWS, arguments.out)
 
 
 def run_units(
@@ -114,42 +114,42 @@ def run_units(
     measure: Callable[[Unit], Rows],
     stamp: Callable[[Unit], dict[str, Any]],
     rows: Path,
-    locks: Path,
+    folder: Path,
 ) -> int:
-    """Measure units until none is left that nobody else is at; one that fails stops no other.
+    """Measure units until all are, with whoever else works in a folder; a failure stops no other.
 
     Args:
         units: In order.
         measure: Gives the rows of one.
         stamp: What its rows must say to count: base, corpus and design.
         rows: Folder of the files.
-        locks: Folder of the locks.
+        folder: Where processes that measure the same meet.
 
     Returns:
         1 if one failed, else 0.
     """
-    from speechft.errors import RunError, SpeechftError
-    from speechft.runs import lock
+    from speechft import sharing
+    from speechft.claims import Claim
+    from speechft.errors import DataError, SpeechftError
 
-    failed = False
-    for place, unit in enumerate(units):
+    def shared(unit: Unit) -> sharing.Unit:
         path = rows / f"{unit.name}.jsonl"
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(lock(locks / unit.name))
-            except RunError as error:
-                print(f"{unit.name} is left to others: {error.message}", flush=True)
-                continue
-            if is_measured(path, stamp(unit)):
-                continue
-            waiting = [u for u in units[place:] if not is_measured(rows / f"{u.name}.jsonl", {})]
+
+        def run(claim: Claim | None) -> None:
+            waiting = [u for u in units if not is_measured(rows / f"{u.name}.jsonl", {})]
             print(f"{unit.name}; {left_words(waiting)}", flush=True)
             try:
-                write_measured(path, stamp(unit), unit.about(), measure(unit))
+                found = measure(unit)
             except SpeechftError as error:
                 print(f"{unit.name} failed: {error.message}", file=sys.stderr, flush=True)
-                failed = True
-    return int(failed)
+                raise DataError(error.message, hint=error.hint) from error
+            if claim is not None:
+                claim.check()
+            write_measured(path, stamp(unit), unit.about(), found)
+
+        return sharing.Unit(unit.name, lambda: is_measured(path, stamp(unit)), run)
+
+    return int(bool(sharing.work_off(folder, "evidence", [shared(unit) for unit in units])))
 
 
 def processor() -> str:

@@ -37,7 +37,7 @@ def measure(unit):
 
 units = [Unit("base", n, minutes=1) for n in range(12)]
 stamp = lambda unit: {"base": str(unit.lineage), "design": "d"}
-sys.exit(evidence.run_units(units, measure, stamp, folder / "rows", folder / "locks"))
+sys.exit(evidence.run_units(units, measure, stamp, folder / "rows", folder))
 """
 
 
@@ -112,7 +112,7 @@ def test_a_unit_that_fails_stops_no_other(
 
     every = [units.Unit("base", n, minutes=30) for n in (4, 5)]
     stamp = lambda unit: {"design": "d"}  # noqa: E731
-    code = evidence.run_units(every, measure, stamp, tmp_path / "rows", tmp_path / "locks")
+    code = evidence.run_units(every, measure, stamp, tmp_path / "rows", tmp_path)
     out, err = capsys.readouterr()
     assert code == 1
     assert "lineage-4-base failed: it diverged" in err

@@ -18,7 +18,6 @@ leaves and nothing failed or is left, ``.units`` is removed.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
 import secrets
@@ -29,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from speechft.disk import reading, remove
+from speechft.disk import reading, remove, sweep
 from speechft.errors import CheckpointError, RunError, SpeechftError
-from speechft.files import json_digest, json_text, read_json, write_error
+from speechft.files import create_text, json_digest, json_text, read_json, write_error
 from speechft.locks import lock, make_scratch, waiting
 
 FOLDER = ".units"
@@ -39,9 +38,6 @@ BEAT = 5.0
 """Seconds between heartbeats."""
 PATIENCE = 60.0
 """Seconds without a heartbeat after which a process of another machine is dead."""
-
-_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""What a file system says that has no hard links."""
 
 State = Literal["free", "running", "done", "failed", "left", "dead"]
 
@@ -106,13 +102,17 @@ class Workers:
         folder: The folder that is worked in.
         command: What this process was told to do, for those who look.
         units: Names of what there is to do.
+        sweeps: Remove what killed processes left half-written below the folder, where nobody else
+            is at work.
     """
 
-    def __init__(self, folder: Path, command: str, units: Sequence[str]) -> None:
-        self._folder, self._place = folder, folder / FOLDER
+    def __init__(
+        self, folder: Path, command: str, units: Sequence[str], *, sweeps: bool = False
+    ) -> None:
+        self._folder, self._place, self._sweeps = folder, folder / FOLDER, sweeps
         self._token = secrets.token_hex(8)
         self._file = self._place / f"process-{self._token}.json"
-        self._plan = {"command": command, "units": list(units)}
+        self._command, self._units, self._plans = command, list(units), 0
         self._watch = _Watch(self._place)
         self._ending = threading.Event()
         self._serving: dict[str, Callable[[], None]] = {}
@@ -123,7 +123,9 @@ class Workers:
     def __enter__(self) -> Workers:
         with self._alone():
             try:
-                _put(self._place / f"plan-{json_digest(self._plan)[:16]}.json", self._plan)
+                if self._sweeps and not self._watch.others(self._token):
+                    sweep(self._folder, deep=True)
+                self.plan(self._units)
                 self._beat()
             except OSError as error:
                 raise write_error(self._place, error) from error
@@ -160,9 +162,10 @@ class Workers:
         if seen.state == "running" or (seen.state == "failed" and seen.number != again):
             return None
         number = seen.number + 1
+        path = _claim_file(self._place, name, number)
         content = {"process": self._token, "state": "running", "since": int(time.time())}
         try:
-            _make(_claim_file(self._place, name, number), content)
+            create_text(path, json_text(content), durable=False)
         except FileExistsError:
             return None
         return Claim(self._watch, name, number, content)
@@ -170,6 +173,18 @@ class Workers:
     def state(self, name: str) -> Seen:
         """Return what is known of a unit."""
         return self._watch.look(name)
+
+    def is_elsewhere(self, name: str) -> bool:
+        """Return whether another process is at a unit."""
+        seen = self.state(name)
+        return seen.state == "running" and (seen.content or {}).get("process") != self._token
+
+    def plan(self, units: Sequence[str]) -> None:
+        """Tell those who look what there is to do, of which some may be known only now."""
+        content = {"command": self._command, "units": list(units)}
+        name = f"plan-{self._plans:04d}-{json_digest(content)[:16]}.json"
+        _put(self._place / name, content)
+        self._plans += 1
 
     def note_done(self, name: str) -> None:
         """Have others know of a unit whose outputs are there."""
@@ -213,8 +228,7 @@ class Workers:
 
     def _beat(self) -> None:
         self._beats += 1
-        command = {"command": self._plan["command"]}
-        _put(self._file, {**_myself(), "beat": self._beats, **command})
+        _put(self._file, {**_myself(), "beat": self._beats, "command": self._command})
 
 
 def look(folder: Path, watch: _Watch | None = None) -> list[Seen]:
@@ -251,25 +265,6 @@ def _read(path: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
     return {}
-
-
-def _make(path: Path, content: Any) -> None:
-    """Write a file that is not there yet: of all that try at once, one succeeds.
-
-    Raises:
-        FileExistsError: It is there.
-    """
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    hidden.write_text(json_text(content))
-    try:
-        os.link(hidden, path)  # whole as soon as it is there
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with open(path, "x") as file:
-            file.write(json_text(content))
-    finally:
-        hidden.unlink()
 
 
 def _put(path: Path, content: Any) -> None:

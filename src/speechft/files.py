@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -72,6 +73,42 @@ def write_error(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"no space left to write {path}", hint="free some space and run it again")
     return RunError(f"cannot write {path}: {error.strerror or error}")
+
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system says that has no hard links."""
+
+
+def create_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write a file that is not there yet: of all processes that try at once, one succeeds.
+
+    Args:
+        path: The file.
+        text: What it holds.
+        durable: Have it outlive the machine.
+
+    Raises:
+        FileExistsError: It is there.
+        OSError: It cannot be written.
+    """
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(hidden, "xb") as held:
+            held.write(text.encode())
+            held.flush()
+            if durable:
+                os.fsync(held.fileno())
+        try:
+            os.link(hidden, path)  # whole as soon as it is there
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            with open(path, "xb") as file:
+                file.write(text.encode())
+        if durable:
+            sync_folder(path.parent)
+    finally:
+        hidden.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

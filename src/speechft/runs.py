@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,9 @@ def stage(
         RunError: The folder is in use by another process, cannot be written, or holds what no
             command wrote where an output is to go.
     """
-    content = {"schema": _SCHEMA, "stage": name, "config": config, "inputs": dict(inputs or {})}
+    content = _content(name, config, inputs)
     key = json_digest(content)
-    scratch = folder / ".partial" / key[:16]
+    scratch = _scratch(folder, key)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(lock(folder))
@@ -85,10 +85,9 @@ def stage(
         _finish_moving(folder)
         done = _is_complete(folder, key)
         if not done:
-            refuse([n for name in outputs for n in _foreign(folder, name)])
+            check_free(folder, outputs)
             _mention_others(scratch)
-            make_scratch(scratch.parent)
-            make_scratch(scratch)
+            _make(scratch)
             sweep(scratch, deep=True)
         try:
             yield Stage(folder, scratch, key, done)
@@ -100,12 +99,48 @@ def stage(
             _publish(folder, scratch, {"key": key, **public(content)})
 
 
+def check_free(folder: Path, outputs: Sequence[str]) -> None:
+    """Refuse a folder where somebody else's files are in the place of outputs, before any work.
+
+    Raises:
+        RunError: They are.
+    """
+    refuse([n for name in outputs for n in _foreign(folder, name)])
+
+
 def is_done(
     folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
 ) -> bool:
     """Return whether a folder holds the outputs of exactly this stage; arguments as for `stage`."""
-    content = {"schema": _SCHEMA, "stage": name, "config": config, "inputs": dict(inputs or {})}
-    return _is_complete(folder, json_digest(content))
+    return _is_complete(folder, json_digest(_content(name, config, inputs)))
+
+
+def scratch_of(
+    folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
+) -> Path:
+    """Return the scratch folder of a stage, for parts of it that are made before it is opened.
+
+    Arguments as for `stage`. What is not whole yet must lie in a hidden folder there.
+
+    Raises:
+        RunError: It cannot be made.
+    """
+    scratch = _scratch(folder, json_digest(_content(name, config, inputs)))
+    _make(scratch)
+    return scratch
+
+
+def _content(name: str, config: Any, inputs: Mapping[str, str] | None) -> dict[str, Any]:
+    return {"schema": _SCHEMA, "stage": name, "config": config, "inputs": dict(inputs or {})}
+
+
+def _scratch(folder: Path, key: str) -> Path:
+    return folder / ".partial" / key[:16]
+
+
+def _make(scratch: Path) -> None:
+    make_scratch(scratch.parent)
+    make_scratch(scratch)
 
 
 def invalidate(folder: Path) -> None:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet
-from lhotse.cut import Cut
 
 from speechft.data import places, shar
 from speechft.data.batching import BatchPlan, StepDataset, load_steps
@@ -26,6 +26,7 @@ from speechft.data.places import read_bytes
 from speechft.data.shar import export_shards
 from speechft.data.waveform import load_waveform
 from speechft.errors import DataError, PackageError
+from speechft.sharing import status
 
 
 @pytest.fixture(scope="module")
@@ -151,20 +152,35 @@ def test_an_interrupted_export_goes_on(
     written: list[int] = []
     plain = shar._write_shard
 
-    def count(folder: Path, number: int, cuts: list[Cut], audio: str) -> None:
-        before = (folder.parent / "index" / f"{folder.name}.{number:06d}.json").exists()
-        if len(written) == 3 and not before:
+    def count(*given: Any) -> None:
+        if len(written) == 3:
             raise KeyboardInterrupt
-        plain(folder, number, cuts, audio)
-        if not before:
-            written.append(number)
+        plain(*given)
+        written.append(given[1])
 
     monkeypatch.setattr(shar, "_write_shard", count)
     with pytest.raises(KeyboardInterrupt):
         export_shards(tones, tmp_path / "out", shard_size=4, jobs=1)
     assert not (tmp_path / "out" / "corpus.json").exists()
-    monkeypatch.setattr(shar, "_write_shard", plain)
+    monkeypatch.setattr(shar, "_write_shard", lambda *given: (written.append(1), plain(*given)))
     same(tones, export_shards(tones, tmp_path / "out", shard_size=4, jobs=2))
+    assert len(written) == 15, "what was there is not written again"
+
+
+def test_a_shard_with_bad_audio_fails_and_all_others_are_written(tmp_path: Path) -> None:
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", np.full(16_000, 0.1), 16_000)
+    items = [Utterance(name, f"{name}.wav", 16_000) for name in "abc"]
+    write_corpus(tmp_path, "three", "x", {"test": items}, {})
+    (tmp_path / "b.wav").write_text("no audio")
+    with pytest.raises(DataError, match=r"b\.wav"):
+        export_shards(open_corpus(tmp_path), tmp_path / "out", shard_size=1, jobs=2)
+    states = [seen.state for seen in status(tmp_path / "out")]
+    assert states == ["done", "failed", "done", "free"]
+    soundfile.write(tmp_path / "b.wav", np.full(16_000, 0.1), 16_000)
+    corpus = export_shards(open_corpus(tmp_path), tmp_path / "out", shard_size=1)
+    assert [cut.id for cut in corpus.split("test")] == ["a", "b", "c"]
+    assert status(tmp_path / "out") == []
 
 
 def test_files_beside_the_manifests_come_along(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,19 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from helpers import speech_encoder
+from helpers import cut_of, speech_encoder
 from oracle_data import oracle
 from processes import VERB, Child
 from speechft import cli
+from speechft.claims import FOLDER
+from speechft.disk import remove
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
 from speechft.features import files, items
 from speechft.features.files import ExtractionReport, extract_files
 from speechft.features.layers import pick_layers, read_layers
+from speechft.features.sources import find_sources
+from speechft.sharing import status
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
 
@@ -188,7 +192,8 @@ def test_a_crash_leaves_no_half_written_file(
     with pytest.raises(RunError, match="no space left to write"):
         extract(folder, audio, tmp_path / "out")
     monkeypatch.undo()
-    left = [p for p in (tmp_path / "out").rglob("*") if p.is_file() and p.name != ".lock"]
+    remove(tmp_path / "out" / FOLDER)
+    left = [p for p in (tmp_path / "out").rglob("*") if p.is_file()]
     assert all(p.suffix in (".json", ".safetensors") and p.name[0] != "." for p in left)
     assert len(left) == 2  # the record and one utterance
     assert extract(folder, audio, tmp_path / "out").skipped == 1
@@ -246,7 +251,7 @@ def test_one_bad_file_is_one_error_and_no_output(name: str, folder: Path, tmp_pa
     with pytest.raises(DataError, match=BAD[name]) as caught:
         extract(folder, path, tmp_path / "out")
     assert path.name in str(caught.value)
-    assert not (tmp_path / "out").exists()
+    assert not _bytes(tmp_path / "out")
 
 
 def _run(
@@ -341,47 +346,130 @@ def test_encoder_with_nan_is_refused_unless_allowed(
     assert report.written == 1
 
 
-def test_a_process_that_is_late_does_its_own_share(
-    folder: Path, audio: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def share(rank: int) -> None:
-        monkeypatch.setattr(files._Processes, "share", lambda _, groups: groups[rank::2])
-        extract(folder, audio, tmp_path / "out", batch_seconds=0.1)
+def _start(folder: Path, audio: Path, out: Path, name: str, *more: str, **group: str) -> Child:
+    given = ["extract", str(folder), str(audio), "--out", str(out), "--device", "cpu", *more]
+    return Child(VERB, given, out.parent, name=name, environment=group)
 
-    share(0)
-    share(1)  # sees what the other one has written meanwhile
-    assert written(tmp_path / "out").keys() == set(LENGTHS)
+
+def _bytes(out: Path) -> dict[str, bytes]:
+    """Return every file of features and the record of how they were made."""
+    found = [p for p in out.rglob("*") if p.is_file() and p.suffix in (".safetensors", ".json")]
+    shown = [p for p in found if FOLDER not in p.parts]
+    return {str(p.relative_to(out)): p.read_bytes() for p in shown}
+
+
+def test_a_process_that_is_late_does_what_is_left(
+    folder: Path, audio: Path, tmp_path: Path
+) -> None:
+    found = find_sources([audio]).cuts
+    parts = list(files.in_parts(items.named_groups(found, 0.1, None)))
+    assert len(parts) == len(LENGTHS)
+    extract(folder, audio, tmp_path / "alone", batch_seconds=0.1)
+    first = next(iter(parts[0][0]))
+    (tmp_path / "out").mkdir()
+    for name in (f"{first}.safetensors", files.RECORD_NAME):
+        (tmp_path / "out" / name).write_bytes((tmp_path / "alone" / name).read_bytes())
+    report = extract(folder, audio, tmp_path / "out", batch_seconds=0.1)
+    assert (report.written, report.skipped) == (4, 1)
+    assert _bytes(tmp_path / "out") == _bytes(tmp_path / "alone")
+    assert not (tmp_path / "out" / FOLDER).exists()
+
+
+def test_parts_are_neither_too_small_nor_too_many() -> None:
+    def lengths(seconds: list[float]) -> list[int]:
+        groups = [{str(n): cut_of(str(n), int(16_000 * s))} for n, s in enumerate(seconds)]
+        parts = list(files.in_parts(groups))
+        assert [group for part in parts for group in part] == groups
+        return [len(part) for part in parts]
+
+    assert lengths([]) == []
+    assert lengths([3.0] * 5) == [1] * 5
+    assert set(lengths([10.0] * 6_400)[:-1]) == {60}, "ten minutes"
+    assert len(lengths([1_000.0] * 10_000)) <= 4_096
 
 
 @pytest.mark.integration
-def test_two_processes_share_the_work(folder: Path, audio: Path, tmp_path: Path) -> None:
+def test_ranks_of_a_launcher_share_the_work(folder: Path, audio: Path, tmp_path: Path) -> None:
     (audio / "broken.wav").write_bytes(b"not audio")
-    given = ["extract", str(folder), str(audio), "--out", str(tmp_path / "out")]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     children = [
-        Child(
-            VERB,
-            [*given, "--device", "cpu", "--json"],
-            tmp_path,
-            name=f"rank-{rank}",
-            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        _start(
+            folder,
+            audio,
+            tmp_path / "out",
+            f"rank-{rank}",
+            "--json",
+            WORLD_SIZE="2",
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
         )
         for rank in range(2)
     ]
-    (code, first, said), (other_code, _, other_said) = [child.wait() for child in children]
+    (code, first, said), (other_code, other, other_said) = [child.wait() for child in children]
     assert (code, other_code) == (1, 1)
     report = json.loads(first)
-    assert (report["written"], len(report["failed"])) == (5, 1)
+    assert (report["written"] + report["skipped"], len(report["failed"])) == (5, 1)
     assert "error: 1 of 6 files" in said
-    assert "error" not in other_said
+    assert (other, "error" in other_said) == ("", False)
     extract(folder, [audio / f"{name}.wav" for name in LENGTHS], tmp_path / "alone")
-    alone, both = written(tmp_path / "alone"), written(tmp_path / "out")
-    assert alone.keys() == both.keys()
-    for name, states in alone.items():
-        torch.testing.assert_close(states, both[name], atol=1e-5, rtol=0)
+    assert _bytes(tmp_path / "alone") == _bytes(tmp_path / "out")
+
+
+@pytest.mark.integration
+def test_two_processes_write_what_one_writes_and_a_killed_one_is_replaced(
+    folder: Path, audio: Path, tmp_path: Path
+) -> None:
+    more = ("--batch-seconds", "0.1")
+    out = tmp_path / "out"
+    children = [_start(folder, audio, out, f"part-{n}", *more) for n in "ab"]
+    for child in children:
+        assert child.wait()[0] == 0
+    extract(folder, audio, tmp_path / "alone", batch_seconds=0.1)
+    assert _bytes(out) == _bytes(tmp_path / "alone")
+    assert not (out / FOLDER).exists()
+
+
+_SLOW = """
+import time
+from speechft.features import files
+write = files._Writer.write
+def slow(self, name, states):
+    time.sleep(0.2)
+    return write(self, name, states)
+files._Writer.write = slow
+from speechft.cli import main; main()
+"""
+
+
+@pytest.mark.integration
+def test_what_a_killed_process_was_at_is_done_by_another(
+    folder: Path, audio: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    given = ["extract", str(folder), str(audio), "--out", str(out), "--device", "cpu"]
+    given += ["--batch-seconds", "0.1"]
+    first, second = (Child(_SLOW, given, tmp_path, name=f"part-{n}") for n in "ab")
+    while first.running and not list(out.rglob("*.safetensors")):
+        time.sleep(0.01)
+    first.kill()
+    assert second.wait()[0] == 0
+    extract(folder, audio, tmp_path / "alone", batch_seconds=0.1)
+    assert _bytes(out) == _bytes(tmp_path / "alone")
+
+
+def test_what_cannot_be_read_is_told_once_and_tried_again(
+    folder: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad_audio(audio, "nan")
+    out = tmp_path / "out"
+    report = extract(folder, audio, out)
+    assert (report.written, list(report.failed)) == (5, [str(audio / "nan.wav")])
+    assert capsys.readouterr().err.count("left out") == 1
+    (failed,) = [seen for seen in status(out) if seen.state == "failed"]
+    assert "nan.wav holds NaN" in str(failed.why) or "nan.wav has NaN" in str(failed.why)
+    soundfile.write(audio / "nan.wav", np.zeros(4_000), 16_000)
+    report = extract(folder, audio, out)
+    assert (report.written, report.skipped, report.failed) == (1, 5, {})
+    assert not (out / FOLDER).exists()
 
 
 @pytest.mark.parametrize("value", [1e38, 1e12, float("nan")])

@@ -10,7 +10,7 @@ import typer
 
 from speechft.cli.app import Config, Device, Json, Nonfinite, Out, Overwrite, app, tell_left_out
 from speechft.commands import command
-from speechft.console import say
+from speechft.console import is_main_process, say
 
 
 @app.command()
@@ -101,10 +101,10 @@ def extract(
         "overwrite": overwrite,
     }
     report = extract_files(encoder, audio, out, **options)
-    if report.is_main:
+    if is_main_process():
         text = json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report))
         say(text)
-    if report.failed and not report.is_main:
+    if report.failed and not is_main_process():
         raise typer.Exit(1)  # the first process says why
     total = len(report.failed) + report.written + report.skipped
     tell_left_out("files have no features", list(report.failed), total)

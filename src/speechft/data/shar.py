@@ -11,19 +11,25 @@ import gzip
 import itertools
 import json
 import os
+import secrets
 import tarfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from speechft.console import progress_bar
+from speechft.claims import Claim
+from speechft.console import Bar, progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.shards import SHARDED
 from speechft.data.waveform import load_waveform
+from speechft.disk import remove
 from speechft.files import json_digest, write_json, write_text
-from speechft.runs import stage
+from speechft.locks import waiting
+from speechft.runs import check_free, is_done, scratch_of, stage
+from speechft.sharing import Unit, work_off
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -39,12 +45,15 @@ def export_shards(
 ) -> Corpus:
     """Write a corpus as Lhotse Shar: 16 kHz mono, 16 bit. Interrupted, it goes on by shards.
 
+    Any number of processes may be given the same: each writes shards that no other is at, see
+    `sharing`.
+
     Args:
         corpus: What to write.
         folder: Where it goes.
         shard_size: Cuts a shard.
         audio: Format of the recordings in the tar files.
-        jobs: Shards written at a time; 0: as many as there are processors.
+        jobs: Shards that this process writes at a time; 0: as many as there are processors.
 
     Raises:
         DataError: Audio cannot be read.
@@ -53,78 +62,126 @@ def export_shards(
     settings = {"shard_size": shard_size, "audio": audio}
     job: Any = {"name": "shards", "config": settings, "inputs": {"corpus": corpus.digest}}
     names = (CORPUS_FILE, "index", *corpus.statistics)
-    with stage(folder, outputs=names, **job) as work:
-        if not work.done:
-            shards = _write_all(
-                corpus, work.scratch, shard_size, audio, jobs or os.cpu_count() or 1
-            )
-            for name in corpus.info.get("files", ()):
-                (work.scratch / name).write_bytes((corpus.folder / name).read_bytes())
-            content = {
-                "name": corpus.name,
-                "digest": json_digest({"corpus": corpus.digest, **settings}),
-                "statistics": corpus.statistics,
-                "info": {**corpus.info, SHARDED: shards},
-            }
-            write_json(work.scratch / CORPUS_FILE, content)
+    made = partial(is_done, folder, **job)
+    sizes = {name: found["utterances"] for name, found in corpus.statistics.items()}
+    shards = {name: -(-size // shard_size) for name, size in sizes.items()}
+    key = json_digest(job)[:8]
+
+    def make(claim: Claim | None) -> None:
+        with waiting(), stage(folder, outputs=names, **job) as work:
+            if not work.done:
+                for name in corpus.info.get("files", ()):
+                    (work.scratch / name).write_bytes((corpus.folder / name).read_bytes())
+                content = {
+                    "name": corpus.name,
+                    "digest": json_digest({"corpus": corpus.digest, **settings}),
+                    "statistics": corpus.statistics,
+                    "info": {**corpus.info, SHARDED: shards},
+                }
+                write_json(work.scratch / CORPUS_FILE, content)
+                if claim is not None:
+                    claim.check()
+
+    if not made():
+        check_free(folder, names)
+        with progress_bar("writing shards", sum(sizes.values())) as bar:
+            scratch, jobs = scratch_of(folder, **job), jobs or os.cpu_count() or 1
+            units = [
+                Unit(
+                    f"{name}/{number:06d}-{key}",
+                    partial(_is_there, _index(scratch / name, number), made),
+                    partial(_write, scratch / name, number, groups, audio, bar),
+                )
+                for name, many in shards.items()
+                for groups in [_Groups(corpus.split(name), shard_size, jobs)]
+                for number in range(many)
+            ]
+            every = [unit.name for unit in units]
+            units.append(Unit(f"corpus-{key}", made, make, after=every))
+            failed = work_off(folder, "prepare --shards", units, jobs=jobs)
+        for error in failed.values():
+            raise error
     return open_corpus(folder)
 
 
-def _write_all(corpus: Corpus, folder: Path, size: int, audio: str, jobs: int) -> dict[str, int]:
-    """Write every shard that is not there, some at a time; return their number by split."""
-    shards = {}
-    total = sum(s["utterances"] for s in corpus.statistics.values())
-    with progress_bar("writing shards", total) as bar, ThreadPoolExecutor(jobs) as pool:
-        for name in corpus.statistics:
-            (folder / name).mkdir(exist_ok=True)
-            groups = enumerate(_groups(corpus, name, size))
-            shards[name] = 0
-            while window := list(itertools.islice(groups, jobs)):
-                writing = [
-                    pool.submit(_write_shard, folder / name, number, cuts, audio)
-                    for number, cuts in window
-                ]
-                for future, (_, cuts) in zip(writing, window, strict=True):
-                    future.result()
-                    bar.advance(len(cuts))
-                shards[name] += len(window)
-    return shards
+class _Groups:
+    """The cuts of a split, shard by shard, read once where they are asked for about in order.
+
+    Args:
+        cuts: All of them.
+        size: Cuts a shard.
+        kept: Shards that are kept for those who ask for them a little late.
+    """
+
+    def __init__(self, cuts: Iterable[Cut], size: int, kept: int) -> None:
+        self._cuts, self._size, self._kept = cuts, size, kept
+        self._alone = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._left, self._next = iter(self._cuts), 0
+        self._passed: dict[int, list[Cut]] = {}
+
+    def at(self, number: int) -> list[Cut]:
+        """Return the cuts of a shard."""
+        with self._alone:
+            if number < self._next and number not in self._passed:
+                self._begin()
+            while self._next <= number:
+                self._passed[self._next] = list(itertools.islice(self._left, self._size))
+                self._passed.pop(self._next - self._kept - 1, None)
+                self._next += 1
+            return self._passed.pop(number)
 
 
-def _groups(corpus: Corpus, split: str, size: int) -> Iterator[list[Cut]]:
-    group: list[Cut] = []
-    for cut in corpus.split(split):
-        group.append(cut)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group
+def _index(folder: Path, number: int) -> Path:
+    """Return the file that says where in a shard its recordings lie; it is written last."""
+    return folder.parent / "index" / f"{folder.name}.{number:06d}.json"
 
 
-def _write_shard(folder: Path, number: int, cuts: list[Cut], audio: str) -> None:
+def _is_there(index: Path, made: Callable[[], bool]) -> bool:
+    return index.exists() or made()
+
+
+def _write(
+    folder: Path, number: int, groups: _Groups, audio: str, bar: Bar, claim: Claim | None
+) -> None:
+    cuts = groups.at(number)
+    _write_shard(folder, number, cuts, audio, claim)
+    bar.advance(len(cuts))
+
+
+def _write_shard(
+    folder: Path, number: int, cuts: list[Cut], audio: str, claim: Claim | None
+) -> None:
     """Write one shard with Lhotse's tar writer, from waveforms that `load_waveform` read."""
     from lhotse.shar import AudioTarWriter
 
-    done = folder.parent / "index" / f"{folder.name}.{number:06d}.json"
-    if done.exists():
-        return
-    tar = folder / f"recording.{number:06d}.tar"
-    with (
-        AudioTarWriter(str(tar), shard_size=None, format=audio) as writer,
-        gzip.open(folder / f"cuts.{number:06d}.jsonl.gz", "wt", encoding="utf-8") as lines,
-    ):
-        for cut in cuts:
-            waveform = load_waveform(cut)
-            whole = _whole(cut, len(waveform))
-            writer.write(cut.id, waveform[None], SAMPLE_RATE, whole.recording)
-            lines.write(json.dumps(whole.to_dict(), ensure_ascii=False) + "\n")
-    with tarfile.open(tar) as file:
-        members = [m for m in file.getmembers() if not m.name.endswith(".json")]
-    index = [
-        [cut.id, member.offset_data, member.size] for cut, member in zip(cuts, members, strict=True)
-    ]
-    write_text(done, json.dumps(index))
+    folder.mkdir(exist_ok=True)
+    hidden = folder.parent / ".shards" / f"{folder.name}-{number}-{secrets.token_hex(4)}"
+    hidden.mkdir(parents=True)
+    tar, lines = hidden / f"recording.{number:06d}.tar", hidden / f"cuts.{number:06d}.jsonl.gz"
+    try:
+        with (
+            AudioTarWriter(str(tar), shard_size=None, format=audio) as writer,
+            gzip.GzipFile(lines, "wb", mtime=0) as packed,
+        ):
+            for cut in cuts:
+                waveform = load_waveform(cut)
+                whole = _whole(cut, len(waveform))
+                writer.write(cut.id, waveform[None], SAMPLE_RATE, whole.recording)
+                packed.write(f"{json.dumps(whole.to_dict(), ensure_ascii=False)}\n".encode())
+        with tarfile.open(tar) as file:
+            members = [m for m in file.getmembers() if not m.name.endswith(".json")]
+        pairs = zip(cuts, members, strict=True)
+        index = [[cut.id, member.offset_data, member.size] for cut, member in pairs]
+        if claim is not None:
+            claim.check()
+        for path in (tar, lines):
+            os.replace(path, folder / path.name)
+        write_text(_index(folder, number), json.dumps(index))
+    finally:
+        remove(hidden)
 
 
 def _whole(cut: Cut, samples: int) -> Cut:

@@ -1,22 +1,23 @@
-"""Hidden states of audio in files: batched by duration, resumable, by one process or several."""
+"""Hidden states of audio in files: batched by duration, resumable, shared between processes."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from speechft.claims import Claim
+from speechft.console import Bar, progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import place_of
 from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
-from speechft.disk import sweep
 from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder, settings_digest
 from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
@@ -31,10 +32,17 @@ from speechft.features.items import (
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
 from speechft.features.streaming import encoded
-from speechft.files import atomic_write, read_json, write_json
+from speechft.files import (
+    atomic_write,
+    create_text,
+    json_digest,
+    json_text,
+    read_json,
+    write_error,
+)
 from speechft.headers import sorted_metadata
-from speechft.locks import is_unwritable, lock
 from speechft.outputs import overwriting, refuse
+from speechft.sharing import ItemsError, Unit, work_off
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -44,11 +52,16 @@ FORMATS: tuple[Format, ...] = ("safetensors", "npy")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 RECORD_NAME = "extract.json"
 KEY = "hidden_states"
+_PART = 600.0
+"""Seconds of audio that a process takes at a time, where that makes neither too few parts nor too
+many."""
+_PARTS = 64, 4096
+"""Parts at least, as far as there are batches, and at most."""
 
 
 @dataclass
 class ExtractionReport:
-    """What was written, and what was not."""
+    """What was written, by this process and by those it shared the work with, and what was not."""
 
     out: str
     encoder: str
@@ -58,19 +71,15 @@ class ExtractionReport:
     frame_rate: float
     written: int = 0
     skipped: int = 0
-    """Files whose features were there already."""
+    """Files whose features were there already when this process began."""
     seconds: float = 0.0
-    """Audio that was encoded in this run."""
+    """Audio that this process encoded."""
     failed: dict[str, str] = field(default_factory=dict)
     """What is wrong with the files that have no features, by path."""
-    is_main: bool = True
-    """Whether this is the only process, or the first of several."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        content = asdict(self)
-        del content["is_main"]
-        return content
+        return asdict(self)
 
 
 def extract_files(
@@ -91,8 +100,9 @@ def extract_files(
 ) -> ExtractionReport:
     """Write the hidden states of every utterance to a file of its own.
 
-    Files that are there already are skipped unless their audio is newer. Under ``accelerate
-    launch`` the utterances are shared out among the processes.
+    Files that are there already are skipped unless their audio is newer. Any number of processes
+    may be given the same, ranks of a launcher among them: each takes batches that no other is at,
+    see `sharing`. What cannot be read is told once, and tried again by the next command.
 
     Args:
         encoder: As `load_encoder` takes it.
@@ -127,8 +137,7 @@ def extract_files(
         raise ConfigError(
             "npy has no bfloat16", hint="use --dtype float16, or --format safetensors"
         )
-    processes = _Processes(device)
-    place = processes.device
+    place = pick_device(device)
     sources = find_sources(audio)
     model = load_encoder(encoder, mode, config=config, allow_nonfinite=allow_nonfinite).to(place)
     layers = pick_layers(read_layers(layer), model.num_layers)
@@ -151,97 +160,94 @@ def extract_files(
     if not cuts:
         raise none_usable(report.failed)
     folder = Path(os.path.expanduser(out))
-    with overwriting(overwrite), _alone(folder) if processes.rank == 0 else nullcontext():
+    with overwriting(overwrite):
         writer = _Writer(folder, settings, DTYPES[dtype], allow_nonfinite)
-        _extract(model, cuts, writer, report, processes, resolved, batch_seconds)
-    processes.gather(report)
+        seconds = 0.0 if mode == "s3prl" else batch_seconds
+        _Extraction(model, cuts, writer, report, resolved, place, seconds).run(folder)
     if not report.written and not report.skipped:
         raise none_usable(report.failed)
     return report
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; one that may only be read needs no lock, since nothing is written there."""
-    with ExitStack() as held:
-        try:
-            held.enter_context(lock(folder))
-            sweep(folder, deep=True)
-        except RunError as error:
-            if not is_unwritable(error):
-                raise
-        yield
+class _Extraction:
+    """The batches of an extraction, in parts that processes take."""
 
+    def __init__(
+        self,
+        model: Encoder,
+        cuts: dict[str, Cut],
+        writer: _Writer,
+        report: ExtractionReport,
+        precision: Resolved,
+        place: torch.device,
+        batch_seconds: float | None,
+    ) -> None:
+        seconds, multiple = batch_limits(model, place, batch_seconds)
+        self._model, self._cuts, self._writer, self._report = model, cuts, writer, report
+        self._groups = named_groups(cuts, seconds, model.window)
+        self._how: Any = {"precision": precision, "device": place, "multiple": multiple}
+        self._written: set[str] = set()
 
-def _extract(
-    model: Encoder,
-    cuts: dict[str, Cut],
-    writer: _Writer,
-    report: ExtractionReport,
-    processes: _Processes,
-    precision: Resolved,
-    batch_seconds: float | None,
-) -> None:
-    """Write what this process has to write and is not there."""
-    mode, place = writer.settings["mode"], processes.device
-    seconds, multiple = batch_limits(model, place, 0.0 if mode == "s3prl" else batch_seconds)
-    shared = processes.share(
-        named_groups(cuts, seconds, model.window)
-    )  # before looking what is there: others write
-    missing = {n: cut for part in shared for n, cut in part.items() if not writer.has(n, cut)}
-    # a group is encoded whole, though some of it is there: the batch decides the last bits
-    groups = [part for part in shared if not missing.keys().isdisjoint(part)]
-    report.skipped = sum(map(len, shared)) - len(missing)
-    announce(missing.values())
-    how: Any = {"precision": precision, "device": place, "multiple": multiple}
-    for heard in encoded(model, groups, report.layers, report.failed, **how):
-        report.seconds += heard.samples / SAMPLE_RATE
-        if heard.name not in missing:
-            continue
-        problem = writer.write(heard.name, heard.states)
-        report.written += not problem
-        if problem:
-            tell_failed(place_of(heard.cut), problem, report.failed)
+    def run(self, folder: Path) -> None:
+        """Have all written that is not there, by whatever processes; complete the report."""
+        report, missing = self._report, self._missing(self._cuts)
+        report.skipped = len(self._cuts) - len(missing)
+        announce(missing.values())
+        with progress_bar("features", len(missing)) as bar:
+            failed = work_off(folder, "extract", list(self._units(bar)), sweeps=True)
+        for error in failed.values():
+            if not isinstance(error, ItemsError):
+                raise error
+            report.failed |= error.items
+        absent = self._missing({n: c for n, c in missing.items() if n not in self._written})
+        report.written = len(missing) - len(absent)
 
-
-class _Processes:
-    """This process among those that Accelerate started; alone where it started none."""
-
-    def __init__(self, device: str) -> None:
-        self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
-        self.device = pick_device(device)
-        if self.count == 1:
-            return
-        from accelerate import PartialState
-
-        state = PartialState(cpu=self.device.type == "cpu")
-        if state.num_processes != self.count:
-            raise ConfigError(
-                f"{self.count} processes were started, but they see {state.num_processes}",
-                hint="start them with accelerate launch -m speechft, then the same arguments",
+    def _units(self, bar: Bar) -> Iterator[Unit]:
+        for number, part in enumerate(in_parts(self._groups)):
+            key = json_digest([self._writer.settings, [list(group) for group in part]])[:8]
+            cuts = {name: cut for group in part for name, cut in group.items()}
+            yield Unit(
+                f"files/{number:04d}-{key}",
+                lambda cuts=cuts: not self._missing(cuts),
+                partial(self._encode, part, bar),
             )
-        self.rank = int(state.process_index)
-        if self.device.type == "cuda":
-            self.device = state.device
 
-    def share(self, groups: list[dict[str, Cut]]) -> list[dict[str, Cut]]:
-        """Return this process's groups; long and short ones are spread evenly."""
-        return groups[self.rank :: self.count]
+    def _missing(self, cuts: dict[str, Cut]) -> dict[str, Cut]:
+        return {name: cut for name, cut in cuts.items() if not self._writer.has(name, cut)}
 
-    def gather(self, report: ExtractionReport) -> None:
-        """Add up what all processes did."""
-        report.is_main = self.rank == 0
-        if self.count == 1:
-            return
-        from torch.distributed import all_gather_object
+    def _encode(self, part: list[dict[str, Cut]], bar: Bar, claim: Claim | None) -> None:
+        failed: dict[str, str] = {}
+        missing = self._missing({name: cut for group in part for name, cut in group.items()})
+        # a group is encoded whole, though some of it is there: the batch decides the last bits
+        groups = [group for group in part if not missing.keys().isdisjoint(group)]
+        layers = self._report.layers
+        for heard in encoded(self._model, groups, layers, failed, bar=bar, **self._how):
+            self._report.seconds += heard.samples / SAMPLE_RATE
+            if heard.name not in missing:
+                continue
+            if claim is not None:
+                claim.check()
+            if problem := self._writer.write(heard.name, heard.states):
+                tell_failed(place_of(heard.cut), problem, failed)
+            else:
+                self._written.add(heard.name)
+        if failed:
+            raise ItemsError(failed)
 
-        parts: list[Any] = [None] * self.count
-        mine = (report.written, report.seconds, report.skipped, report.failed)
-        all_gather_object(parts, mine)
-        report.written, report.seconds, report.skipped = (
-            sum(part[n] for part in parts) for n in range(3)
-        )
-        report.failed = {path: text for part in parts for path, text in part[3].items()}
+
+def in_parts(groups: Sequence[dict[str, Cut]]) -> Iterator[list[dict[str, Cut]]]:
+    """Yield batches in parts of about `_PART` seconds, the same for any number of processes."""
+    seconds = [sum(cut.duration for cut in group.values()) for group in groups]
+    least, most = (sum(seconds) / count for count in reversed(_PARTS))
+    enough, part, held = min(max(_PART, least), most), [], 0.0
+    for group, length in zip(groups, seconds, strict=True):
+        part.append(group)
+        held += length
+        if held >= enough:
+            yield part
+            part, held = [], 0.0
+    if part:
+        yield part
 
 
 class _Writer:
@@ -253,14 +259,34 @@ class _Writer:
         self._out, self.settings, self._dtype = out, settings, dtype
         self._nonfinite = nonfinite
         self._suffix = f".{settings['format']}"
-        record = out / RECORD_NAME
-        self._resumed = record.is_file()
-        if self._resumed:
-            self._compare(record)
+        self._known = False
 
-    def _compare(self, record: Path) -> None:
+    def _is_begun(self) -> bool:
+        """Return whether features were written here, with these settings.
+
+        Raises:
+            RunError: They were written with other settings.
+        """
+        if not self._known and (self._out / RECORD_NAME).is_file():
+            self._compare()
+            self._known = True
+        return self._known
+
+    def _begin(self) -> None:
+        """Say what is written here, unless this or another process has."""
+        if not self._is_begun():
+            try:
+                self._out.mkdir(parents=True, exist_ok=True)
+                create_text(self._out / RECORD_NAME, json_text(self.settings))
+            except FileExistsError:
+                pass
+            except OSError as error:
+                raise write_error(self._out, error) from error
+            self._is_begun()
+
+    def _compare(self) -> None:
         try:
-            old = read_json(record)
+            old = read_json(self._out / RECORD_NAME)
         except CheckpointError:
             old = None
         known = old if isinstance(old, dict) else {}
@@ -279,7 +305,7 @@ class _Writer:
         path = self.path(name)
         if not path.exists():
             return False
-        if not self._resumed:
+        if not self._is_begun():
             refuse([str(path)], by="extract")
             return False
         audio = Path(cut.recording.sources[0].source)
@@ -294,9 +320,7 @@ class _Writer:
         states = states.to(self._dtype).cpu().contiguous()
         if not self._nonfinite and not states.isfinite().all():
             return f"has hidden states that are no finite {str(self._dtype)[6:]} numbers"
-        if not self._resumed:
-            write_json(self._out / RECORD_NAME, self.settings)
-            self._resumed = True
+        self._begin()
         if self._suffix == ".npy":
             import numpy as np
 

@@ -6,12 +6,13 @@ What cannot be read is named and left out; the next batch is read while one is e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from speechft.console import progress_bar
+from speechft.console import Bar, progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.batching import pad
 from speechft.devices import Resolved, autocast, returning_memory
@@ -44,6 +45,7 @@ def encoded(
     device: torch.device,
     multiple: int,
     description: str = "features",
+    bar: Bar | None = None,
 ) -> Iterator[Heard]:
     """Yield every utterance with its hidden states.
 
@@ -56,9 +58,10 @@ def encoded(
         device: Where to compute.
         multiple: Samples that lengths are rounded up to.
         description: Text of the progress bar.
+        bar: One that goes on beyond this call; None shows one of its own.
     """
-    seconds = 0.0
-    with progress_bar(description, sum(len(group) for group in groups)) as bar:
+    seconds, total = 0.0, sum(len(group) for group in groups)
+    with nullcontext(bar) if bar is not None else progress_bar(description, total) as bar:
         for group, rows in returning_memory(read_ahead(groups), device):
             heard = readable(group, rows, failed)
             if heard:

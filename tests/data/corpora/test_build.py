@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechft.claims import FOLDER
 from speechft.data import inspection
 from speechft.data.corpora import build as building
+from speechft.data.corpora import inspecting
 from speechft.data.corpora.base import ENGLISH, Card, Draft, Pairs, Scan
 from speechft.data.corpora.build import Options, build
 from speechft.data.issues import COLUMNS, HINTS, ISSUES_FILE, KINDS, Issue
@@ -262,11 +264,38 @@ def test_prepared_once_unless_something_changes(
     assert len(looks) == 3
 
 
+def test_what_was_inspected_before_a_kill_is_not_inspected_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[Path] = []
+    plain = inspection.inspect
+
+    def look(path: Path, *rest: object, **options: object) -> object:
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        looks.append(path)
+        return plain(path, *rest, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inspecting, "_PART", (1, 1))
+    monkeypatch.setattr(inspecting, "inspect", look)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, scan_of(tmp_path))
+    assert not (tmp_path / "out" / "corpus.json").exists()
+    monkeypatch.setattr(
+        inspecting, "inspect", lambda *a, **b: (looks.append(a[0]), plain(*a, **b))[1]
+    )
+    stopped = run(tmp_path, scan_of(tmp_path))
+    assert len(looks) == 5
+    assert not (tmp_path / "out" / FOLDER).exists()
+    (tmp_path / "whole").mkdir()
+    whole = build(CARD, tmp_path, scan_of(tmp_path), tmp_path / "whole")
+    assert stopped.digest == whole.digest
+
+
 def test_recordings_are_inspected_side_by_side(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two chunks have to be in work at once, and the order stays that of the drafts."""
-    monkeypatch.setattr(building, "_CHUNK", 1)
     both = threading.Barrier(2, timeout=20)
     plain = inspection.inspect
 
@@ -274,7 +303,7 @@ def test_recordings_are_inspected_side_by_side(
         both.wait()
         return plain(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(building, "inspect", wait)
+    monkeypatch.setattr(inspecting, "inspect", wait)
     scan = scan_of(tmp_path)
     scan.splits["train"].pop()
     corpus = run(tmp_path, scan, Options(jobs=2))

@@ -5,27 +5,30 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from speechft.claims import FOLDER, Claim
 from speechft.console import progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.corpora.base import Card, Draft, Scan
-from speechft.data.inspection import Found, Header, inspect
+from speechft.data.corpora.inspecting import Inspection
+from speechft.data.inspection import Found, Header
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.manifest import CORPUS_FILE, Corpus, Utterance, open_corpus, write_corpus
 from speechft.data.text import composed, words
 from speechft.errors import DataError
 from speechft.files import file_digest, json_digest, write_text
+from speechft.locks import waiting
 from speechft.outputs import replacing
-from speechft.runs import invalidate, is_output, stage
+from speechft.runs import check_free, invalidate, is_done, is_output, stage
+from speechft.sharing import Unit, work_off
 
-_CHUNK = 32
 _FRAME, _HOP = 400, 320
 """Window and step of the common encoders in samples at 16 kHz."""
 
@@ -54,6 +57,9 @@ def build(
 ) -> Corpus:
     """Inspect all recordings and write manifests, ``issues.tsv`` and ``corpus.json``.
 
+    Any number of processes may be given the same: they share the recordings, see `sharing`, and one
+    of them writes the manifests.
+
     Args:
         card: Of the corpus.
         root: Folder that paths in ``issues.tsv`` are relative to.
@@ -78,27 +84,66 @@ def build(
         "audio": json_digest(_stamps(root, scan)),
     }
     job: Any = {"name": "corpus", "config": settings, "inputs": inputs}
-    with stage(folder, outputs=_written(scan), **job) as work:
-        if not work.done:
-            splits, issues = _inspect_all(scan, options, folder)
-            issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
-            _stop_if_fatal(issues, folder, card)
-            write_issues(work.scratch / ISSUES_FILE, issues)
-            unlisted = sum(issue.resolved() == "left out" for issue in scan.issues)
-            total = sum(map(len, scan.splits.values())) + unlisted
-            _report(issues, total)
-            if not any(splits.values()):
-                first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
-                where = scan.sources[0] if len(scan.sources) == 1 else root
-                raise DataError(f"none of the {total} recordings in {where} can be used{first}")
-            kept = {split: items for split, items in splits.items() if items}
-            info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
-            for file, text in _pair_texts(scan, kept).items():
-                write_text(work.scratch / file, text)
-            info["seconds"] = {split: _durations(items) for split, items in kept.items()}
-            digest = json_digest({"settings": settings, **inputs})
-            write_corpus(work.scratch, name or card.name, digest, kept, info)
+    outputs = _written(scan)
+    check_free(folder, outputs)
+    key = json_digest(job)[:8]
+    drafts = [draft for drafts in scan.splits.values() for draft in drafts]
+    inspection = Inspection(
+        drafts,
+        folder / FOLDER / f"inspected-{key}",
+        samples=options.samples,
+        jobs=options.jobs,
+    )
+
+    def make(claim: Claim | None) -> None:
+        with waiting(), stage(folder, outputs=outputs, **job) as work:
+            if not work.done:
+                digest = json_digest({"settings": settings, **inputs})
+                found = inspection.found()
+                _make(card, root, scan, folder, options, found, work.scratch, name, digest)
+                if claim is not None:
+                    claim.check()
+
+    made = partial(is_done, folder, **job)
+    with progress_bar("inspecting recordings", len(drafts)) as bar:
+        units = list(inspection.units(bar, made))
+        before = [unit.name for unit in units]
+        units.append(Unit(f"manifests-{key}", made, make, after=before))
+        failed = work_off(folder, "prepare", units)
+    for error in failed.values():
+        raise error
     return open_corpus(folder)
+
+
+def _make(
+    card: Card,
+    root: Path,
+    scan: Scan,
+    folder: Path,
+    options: Options,
+    found: Iterator[Found],
+    scratch: Path,
+    name: str | None,
+    digest: str,
+) -> None:
+    """Write the corpus to a scratch folder, of what was found in each recording."""
+    splits, issues = _inspect_all(scan, options, folder, found)
+    issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
+    _stop_if_fatal(issues, folder, card)
+    write_issues(scratch / ISSUES_FILE, issues)
+    unlisted = sum(issue.resolved() == "left out" for issue in scan.issues)
+    total = sum(map(len, scan.splits.values())) + unlisted
+    _report(issues, total)
+    if not any(splits.values()):
+        first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
+        where = scan.sources[0] if len(scan.sources) == 1 else root
+        raise DataError(f"none of the {total} recordings in {where} can be used{first}")
+    kept = {split: items for split, items in splits.items() if items}
+    info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
+    for file, text in _pair_texts(scan, kept).items():
+        write_text(scratch / file, text)
+    info["seconds"] = {split: _durations(items) for split, items in kept.items()}
+    write_corpus(scratch, name or card.name, digest, kept, info)
 
 
 def _written(scan: Scan) -> tuple[str, ...]:
@@ -131,40 +176,22 @@ def _relative(issue: Issue, root: Path) -> Issue:
 
 
 def _inspect_all(
-    scan: Scan, options: Options, folder: Path
+    scan: Scan, options: Options, folder: Path, found_in: Iterator[Found]
 ) -> tuple[dict[str, list[Utterance]], list[Issue]]:
     """Return utterances by split, and every issue."""
     splits: dict[str, list[Utterance]] = {}
     issues: list[Issue] = []
-    jobs = options.jobs or 4 + (os.cpu_count() or 1)
-    known: dict[Any, Found] = {}
-    total = sum(map(len, scan.splits.values()))
-    repeated = total > len({(d.path, d.start) for ds in scan.splits.values() for d in ds})
-
-    def look(draft: Draft) -> Found:
-        key = (draft.path, draft.start, draft.end, draft.channel)
-        if key in known:
-            return known[key]
-        found = inspect(
-            draft.path, draft.start, draft.end, channel=draft.channel, samples=options.samples
-        )
-        if repeated:
-            known[key] = found
-        return found
-
-    with progress_bar("inspecting recordings", total) as bar:
-        for split, drafts in scan.splits.items():
-            splits[split] = []
-            for draft, found in _parallel(look, drafts, jobs):
-                bar.advance()
-                problems = [
-                    *_audio_issues(draft, found, scan, options),
-                    *_label_issues(draft, found, scan),
-                ]
-                for kind, problem, outcome in problems:
-                    issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
-                if found.header and not any(_drops(kind, out) for kind, _, out in problems):
-                    splits[split].append(_utterance(draft, found, found.header, folder))
+    for split, drafts in scan.splits.items():
+        splits[split] = []
+        for draft, found in zip(drafts, found_in, strict=False):
+            problems = [
+                *_audio_issues(draft, found, scan, options),
+                *_label_issues(draft, found, scan),
+            ]
+            for kind, problem, outcome in problems:
+                issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
+            if found.header and not any(_drops(kind, out) for kind, _, out in problems):
+                splits[split].append(_utterance(draft, found, found.header, folder))
     issues = _once_a_file(issues)
     issues += _duplicates(splits, scan)
     issues += _shared_speakers(splits, scan)
@@ -183,20 +210,6 @@ def _once_a_file(issues: list[Issue]) -> list[Issue]:
         more = f"; {len(group)} utterances of it" if len(group) > 1 else ""
         merged.append(replace(group[0], problem=group[0].problem + more))
     return merged
-
-
-def _parallel(
-    function: Callable[[Draft], Found], drafts: Iterable[Draft], jobs: int
-) -> Iterator[tuple[Draft, Found]]:
-    """Map in threads, in order, a bounded number ahead: decoding releases Python's lock."""
-    iterator = iter(drafts)
-    with ThreadPoolExecutor(jobs) as pool:
-        while window := [
-            chunk for _ in range(4 * jobs) if (chunk := list(itertools.islice(iterator, _CHUNK)))
-        ]:
-            results = pool.map(lambda chunk: [function(draft) for draft in chunk], window)
-            for chunk, found in zip(window, results, strict=True):
-                yield from zip(chunk, found, strict=True)
 
 
 _Problem = tuple[str, str, Any]

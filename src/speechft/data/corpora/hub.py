@@ -27,6 +27,7 @@ from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.extras import how_to_get, needs
 from speechft.files import json_digest
+from speechft.locks import lock, waiting
 from speechft.naming import is_hub_id
 
 PREFIX = "hf:"
@@ -161,20 +162,25 @@ def prepare(
             f"the hub could not be asked for {reference.name}",
             hint="check the name and the network; for a data set behind a form: hf auth login",
         )
-    asked["revision"] = about.revision
-    log(f"streaming {reference.name} (revision {about.revision[:12]}) into {folder}")
-    table = _stream(reference, about, folder, splits, limit, chosen)
-    table.tell()
-    scan = scan_of(table)
-    if disjoint_speakers:
-        scan.disjoint = (("train", "dev", "test"),)
-    scan.info |= {
-        "hub": asked,
-        "licence": about.licence,
-        "source": f"https://hf.co/datasets/{reference.dataset}",
-        "title": reference.name,
-    }
-    return build(HUB, folder.resolve(), scan, folder, options, name=reference.name, config=asked)
+    with waiting(), lock(folder / ".streaming"):  # one process streams, others find it done
+        earlier = _earlier(folder, asked, about)
+        if earlier is not None:
+            return earlier
+        asked["revision"] = about.revision
+        log(f"streaming {reference.name} (revision {about.revision[:12]}) into {folder}")
+        table = _stream(reference, about, folder, splits, limit, chosen)
+        table.tell()
+        scan = scan_of(table)
+        if disjoint_speakers:
+            scan.disjoint = (("train", "dev", "test"),)
+        scan.info |= {
+            "hub": asked,
+            "licence": about.licence,
+            "source": f"https://hf.co/datasets/{reference.dataset}",
+            "title": reference.name,
+        }
+        named: Any = {"name": reference.name, "config": asked}
+        return build(HUB, folder.resolve(), scan, folder, options, **named)
 
 
 def _earlier(folder: Path, asked: Mapping[str, Any], about: _About | None) -> Corpus | None:

@@ -13,6 +13,7 @@ from speechft.data.corpora.settings import keywords
 from speechft.data.manifest import Corpus
 from speechft.data.tables import SUFFIXES
 from speechft.errors import ConfigError, unknown_choice
+from speechft.locks import waiting
 
 
 def prepare(
@@ -39,7 +40,9 @@ def prepare(
         if root is not None or settings:
             raise ConfigError(f"corpus {name} is generated: it takes neither ROOT nor settings")
         spec = synthetic.SPECS[name]
-        return synthetic.prepare(spec, out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
+        place = out or cache_folder() / f"{spec.name}-{spec.digest()[:12]}"
+        with waiting():  # one process speaks, with helpers of its own
+            return synthetic.prepare(spec, place)
     if name.startswith(hub.PREFIX):
         if root is not None or out is None:
             raise ConfigError(
