@@ -1,4 +1,4 @@
-"""Benchmarks of GPUs and short files run whole at tiny sizes; figures are not judged."""
+"""Benchmarks run at tiny sizes, and say what they lack; figures are not judged."""
 
 from __future__ import annotations
 
@@ -60,3 +60,18 @@ def test_short_files_are_compared_with_long_ones(monkeypatch: pytest.MonkeyPatch
     rows = short_files.measure(["mfcc"], 15.0, 1)
     assert set(rows) == {"plain", "mfcc"}
     assert all(short > 0 and long > 0 for short, long in rows.values())
+
+
+def test_mergekit_is_found_or_the_way_to_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge = benchmark("merge", monkeypatch)
+    assert merge.find_mergekit(None) is None
+    assert "VENV/bin/pip install --no-deps mergekit" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="mergekit-pytorch is no program"):
+        merge.find_mergekit(str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "mergekit-pytorch"
+    program.write_text("")
+    program.chmod(0o755)
+    assert merge.find_mergekit(str(tmp_path)) == merge.find_mergekit(str(program)) == str(program)
