@@ -1,16 +1,18 @@
 """Time and memory of merging two 94.7M-parameter float32 encoders: ours against its peers.
 
-    python benchmarks/merge.py [--folder DIR] [--runs 3] [--mergekit PATH/TO/mergekit-pytorch]
-                               [--billion]
+    python benchmarks/merge.py [--folder DIR] [--runs 3] [--mergekit VENV] [--billion]
 
 Each candidate is a whole process on a warm cache, candidates take turns, and the median counts; on
 a shared machine the smallest wall time is the better guide, so both are printed.
 ``speechft``     our command line: plan, checks, digests of the inputs, card, fsync, atomic rename
 ``load-all``     torch: load both, interpolate, save
-``mergekit``     ``mergekit-pytorch`` from a virtual environment of its own, where it is given
+``mergekit``     ``mergekit-pytorch`` from a virtual environment of its own, which ``--mergekit`` or
+                 the variable ``MERGEKIT`` names; without, the script says how to make one
 ``system calls`` reads both inputs and writes as many bytes as one has; nothing is computed
 
-``--billion`` adds a pair of 1 billion parameters (4 GB each) for the peak memory only.
+All start with the bytecode that an earlier start has left, whatever ``PYTHONDONTWRITEBYTECODE``
+says: a first run of each is not counted. ``--billion`` adds a pair of 1 billion parameters (4 GB
+each) for the peak memory only.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import statistics
 import struct
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -32,6 +35,11 @@ import numpy as np
 
 POOL = 1 << 22
 """Random numbers that all tensors are cut from, so that making a large pair is quick."""
+MAKE_MERGEKIT = """mergekit is left out: it wants a virtual environment of its own, made once by
+  python -m venv VENV
+  echo {packages} > VENV/lib/{version}/site-packages/main.pth   # for torch, transformers
+  VENV/bin/pip install --no-deps mergekit==0.1.5 immutables
+and then named by --mergekit VENV, or by MERGEKIT=VENV in the environment."""
 LOAD_ALL = """
 import os, sys, torch
 from safetensors.torch import load_file, save_file
@@ -141,13 +149,34 @@ def measure(command: list[str], out: Path) -> tuple[float, float, float]:
         shutil.rmtree(out)
     os.sync()
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_environment())
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"failed with {process.returncode}: {' '.join(command[:3])}")
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def _environment() -> dict[str, str]:
+    return {name: v for name, v in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def find_mergekit(named: str | None) -> str | None:
+    """Return ``mergekit-pytorch`` of a virtual environment; None, and how to make one, without it.
+
+    Args:
+        named: The environment, or the program itself.
+    """
+    if not named:
+        packages, version = sysconfig.get_path("purelib"), f"python{sysconfig.get_python_version()}"
+        print(MAKE_MERGEKIT.format(packages=packages, version=version), flush=True)
+        return None
+    path = Path(named)
+    program = path / "bin" / "mergekit-pytorch" if path.is_dir() else path
+    if not os.access(program, os.X_OK):
+        raise SystemExit(f"--mergekit: {program} is no program; give the folder of its environment")
+    return str(program)
 
 
 def mergekit_recipe(folder: Path) -> Path:
@@ -197,13 +226,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the pair is made; default: temporary")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--mergekit", help="mergekit-pytorch of another virtual environment")
+    parser.add_argument(
+        "--mergekit",
+        default=os.environ.get("MERGEKIT"),
+        metavar="VENV",
+        help="virtual environment that holds mergekit",
+    )
     parser.add_argument("--billion", action="store_true", help="also a pair of 1B parameters")
     parser.add_argument("--make", nargs=3, metavar=("DIR", "DIM", "LAYERS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.make:
         write_pair(Path(options.make[0]), int(options.make[1]), int(options.make[2]))
         return
+    mergekit = find_mergekit(options.mergekit)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         make_pair(folder, 768, 12)
@@ -215,14 +250,15 @@ def main() -> None:
             "load-all": [*python, LOAD_ALL, *inputs, str(outs["load-all"])],
             "system calls": [*python, SYSTEM_CALLS, *inputs, str(outs["system calls"])],
         }
-        if options.mergekit:
+        if mergekit is not None:
             outs["mergekit"] = folder / "mergekit"
             recipe = str(mergekit_recipe(folder))
-            commands["mergekit"] = [options.mergekit, recipe, str(outs["mergekit"])]
+            commands["mergekit"] = [mergekit, recipe, str(outs["mergekit"])]
         rows: dict[str, list[tuple[float, float, float]]] = {n: [] for n in commands}
-        for _ in range(options.runs):
+        for number in range(1 + options.runs):
             for candidate, command in commands.items():
-                rows[candidate].append(measure(command, outs[candidate]))
+                found = measure(command, outs[candidate])
+                rows[candidate] += [found] * (number > 0)
         check(outs["speechft"], outs["load-all"])
         report(rows)
     if options.billion:

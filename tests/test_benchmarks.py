@@ -1,4 +1,4 @@
-"""Benchmarks run whole at tiny sizes, unjudged; formulas agree with what they reckon."""
+"""Benchmarks run at tiny sizes, unjudged, and say what they lack; formulas agree with models."""
 
 from __future__ import annotations
 
@@ -108,3 +108,18 @@ def test_results_of_processes_are_compared_file_by_file(
     assert scale.differing(one, two) == []
     assert scale.differing(one, other) == ["rows"]
     assert scale.differing(one, {}) == ["rows"]
+
+
+def test_mergekit_is_found_or_the_way_to_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge = benchmark("merge", monkeypatch)
+    assert merge.find_mergekit(None) is None
+    assert "VENV/bin/pip install --no-deps mergekit" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="mergekit-pytorch is no program"):
+        merge.find_mergekit(str(tmp_path))
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "mergekit-pytorch"
+    program.write_text("")
+    program.chmod(0o755)
+    assert merge.find_mergekit(str(tmp_path)) == merge.find_mergekit(str(program)) == str(program)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ VERBS = {"finetuning": ("run", "finetune"), "optimization": ("pretrain",)}
 
 MAX_EXTENDED = 100
 """Files that a recipe may begin with, one that is extended twice counted twice."""
+Read = Callable[[Path], dict[str, Any]]
 _FOLDER = Path(__file__).parent / "recipes"
 
 
@@ -56,7 +57,7 @@ def find_recipe(name: str | Path) -> Path:
     raise unknown_choice("recipe", str(name), packaged)
 
 
-def read_recipe(name: str | Path) -> dict[str, Any]:
+def read_recipe(name: str | Path, read: Read = read_yaml) -> dict[str, Any]:
     """Read a recipe with everything that it extends; nothing in a file is ever executed.
 
     ``extends`` is the name of a packaged recipe or base, or a ``.yaml`` file relative to the file
@@ -65,12 +66,13 @@ def read_recipe(name: str | Path) -> dict[str, Any]:
 
     Args:
         name: Packaged name or YAML file.
+        read: From a file to its content; who reads many recipes may read what they share once.
 
     Raises:
         ConfigError: There is no such recipe, a file is no YAML mapping, or ``extends`` names
             nothing, goes round in a circle, or leads to more than `MAX_EXTENDED` files.
     """
-    return _resolved(find_recipe(name), (), itertools.count(1))
+    return _resolved(find_recipe(name), (), itertools.count(1), read)
 
 
 def verbs_of(content: Mapping[str, Any]) -> tuple[str, ...]:
@@ -78,13 +80,16 @@ def verbs_of(content: Mapping[str, Any]) -> tuple[str, ...]:
     return next((verbs for section, verbs in VERBS.items() if section in content), ())
 
 
-def _resolved(path: Path, before: tuple[Path, ...], count: Iterator[int]) -> dict[str, Any]:
+def _resolved(
+    path: Path, before: tuple[Path, ...], count: Iterator[int], read: Read
+) -> dict[str, Any]:
     """Return the content of a file upon that of the one it extends.
 
     Args:
         path: The file.
         before: The files that extend it, the outermost first.
         count: Of the files that are read.
+        read: Reads one.
     """
     if next(count) > MAX_EXTENDED:
         first = (*before, path)[0]
@@ -92,7 +97,7 @@ def _resolved(path: Path, before: tuple[Path, ...], count: Iterator[int]) -> dic
             f"recipe {first} extends more than {MAX_EXTENDED} files, one of them {path}",
             hint="extend fewer, or write what they have in common into one",
         )
-    content = read_yaml(path)
+    content = dict(read(path))
     if EXTENDS not in content:
         return content
     chain, result = (*before, path), dict[str, Any]()
@@ -102,7 +107,7 @@ def _resolved(path: Path, before: tuple[Path, ...], count: Iterator[int]) -> dic
         if base.resolve() in {file.resolve() for file in chain}:
             circle = " -> ".join(str(file) for file in (*chain, base))
             raise ConfigError(f"recipes extend each other in a circle: {circle}")
-        result = _merged(result, _resolved(base, chain, count))
+        result = _merged(result, _resolved(base, chain, count, read))
     return _merged(result, content)
 
 

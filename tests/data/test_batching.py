@@ -19,6 +19,7 @@ from speechft.data.batching import (
     load_steps,
     pad,
     read_plain,
+    read_waveforms,
     seed_of,
 )
 from speechft.data.manifest import Corpus, Utterance, to_cut
@@ -222,6 +223,15 @@ def test_pad() -> None:
     assert frames.shape == (2, 2, 3)
     assert frames[1].tolist() == [[1.0] * 3, [0.0] * 3]
     assert pad([torch.tensor([7])]).dtype == torch.int64
+
+
+def test_whole_cuts_are_read_as_they_are_padded(tones: Corpus) -> None:
+    cuts = sorted(tones.split("dev"), key=lambda cut: cut.duration)[-3:]
+    rows = [torch.from_numpy(read_plain(cut, 0)) for cut in cuts]
+    for multiple in (1, PAD_TO):
+        waveforms, lengths = read_waveforms(cuts, multiple)
+        assert torch.equal(waveforms, pad(rows, multiple))
+        assert lengths.tolist() == [len(row) for row in rows]
 
 
 def test_seed_of_has_a_stable_value() -> None:

@@ -9,10 +9,17 @@ import torch
 from lhotse.cut import Cut
 
 from helpers import cut_of, speech_encoder, tiny_encoder
+from speechft.data.batching import PAD_TO
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.features.downsampler import DownsamplerCache, downsampler_key
-from speechft.features.extract import Features, downsample_all, extract, group_by_length
+from speechft.features.extract import (
+    Features,
+    batch_limits,
+    downsample_all,
+    extract,
+    group_by_length,
+)
 
 CPU = torch.device("cpu")
 
@@ -208,6 +215,11 @@ def test_downsample_all_is_the_downsampler_alone(limit: int, cuts: list[Cut]) ->
         row, samples = rows[cut.id]
         assert samples == len(waveform)
         torch.testing.assert_close(row, expected, atol=1e-5, rtol=0)
+
+
+def test_a_batch_is_padded_to_few_shapes_only_where_new_ones_cost() -> None:
+    assert batch_limits(tiny_encoder(), CPU) == (48.0, PAD_TO)
+    assert batch_limits(MfccEncoder(), CPU) == (48.0, 1)
 
 
 def test_groups_hold_everything_once_within_the_limit() -> None:

@@ -14,6 +14,7 @@ import speechft
 from speechft.encoders.build import build_encoder, set_weights
 from speechft.encoders.load import digest_if_written, digest_of, load_encoder
 from speechft.errors import LineageError
+from speechft.merging import repeated
 from speechft.merging.config import MergeSettings
 from speechft.merging.delta import make_delta
 from speechft.merging.execution import write_merge
@@ -81,7 +82,24 @@ def test_files_are_read_once(pair: Any) -> None:
     before = merger.merge(SETTINGS[0])
     shutil.rmtree(base)
     shutil.rmtree(tuned)
+    assert merger.merge(SETTINGS[1]).weights != before.weights
     assert merger.merge(SETTINGS[0]).weights == before.weights
+
+
+def test_a_merge_that_is_asked_for_again_is_made_once(
+    pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merger, made = Merger(pair[0], [pair[1]]), []
+    run = repeated.run
+    monkeypatch.setattr(repeated, "run", lambda *a, **k: made.append(1) or run(*a, **k))
+    first = merger.digest(SETTINGS[0])
+    assert merger.merge(SETTINGS[0]) is merger.merge(MergeSettings(alpha=0.3))
+    assert len(made) == 1
+    assert merger.digest(SETTINGS[1]) != first
+    assert merger.digest(SETTINGS[0]) == first
+    assert len(made) == 2  # of an earlier merge the digest is known, its weights are gone
+    merger.merge(SETTINGS[0])
+    assert len(made) == 3
 
 
 def test_a_model_with_itself_and_one_of_another_depth_are_refused(

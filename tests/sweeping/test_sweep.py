@@ -18,6 +18,7 @@ from speechft.evaluation.predictions import items_of
 from speechft.features import extract
 from speechft.files import read_json
 from speechft.merging.config import MergeSettings
+from speechft.merging.repeated import Merger
 from speechft.results import ResultRow, Role, read_rows
 from speechft.sweeping import sweep as sweeping
 
@@ -97,8 +98,12 @@ def test_the_downsampler_runs_once_where_it_is_shared_and_a_killed_sweep_goes_on
         return original(encoder, group, *rest)
 
     monkeypatch.setattr(extract, "_downsample", counted)
-    whole = run(base, tuned, tones, tmp_path / "whole", alphas="0:1:0.5")
+    merge, merges = Merger._merge, []
+    with monkeypatch.context() as patch:
+        patch.setattr(Merger, "_merge", lambda *a: merges.append(1) or merge(*a))
+        whole = run(base, tuned, tones, tmp_path / "whole", alphas="0:1:0.5")
     assert sum(ran) == 36, "train and dev, once"
+    assert len(merges) == 4, "a look at the downsampler, and each merge once"
 
     evaluate, done = sweeping.evaluate_encoder, []
 

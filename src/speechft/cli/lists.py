@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections import Counter
@@ -18,11 +19,12 @@ from speechft.console import say
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """List the packaged recipes, and the verbs that take them."""
+    from speechft.files import read_yaml
     from speechft.recipe_files import packaged_recipes, read_recipe, verbs_of
 
-    found = {}
+    found, read = {}, functools.cache(read_yaml)
     for name in packaged_recipes():
-        content = read_recipe(name)
+        content = read_recipe(name, read)
         found[name] = {"title": content["title"], "verbs": verbs_of(content)}
     if as_json:
         say(json.dumps(found))

@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.manifest import load_waveform
+from speechft.data.waveform import count_samples
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
@@ -187,12 +190,25 @@ def read_plain(cut: Cut, step: int) -> npt.NDArray[np.float32]:
 
 def pad(rows: Sequence[Tensor], multiple: int = 1) -> Tensor:
     """Stack (n_i, ...) tensors to (B, n, ...), n the longest rounded up to ``multiple``."""
-    longest = max(len(row) for row in rows)
-    longest = -(-longest // multiple) * multiple
-    result = rows[0].new_zeros((len(rows), longest, *rows[0].shape[1:]))
-    for target, row in zip(result, rows, strict=True):
-        target[: len(row)] = row
-    return result
+    padded = pad_sequence(list(rows), batch_first=True)
+    more = -padded.shape[1] % multiple
+    return F.pad(padded, (0, 0) * (padded.ndim - 2) + (0, more)) if more else padded
+
+
+def read_waveforms(cuts: Sequence[Cut], multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Read whole cuts as a batch (B, S) and its lengths (B,), S rounded up as in `pad`.
+
+    Each goes into its row as it is read: many short ones held side by side would take new memory
+    for every batch.
+
+    Raises:
+        DataError: One cannot be read.
+    """
+    lengths = [count_samples(cut) for cut in cuts]
+    batch = torch.zeros(len(cuts), -(-max(lengths) // multiple) * multiple)
+    for row, cut, length in zip(batch.numpy(), cuts, lengths, strict=True):
+        row[:length] = load_waveform(cut)
+    return batch, torch.tensor(lengths)
 
 
 class StepDataset(Dataset[Batch]):

@@ -39,8 +39,6 @@ def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
         DataError: The audio cannot be read, is empty, holds NaN, or its channels cancel.
     """
     where = place_of(cut)
-    if cut.num_samples == 0:
-        raise DataError(f"audio {where} is empty")
     try:
         samples = _read(cut)
     except DataError as error:
@@ -48,12 +46,15 @@ def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
     except Exception as error:  # lhotse and libsndfile raise many kinds
         problem = str(error).partition("\n")[0]
         raise DataError(f"audio {where} cannot be read: {problem}") from None
+    if not samples.size:
+        raise DataError(f"audio {where} is empty")
     if cut.sampling_rate != SAMPLE_RATE:
         samples = resample(samples, int(cut.sampling_rate), SAMPLE_RATE)
     waveform = samples if samples.ndim == 1 else samples.mean(axis=0, dtype=np.float32)
-    if not np.isfinite(waveform).all():
+    loudest = np.abs(waveform).max(initial=0.0)
+    if not np.isfinite(loudest):
         raise DataError(f"audio {where} holds NaN or infinite samples")
-    if np.abs(waveform).max(initial=0.0) > LOUDEST:
+    if loudest > LOUDEST:
         raise DataError(
             f"audio {where} holds samples beyond {LOUDEST:g}, expected are values in [-1, 1]"
         )

@@ -54,6 +54,9 @@ class Encoder(nn.Module, ABC):
     window: int | None = None
     """Samples that it always sees, shorter utterances with silence behind them: it takes no longer
     ones, and what lies above the downsampler reads the silence too. None where it takes any."""
+    minds_shapes: bool = True
+    """Whether a batch of a new length costs more than its arithmetic, as convolutions do whose
+    kernels are set up for every shape."""
 
     @property
     def frame_rate(self) -> float:

@@ -82,8 +82,8 @@ def set_weights(encoder: HuggingFaceEncoder, checkpoint: Checkpoint) -> bool:
     if {n: tuple(t.shape) for n, t in known.items()} != {n: tuple(t.shape) for n, t in own.items()}:
         return False
     with torch.no_grad():
-        for name, tensor in torch_tensors(known).items():
-            own[name].copy_(tensor)
+        for name, tensor in known.items():
+            own[name].copy_(_viewed(tensor))
     return True
 
 
@@ -171,15 +171,20 @@ def torch_tensors(tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
         if isinstance(tensor, FileTensor):
             stored.setdefault(str(tensor.file.path), []).append((name, tensor.name))
             continue
-        data = tensor.raw(0, tensor.nbytes).copy()
-        kind = _TORCH_TYPES[tensor.dtype]
-        flat = torch.from_numpy(data).view(kind) if data.size else torch.empty(0, dtype=kind)
-        result[name] = flat.reshape(tensor.shape)
+        result[name] = _viewed(tensor).clone()
     for path, pairs in stored.items():
         with safe_open(path, "pt") as file:
             for name, key in pairs:
                 result[name] = file.get_tensor(key)
     return {name: result[name] for name in tensors}
+
+
+def _viewed(tensor: Tensor) -> torch.Tensor:
+    """Return a tensor of a checkpoint as it is stored, without a copy where it is in memory."""
+    data = tensor.raw(0, tensor.nbytes)
+    kind = _TORCH_TYPES[tensor.dtype]
+    flat = torch.from_numpy(data).view(kind) if data.size else torch.empty(0, dtype=kind)
+    return flat.reshape(tensor.shape)
 
 
 _TORCH_TYPES = {

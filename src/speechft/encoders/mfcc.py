@@ -29,6 +29,7 @@ class MfccEncoder(Encoder):
     num_layers = 0
     dim = 39
     timing = FrameTiming(_HOP, _FRAME)
+    minds_shapes = False
 
     def __init__(self, *, cmvn: bool = False) -> None:
         super().__init__()

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from speechft.console import progress_bar
-from speechft.data.batching import PAD_TO, pad
-from speechft.data.manifest import load_waveform
+from speechft.data.batching import PAD_TO, pad, read_waveforms
 from speechft.data.waveform import count_samples
 from speechft.devices import Precision, autocast, resolve_precision, returning_memory
 from speechft.encoders.base import Encoder, EncoderOutput, pooled
@@ -241,7 +240,7 @@ def batch_limits(
 
     A processor gains nothing from a batch: a large encoder is fastest on one utterance at a time
     without any padding, for then attention needs no mask. A small one is held up by kernels that
-    are set up for every new shape, so it gets batches of few shapes.
+    are set up for every new shape, so it gets batches of few shapes, where it has such kernels.
 
     Args:
         encoder: What computes.
@@ -252,7 +251,9 @@ def batch_limits(
         return seconds, PAD_TO
     if device.type != "cpu":
         return 160.0, PAD_TO
-    return (0.0, 1) if is_large(encoder) else (48.0, PAD_TO)
+    if is_large(encoder):
+        return 0.0, 1
+    return 48.0, PAD_TO if encoder.minds_shapes else 1
 
 
 def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> list[int]:
@@ -332,9 +333,8 @@ def encode(
 
 
 def _read(group: list[Cut], device: torch.device, multiple: int) -> tuple[Tensor, Tensor]:
-    rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
-    lengths = torch.tensor([len(row) for row in rows])
-    return pad(rows, multiple).to(device), lengths.to(device)
+    waveforms, lengths = read_waveforms(group, multiple)
+    return waveforms.to(device), lengths.to(device)
 
 
 def _downsample(

@@ -52,7 +52,7 @@ def encode_together(
     keys = [downsampler_key(encoder, resolved) for encoder in encoders]
     shared = {key for key in keys if key is not None and keys.count(key) > 1}
     limits = [batch_limits(encoder, device, batch_seconds) for encoder in encoders]
-    seconds, multiple = min(limits)
+    seconds, multiple = min(limits, key=lambda limit: (limit[0], -limit[1]))
     window = max((e.window for e in encoders if e.window is not None), default=None)
     with progress_bar(description, len(cuts)) as bar:
         for group in returning_memory(group_by_length(cuts, seconds, window), device):

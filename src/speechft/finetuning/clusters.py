@@ -11,8 +11,7 @@ import numpy.typing as npt
 import torch
 
 from speechft.console import log, progress_bar
-from speechft.data.batching import PAD_TO, pad
-from speechft.data.manifest import load_waveform
+from speechft.data.batching import PAD_TO, read_waveforms
 from speechft.devices import autocast, pick_device, resolve_precision
 from speechft.disk import reading
 from speechft.encoders.load import FEATURES, load_encoder
@@ -44,10 +43,9 @@ def make_targets(
     with torch.inference_mode(), progress_bar("target features", len(ordered)) as bar:
         for first in range(0, len(ordered), batch):
             group = ordered[first : first + batch]
-            rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
-            lengths = torch.tensor([len(row) for row in rows])
+            waveforms, lengths = read_waveforms(group, PAD_TO)
             with autocast(precision, device):
-                output = encoder(pad(rows, PAD_TO).to(device), lengths.to(device))
+                output = encoder(waveforms.to(device), lengths.to(device))
             layer = output.layers[targets.layer].float().cpu()
             for cut, row, count in zip(group, layer, output.lengths.tolist(), strict=True):
                 frames[cut.id] = row[:count].numpy().astype(np.float16)

@@ -12,7 +12,15 @@ from torch import Tensor
 
 from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
-from speechft.data.batching import PAD_TO, Batch, BatchPlan, StepDataset, pad, seed_of
+from speechft.data.batching import (
+    PAD_TO,
+    Batch,
+    BatchPlan,
+    StepDataset,
+    pad,
+    read_waveforms,
+    seed_of,
+)
 from speechft.data.manifest import load_waveform
 from speechft.encoders.base import Encoder
 from speechft.features.downsampler import DownsamplerCache
@@ -137,8 +145,8 @@ def whole_batch(cuts: Sequence[Cut], downsampled: CachedFeatures | None) -> Batc
         pairs = [downsampled[name] for name in ids]
         lengths = torch.tensor([n for _, n in pairs])
         return Batch(ids, lengths, features=pad([row for row, _ in pairs]))
-    rows = [torch.from_numpy(load_waveform(cut)) for cut in cuts]
-    return Batch(ids, torch.tensor([len(row) for row in rows]), waveforms=pad(rows, PAD_TO))
+    waveforms, lengths = read_waveforms(cuts, PAD_TO)
+    return Batch(ids, lengths, waveforms=waveforms)
 
 
 def keep_downsampled(

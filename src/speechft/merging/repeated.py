@@ -8,7 +8,9 @@ from typing import Any
 
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer
+from speechft.encoders.load import digest_if_written
 from speechft.encoders.opening import open_encoder
+from speechft.files import json_digest
 from speechft.merging.checks import unique
 from speechft.merging.config import MergeSettings
 from speechft.merging.execution import check_delta, check_weights, prepare_opened
@@ -52,13 +54,15 @@ class Merger:
         opened, models = open_models(base, tuned)
         self._base, self._models = _held(opened), [_held(model) for model in models]
         self._checked = False
+        self._last: tuple[MergeSettings, Merged] | None = None
+        self._digests: dict[str, str] = {}
         self.names = [opened.names.get(name, name) for name in opened.tensors]
         """Hugging Face names of the tensors of the base."""
         self.forced: tuple[str, ...] = ()
         """What spoke against merges so far and was let pass, see `MergeSettings.allow`."""
 
     def merge(self, settings: MergeSettings) -> Merged:
-        """Merge.
+        """Merge, or return the last merge again where its settings were these.
 
         Args:
             settings: Coefficients and method.
@@ -67,6 +71,25 @@ class Merger:
             LineageError: See the class.
             ConfigError: A setting does not fit the models.
         """
+        if self._last is None or self._last[0] != settings:
+            self._last = None  # its weights go before others come
+            self._last = settings, self._merge(settings)
+        return self._last[1]
+
+    def digest(self, settings: MergeSettings) -> str:
+        """Return the digest of the folder that `merge` would write, merging once to know it.
+
+        Raises:
+            SpeechftError: As `merge`.
+        """
+        key = json_digest(settings.changed())
+        if key not in self._digests:
+            merged = self.merge(settings)
+            told = merged.checkpoint.config or {}, merged.checkpoint.processor
+            self._digests[key] = digest_if_written(merged.weights, *told)
+        return self._digests[key]
+
+    def _merge(self, settings: MergeSettings) -> Merged:
         config = settings.of(self._base.source, [model.source for model in self._models])
         ready = prepare_opened(config, self._base, self._models, "hf")
         written = folder_settings(ready.plan)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from speechft.encoders.build import build_encoder, set_weights
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.encoders.load import digest_if_written
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import Mode
 from speechft.merging.config import MergeSettings
@@ -59,8 +58,8 @@ class MergedCandidate(Candidate):
 
     def digest(self) -> str:
         """Return the digest of the folder that `merge` would write."""
-        found = self.merged.checkpoint
-        return digest_if_written(self.merged.weights, found.config or {}, found.processor)
+        assert self.merger is not None
+        return self.merger.digest(self.settings)
 
 
 def merge_command(base: Any, tuned: Any, settings: MergeSettings, out: str = "merged") -> str:
