@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from speechft import process_group
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import place_of
 from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
@@ -73,6 +74,7 @@ class ExtractionReport:
         return content
 
 
+@process_group.watched()
 def extract_files(
     encoder: str | Path,
     audio: Sequence[str | Path],
@@ -208,18 +210,11 @@ class _Processes:
     """This process among those that Accelerate started; alone where it started none."""
 
     def __init__(self, device: str) -> None:
-        self.rank, self.count = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.count = 0, process_group.size()
         self.device = pick_device(device)
         if self.count == 1:
             return
-        from accelerate import PartialState
-
-        state = PartialState(cpu=self.device.type == "cpu")
-        if state.num_processes != self.count:
-            raise ConfigError(
-                f"{self.count} processes were started, but they see {state.num_processes}",
-                hint="start them with accelerate launch -m speechft, then the same arguments",
-            )
+        state = process_group.form(self.device.type == "cpu")
         self.rank = int(state.process_index)
         if self.device.type == "cuda":
             self.device = state.device
@@ -231,13 +226,9 @@ class _Processes:
     def gather(self, report: ExtractionReport) -> None:
         """Add up what all processes did."""
         report.is_main = self.rank == 0
-        if self.count == 1:
-            return
-        from torch.distributed import all_gather_object
-
-        parts: list[Any] = [None] * self.count
-        mine = (report.written, report.seconds, report.skipped, report.failed)
-        all_gather_object(parts, mine)
+        parts = process_group.gathered(
+            (report.written, report.seconds, report.skipped, report.failed)
+        )
         report.written, report.seconds, report.skipped = (
             sum(part[n] for part in parts) for n in range(3)
         )
