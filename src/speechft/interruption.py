@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from speechft.console import fail
+from speechft.console import fail, is_main_process
 
 TERMINATED, INTERRUPTED = 143, 130
 """Exit codes: 128 and the number of the signal, as shells have it."""
@@ -24,6 +24,8 @@ class _State:
     """Exit code that was asked for; 0 for none."""
     finishing: str | None = None
     """What is finished first, in words; None where stopping is safe anywhere."""
+    ignoring = False
+    """The end has begun, so that signals change nothing."""
 
 
 @contextlib.contextmanager
@@ -34,6 +36,7 @@ def handling_signals() -> Iterator[None]:
     cleared away and the process ends. A second one ends it at once.
     """
     _State.process, _State.asked, _State.finishing = os.getpid(), 0, None
+    _State.ignoring = False
     handlers: dict[int, Callable[[int, FrameType | None], None]]
     handlers = {signal.SIGINT: _handle, signal.SIGTERM: _handle}
     if hasattr(signal, "setitimer"):
@@ -73,30 +76,43 @@ def is_asked() -> bool:
     return _State.asked != 0
 
 
+def code() -> int:
+    """Return the exit code that this process was asked to stop with, 0 for none."""
+    return _State.asked
+
+
+def ignore() -> None:
+    """Let signals change nothing from now on: this process is about to end."""
+    _State.ignoring = True
+
+
 def stop(told: str) -> None:
     """End the process as it was asked to, all work being safe.
 
     Args:
-        told: What the user reads about it.
+        told: What the user reads about it, from the first of several processes.
     """
-    fail(told)
+    if is_main_process():
+        fail(told)
     raise SystemExit(_State.asked or TERMINATED)
 
 
 def _handle(number: int, _frame: FrameType | None) -> None:
-    code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+    wanted = TERMINATED if number == signal.SIGTERM else INTERRUPTED
     if os.getpid() != _State.process:  # a helper: the process that made it tells the user
-        os._exit(code)
+        os._exit(wanted)
+    if _State.ignoring:
+        return
     if _State.asked:
         _say("stopped at once; what is unfinished is cleared away by the next run")
-        os._exit(code)
-    _State.asked = code
-    name = "told to end" if code == TERMINATED else "interrupted"
+        os._exit(wanted)
+    _State.asked = wanted
+    name = "told to end" if wanted == TERMINATED else "interrupted"
     if _State.finishing is not None:
         _say(f"{name}: finishing {_State.finishing}; a second Ctrl-C stops at once")
         return
     _say(f"{name}: clearing away what is unfinished; a second Ctrl-C stops at once")
-    raise SystemExit(code)
+    raise SystemExit(wanted)
 
 
 def _lost(found: sys.UnraisableHookArgs) -> None:
@@ -113,5 +129,7 @@ def _again(_number: int, _frame: FrameType | None) -> None:
 
 
 def _say(text: str) -> None:
+    if not is_main_process():
+        return
     with contextlib.suppress(OSError):  # not through sys.stderr, which may be in use just now
         os.write(2, f"\n{text}\n".encode())

@@ -14,7 +14,7 @@ import typer
 
 from speechft.cli.plain_values import PlainValues
 from speechft.commands import command, running
-from speechft.console import fail, say
+from speechft.console import fail, is_main_process, say
 from speechft.errors import DataError, RunError, SpeechftError
 from speechft.extras import CORE, missing
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
@@ -108,7 +108,7 @@ def main() -> None:
         fail(f"error: {error}")
         sys.exit(1)
     except SystemExit as stop:
-        if stop.code in (INTERRUPTED, TERMINATED):
+        if stop.code in (INTERRUPTED, TERMINATED) and is_main_process():
             word = "interrupted" if stop.code == INTERRUPTED else "terminated"
             fail(f"{word}; give the same command again to go on")
         raise

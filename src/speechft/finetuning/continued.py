@@ -11,9 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from speechft import process_group
 from speechft.data.batching import Batch, StepDataset, seed_of
 from speechft.data.manifest import Corpus
-from speechft.errors import ConfigError
+from speechft.errors import ConfigError, RunError
 from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import group_by_length
 from speechft.finetuning.clusters import make_targets
@@ -54,8 +55,13 @@ class Continued(TrainingSetup):
         reader = SplitReader(corpus, self.encoder, splits, need_dev, config.max_left_out)
         cuts, self.dev_cuts, left_out = reader.read_unlabelled()
         self.note_left_out(folder, {self.name: left_out})
-        with self.accelerator.main_process_first():
-            path = folder / ".targets.npz"
+        path = folder / ".targets.npz"
+        with process_group.first_alone():
+            if not (self.accelerator.is_main_process or path.exists()):
+                raise RunError(
+                    f"{path} is not on this host: clusters are made once and read by all processes",
+                    hint="give an --out on a disk that all hosts see",
+                )
             self.clusters: Clusters = make_targets(
                 config.targets, [*cuts, *self.dev_cuts], path, self.seed
             )

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from speechft import process_group
+from speechft.console import is_main_process
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
 
@@ -17,13 +19,14 @@ def make_accelerator(precision: Precision) -> Any:
     """Return an Accelerator, and make sure that it is what the launcher asked for.
 
     Raises:
-        RunError: ``WORLD_SIZE`` processes were started but do not form one group.
+        RunError: The processes that were started do not form one group.
         ConfigError: fp16 was asked for without a GPU.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState
 
     device = pick_device()
+    process_group.form(device.type == "cpu")
     mixed = {"fp32": "no"}.get(resolved := resolve_precision(precision, device), resolved)
     if mixed == "fp16" and device.type == "cpu":
         raise ConfigError(
@@ -37,14 +40,7 @@ def make_accelerator(precision: Precision) -> Any:
     accelerator = Accelerator(
         mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[unused]
     )
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != wanted:
-        raise RunError(
-            f"{wanted} processes were started, but {accelerator.num_processes} train together",
-            hint="start with accelerate launch --num_processes N -m speechft, then the "
-            "same arguments",
-        )
-    if sharding_asked() and wanted == 1:
+    if sharding_asked() and accelerator.num_processes == 1:
         raise RunError(
             "FSDP was asked for (ACCELERATE_USE_FSDP), but there is one process to shard over",
             hint="start with accelerate launch --use_fsdp --num_processes N -m speechft, then the "
@@ -73,51 +69,29 @@ def agree(accelerator: Any, flag: bool) -> bool:
 def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     """Give the run to the first process; the others take part in its fine-tuning only.
 
+    What ends one of them ends all, see `process_group.watched`.
+
     Args:
         follow: What the others call with each job that the first shares.
 
     Yields:
         True on the process that runs the stages; False on the others, after the first has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_group.size() == 1:
         yield True
         return
-    make_accelerator("fp32")
-    if torch.distributed.get_rank() != 0:
-        while (job := _shared(None)) is not None:
+    with process_group.watched():
+        make_accelerator("fp32")
+        first = is_main_process()
+        while not first and (job := process_group.from_first(None)) is not None:
             follow(**job)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        if not _jobs:  # else they wait within the job, and the launcher ends them
-            _shared(None)
+        yield first
+        if first:
+            process_group.from_first(None)
 
 
 @contextmanager
 def shared_job(job: dict[str, Any]) -> Iterator[None]:
     """Have the other processes take part in what the first fine-tunes."""
-    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        _shared(job)
-        _jobs.append(job)
-        yield
-        _jobs.clear()  # not where an error came out of it
-    else:
-        yield
-
-
-_groups: list[Any] = []
-_jobs: list[dict[str, Any]] = []
-"""The job that all processes are at."""
-
-
-def _shared(job: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Send from the first process to all, over a group that waits as long as a stage takes."""
-    from datetime import timedelta
-
-    if not _groups:
-        _groups.append(torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30)))
-    box = [job]
-    torch.distributed.broadcast_object_list(box, src=0, group=_groups[0])
-    return box[0]
+    process_group.from_first(job)
+    yield

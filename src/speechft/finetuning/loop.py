@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from speechft import interruption
+from speechft import interruption, process_group
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.errors import TrainingError
@@ -171,6 +171,7 @@ class _Training:
                 self._save(self.step == stop_after or stopped)
                 if stopped and self.step < stop_after:
                     trackers.close()
+                    process_group.leave()
                     interruption.stop(f"checkpoint after {self.step} of {stop_after} updates")
         trackers.close()
         self._select()

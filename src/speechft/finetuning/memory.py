@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from speechft import process_group
 from speechft.console import warn
 from speechft.data.batching import Batch
 from speechft.errors import TrainingError
@@ -50,7 +51,8 @@ def fit_batches(
 ) -> Limits:
     """Halve batches until the largest one can be trained on; what was found is kept in ``record``.
 
-    A training that goes on reads the record, so that its batches are those it began with.
+    A training that goes on takes what the first process has recorded, so that its batches are those
+    it began with.
 
     Args:
         asked: Limits of the configuration.
@@ -63,8 +65,9 @@ def fit_batches(
     Raises:
         TrainingError: Not even one utterance fits.
     """
-    if record.exists():
-        return Limits(**read_json(record))
+    mine = accelerator.is_main_process and record.exists()
+    if known := process_group.from_first(read_json(record) if mine else None):
+        return Limits(**known)
     limits = asked
     while not _fits(largest(limits), objective, phases[-1], accelerator):
         batch = largest(limits)
@@ -85,7 +88,6 @@ def fit_batches(
         )
     if accelerator.is_main_process:
         write_json(record, asdict(limits))
-    accelerator.wait_for_everyone()
     return limits
 
 

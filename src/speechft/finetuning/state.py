@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from speechft import process_group
 from speechft.console import warn
 from speechft.disk import is_regular
 from speechft.errors import CheckpointError
@@ -259,13 +260,8 @@ def share_checkpoint(folder: Path, module: nn.Module) -> dict[str, Any] | None:
     state = load_checkpoint(folder) if _is_first() else None
     if state is not None and "optimizer" in state:
         state["optimizer"] = _by_name(state["optimizer"], module)
-    if _processes() == 1:
-        return state
-    from accelerate.utils import broadcast_object_list
-
-    box = [None if state is None else _without_tensors(state)]
-    broadcast_object_list(box)
-    return state if _is_first() else box[0]
+    told = process_group.from_first(None if state is None else _without_tensors(state))
+    return state if _is_first() else told
 
 
 def _without_tensors(state: Mapping[str, Any]) -> dict[str, Any]:
