@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,17 +16,15 @@ from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import group_by_length
 from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.config import BY_DEV
+from speechft.finetuning.distributed import Group
 from speechft.finetuning.examples import Examples, whole_batch
+from speechft.finetuning.masked_prediction import HubertObjective, pad_clusters
 from speechft.finetuning.memory import Limits
-from speechft.finetuning.pretraining import HubertObjective, pad_clusters
 from speechft.finetuning.splits import SplitReader
 from speechft.finetuning.training_setup import Corpora, TrainingSetup, write_head
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
-
-Clusters = Mapping[str, npt.NDArray[np.int16]]
-"""From a cut's id to the cluster of each of its frames."""
 
 
 class Continued(TrainingSetup):
@@ -54,11 +50,8 @@ class Continued(TrainingSetup):
         reader = SplitReader(corpus, self.encoder, splits, need_dev, config.max_left_out)
         cuts, self.dev_cuts, left_out = reader.read_unlabelled()
         self.note_left_out(folder, {self.name: left_out})
-        with self.accelerator.main_process_first():
-            path = folder / ".targets.npz"
-            self.clusters: Clusters = make_targets(
-                config.targets, [*cuts, *self.dev_cuts], path, self.seed
-            )
+        heard, group = [*cuts, *self.dev_cuts], Group.of(self.accelerator)
+        self.clusters = make_targets(config.targets, heard, folder / ".targets", self.seed, group)
         torch.manual_seed(self.seed)
         self.objective = HubertObjective(self.encoder, config.targets.clusters, config.masking)
         self.examples = _Crops(

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
+
+Shared = TypeVar("Shared")
 
 
 def make_accelerator(precision: Precision) -> Any:
@@ -37,7 +42,7 @@ def make_accelerator(precision: Precision) -> Any:
     accelerator = Accelerator(
         mixed_precision=mixed, cpu=device.type == "cpu", kwargs_handlers=[unused]
     )
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    wanted = processes_asked()
     if accelerator.num_processes != wanted:
         raise RunError(
             f"{wanted} processes were started, but {accelerator.num_processes} train together",
@@ -51,6 +56,11 @@ def make_accelerator(precision: Precision) -> Any:
             "same arguments",
         )
     return accelerator
+
+
+def processes_asked() -> int:
+    """Return how many processes the launcher started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def sharding_asked() -> bool:
@@ -69,6 +79,41 @@ def agree(accelerator: Any, flag: bool) -> bool:
     return bool(total > 0)
 
 
+@dataclass(frozen=True)
+class Group:
+    """The processes that do one thing together; what they exchange waits as long as it takes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of(cls, accelerator: Any) -> Group:
+        """Return the group that trains together."""
+        return cls(accelerator.process_index, accelerator.num_processes)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that decides and writes what is written once."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        if self.size > 1:
+            torch.distributed.barrier(group=_patient())
+
+    def of_first(self, value: Shared) -> Shared:
+        """Return what the first process has."""
+        return value if self.size == 1 else _shared(value)
+
+    def total(self, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the sum over all processes."""
+        if self.size > 1:
+            whole = torch.from_numpy(own.copy())
+            torch.distributed.all_reduce(whole, group=_patient())
+            own = whole.numpy()
+        return own
+
+
 @contextmanager
 def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     """Give the run to the first process; the others take part in its fine-tuning only.
@@ -79,7 +124,7 @@ def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     Yields:
         True on the process that runs the stages; False on the others, after the first has ended.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if processes_asked() == 1:
         yield True
         return
     make_accelerator("fp32")
@@ -112,12 +157,17 @@ _jobs: list[dict[str, Any]] = []
 """The job that all processes are at."""
 
 
-def _shared(job: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Send from the first process to all, over a group that waits as long as a stage takes."""
+def _shared(value: Any) -> Any:
+    """Send from the first process to all."""
+    box = [value]
+    torch.distributed.broadcast_object_list(box, src=0, group=_patient())
+    return box[0]
+
+
+def _patient() -> Any:
+    """Return a group of all processes that waits as long as a stage takes."""
     from datetime import timedelta
 
     if not _groups:
         _groups.append(torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30)))
-    box = [job]
-    torch.distributed.broadcast_object_list(box, src=0, group=_groups[0])
-    return box[0]
+    return _groups[0]
