@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,38 @@ class Child:
         out, err = (file.read_text() if file.exists() else "" for file in self._files)
         assert code is not None
         return code, out, err
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+    return port
+
+
+def two_ranks(code: str, arguments: Sequence[str], folder: Path) -> list[tuple[int, str, str]]:
+    """Run code in two processes, as a launcher would start them; return how each ended."""
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    group |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
+    children = [
+        Child(
+            code,
+            arguments,
+            folder,
+            name=f"rank-{rank}",
+            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+    return [child.wait() for child in children]
+
+
+def two(code: str, arguments: Sequence[str], folder: Path) -> str:
+    """Run code in two processes to its end; return what they said."""
+    ended = two_ranks(code, arguments, folder)
+    assert [code for code, _, _ in ended] == [0, 0], ended[0][2][-3000:] + ended[1][2][-3000:]
+    return "".join(said for _, _, said in ended)
 
 
 def _execute(

@@ -123,17 +123,19 @@ def pretrain(
     out: PathLike,
     corpus: PathLike | None = None,
     device: str = "auto",
+    dry_run: bool = False,
     overrides: Sequence[str] = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> Path:
-    """Pre-train an encoder by a recipe; run it again to go on.
+    """Pre-train an encoder by a recipe; run it again to go on; several processes as for `run`.
 
     Args:
         recipe: Packaged name or YAML file.
-        out: Folder; the encoder is in ``out/encoder``.
+        out: Folder; the encoder is in ``out/encoder``. Several processes all see it.
         corpus: Takes the place of the recipe's ``corpus``.
         device: Where to compute: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ...
+        dry_run: Say what would be done and what it takes, and train nothing.
         overrides: Changes of the recipe as text, ``section.key=value``.
         overwrite: Replace what no command of ours wrote, too.
         **settings: Changes of the recipe.
@@ -144,32 +146,19 @@ def pretrain(
     Raises:
         SpeechftError: Something is wrong with recipe or corpus.
     """
-    from speechft.data.corpora import find_corpus
     from speechft.devices import use_device
-    from speechft.encoders.load import digest_of
-    from speechft.finetuning import pretraining
     from speechft.finetuning.config import PretrainingConfig
+    from speechft.finetuning.distributed import main_process_scope
+    from speechft.finetuning.pretraining import pretrain as follow
+    from speechft.finetuning.pretraining import pretrain_recipe
     from speechft.recipe import load_recipe
-    from speechft.runs import lock, stage
 
     folder = folder_of(out)
-    config = load_recipe(
-        PretrainingConfig, recipe, overrides, changes_of(settings, {"corpus": corpus})
-    )
-    inputs = {}
-    for name, encoder in (("start", config.start_from), ("targets", config.targets.source)):
-        if encoder is not None:
-            inputs[name] = digest_of(encoder)
-    with overwriting(overwrite), lock(folder):
-        inputs["corpus"] = (found := find_corpus(config.corpus, folder / "corpus")).digest
-    job: Any = {"name": "pretrain", "config": config.as_dict(), "inputs": inputs}
-    with (
-        overwriting(overwrite),
-        use_device(device),
-        stage(folder, outputs=("encoder", "targets.npz"), **job) as work,
-    ):
-        if not work.done:
-            pretraining.pretrain(config, found, work.scratch)
+    changes = changes_of(settings, {"corpus": corpus})
+    with overwriting(overwrite), use_device(device), main_process_scope(follow) as first:
+        if first:
+            config = load_recipe(PretrainingConfig, recipe, overrides, changes)
+            pretrain_recipe(config, folder, dry_run=dry_run)
     return folder / "encoder"
 
 

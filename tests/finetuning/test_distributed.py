@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from helpers import tiny_encoder
-from processes import Child
+from processes import free_port
+from processes import two as two_processes
 from speechft.data.manifest import Corpus
 from speechft.errors import RunError
 from speechft.finetuning.distributed import make_accelerator
@@ -75,35 +75,9 @@ def train(folder: Path, corpus: Corpus, accumulation: int, **changes: Any) -> No
     finetune_encoder(tiny_encoder(), config, corpus, folder, seed=1, splits=("train", "dev"))
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-    return port
-
-
-def _two(code: str, arguments: list[str], folder: Path) -> str:
-    """Run code in two processes, as a launcher would start them; return what they said."""
-    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    group |= {"ACCELERATE_USE_CPU": "true", "LOCAL_WORLD_SIZE": "2"}
-    children = [
-        Child(
-            code,
-            arguments,
-            folder,
-            name=f"rank-{rank}",
-            environment={**group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    ended = [child.wait() for child in children]
-    assert [code for code, _, _ in ended] == [0, 0], ended[0][2][-3000:] + ended[1][2][-3000:]
-    return "".join(said for _, _, said in ended)
-
-
 def _launch(arguments: list[str], code: int = 0) -> str:
     """Start two processes by torchrun on a free port; return what they said."""
-    port = _free_port()
+    port = free_port()
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
     settings = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, *launcher, *arguments]
@@ -123,7 +97,7 @@ def _result(folder: Path) -> Run:
 def two(tmp_path_factory: pytest.TempPathFactory, tones: Corpus) -> Path:
     """Return the folder in which two processes trained: by DDP, sharded, and sharded anew."""
     folder = tmp_path_factory.mktemp("two")
-    _two(_TRAIN, [str(Path(__file__).parents[1]), str(tones.folder), str(folder)], folder)
+    two_processes(_TRAIN, [str(Path(__file__).parents[1]), str(tones.folder), str(folder)], folder)
     return folder
 
 
@@ -208,7 +182,7 @@ def test_followers_take_part_in_fine_tuning_and_in_nothing_else(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(_RECIPE.format(encoder=tiny_hubert, corpus=tones.folder))
-    said = _two(_FOLLOW, [str(recipe), str(tmp_path)], tmp_path)
+    said = two_processes(_FOLLOW, [str(recipe), str(tmp_path)], tmp_path)
     assert said.count("stable fine-tuning on sid: dev") == 2, "once for each of the two calls"
     assert said.count("plain fine-tuning on sid: dev") == 1
     assert said.count("report: ") == 1

@@ -117,6 +117,9 @@ def pretrain(
     out: Out,
     corpus: Corpus = None,
     device: Device = "auto",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it takes, and train nothing.")
+    ] = False,
     set_: Set = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -124,15 +127,18 @@ def pretrain(
 
     Example: speechft pretrain pretrain-tiny --out runs/pretrain
     """
-    from speechft import api
+    from speechft import api, console
 
     encoder = api.pretrain(
         recipe,
         out=out,
         corpus=corpus,
         device=device,
+        dry_run=dry_run,
         overrides=set_ or (),
         overwrite=overwrite,
     )
+    if dry_run or not console.is_main_process():
+        return
     say(f"encoder: {encoder}")
     say(f"next: {command('evaluate', encoder, out='runs/eval')}")

@@ -54,6 +54,9 @@ class Batch:
     """(B, T, D) last hidden state, where a frozen encoder's stands in for the samples."""
     task: str = ""
     """Which task the batch is for, where there are several."""
+    counts: Tensor | None = None
+    """What the means of its loss divide by, where other batches share the update; see
+    `speechft.finetuning.objective.Objective.counts`."""
 
     def to(self, device: torch.device) -> Batch:
         """Move all tensors to a device."""
@@ -118,11 +121,18 @@ class BatchPlan:
 
     def batch(self, step: int) -> list[Cut]:
         """Return this process's cuts of a step, counted from 0 through all epochs."""
-        position = step * self._world_size + self._rank
+        position = self.number(step)
         while position >= self._starts[-1]:
             self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
         epoch = bisect.bisect_right(self._starts, position) - 1
         return [self._cuts[n] for n in self._epoch(epoch)[position - self._starts[epoch]]]
+
+    def number(self, step: int) -> int:
+        """Return the number of this process's batch of a step among those of all processes.
+
+        It is the step that a single process reads the same batch at.
+        """
+        return step * self._world_size + self._rank
 
     def largest(self) -> list[Cut]:
         """Return a batch as large as the limits allow, of the longest cuts."""

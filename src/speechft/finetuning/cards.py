@@ -53,7 +53,8 @@ def pretrained_card(
     config: PretrainingConfig, corpus: Corpus, history: History, encoder: Encoder
 ) -> str:
     """Return the card of a pre-trained encoder; one that started from another is tuned from it."""
-    targets, statistics = config.targets, corpus.statistics[config.split]
+    targets, known = config.targets, [corpus.statistics[split] for split in config.splits]
+    spoken, speakers = (sum(split[key] for split in known) for key in ("hours", "speakers"))
     layer = "" if targets.source in FEATURES else f", hidden state {targets.layer}"
     start, made_of = config.start_from, []
     if start is not None:
@@ -70,7 +71,7 @@ def pretrained_card(
         speech=(speech_origin(corpus),),
         relation=None if start is None else "finetune",
         facts=(
-            ("speech", f"{statistics['hours']:.1f} h, {statistics['speakers']} speakers"),
+            ("speech", f"{spoken:.1f} h, {speakers} speakers"),
             ("started from", "fresh weights" if start is None else public_name(start)),
             ("targets", f"{targets.clusters} clusters of {public_name(targets.source)}{layer}"),
             ("heard", f"{hours:.1f} h in {len(history.losses)} updates"),

@@ -95,10 +95,13 @@ class Targets(Config):
     """``mfcc``, ``mfcc-cmvn``, or an encoder whose layer is clustered."""
     layer: int = Field(default=0, ge=0)
     """Hidden state of that encoder, 0 being the input of its first layer."""
-    clusters: int = Field(default=100, ge=2)
+    clusters: int = Field(default=100, ge=2, le=32_767)
     """k of k-means."""
     fit_frames: int = Field(default=200_000, ge=2)
     """Frames that k-means is fitted on."""
+    passes: int = Field(default=0, ge=0)
+    """Passes of Lloyd's algorithm over those frames that follow the mini-batches of k-means; all
+    processes share in them. HuBERT has none."""
 
 
 class Masking(Config):
@@ -197,7 +200,8 @@ class FinetuningConfig(Optimization):
             without.add("encoder_learning_rate")  # finished before there was the key, or without it
         if self.layer_decay == 1.0:
             without.add("layer_decay")
-        content = {key: value for key, value in self.as_dict().items() if key not in without}
+        known = _as_before(self.as_dict())
+        content = {key: value for key, value in known.items() if key not in without}
         if self.strategy == "plain":
             content["trainable"] = self.phases()[-1].trainable  # the CNN too, in older versions
         return content
@@ -248,8 +252,8 @@ class PretrainingConfig(Config):
     """One line that says what it does."""
     corpus: str = "synthetic-pretrain"
     """Embedded corpus or folder of a prepared one."""
-    split: str = "train"
-    """Split of the corpus to train on."""
+    split: str | tuple[str, ...] = "train"
+    """Split of the corpus to train on, or several."""
     utterances: int | None = None
     """Train on the first so many utterances only; None takes all."""
     start_from: str | None = None
@@ -260,6 +264,12 @@ class PretrainingConfig(Config):
     """What is predicted."""
     masking: Masking = Masking()
     """What is hidden."""
+    head_dim: int = Field(default=96, ge=1)
+    """Dimension in which frames and clusters are compared."""
+    downsampler_gradient: float = Field(default=1.0, ge=0.0)
+    """Factor of the gradient that reaches the downsampler."""
+    feature_penalty: float = Field(default=0.0, ge=0.0)
+    """Weight of the mean square of the downsampler's output in the loss."""
     distort: bool = True
     """Put the input (never the targets' signal) into random rooms and noise."""
     mix: float = 0.2
@@ -274,3 +284,39 @@ class PretrainingConfig(Config):
     """Steps, learning rate, batches."""
     seed: int = 1
     """Seed of weights, order, crops, rooms, noise and masks."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits to train on."""
+        return (self.split,) if isinstance(self.split, str) else self.split
+
+    def with_effect(self) -> dict[str, Any]:
+        """Return the settings that a pre-training is resumed by."""
+        return _as_before(self.as_dict())
+
+
+_LATER: tuple[tuple[tuple[str, ...], Any], ...] = (
+    (("betas",), [0.9, 0.999]),
+    (("epsilon",), 1e-8),
+    (("optimization", "betas"), [0.9, 0.999]),
+    (("optimization", "epsilon"), 1e-8),
+    (("targets", "passes"), 0),
+    (("head_dim",), 96),
+    (("downsampler_gradient",), 1.0),
+    (("feature_penalty",), 0.0),
+)
+"""Keys that came later, with the values that everything before them was trained with."""
+
+
+def _as_before(content: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without the keys that came later, where these change nothing.
+
+    What was begun or finished before there were such keys is known by the rest.
+    """
+    for (*sections, name), usual in _LATER:
+        section = content
+        for key in sections:
+            section = section.get(key, {})
+        if name in section and section[name] == usual:
+            del section[name]
+    return content

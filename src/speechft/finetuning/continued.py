@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechft import process_group
 from speechft.data.batching import Batch, StepDataset, seed_of
 from speechft.data.manifest import Corpus
-from speechft.errors import ConfigError, RunError
+from speechft.errors import ConfigError
 from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import group_by_length
 from speechft.finetuning.clusters import make_targets
 from speechft.finetuning.config import BY_DEV
+from speechft.finetuning.distributed import Group
 from speechft.finetuning.examples import Examples, whole_batch
+from speechft.finetuning.masked_prediction import HubertObjective, pad_clusters
 from speechft.finetuning.memory import Limits
-from speechft.finetuning.pretraining import HubertObjective, pad_clusters
 from speechft.finetuning.splits import SplitReader
 from speechft.finetuning.training_setup import Corpora, TrainingSetup, write_head
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
-
-Clusters = Mapping[str, npt.NDArray[np.int16]]
-"""From a cut's id to the cluster of each of its frames."""
 
 
 class Continued(TrainingSetup):
@@ -55,16 +50,8 @@ class Continued(TrainingSetup):
         reader = SplitReader(corpus, self.encoder, splits, need_dev, config.max_left_out)
         cuts, self.dev_cuts, left_out = reader.read_unlabelled()
         self.note_left_out(folder, {self.name: left_out})
-        path = folder / ".targets.npz"
-        with process_group.first_alone():
-            if not (self.accelerator.is_main_process or path.exists()):
-                raise RunError(
-                    f"{path} is not on this host: clusters are made once and read by all processes",
-                    hint="give an --out on a disk that all hosts see",
-                )
-            self.clusters: Clusters = make_targets(
-                config.targets, [*cuts, *self.dev_cuts], path, self.seed
-            )
+        heard, group = [*cuts, *self.dev_cuts], Group.of(self.accelerator)
+        self.clusters = make_targets(config.targets, heard, folder / ".targets", self.seed, group)
         torch.manual_seed(self.seed)
         self.objective = HubertObjective(self.encoder, config.targets.clusters, config.masking)
         self.examples = _Crops(

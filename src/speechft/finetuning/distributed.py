@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechft import process_group
 from speechft.console import is_main_process
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
+
+Shared = TypeVar("Shared")
 
 
 def make_accelerator(precision: Precision) -> Any:
@@ -63,6 +68,37 @@ def agree(accelerator: Any, flag: bool) -> bool:
         return flag
     total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device), "sum")
     return bool(total > 0)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The processes that do one thing together; what they exchange waits as long as it takes."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of(cls, accelerator: Any) -> Group:
+        """Return the group that trains together."""
+        return cls(accelerator.process_index, accelerator.num_processes)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that decides and writes what is written once."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        if self.size > 1:
+            process_group.gathered(None)
+
+    def of_first(self, value: Shared) -> Shared:
+        """Return what the first process has."""
+        return value if self.size == 1 else process_group.from_first(value)
+
+    def total(self, own: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the sum over all processes."""
+        return own if self.size == 1 else np.sum(process_group.gathered(own), axis=0)
 
 
 @contextmanager

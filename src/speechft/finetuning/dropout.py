@@ -8,6 +8,24 @@ from typing import Any
 from speechft.console import log
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError
+from speechft.finetuning.distributed import sharding_asked
+
+
+def check_layer_drop(rates: Mapping[str, float]) -> None:
+    """Refuse layer drop where layers are spread over processes.
+
+    Every process draws the layers that it leaves out, and the others would wait for its part.
+
+    Raises:
+        ConfigError: Both were asked for.
+    """
+    for name, rate in rates.items():
+        if name.endswith("layerdrop") and rate and sharding_asked():
+            raise ConfigError(
+                f"dropout {name} {rate:g} does not work with FSDP: every process would leave out "
+                "other layers",
+                hint=f"set it to 0 ({name}=0), or start without --use_fsdp",
+            )
 
 
 def set_dropout(encoder: Encoder, rates: Mapping[str, float]) -> dict[str, float]:

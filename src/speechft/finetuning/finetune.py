@@ -22,7 +22,7 @@ from speechft.finetuning.cards import tuned_card
 from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.continued import Continued
 from speechft.finetuning.distributed import sharding_asked
-from speechft.finetuning.dropout import set_dropout
+from speechft.finetuning.dropout import check_layer_drop, set_dropout
 from speechft.finetuning.layers import encoder_rates, transformer_layers
 from speechft.finetuning.loop import train
 from speechft.finetuning.memory import Limits, fit_batches
@@ -183,6 +183,7 @@ def check_config(config: FinetuningConfig) -> None:
             that does not go with the task or with FSDP.
     """
     check_trackers(config.trackers)
+    check_layer_drop(config.dropout)
     for task in config.task_weights():
         if task != PRETRAINING:
             find_task(task, also=[PRETRAINING])

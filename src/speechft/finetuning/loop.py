@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from speechft import interruption, process_group
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
+from speechft.devices import returning_memory
 from speechft.errors import TrainingError
 from speechft.finetuning.objective import Objective, compile_layers
 from speechft.finetuning.optimization import Optimization
@@ -147,7 +148,8 @@ class _Training:
             compile_layers(self.objective)
         self._resume()
         first, last = self.step * settings.accumulation, stop_after * settings.accumulation
-        batches = load_steps(self.dataset, first, last, settings.workers)
+        steps = load_steps(self.dataset, first, last, settings.workers)
+        batches = returning_memory(steps, accelerator.device)
         main = logs is not None and accelerator.is_main_process
         names = settings.trackers if main else ()
         trackers = Trackers(names, logs or self.folder, self.step, settings.as_dict())
@@ -187,6 +189,8 @@ class _Training:
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters} for parameters in groups.values()],
             lr=self.settings.learning_rate,
+            betas=self.settings.betas,
+            eps=self.settings.epsilon,
             weight_decay=self.settings.weight_decay,  # 0 makes it plain Adam
             fused=True,
         )
@@ -231,16 +235,17 @@ class _Training:
                 gradients are added up.
         """
         accelerator = self.accelerator
-        torch.manual_seed(seed_of(self.seed, "step", self.step, accelerator.process_index))
         self.objective.train()
         if self.phase is not None and self.phase.encoder_mode == "eval":
             self.objective.encoder.eval()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=accelerator.device)
+        group = self._counted([batch.to(accelerator.device) for batch in group])
         for number, batch in enumerate(group):
+            self._draw(number)
             with self._synchronised(group, number):
                 with accelerator.autocast():
-                    loss = self.wrapped(batch.to(accelerator.device))
+                    loss = self.wrapped(batch)
                 scaled = loss / len(group)
                 if accelerator.scaler is not None:
                     scaled = accelerator.scaler.scale(scaled)
@@ -259,6 +264,31 @@ class _Training:
         made = bool(healthy)
         self._step(made)
         return float(total) if made else self._skip()
+
+    def _draw(self, number: int) -> None:
+        """Seed what is drawn for a batch of the update by its place among those of all processes.
+
+        So it is the same for one process that accumulates and for several that share the batches.
+        """
+        processes, own = self.accelerator.num_processes, self.accelerator.process_index
+        place = (self.step * self.settings.accumulation + number) * processes + own
+        torch.manual_seed(seed_of(self.seed, "step", place, 0))
+
+    def _counted(self, group: list[Batch]) -> list[Batch]:
+        """Return the batches with what the means of their losses divide by, where they share."""
+        batches = len(group) * self.accelerator.num_processes
+        if batches == 1:
+            return group
+        counts = []
+        for number, batch in enumerate(group):
+            self._draw(number)
+            counts.append(self.objective.counts(batch))
+        found = [each for each in counts if each is not None]
+        if not found:
+            return group
+        total = self.accelerator.reduce(torch.stack(found).sum(0).double(), "sum")
+        mean = (total.clamp(min=1) / batches).float()
+        return [replace(batch, counts=mean) for batch in group]
 
     def _step(self, made: bool) -> None:
         """Step the optimizer if the update is made; a loss scale falls on all processes alike."""

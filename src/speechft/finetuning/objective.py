@@ -27,6 +27,16 @@ class Objective(nn.Module):
         """Return the mean loss of a batch, a scalar."""
         raise NotImplementedError
 
+    def counts(self, batch: Batch) -> Tensor | None:
+        """Return what the means of the loss of a batch divide by, (N,) integers.
+
+        Batches of an update, on all processes, are given the mean of their counts: the mean of
+        their losses is then the loss of one batch that holds them all. None says that the loss
+        is the mean over utterances or frames of a batch, whatever their number: batches then count
+        alike. Called before `forward` with the same seed; what it draws, `forward` draws first.
+        """
+        return None
+
 
 @dataclass(frozen=True)
 class WeightedTask:

@@ -20,6 +20,10 @@ class Optimization(Config):
     """Learning rate over the steps."""
     weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled weight decay (AdamW); 0 is plain Adam, as in the official code."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two moments of Adam, per update."""
+    epsilon: float = Field(default=1e-8, gt=0.0)
+    """Added to the root of the second moment."""
     clip: float = Field(default=1.0, gt=0.0)
     """Largest norm of the gradient over all trainable parameters."""
     batch_seconds: float = Field(default=80.0, gt=0.0)

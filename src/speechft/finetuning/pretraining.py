@@ -3,160 +3,178 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
+from speechft import process_group
 from speechft.cards.card import CARD_NAME
 from speechft.console import log
-from speechft.data.acoustics import SAMPLE_RATE, distort, set_level
-from speechft.data.batching import Batch, BatchPlan, StepDataset, seed_of
-from speechft.data.manifest import Corpus, load_waveform
+from speechft.data.batching import BatchPlan, StepDataset, seed_of
+from speechft.data.corpora import find_corpus
+from speechft.data.manifest import Corpus
 from speechft.devices import pick_device
-from speechft.encoders.base import Encoder
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.encoders.load import load_encoder
+from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import DataError
 from speechft.files import write_json, write_text
 from speechft.finetuning.cards import pretrained_card
-from speechft.finetuning.clusters import make_targets
-from speechft.finetuning.config import Masking, PretrainingConfig
-from speechft.finetuning.distributed import make_accelerator
+from speechft.finetuning.clusters import load_source, make_targets, row_bytes
+from speechft.finetuning.config import PretrainingConfig
+from speechft.finetuning.distributed import (
+    Group,
+    make_accelerator,
+    sharding_asked,
+    shared_job,
+)
+from speechft.finetuning.dropout import check_layer_drop
 from speechft.finetuning.loop import train
-from speechft.finetuning.objective import Objective
+from speechft.finetuning.masked_prediction import HubertObjective, pad_clusters
 from speechft.finetuning.phases import Phase
-from speechft.finetuning.state import History
+from speechft.finetuning.pretraining_data import Crops
+from speechft.finetuning.state import History, set_weights, weights_of
+from speechft.runs import lock, stage
 
-_IGNORED = -100
 
-
-class CosineHead(nn.Module):
-    """Cosine similarity to cluster embeddings: logits cos(A h_t, e_c) / 0.1.
-
-    Source: HuBERT (Hsu et al. 2021, arXiv 2106.07447, equation 3).
+def pretrain_recipe(config: PretrainingConfig, folder: Path, *, dry_run: bool = False) -> None:
+    """Pre-train by a recipe as a stage in a folder, with all processes; say before what it takes.
 
     Args:
-        dim: Of the encoder.
-        inner: Of the embeddings.
-        clusters: C.
+        config: The recipe.
+        folder: Where ``encoder`` and ``targets`` go.
+        dry_run: Say it only.
+
+    Raises:
+        SpeechftError: Something is wrong with recipe, encoders or corpus.
     """
-
-    def __init__(self, dim: int, inner: int, clusters: int) -> None:
-        super().__init__()
-        self.project = nn.Linear(dim, inner)
-        self.embed = nn.Linear(inner, clusters, bias=False)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map (B, T, D) to (B, T, C)."""
-        projected = F.normalize(self.project(features), dim=-1)
-        return projected @ F.normalize(self.embed.weight, dim=-1).T / 0.1
-
-
-class HubertObjective(Objective):
-    """Cross entropy of the clusters over masked frames, and with a weight over the others.
-
-    Args:
-        encoder: The encoder in training.
-        clusters: C.
-        masking: Which frames are masked, and the weight of the others.
-    """
-
-    def __init__(self, encoder: Encoder, clusters: int, masking: Masking, dim: int = 96) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = CosineHead(encoder.dim, dim, clusters)
-        self.masking = masking
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the loss; ``batch.targets`` are (B, T) clusters, -100 beyond the end."""
-        assert batch.waveforms is not None
-        targets: Tensor = batch.targets
-        features = self.encoder.downsample(batch.waveforms, batch.lengths)
-        valid = targets != _IGNORED
-        mask = span_mask(valid, self.masking.probability, self.masking.span)
-        output = self.encoder.contextualize(features[:, : targets.shape[1]], batch.lengths, mask)
-        logits = self.head(output.last_hidden_state)
-        losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-        losses = losses.view_as(targets)
-        masked, seen = mask & valid, ~mask & valid
-        hidden_loss = losses[masked].sum() / masked.sum().clamp(min=1)
-        seen_loss = losses[seen].sum() / seen.sum().clamp(min=1)
-        return hidden_loss + self.masking.unmasked_weight * seen_loss
-
-
-def span_mask(valid: Tensor, probability: float, span: int) -> Tensor:
-    """Draw a mask of spans: every valid frame starts one with ``probability``.
-
-    Args:
-        valid: (B, T) bool.
-        probability: Of a frame to start a span.
-        span: Frames of a span.
-
-    Returns:
-        (B, T) bool, within ``valid``; every row with a valid frame has a masked one.
-    """
-    starts = (torch.rand(valid.shape, device=valid.device) < probability) & valid
-    empty = ~starts.any(1)
-    starts[empty, 0] = True
-    mask = F.max_pool1d(F.pad(starts.float()[:, None], (span - 1, 0)), span, stride=1)[:, 0] > 0
-    return mask & valid
+    given = {"start": config.start_from, "targets": config.targets.source}
+    inputs = {name: digest_of(place) for name, place in given.items() if place is not None}
+    with lock(folder):
+        corpus = find_corpus(config.corpus, folder / "corpus")
+    job: Any = {"name": "pretrain", "config": config.with_effect()}
+    job["inputs"] = {**inputs, "corpus": corpus.digest}
+    if dry_run:
+        _say_outline(config, corpus)
+        return
+    with stage(folder, outputs=("encoder", "targets"), **job) as work:
+        if not work.done:
+            _say_outline(config, corpus)
+            task = {"config": config, "corpus": replace(corpus), "folder": work.scratch}
+            with shared_job(task):
+                pretrain(**task)
 
 
 def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History:
-    """Pre-train an encoder; resumable.
+    """Pre-train an encoder; resumable. Every process that takes part calls it.
 
-    Writes ``encoder/`` (fp16 weights, card, loss curve) and the cluster targets into ``folder``.
+    Writes ``encoder/`` (fp16 weights, card, loss curve) and ``targets/`` into ``folder``.
 
     Args:
         config: What to do.
         corpus: Where the speech is; recordings are expected to be clean if ``config.distort``.
-        folder: Where results and checkpoints go.
+        folder: Where results and checkpoints go; all processes see it.
 
     Raises:
+        ConfigError: What is asked for does not go together.
         DataError: The corpus has no usable speech.
+        RunError: The processes are not those that were asked for, or the disk is full.
     """
-    cuts = corpus.split(config.split)
-    if config.utterances is not None:
-        cuts = cuts.subset(first=min(config.utterances, len(cuts)))
-    targets = make_targets(config.targets, cuts, folder / "targets.npz", config.seed)
-    encoder = _make_encoder(config)
+    check_layer_drop(config.dropout)
+    settings = config.optimization
+    accelerator = make_accelerator(settings.precision)
+    cuts = _cuts(config, corpus)
+    group = Group.of(accelerator)
+    targets = make_targets(config.targets, cuts, folder / "targets", config.seed, group)
+    encoder = make_encoder(config)
     encoder.set_dropout(config.dropout)
     if pick_device().type == "cpu":  # torch's fused attention is slow backwards on short sequences
         encoder.model.set_attn_implementation("eager")
-    objective = HubertObjective(encoder, config.targets.clusters, config.masking)
-    settings = config.optimization
+    objective = HubertObjective(
+        encoder,
+        config.targets.clusters,
+        config.masking,
+        config.head_dim,
+        downsampler_gradient=config.downsampler_gradient,
+        feature_penalty=config.feature_penalty,
+    )
+    if group.size > 1:  # the head is drawn anew on each
+        set_weights(objective, weights_of(objective))
+    whole = copy.deepcopy(objective) if sharding_asked() else objective
     plan = BatchPlan(
         cuts,
         seconds=settings.batch_seconds,
         utterances=settings.batch_utterances,
         seed=config.seed,
+        rank=group.rank,
+        world_size=group.size,
         max_duration=config.max_duration,
     )
     log(f"pre-training on {len(cuts)} utterances for {settings.steps} updates")
-    crops = _Crops(config, targets, encoder, list(cuts))
+    crops = Crops(config, targets, encoder, cuts, plan)
     dataset = StepDataset(plan, target=crops.target, collate=pad_clusters, read=crops.read)
-    phases = [Phase(settings.steps, "everything")]
-    checkpoints = folder / ".checkpoints"
     history = train(
         objective,
         dataset,
         settings,
-        phases,
-        checkpoints,
-        accelerator=make_accelerator(settings.precision),
+        [Phase(settings.steps, "everything")],
+        folder / ".checkpoints",
+        accelerator=accelerator,
         seed=config.seed,
+        sharded=sharding_asked(),
         description="pre-training",
     )
-    export_half(encoder, folder / "encoder")
-    write_json(folder / "encoder" / "curve.json", curve(history))
-    write_text(folder / "encoder" / CARD_NAME, pretrained_card(config, corpus, history, encoder))
+    weights = weights_of(objective) if whole is not objective else {}
+    if group.is_first:
+        if weights:
+            whole.load_state_dict(weights)
+        _write(config, corpus, history, whole.encoder, folder / "encoder")
+    accelerator.wait_for_everyone()
     return history
+
+
+def outline(config: PretrainingConfig, corpus: Corpus, processes: int = 1) -> list[str]:
+    """Return what a pre-training is going to do and what it takes, a fact a line.
+
+    Nothing is read but statistics of the corpus and the encoders that it starts from.
+
+    Raises:
+        CheckpointError: An encoder cannot be used.
+        DataError: The corpus lacks a split, or the encoder a layer.
+    """
+    known = [corpus.statistics[split] for split in _existing(config, corpus)]
+    utterances, hours = (sum(split[key] for split in known) for key in ("utterances", "hours"))
+    if config.utterances is not None and config.utterances < utterances:
+        hours *= config.utterances / utterances
+        utterances = config.utterances
+    settings, targets = config.optimization, config.targets
+    source, encoder = load_source(targets), make_encoder(config)
+    weights = sum(parameter.numel() for parameter in encoder.parameters())
+    frames = int(hours * 3600 * source.frame_rate)
+    update = settings.batch_seconds * settings.accumulation * processes
+    heard = update * settings.steps / 3600
+    sample = min(frames, targets.fit_frames) * row_bytes(source.dim)
+    begin = "fresh weights" if config.start_from is None else config.start_from
+    return [
+        config.title,
+        f"speech: {utterances} utterances, {hours:.1f} h, of {corpus.name}",
+        f"encoder: {weights / 1e6:.1f} M parameters, from {begin}",
+        f"targets: {targets.clusters} clusters of {targets.source}, hidden state {targets.layer}; "
+        f"{2 * frames / 1e6:.1f} MB, and {sample / 1e9:.2f} GB of frames while they are made",
+        f"updates: {settings.steps} of at most {update:g} s on {processes} processes: at most "
+        f"{heard:.0f} h, {heard / max(hours, 1e-9):.1f} times the speech",
+        f"checkpoints: {settings.keep} of {12 * weights / 1e9:.2f} GB, every "
+        f"{settings.checkpoint_every} updates",
+    ]
+
+
+def _say_outline(config: PretrainingConfig, corpus: Corpus) -> None:
+    with torch.random.fork_rng(devices=[]):  # what is drawn on the way is not missing later
+        lines = outline(config, corpus, process_group.size())
+    for line in lines:
+        log(line)
 
 
 def curve(history: History, points: int = 200) -> dict[str, Any]:
@@ -171,12 +189,37 @@ def curve(history: History, points: int = 200) -> dict[str, Any]:
     }
 
 
-def export_half(encoder: HuggingFaceEncoder, folder: Path) -> None:
-    """Write an encoder with its weights rounded to float16."""
+def _write(
+    config: PretrainingConfig, corpus: Corpus, history: History, encoder: Any, folder: Path
+) -> None:
+    """Write an encoder with its weights rounded to float16, its curve and its card."""
     copy.deepcopy(encoder).half().save(folder)
+    write_json(folder / "curve.json", curve(history))
+    write_text(folder / CARD_NAME, pretrained_card(config, corpus, history, encoder))
 
 
-def _make_encoder(config: PretrainingConfig) -> HuggingFaceEncoder:
+def _existing(config: PretrainingConfig, corpus: Corpus) -> tuple[str, ...]:
+    for name in config.splits:
+        if name not in corpus.statistics:
+            raise DataError(
+                f"corpus {corpus.name} has no split {name!r}; it has: "
+                f"{', '.join(corpus.statistics)}",
+                hint="name one or several of these as split",
+            )
+    return config.splits
+
+
+def _cuts(config: PretrainingConfig, corpus: Corpus) -> list[Any]:
+    cuts = [cut for name in _existing(config, corpus) for cut in corpus.split(name)]
+    return cuts[: config.utterances]
+
+
+def make_encoder(config: PretrainingConfig) -> HuggingFaceEncoder:
+    """Load the encoder that a pre-training starts from, or draw its weights.
+
+    Raises:
+        DataError: It has no weights.
+    """
     if config.start_from is not None:
         encoder = load_encoder(config.start_from)
         if not isinstance(encoder, HuggingFaceEncoder):
@@ -187,70 +230,3 @@ def _make_encoder(config: PretrainingConfig) -> HuggingFaceEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, "weights"))
         return HuggingFaceEncoder(HubertModel(HubertConfig(**config.architecture)))
-
-
-class _Crops:
-    """Reads, crops and distorts cuts, and cuts their targets to the same stretch."""
-
-    def __init__(
-        self,
-        config: PretrainingConfig,
-        targets: Mapping[str, npt.NDArray[np.int16]],
-        encoder: HuggingFaceEncoder,
-        others: Sequence[Any],
-    ) -> None:
-        self.config, self.targets, self.others = config, targets, others
-        self.hop = encoder.hop_size
-        self.offsets: dict[str, int] = {}
-        self.frame_lengths = encoder.frame_lengths
-
-    def read(self, cut: Any, step: int) -> npt.NDArray[np.float32]:
-        rng = np.random.default_rng(seed_of(self.config.seed, step, cut.id))
-        waveform = load_waveform(cut)
-        longest = int(self.config.max_duration * SAMPLE_RATE)
-        offset = 0
-        if len(waveform) > longest:
-            offset = int(rng.integers((len(waveform) - longest) // self.hop + 1))
-            waveform = waveform[offset * self.hop : offset * self.hop + longest]
-        self.offsets[cut.id] = offset
-        if rng.random() < self.config.mix:
-            other = self.others[int(rng.integers(len(self.others)))]
-            waveform = mix_in(waveform, load_waveform(other), rng)
-        if self.config.distort:
-            waveform = set_level(distort(waveform, rng), rng.uniform(-32.0, -20.0))
-        return waveform
-
-    def target(self, cut: Any, samples: int) -> Tensor:
-        offset = self.offsets.pop(cut.id)
-        frames = int(self.frame_lengths(torch.tensor(samples)))
-        clusters = self.targets[cut.id][offset : offset + frames]
-        return torch.from_numpy(clusters.astype(np.int64))
-
-
-def mix_in(
-    waveform: npt.NDArray[np.float32], other: npt.NDArray[np.float32], rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """Let another speaker talk into a waveform, for at most half of it and 0 to 10 dB below it.
-
-    Source: utterance mixing of WavLM (Chen et al. 2022, arXiv 2110.13900, algorithm 1), where
-    ratios go from -5 to 5 dB.
-
-    Args:
-        waveform: (S,) samples.
-        other: Samples of the other speaker.
-        rng: Source of stretch, place and level.
-    """
-    length = min(int(rng.integers(1, len(waveform) // 2 + 1)), len(other))
-    source = int(rng.integers(len(other) - length + 1))
-    place = int(rng.integers(len(waveform) - length + 1))
-    stretch = other[source : source + length]
-    power = float(np.mean(waveform**2)) / (float(np.mean(stretch**2)) + 1e-9)
-    mixed = waveform.copy()
-    mixed[place : place + length] += stretch * np.sqrt(power) * 10 ** (-rng.uniform(0, 10) / 20)
-    return mixed
-
-
-def pad_clusters(targets: Sequence[Tensor]) -> Tensor:
-    """Stack (T_i,) clusters to (B, T); the loss leaves out what is padded."""
-    longest = max(len(row) for row in targets)
-    return torch.stack([F.pad(row, (0, longest - len(row)), value=_IGNORED) for row in targets])
