@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from speechft.claims import Claim, Seen, Workers, look
 from speechft.console import log
 from speechft.errors import DataError, RunError, SpeechftError, TrainingError
+from speechft.uploads import path_here
 
 _PAUSE = 0.1, 2.0
 """Seconds between two looks at what others do, at first and at most."""
@@ -138,7 +138,7 @@ def status(out: str | Path) -> list[Seen]:
     Raises:
         RunError: There is no such folder.
     """
-    folder = Path(os.path.expanduser(out))
+    folder = path_here(out)
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder", hint="give the --out of the command that works")
     return look(folder)

@@ -59,7 +59,7 @@ def export_shards(
                 corpus, work.scratch, shard_size, audio, jobs or os.cpu_count() or 1
             )
             for name in corpus.info.get("files", ()):
-                (work.scratch / name).write_bytes((corpus.folder / name).read_bytes())
+                write_text(work.scratch / name, corpus.read_text(name))
             content = {
                 "name": corpus.name,
                 "digest": json_digest({"corpus": corpus.digest, **settings}),

@@ -35,6 +35,7 @@ from speechft.files import atomic_write, read_json, write_json
 from speechft.headers import sorted_metadata
 from speechft.locks import is_unwritable, lock
 from speechft.outputs import overwriting, refuse
+from speechft.uploads import moved_up
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -73,6 +74,7 @@ class ExtractionReport:
         return content
 
 
+@moved_up("out")
 def extract_files(
     encoder: str | Path,
     audio: Sequence[str | Path],
