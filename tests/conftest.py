@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from helpers import quicken_probes, tiny_encoder, tone_corpus
+from servers import object_store
 from speechft.data.manifest import Corpus
 from superb import superb_corpus
 
@@ -40,6 +41,32 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Return a miniature corpus with the labels of all ten SUPERB tasks."""
     return superb_corpus(tmp_path_factory.mktemp("miniature"))
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[str]:
+    """Return the address of an object store on loopback."""
+    with object_store() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the address of an empty bucket; caches are empty too, and nobody waits for long."""
+    from s3fs import S3FileSystem
+
+    from speechft import copies, remote
+
+    known = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
+    known |= {"AWS_ENDPOINT_URL": store, "AWS_DEFAULT_REGION": "us-east-1"}
+    known |= {"AWS_EC2_METADATA_DISABLED": "true", "SPEECHFT_CACHE": str(tmp_path / "caches")}
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01, 0.01))
+    copies.copied_folder.cache_clear()
+    name = f"b{abs(hash(tmp_path)):x}"
+    S3FileSystem().mkdir(name)
+    return f"s3://{name}"
 
 
 @pytest.fixture(scope="module")

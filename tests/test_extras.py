@@ -51,8 +51,8 @@ def _nodes(text: str) -> Iterator[tuple[str, ast.AST]]:
 
 
 def test_what_is_missing_is_said_in_one_place() -> None:
-    """Elsewhere nobody catches imports: a device, an address and a diagnosis have no extra."""
-    allowed = {"extras.py", "devices.py", "data/places.py", "diagnosis.py"}
+    """Elsewhere nobody catches imports: a device and a diagnosis have no extra."""
+    allowed = {"extras.py", "devices.py", "diagnosis.py"}
     found = [
         f"{file}:{node.lineno}"
         for file, node in _nodes("ImportError")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.arguments import PathLike, changes_of, folder_of, listed_encoders, texts_of
 from speechft.outputs import overwriting
+from speechft.remote import address_of
+from speechft.uploads import at_hand, moved_up
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from speechft.results import ResultRow
 
 
+@moved_up("out")
 def run(
     recipe: PathLike = "demo",
     *,
@@ -73,6 +76,7 @@ def run(
         return pipeline.run(loaded, folder_of(out), command=command)
 
 
+@moved_up("out")
 def finetune(
     recipe: PathLike = "demo",
     *,
@@ -117,6 +121,7 @@ def finetune(
     return folder / "encoder"
 
 
+@moved_up("out")
 def pretrain(
     recipe: PathLike = "pretrain-tiny",
     *,
@@ -162,6 +167,7 @@ def pretrain(
     return folder / "encoder"
 
 
+@moved_up("out")
 def evaluate(
     encoders: Any,
     *,
@@ -239,6 +245,7 @@ def evaluate(
         )
 
 
+@moved_up("out")
 def report(
     folders: PathLike | Sequence[PathLike],
     *,
@@ -260,7 +267,10 @@ def report(
     """
     from speechft.reporting import folder as reporting
 
-    places = [folder_of(place) for place in texts_of(folders)]
+    given = texts_of(folders)
+    if out is None and len(given) == 1 and (address := address_of(given[0])) is not None:
+        return report(given, out=address, overwrite=overwrite)
+    places = [at_hand(place) for place in given]
     with overwriting(overwrite):
         return reporting.publish_report(places, None if out is None else folder_of(out))
 
@@ -323,10 +333,11 @@ def inspect(
 
 
 def _result_files(results: PathLike | Sequence[PathLike]) -> list[Path]:
-    places = [folder_of(place) for place in texts_of(results)]
+    places = [at_hand(place) for place in texts_of(results)]
     return [place / "results.jsonl" if place.is_dir() else place for place in places]
 
 
+@moved_up("out", "shards")
 def prepare(
     corpus: str,
     root: PathLike | None = None,

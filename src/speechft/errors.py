@@ -17,6 +17,8 @@ class SpeechftError(Exception):
     ├── CheckpointError   an encoder folder or a weight file cannot be used
     │   └── LineageError  the encoders to merge do not belong together
     ├── PackageError    something that is not installed is needed
+    ├── RemoteError     what lies at an address cannot be read or written
+    │   └── AbsentError   there is nothing at an address
     ├── RunError          a run's folder is in use, not writable or damaged
     └── TrainingError     training diverged or cannot start
 
@@ -52,6 +54,14 @@ class LineageError(CheckpointError):
 
 class PackageError(SpeechftError):
     """Something that is not installed is needed."""
+
+
+class RemoteError(SpeechftError):
+    """What lies at an address cannot be read or written: no answer, no permission, no such way."""
+
+
+class AbsentError(RemoteError):
+    """There is nothing at an address."""
 
 
 class RunError(SpeechftError):

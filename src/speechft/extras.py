@@ -42,6 +42,10 @@ EXTRAS = {
         "clusters: targets of pre-training, discrete units",
         ("pretrain", "finetune", "run", "units"),
     ),
+    "remote": Extra(
+        "corpora, encoders and outputs at addresses: s3://, https://",
+        ("merge", "convert", "inspect", "extract", "report", "compare", *_ON_SPEECH, "prepare"),
+    ),
     "report": Extra(
         "figures and the HTML report", ("demo", "run", "report", "sweep", "search", "analyze")
     ),

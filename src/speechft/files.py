@@ -26,6 +26,15 @@ NESTED_PROCESSOR_NAME = "processor_config.json"
 """Where a ``Wav2Vec2Processor`` of transformers 5 puts the same, under ``feature_extractor``."""
 
 
+def cache_folder() -> Path:
+    """Return where generated corpora and copies are kept.
+
+    ``$SPEECHFT_CACHE``, by default ``~/.cache/speechft``.
+    """
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "speechft"
+    return Path(os.environ.get("SPEECHFT_CACHE", default))
+
+
 @contextlib.contextmanager
 def write_beside(out: Path, hidden: Path) -> Iterator[None]:
     """Have a file or a folder written to ``hidden``, and put it in the place of ``out`` at the end.

@@ -26,6 +26,8 @@ _CACHED = re.compile(r"(?:^|[/\\])models--(?P<id>[^/\\]+?)(?:[/\\]|$)")
 """A place in the cache of the hub, as huggingface_hub lays it out."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_LOST_SLASH = re.compile(r"\b(https?|s3|hf):/(?=[^/\s])")
+"""In an address that was taken for a path."""
 _FILE = re.compile(r"\bfile:/+")
 _USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+:/{1,2})(?P<user>[^\s/?#'\"<>]*)@")
 _USER_WITH_SIGNS = re.compile(
@@ -45,10 +47,11 @@ def masked(text: str) -> str:
     """Return a text without the secrets of the addresses in it.
 
     ``https://user:PW@host/x?token=T`` becomes ``https://***@host/x?token=***``; so do addresses
-    that were taken for a path and lost a slash.
+    that were taken for a path and lost a slash, which they get back.
     """
     if ":/" not in text:
         return text
+    text = _LOST_SLASH.sub(r"\1://", text)
     for pattern in (_USER_WITH_SIGNS, _USER):
         text = pattern.sub(rf"\g<scheme>{HIDDEN}@", text)
     return _PARAMETER.sub(rf"\g<name>{HIDDEN}", text)

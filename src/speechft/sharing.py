@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import Any
 from speechft.claims import FOLDER, Claim, Seen, Workers, look
 from speechft.console import log
 from speechft.errors import DataError, RunError, SpeechftError, TrainingError
+from speechft.uploads import path_here
 
 _PAUSE = 0.1, 2.0
 """Seconds between two looks at what others do, at first and at most."""
@@ -241,7 +241,7 @@ def status(out: str | Path) -> list[Seen]:
     Raises:
         RunError: There is no such folder.
     """
-    folder = Path(os.path.expanduser(out))
+    folder = path_here(out)
     if not folder.is_dir():
         raise RunError(f"{folder} is no folder", hint="give the --out of the command that works")
     return look(folder)

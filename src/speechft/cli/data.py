@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +50,7 @@ def prepare(
     from speechft import api
     from speechft.cli.tables import print_corpus
     from speechft.data.issues import ISSUES_FILE, read_issues
+    from speechft.uploads import path_here
 
     found = api.prepare(
         corpus,
@@ -64,7 +64,7 @@ def prepare(
         overrides=set_ or (),
         overwrite=overwrite,
     )
-    named = Path(os.path.expanduser(out or found.place)) / ISSUES_FILE
+    named = path_here(out or found.place) / ISSUES_FILE
     left = [issue for issue in read_issues(named) if issue.resolved() == "left out"]
     if as_json:
         issues = found.info.get("issues", {})

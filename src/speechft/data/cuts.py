@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechft.data.places import is_address
+from speechft.data.places import check_source, part_of
 from speechft.documents import MAX_DOCUMENT, is_plain, parse_json, parse_yaml, read_limited, unpack
 from speechft.documents import read_lines as lines_of
 from speechft.errors import DataError
@@ -38,12 +38,14 @@ Check = Callable[[Any], str]
 """Says what is expected of a value, or nothing where it is that."""
 
 
-def read_cuts(path: Path, problems: dict[str, str] | None = None) -> Iterator[Cut]:
+def read_cuts(path: Path, problems: dict[str, str] | None = None, home: str = "") -> Iterator[Cut]:
     """Yield the cuts of a manifest of cuts or recordings, checked, paths resolved.
 
     Args:
         path: JSON lines, JSON or YAML, packed by gzip or not.
         problems: Is told about cuts without a recording of their own, by id; None refuses them.
+        home: Address of the folder that the manifest was copied from, where it was: files that it
+            names are below that.
 
     Raises:
         DataError: It cannot be read; names the item that holds what is not allowed.
@@ -58,7 +60,7 @@ def read_cuts(path: Path, problems: dict[str, str] | None = None) -> Iterator[Cu
                     "with cut.save_audio"
                 )
                 continue
-            cut = to_lhotse(item, number)
+            cut = to_lhotse(item, number, home)
             source = cut.recording.sources[0]
             inside = source.type == "file" and not Path(source.source).is_absolute()
             yield cut.with_recording_path_prefix(path.parent) if inside else cut
@@ -70,12 +72,13 @@ def read_cuts(path: Path, problems: dict[str, str] | None = None) -> Iterator[Cu
         ) from None
 
 
-def to_lhotse(item: Any, number: int = 0) -> Cut:
+def to_lhotse(item: Any, number: int = 0, home: str = "") -> Cut:
     """Return the cut of lhotse that a section of a manifest, of a cut or a recording, describes.
 
     Args:
         item: What JSON or YAML holds.
         number: Its place in the manifest, from 0.
+        home: See `read_cuts`.
 
     Raises:
         ValueError: Names the item, the field and what it may be.
@@ -88,7 +91,7 @@ def to_lhotse(item: Any, number: int = 0) -> Cut:
         if not isinstance(item, dict):
             raise ValueError(f"is {type(item).__name__}, expected a section")
         if "sources" in item:
-            _check_recording(item)
+            _check_recording(item, home)
             recording = Recording.from_dict(dict(item))
             channels = recording.channel_ids
             one = len(channels) == 1
@@ -100,18 +103,28 @@ def to_lhotse(item: Any, number: int = 0) -> Cut:
                 channel=channels[0] if one else channels,
                 recording=recording,
             )
-            return made
+            return _placed(made, home)
         if "type" not in item:
             told = "part of a SupervisionSet" if "recording_id" in item else "of an unknown kind"
             told = "part of a FeatureSet" if "num_features" in item else told
             raise ValueError(f"is {told}, which has no audio")
         plain = {key: value for key, value in item.items() if key not in _DROPPED}
-        _check_cut(plain)
+        _check_cut(plain, home)
         plain["type"] = _KINDS[plain["type"]]
         cut: Cut = deserialize_item(plain)
-        return cut
+        return _placed(cut, home)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _placed(cut: Cut, home: str) -> Cut:
+    """Return a cut whose audio, where it lies at an address, is named as `part_of` does."""
+    from lhotse import AudioSource
+
+    source = cut.recording.sources[0]
+    if address := check_source(source.type, source.source, home):
+        cut.recording.sources = [AudioSource("url", source.channels, part_of(address))]
+    return cut
 
 
 def _items(path: Path) -> Iterator[Any]:
@@ -348,7 +361,7 @@ def _check(section: Any, fields: Mapping[str, Check], needed: tuple[str, ...], w
         raise ValueError(f"{what} lacks {', '.join(missing)}")
 
 
-def _check_cut(item: dict[str, Any]) -> None:
+def _check_cut(item: dict[str, Any], home: str) -> None:
     kind = item["type"]
     if not isinstance(kind, str) or kind not in _KINDS:
         expected = ", ".join(_KINDS)
@@ -357,7 +370,7 @@ def _check_cut(item: dict[str, Any]) -> None:
     _check(own, _CUT, ("id", "start", "duration", "channel"), "the cut")
     if isinstance(item["channel"], list) is not (_KINDS[kind] == "MultiCut"):
         raise ValueError(f"channel of the cut does not fit a {kind}")
-    _check_recording(item.get("recording"))
+    _check_recording(item.get("recording"), home)
     supervisions = item.get("supervisions", [])
     if not isinstance(supervisions, list):
         raise ValueError("supervisions are no list")
@@ -366,7 +379,7 @@ def _check_cut(item: dict[str, Any]) -> None:
         _check(supervision, _SUPERVISION, needed, "a supervision")
 
 
-def _check_recording(recording: Any) -> None:
+def _check_recording(recording: Any, home: str) -> None:
     if recording is None:
         raise ValueError("it has no recording")
     plain = recording
@@ -384,29 +397,7 @@ def _check_recording(recording: Any) -> None:
         ("type", "channels", "source"),
         "the source",
     )
-    check_source(source["type"], source["source"])
+    check_source(source["type"], source["source"], home)
     known = recording.get("channel_ids")
     if known is not None and sorted(known) != sorted(source["channels"]):
         raise ValueError("channel_ids of the recording are not the channels of its source")
-
-
-def check_source(kind: str, source: Any) -> None:
-    """Refuse what is neither a file nor bytes in memory: the one place that decides.
-
-    Args:
-        kind: Type of a source of lhotse.
-        source: What it holds.
-
-    Raises:
-        ValueError: Says what it is and what is read.
-    """
-    if kind == "memory" and isinstance(source, bytes):
-        return
-    is_name = kind == "file" and isinstance(source, str) and is_plain(source) and source
-    if is_name and not source.startswith("pipe:") and not is_address(source):
-        return
-    told = repr(source[:80]) if isinstance(source, str) else type(source).__name__
-    raise ValueError(
-        f"a source of type {kind!r} ({told}) is not read; expected is a file: nothing that a "
-        "manifest names is run or fetched"
-    )

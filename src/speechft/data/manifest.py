@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
+from speechft.copies import copied_file
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.cuts import read_cuts
-from speechft.data.places import is_address
+from speechft.data.places import below
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.documents import parse_json
 from speechft.errors import CheckpointError, DataError
 from speechft.files import json_digest, read_json, write_json
+from speechft.remote import address_of, is_address
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -67,6 +69,8 @@ class Manifest:
     path: Path
     size: int
     """Number of cuts."""
+    home: str = ""
+    """Address of the corpus; empty for one in a folder."""
 
     def __len__(self) -> int:
         """Return the number of cuts, as the statistics of the corpus have it."""
@@ -80,7 +84,7 @@ class Manifest:
         """
         number = 0
         try:
-            for cut in read_cuts(self.path):
+            for cut in read_cuts(self.path, home=self.home):
                 number += 1
                 if number > self.size:
                     break
@@ -127,7 +131,7 @@ class Corpus:
         from speechft.data.places import read_bytes
 
         try:
-            return read_bytes(f"{self.place}/{name}").decode("utf-8")
+            return read_bytes(below(self.place, name)).decode("utf-8")
         except UnicodeDecodeError as error:
             raise DataError(f"{self.place}/{name} cannot be read: {error}") from None
 
@@ -191,7 +195,10 @@ class Corpus:
         if SHARDED in self.info:
             shards = self.info[SHARDED][name]
             return CutSet(ShardedSplit(self.place, name, shards, size))
-        manifest = Manifest(self.folder / f"{name}.jsonl.gz", size)
+        path = self.folder / f"{name}.jsonl.gz"
+        if self.url is not None:
+            path = copied_file(below(self.url, path.name))
+        manifest = Manifest(path, size, self.url or "")
         return CutSet(manifest) if size > EAGER_UTTERANCES else CutSet.from_cuts(manifest)
 
     def task_splits(self, task: str) -> tuple[str, str, str]:
@@ -303,7 +310,7 @@ def open_corpus(folder: Path | str) -> Corpus:
     """Open a prepared corpus.
 
     Args:
-        folder: Its folder, or the address of a sharded one, such as ``https://host/corpus``.
+        folder: Its folder, or its address, such as ``https://host/corpus``.
 
     Raises:
         DataError: There is no corpus.
@@ -311,10 +318,10 @@ def open_corpus(folder: Path | str) -> Corpus:
     from speechft.data.places import read_bytes
 
     hint = f"make one with: {how_to_prepare()}"
-    address = str(folder).rstrip("/") if is_address(str(folder)) else None
+    address = address_of(folder)
     try:
         if address is not None:
-            content = parse_json(read_bytes(f"{address}/{CORPUS_FILE}"))
+            content = parse_json(read_bytes(below(address, CORPUS_FILE)))
         else:
             content = read_json(Path(folder) / CORPUS_FILE)
         known = (content["name"], content["digest"], content["statistics"], content["info"])

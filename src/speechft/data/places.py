@@ -1,46 +1,75 @@
-"""Bytes from wherever they lie: a folder, a web server, an object store."""
+"""Places of audio and manifests: which of those that a file names are read, and their bytes."""
 
 from __future__ import annotations
 
-import os
-import re
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from speechft.commands import shell
 from speechft.disk import reading
-from speechft.errors import DataError
-from speechft.extras import missing
+from speechft.documents import is_plain
+from speechft.errors import AbsentError, DataError
+from speechft.remote import SCHEMES_VARIABLE, is_address, is_asked, joined, read
 
 MAX_BYTES = 1 << 30
 """Bytes of one file, or of the part of one, that are read into memory."""
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://")
+_PART = "#bytes="
 
 
-def is_address(text: str) -> bool:
-    """Return whether a text is an address such as ``https://host/x`` rather than a path."""
-    return _ADDRESS.match(text) is not None
+def check_source(kind: str, source: Any, home: str = "") -> str:
+    """Refuse what is neither a file nor bytes in memory, nor asked for: the one place that decides.
+
+    Args:
+        kind: Type of a source of lhotse.
+        source: What it holds.
+        home: Address of the folder of the manifest, where it lies at one.
+
+    Returns:
+        The address where it lies; empty for a file of this machine and for bytes.
+
+    Raises:
+        ValueError: Says what it is and what is read.
+    """
+    if kind == "memory" and isinstance(source, bytes):
+        return ""
+    named = kind in ("file", "url") and isinstance(source, str) and is_plain(source) and source
+    if named and not source.startswith("pipe:"):
+        if is_address(source):
+            if is_asked(source) or (home and source.startswith(f"{home}/") and _inside(source)):
+                return str(source)
+        elif kind == "file" and not home:
+            return ""
+        elif kind == "file" and not source.startswith("/") and _inside(source):
+            return joined(home, source)
+    told = repr(source[:80]) if isinstance(source, str) else type(source).__name__
+    raise ValueError(
+        f"a source of type {kind!r} ({told}) is not read; expected is a file"
+        + (f" below {home}" if home else "")
+        + ": nothing that a manifest names is run, or fetched unless the environment variable "
+        f"{SCHEMES_VARIABLE} names its scheme"
+    )
+
+
+def _inside(name: str) -> bool:
+    return ".." not in name.split("/") and "#" not in name
 
 
 def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
-    """Read a file, or ``size`` bytes of it from ``start`` on.
-
-    ``http`` and ``https`` addresses are read with range requests and three retries; other
-    addresses (``s3://``, ``gs://``, ...) through the package ``smart_open`` where it is installed.
+    """Read a file, or ``size`` bytes of it from ``start`` on, of a folder or an address.
 
     Raises:
-        DataError: It cannot be read, is shorter than asked for, or passes `MAX_BYTES`.
+        DataError: It is not there, cannot be read, is shorter than asked for, or passes
+            `MAX_BYTES`.
+        RemoteError: The server cannot be asked: what is there is not known.
     """
     if start < 0 or (size is not None and not 0 <= size <= MAX_BYTES):
         raise DataError(f"{place} cannot be read: {size} bytes from {start} on are no part of it")
     try:
-        if not is_address(place):
-            data = _read_file(Path(place), start, size)
-        elif place.startswith(("http://", "https://")):
-            data = _read_http(place, start, size)
+        if is_address(place):
+            data = read(place, start, size, most=MAX_BYTES)
         else:
-            data = _read_store(place, start, size)
+            data = _read_file(Path(place), start, size)
+    except AbsentError as error:
+        raise DataError(error.message, hint=error.hint) from None
     except OSError as error:
         raise DataError(f"{place} cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
@@ -50,54 +79,36 @@ def read_bytes(place: str, start: int = 0, size: int | None = None) -> bytes:
     return data
 
 
+def below(place: str, name: str) -> str:
+    """Return the file of a folder or an address."""
+    return joined(place, name) if is_address(place) else f"{place}/{name}"
+
+
+def part_of(place: str, start: int = 0, size: int | None = None) -> str:
+    """Return how a recording names the bytes of a file, or of a part of a larger one.
+
+    No manifest can name anything so: it stands for what was found to be allowed.
+    """
+    return f"{place}{_PART}" + ("" if size is None else f"{start}+{size}")
+
+
+def is_part(named: str) -> bool:
+    """Return whether a text is what `part_of` returns."""
+    return _PART in named
+
+
+def file_of(part: str) -> str:
+    """Return the file of what `part_of` returns; any other text as it is."""
+    return part.rpartition(_PART)[0] or part
+
+
+def read_part(part: str) -> bytes:
+    """Return the bytes that `part_of` names; raises what `read_bytes` does."""
+    place, _, where = part.rpartition(_PART)
+    return read_bytes(place, *map(int, where.split("+"))) if where else read_bytes(place)
+
+
 def _read_file(path: Path, start: int, size: int | None) -> bytes:
     with reading(path) as file:
         file.seek(start)
         return file.read(MAX_BYTES + 1 if size is None else size)
-
-
-@cache
-def _pool(process: int) -> Any:
-    """Return the connections of one process: a forked one must not answer on its parent's."""
-    import urllib3
-
-    return urllib3.PoolManager(retries=urllib3.Retry(3, backoff_factor=0.5), timeout=60.0)
-
-
-def _read_http(address: str, start: int, size: int | None) -> bytes:
-    import urllib3
-
-    headers = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
-    try:
-        answer = _pool(os.getpid()).request(
-            "GET", address, headers=headers, preload_content=False, decode_content=False
-        )
-        try:
-            status = answer.status
-            most = (start + size if status == 200 else size) if size is not None else MAX_BYTES + 1
-            data: bytes = answer.read(most) if status in (200, 206) else answer.read(1 << 16)
-            whole = not answer.read(1)
-        finally:
-            if not whole:
-                answer.close()
-            answer.release_conn()
-    except urllib3.exceptions.HTTPError as error:
-        raise DataError(f"{address} cannot be read: {error}") from None
-    if status not in (200, 206):
-        raise DataError(f"{address} cannot be read: the server answers {status}")
-    if size is not None and status == 200:  # a server without ranges sends it all
-        return data[start : start + size]
-    return data
-
-
-def _read_store(address: str, start: int, size: int | None) -> bytes:
-    try:
-        from smart_open import open as open_store
-    except ImportError:
-        scheme = address.partition("://")[0]
-        how = shell("pip", ["install", f"smart_open[{scheme}]"])
-        raise missing(f"{address}: {scheme}://", "smart_open", f"{how}, or use https") from None
-    with open_store(address, "rb", compression="disable") as file:
-        file.seek(start)
-        data: bytes = file.read(MAX_BYTES + 1 if size is None else size)
-        return data

@@ -71,7 +71,7 @@ def export_shards(
         with waiting(), stage(folder, outputs=names, **job) as work:
             if not work.done:
                 for name in corpus.info.get("files", ()):
-                    (work.scratch / name).write_bytes((corpus.folder / name).read_bytes())
+                    write_text(work.scratch / name, corpus.read_text(name))
                 content = {
                     "name": corpus.name,
                     "digest": json_digest({"corpus": corpus.digest, **settings}),

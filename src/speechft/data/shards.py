@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from speechft.data.cuts import to_lhotse
-from speechft.data.places import read_bytes
-from speechft.data.waveform import member_address
+from speechft.data.places import below, part_of, read_bytes
 from speechft.documents import parse_json, read_lines
 from speechft.errors import DataError
 
@@ -51,20 +50,20 @@ def _cuts(place: str, split: str, number: int) -> Iterator[Cut]:
     from lhotse import AudioSource
 
     try:
-        lines = list(read_lines(read_bytes(f"{place}/{split}/cuts.{number:06d}.jsonl.gz")))
-        index = parse_json(read_bytes(f"{place}/index/{split}.{number:06d}.json"))
+        lines = list(read_lines(read_bytes(below(place, f"{split}/cuts.{number:06d}.jsonl.gz"))))
+        index = parse_json(read_bytes(below(place, f"index/{split}.{number:06d}.json")))
         if not isinstance(index, list):
             raise ValueError(f"its index is {type(index).__name__}, expected a list")
         if len(lines) != len(index):
             raise ValueError(f"{len(lines)} cuts, {len(index)} recordings")
-        tar = f"{place}/{split}/recording.{number:06d}.tar"
+        tar = below(place, f"{split}/recording.{number:06d}.tar")
         for line_number, (line, entry) in enumerate(zip(lines, index, strict=True)):
             name, start, size = _entry(entry)
             cut = to_lhotse(_without_source(parse_json(line)), line_number)
             if cut.id != name:
                 raise ValueError(f"cut {cut.id!r} stands beside the recording of {name!r}")
             channels = cut.recording.channel_ids
-            source = AudioSource("url", channels, member_address(tar, start, size))
+            source = AudioSource("url", channels, part_of(tar, start, size))
             cut.recording.sources = [source]
             yield cut
     except (OSError, ValueError) as error:

@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from speechft.console import warn
 from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.places import check_source, file_of, is_part, read_bytes, read_part
 from speechft.data.resampling import resample
-from speechft.errors import DataError
+from speechft.errors import DataError, RemoteError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,6 @@ _TRANSFORM_ROUNDING = 0.025
 """Seconds that a recording may be longer or shorter after its transforms, as in lhotse."""
 _WHOLE = 1e-3
 """Seconds that a cut may be shorter than its recording and still mean all of it, as in lhotse."""
-_RANGE = "#bytes="
 
 
 def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
@@ -43,6 +43,8 @@ def load_waveform(cut: Cut) -> npt.NDArray[np.float32]:
         samples = _read(cut)
     except DataError as error:
         raise DataError(f"audio {where} {error.message}", hint=error.hint) from None
+    except RemoteError:  # not the recording's fault
+        raise
     except Exception as error:  # lhotse and libsndfile raise many kinds
         problem = str(error).partition("\n")[0]
         raise DataError(f"audio {where} cannot be read: {problem}") from None
@@ -74,7 +76,7 @@ def count_samples(cut: Cut) -> int:
 def place_of(cut: Cut) -> str:
     """Return what messages call the audio of a cut: its path or address, or its id."""
     source = cut.recording.sources[0]
-    return str(cut.id if source.type == "memory" else source.source)
+    return str(cut.id) if source.type == "memory" else file_of(str(source.source))
 
 
 def channels_cancel(mean: npt.NDArray[np.float32], channels: npt.NDArray[np.float32]) -> bool:
@@ -83,35 +85,27 @@ def channels_cancel(mean: npt.NDArray[np.float32], channels: npt.NDArray[np.floa
     return float(np.square(mean, dtype=np.float64).mean()) < CANCELLED_SHARE * apart
 
 
-def member_address(place: str, start: int, size: int) -> str:
-    """Return how a recording names the bytes of a larger file that hold it."""
-    return f"{place}{_RANGE}{start}+{size}"
-
-
 def _read(cut: Cut) -> npt.NDArray[np.float32]:
     """Return (S,) or (channels, S) samples at the recording's own rate.
 
     Files are read by libsndfile directly, SPHERE included: lhotse's way takes three times as long,
     calls an external program for SPHERE, and runs what a source of type ``command`` says.
     """
-    from speechft.data.cuts import TRANSFORMS, check_source
+    from speechft.data.cuts import TRANSFORMS
 
     recording = cut.recording
     if len(recording.sources) != 1:
         raise DataError(f"has {len(recording.sources)} sources, expected one")
     source = recording.sources[0]
     held = source.source
-    if source.type == "url" and isinstance(held, str) and _RANGE in held:
-        from speechft.data.places import read_bytes
-
-        place, _, where = held.rpartition(_RANGE)
-        start, size = map(int, where.split("+"))
-        held = read_bytes(place, start, size)
+    if source.type == "url" and isinstance(held, str) and is_part(held):
+        held = read_part(held)
     else:
         try:
-            check_source(source.type, held)
+            address = check_source(source.type, held)
         except ValueError as error:
             raise DataError(f"cannot be read: {error}") from None
+        held = read_bytes(address) if address else held
     if not recording.transforms:
         return _decode(held, cut)
     steps = [step if isinstance(step, dict) else step.to_dict() for step in recording.transforms]

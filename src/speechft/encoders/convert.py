@@ -31,6 +31,7 @@ from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json
 from speechft.headers import sorted_metadata
 from speechft.naming import public_config
 from speechft.outputs import check_own, overwriting, publish, replacing
+from speechft.uploads import moved_up
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")
@@ -91,6 +92,7 @@ class ConversionReport:
         return lines
 
 
+@moved_up("out")
 def convert(
     source: str | Path,
     out: str | Path,

@@ -13,6 +13,7 @@ from typing import Any
 from speechft.cards.card import CARD_NAME
 from speechft.commands import command
 from speechft.console import log
+from speechft.copies import copied_file, copied_folder, latest_copy
 from speechft.encoders.conversion.adapted import with_adapter
 from speechft.encoders.conversion.adapters import (
     ADAPTER_NAME,
@@ -21,7 +22,7 @@ from speechft.encoders.conversion.adapters import (
     find_adapter,
 )
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
-from speechft.errors import CheckpointError
+from speechft.errors import AbsentError, CheckpointError
 from speechft.files import (
     CONFIG_NAME,
     INDEX_NAME,
@@ -29,7 +30,8 @@ from speechft.files import (
     PROCESSOR_NAME,
     WEIGHTS_NAME,
 )
-from speechft.naming import public_name
+from speechft.naming import is_hub_id, public_name
+from speechft.remote import address_of, parted
 
 FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
 """Encoders without weights, by name: arguments of `speechft.encoders.mfcc.MfccEncoder`."""
@@ -40,6 +42,17 @@ CODE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)\Z")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 """Endings of files of weights; a name with one is no hub id."""
 
+
+_SETTINGS = (CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME, CARD_NAME)
+"""What is fetched beside weights, where it is there."""
+_WEIGHTS = (
+    WEIGHTS_NAME,
+    INDEX_NAME,
+    *ADAPTER_WEIGHTS,
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Of a folder at an address the first that is there is fetched."""
 
 BESIDE = "+"
 """Between a base and an adapter for it: ``BASE+ADAPTER``."""
@@ -152,8 +165,10 @@ def resolve_encoder(name: str | Path, *, download: bool = True) -> Path:
     Args:
         name: A folder, a checkpoint file, the name of a packaged encoder, or a hub id such as
             ``facebook/hubert-base-ls960``, with a revision as ``owner/name@revision``; or any of
-            these and a folder with an adapter for it, as ``BASE+ADAPTER``.
-        download: False takes a hub id from the cache alone: where a file names it, not the user.
+            these and a folder with an adapter for it, as ``BASE+ADAPTER``; or the address of a
+            folder or file: ``s3://bucket/encoder``, ``https://host/best.ckpt``.
+        download: False takes a hub id or an address from the cache alone: where a file names it,
+            not the user.
 
     Raises:
         CheckpointError: There is no such encoder.
@@ -165,6 +180,8 @@ def resolve_encoder(name: str | Path, *, download: bool = True) -> Path:
         adapter = Path(os.path.expanduser(after))
         if adapter.exists() and find_adapter(adapter) is not None:
             return Path(f"{resolve_encoder(before)}{BESIDE}{adapter}")
+    if (address := address_of(name)) is not None:
+        return _copied(address, download)
     if CODE.match(str(name)) and not path.exists():
         raise CheckpointError(
             f"{name} is code, which runs only where you type its name: on the command line of "
@@ -193,6 +210,35 @@ def resolve_encoder(name: str | Path, *, download: bool = True) -> Path:
     return _download(str(name), download)
 
 
+def _copied(address: str, download: bool) -> Path:
+    """Return the copy of an encoder's folder or file that lies at an address.
+
+    Raises:
+        CheckpointError: There is no encoder.
+        RemoteError: It cannot be read.
+    """
+    scheme, _, rest = address.partition("://")
+    if scheme.lower() == "hf" and is_hub_id(rest.partition("@")[0]):
+        return _download(rest, download)
+    folder, name = parted(address)
+    is_file = Path(name).suffix in WEIGHT_SUFFIXES
+    if not download:
+        found = latest_copy(folder if is_file else address)
+        if found is None or not (found / name if is_file else found).exists():
+            raise CheckpointError(
+                f"encoder {address} was not copied before; nothing is fetched because a file "
+                "names it",
+                hint="type the address yourself",
+            )
+        return found / name if is_file else found
+    try:
+        if is_file:
+            return copied_file(address, (f"{Path(name).stem}.config.json", *_SETTINGS))
+        return copied_folder(address, (_WEIGHTS, *((setting,) for setting in _SETTINGS)))
+    except AbsentError as error:
+        raise CheckpointError(f"no encoder at {error.message}", hint=error.hint) from None
+
+
 def _download(name: str, download: bool = True) -> Path:
     """Return the folder of a hub id in the cache; what is not there is downloaded unless barred."""
     from huggingface_hub import snapshot_download
@@ -200,8 +246,7 @@ def _download(name: str, download: bool = True) -> Path:
     hub_id, _, revision = name.partition("@")
 
     def fetch(*weights: str) -> Path:
-        settings = [CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME, CARD_NAME]
-        patterns = [*settings, *weights]
+        patterns = [*_SETTINGS, *weights]
         barred: dict[str, Any] = {} if download else {"local_files_only": True}
         return Path(
             snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns, **barred)

@@ -26,6 +26,7 @@ from speechft.outputs import check_own, overwriting, publish
 from speechft.prediction.finding import find_pipeline
 from speechft.prediction.pipelines import GREEDY, Pipeline, open_pipeline
 from speechft.tasks.saved import read_record
+from speechft.uploads import moved_up
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, over max(1, the largest logit), that counts as equal."""
@@ -62,6 +63,7 @@ class ExportReport:
         return [head, f"parity with transformers: {same}", *(f"note: {n}" for n in self.notes)]
 
 
+@moved_up("out")
 def export(
     model: str | Path,
     out: str | Path,

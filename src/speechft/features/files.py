@@ -43,6 +43,7 @@ from speechft.files import (
 from speechft.headers import sorted_metadata
 from speechft.outputs import overwriting, refuse
 from speechft.sharing import ItemsError, Unit, work_off
+from speechft.uploads import moved_up
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -82,6 +83,7 @@ class ExtractionReport:
         return asdict(self)
 
 
+@moved_up("out")
 def extract_files(
     encoder: str | Path,
     audio: Sequence[str | Path],

@@ -34,6 +34,7 @@ from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import blank_item, write_tensors_file
 from speechft.naming import public, public_config
 from speechft.outputs import overwriting
+from speechft.uploads import moved_up
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +76,7 @@ class DeltaReport:
         return lines + [f"  forced: {objection}" for objection in self.forced]
 
 
+@moved_up("out")
 def make_delta(
     base: Any,
     tuned: Any,

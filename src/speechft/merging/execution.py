@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from speechft.merging.sources import (
 )
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
 from speechft.merging.writers import folder_settings, write_folder, write_s3prl, write_tensors
+from speechft.remote import address_of
+from speechft.uploads import output_at
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,9 @@ def write_merge(
     started = time.monotonic()
     if config.out is None and not config.dry_run:
         raise ConfigError("out is missing: the folder or file to write")
+    if (address := address_of(config.out)) is not None:
+        with output_at(address, trial=config.dry_run) as here:
+            return write_merge(replace(config, out=here), shard_bytes=shard_bytes)
     ready = prepare(config, choose_target(config.to, config.out))
     if config.out is not None:
         _check_output(ready.plan, config.out)

@@ -37,6 +37,7 @@ from speechft.prediction.formats import (
 from speechft.prediction.journal import Journal, journal
 from speechft.prediction.pipelines import CONTEXT, GREEDY, WINDOW, Pipeline, open_pipeline
 from speechft.tasks.saved import read_record
+from speechft.uploads import moved_up
 from speechft.version import __version__
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class PredictionReport:
         return [*lines, f"wrote {self.written} answers to {self.out} ({heard})"]
 
 
+@moved_up("out")
 def predict(
     model: str | Path,
     audio: Sequence[str | Path],

@@ -21,8 +21,10 @@ from speechft.errors import ConfigError, DataError
 from speechft.outputs import RECORD_NAME, check_own, overwriting
 from speechft.reporting.layers import PAGE_NAME, TITLES, write_page
 from speechft.runs import lock, stage
+from speechft.uploads import moved_up
 
 
+@moved_up("out")
 def analyze(
     base: Any,
     encoders: Any,

@@ -13,6 +13,7 @@ from speechft.arguments import (
     names_of,
     texts_of,
 )
+from speechft.uploads import moved_up
 
 if TYPE_CHECKING:
     from speechft.evaluation.config import EvaluationConfig
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from speechft.sweeping.sweep import Sweep
 
 
+@moved_up("out")
 def sweep(
     base: Any,
     tuned: Any,
@@ -127,6 +129,7 @@ def sweep(
         return suggestion.suggest(asked, places, folder, seed=seed, precision=config.precision)
 
 
+@moved_up("out")
 def search(
     base: Any,
     tuned: Any,

@@ -26,6 +26,7 @@ from speechft.runs import stage
 from speechft.units.clustering import without_repeats
 from speechft.units.codebook import CENTROIDS_NAME, Codebook, load_codebook
 from speechft.units.listening import Listener
+from speechft.uploads import moved_up
 
 KM_NAME = "units.km"
 ROWS_NAME = "units.jsonl"
@@ -68,6 +69,7 @@ class ApplyReport:
         return lines
 
 
+@moved_up("out")
 def apply_units(
     encoder: str | Path,
     audio: Sequence[str | Path],

@@ -32,6 +32,7 @@ from speechft.runs import stage
 from speechft.units.clustering import Agreement, agreement, assign, fit_centroids
 from speechft.units.codebook import CENTROIDS_NAME, SETTINGS_NAME, Codebook
 from speechft.units.listening import Frames, Listener
+from speechft.uploads import moved_up
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -98,6 +99,7 @@ class FitReport:
         return lines
 
 
+@moved_up("out")
 def fit_units(
     encoder: str | Path,
     audio: Sequence[str | Path],

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.data.corpora.base import Card
 from speechft.errors import DataError, nearest
+from speechft.files import cache_folder as cache_folder
+from speechft.remote import address_of
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
@@ -52,12 +54,6 @@ def hub_dataset(corpus: Corpus) -> str | None:
     return known.hub or None if known else None
 
 
-def cache_folder() -> Path:
-    """Return where generated corpora are kept: ``$SPEECHFT_CACHE`` or ``~/.cache/speechft``."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "speechft"
-    return Path(os.environ.get("SPEECHFT_CACHE", default))
-
-
 def find_corpus(name: str, work_folder: Path) -> Corpus:
     """Open a corpus, preparing it first where that is needed; waits where another process does.
 
@@ -78,16 +74,15 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
 def _find(name: str, work_folder: Path) -> Corpus:
     from speechft.data.corpora import generic, hub, synthetic
     from speechft.data.manifest import CORPUS_FILE, how_to_prepare, open_corpus
-    from speechft.data.places import is_address
     from speechft.data.tables import SUFFIXES
 
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
+    if (address := address_of(name)) is not None:
+        return open_corpus(address)
     if name.startswith(hub.PREFIX):
         return hub.prepare_reference(name, cache_folder() / "hub" / hub.place_of(name))
-    if is_address(name):
-        return open_corpus(name)
     path = Path(os.path.expanduser(name))
     if path.suffix.lower() in (*SUFFIXES, ".parquet"):
         return generic.prepare(path, work_folder)

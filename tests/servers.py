@@ -1,0 +1,128 @@
+"""Servers on loopback for tests: a web server that misbehaves on demand, and an object store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Web:
+    """A web server of a folder, and what it is to do wrong."""
+
+    folder: Path
+    address: str = ""
+    troubles: list[str] = field(default_factory=list)
+    """One for each GET from the first on: a status, ``cut`` (half of the body, then the end),
+    ``stall`` (half of it, then nothing), ``short`` (says less than it has), ``other`` (sends bytes
+    from elsewhere), or an address to send on to; empty for none."""
+    head: str = ""
+    """The same for every HEAD: a status or an address, or ``size:N``."""
+    ranges: bool = True
+    tags: bool = True
+    """Whether it tells ETags."""
+    asked: list[tuple[str, str, str]] = field(default_factory=list)
+    """Method, path and range of every request."""
+    ended: threading.Event = field(default_factory=threading.Event)
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    web: Web
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer(self.web.head, body=False)
+
+    def do_GET(self) -> None:
+        self._answer(self.web.troubles.pop(0) if self.web.troubles else "", body=True)
+
+    def _answer(self, trouble: str, body: bool) -> None:
+        web, wanted = self.web, self.headers.get("Range", "")
+        web.asked.append((self.command, self.path, wanted))
+        if "://" in trouble or trouble.startswith("/"):
+            self._plain(302, Location=trouble)
+            return
+        if trouble.isdecimal():
+            self._plain(int(trouble))
+            return
+        path = web.folder / self.path.partition("?")[0].lstrip("/")
+        if not path.is_file():
+            self._plain(404)
+            return
+        data = path.read_bytes()
+        whole, headers = len(data), {"ETag": f'"{hash(data) & 0xFFFFFFFF:x}"'} if web.tags else {}
+        status, start = 200, 0
+        if wanted and web.ranges:
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            start = int(first) + (3 if trouble == "other" else 0)
+            data, status = data[start : int(last) + 1 if last else None], 206
+            headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{whole}"
+        said = len(data) - 5 if trouble == "short" else len(data)
+        if trouble.startswith("size:"):
+            said = int(trouble.removeprefix("size:"))
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(said)}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if not body:
+            return
+        half = trouble in ("cut", "stall")
+        self.wfile.write(data[: len(data) // 2] if half else data[:said])
+        if half:
+            self.wfile.flush()
+            self.close_connection = True
+        if trouble == "stall":
+            web.ended.wait(60)
+
+    def _plain(self, status: int, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+@contextmanager
+def serve(folder: Path, **settings: Any) -> Iterator[Web]:
+    """Serve a folder at ``address`` until the block ends."""
+    web = Web(folder, **settings)
+    handler = type("Handler", (_Handler,), {"web": web})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.block_on_close = False  # connections that are kept alive end with their client
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    web.address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield web
+    finally:
+        web.ended.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def object_store() -> Iterator[str]:
+    """Run an object store that speaks S3 until the block ends; gives its address."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        with suppress(RuntimeError):
+            server.stop()
