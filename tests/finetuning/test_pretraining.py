@@ -14,11 +14,12 @@ from torch import Tensor
 
 from helpers import TINY, tiny_encoder
 from processes import Child
-from speechft.data.batching import Batch
-from speechft.data.manifest import Corpus
+from speechft.data.batching import Batch, pad
+from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.load import load_encoder
-from speechft.errors import ConfigError, DataError
-from speechft.finetuning.clusters import Targets, make_targets
+from speechft.encoders.mfcc import MfccEncoder
+from speechft.errors import ConfigError, DataError, RunError
+from speechft.finetuning.clusters import Targets, make_targets, row_bytes
 from speechft.finetuning.config import FinetuningConfig, PretrainingConfig
 from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.loop import train
@@ -34,6 +35,7 @@ from speechft.finetuning.pretraining import outline, pretrain, pretrain_recipe
 from speechft.finetuning.pretraining_data import mix_in
 from speechft.finetuning.schedules import Schedule
 from speechft.recipe import load_recipe
+from speechft.units.clustering import assign, fit_centroids
 
 
 def test_spans_cover_the_expected_share_and_stay_within_the_utterance() -> None:
@@ -234,6 +236,53 @@ def test_targets_are_aligned_with_frames_and_kept(tmp_path: Path, tones: Corpus)
     assert {int(c) for cut in cuts for c in made[cut.id]} == {0, 1, 2, 3}
     with pytest.raises(KeyError):
         made["an utterance that is not there"]
+
+
+@pytest.mark.parametrize("roomy", [True, False])
+def test_targets_are_those_of_k_means_on_a_sample_in_memory(
+    roomy: bool, tmp_path: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the disk has room for all frames, and where utterances are encoded a second time."""
+    cuts, encoder = sorted(tones.split("train"), key=lambda cut: cut.duration), MfccEncoder()
+    frames = {}
+    for group in (cuts[:16], cuts[16:]):
+        rows = [torch.from_numpy(load_waveform(cut)) for cut in group]
+        output = encoder(pad(rows, 6400), torch.tensor([len(row) for row in rows]))
+        for cut, row, count in zip(group, output.layers[0], output.lengths, strict=True):
+            frames[cut.id] = row[:count].numpy().astype(np.float16)
+    names, chosen = list(frames), list[str]()
+    np.random.default_rng(5).shuffle(names)
+    while sum(len(frames[name]) for name in chosen) < 200:
+        chosen.append(names[len(chosen)])
+    assert 1 < len(chosen) < len(names)
+    sample = np.concatenate([frames[name] for name in chosen]).astype(np.float32)
+    centroids = fit_centroids(sample, 4, seed=5)
+    enough = len(sample) * row_bytes(39)
+    if not roomy:
+        monkeypatch.setattr("speechft.finetuning.clusters._free", lambda folder: enough)
+    targets = Targets(source="mfcc", clusters=4, fit_frames=200)
+    made = make_targets(targets, tones.split("train"), tmp_path, seed=5)
+    for name, row in frames.items():
+        assert np.array_equal(made[name], assign(row, centroids)[0])
+    monkeypatch.setattr("speechft.finetuning.clusters._free", lambda folder: enough - 1)
+    with pytest.raises(RunError, match="k-means is to be fitted on"):
+        make_targets(targets, tones.split("train"), tmp_path / "small", seed=5)
+
+
+def test_passes_of_lloyds_algorithm_bring_frames_nearer(tmp_path: Path, tones: Corpus) -> None:
+    def distance(passes: int) -> float:
+        folder, cuts = tmp_path / str(passes), tones.split("train")
+        made = make_targets(Targets(clusters=6, passes=passes), cuts, folder, seed=0)
+        centroids = np.load(folder / "centroids.npy")
+        total, encoder = 0.0, MfccEncoder(cmvn=True)
+        for cut in cuts:
+            row = torch.from_numpy(load_waveform(cut))[None]
+            states = encoder(row, torch.tensor([row.shape[1]])).layers[0][0].numpy()
+            total += float(np.square(states - centroids[made[cut.id]]).sum())
+        return total
+
+    none, one, many = distance(0), distance(1), distance(8)
+    assert many < one < none
 
 
 def test_too_few_frames_for_the_clusters(tmp_path: Path, tones: Corpus) -> None:
