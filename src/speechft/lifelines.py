@@ -124,9 +124,19 @@ class Lifelines:
         os.register_at_fork(after_in_child=self._forget)
         threading.Thread(target=self._listen, name="lifelines", daemon=True).start()
 
-    def tell(self, why: str, hint: str) -> None:
-        """Tell all others that this process failed, unless something else ended the group."""
-        self._end(Failure(self.own, why[:_TEXT], hint[:_TEXT], told=True))
+    def tell(self, why: str, hint: str) -> Failure:
+        """Tell all others that this process failed.
+
+        Returns:
+            What ended the group, as the first process has it: several may fail at once.
+        """
+        own = Failure(self.own, why[:_TEXT], hint[:_TEXT], told=True)
+        if self.own.rank != 0 and self.failure is None:
+            self._send(asdict(own))
+            self.known.wait(_REPLY)
+        self._end(own)
+        assert self.failure is not None
+        return self.failure
 
     def leave(self) -> None:
         """Tell all others that this process ends in order."""
@@ -136,7 +146,7 @@ class Lifelines:
         while self._waiting.get_map():
             for key, _ in self._waiting.select():
                 failure = self._hear(key.data)
-                if failure is not None and self._end(failure):
+                if failure is not None and self._end(failure) and failure.member != self.own:
                     self.fail(failure)
 
     def _hear(self, peer: _Peer) -> Failure | None:
@@ -170,7 +180,8 @@ class Lifelines:
             if self.failure is not None:
                 return False
             self.failure = failure
-        self._send(asdict(failure))
+        if self.own.rank == 0:
+            self._send(asdict(failure))
         self.known.set()
         return True
 

@@ -222,7 +222,9 @@ def _ending(error: BaseException) -> BaseException:
         error = _unexplained(error)
     if isinstance(error, SystemExit) and isinstance(error.code, int):
         _State.code = error.code
-    lines.tell(*_told(error))
+    first = lines.tell(*_told(error))
+    if first.told and first.member != lines.own:
+        return _raised(first, lines.own)
     _record(error)
     return error
 
@@ -278,9 +280,9 @@ def _told(error: BaseException) -> tuple[str, str]:
 
 def _end(failure: Failure) -> None:
     """End this process for what happened elsewhere, unless its main thread does so by itself."""
+    assert _State.lines is not None
     if not _State.watching or _State.agreed:
         return
-    assert _State.lines is not None
     interruption.ignore()
     if _State.taken.wait(_GRACE):
         return

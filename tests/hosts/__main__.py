@@ -40,7 +40,8 @@ def main() -> None:
             outcome = known[name]()
             outcomes.append(outcome)
             ended = "; ".join(outcome.wrong) or "resumed to the same bits"
-            print(f"{outcome.name}: stopped after {outcome.stopped:.1f} s, {ended}", flush=True)
+            stopped = f"stopped after {outcome.stopped:.1f} s, " if outcome.stopped > 1e-2 else ""
+            print(f"{outcome.name}: {stopped}{ended}", flush=True)
             for message in outcome.messages:
                 print(f"  {message}", flush=True)
     if given.json:

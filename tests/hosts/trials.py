@@ -206,6 +206,29 @@ class Trials:
         finally:
             second.mounts.pop()
 
+    def missing(self) -> Outcome:
+        """Start where the second host does not see the encoder."""
+        outcome, out, second = (
+            Outcome("no encoder on one host"),
+            self.place / "missing",
+            self.hosts[1],
+        )
+        hidden = self.place / "no-encoder"
+        hidden.mkdir()
+        second.mounts.append((hidden, self.encoder))
+        try:
+            launch = self._launch(self._tuning(out))
+            try:
+                until(lambda: not launch.running, _PATIENCE, "an end")
+                self._stopped(launch, outcome, str(self.encoder))
+            finally:
+                launch.kill()
+        finally:
+            second.mounts.pop()
+        self._end_well(self._launch(self._tuning(out)))
+        outcome.expect(_same(out, self.whole), "the encoder differs from that of the whole run")
+        return outcome
+
     def full_disk_elsewhere(self) -> Outcome:
         """Extract to a disk of each host's own; that of the second is full."""
         outcome = Outcome("full disk of another host (extract)")
@@ -247,6 +270,7 @@ def trials(found: Trials) -> dict[str, Callable[[], Outcome]]:
         "cut": found.cut,
         "term": found.told_to_end,
         "disk": found.full_disk,
+        "missing": found.missing,
         "disk-elsewhere": found.full_disk_elsewhere,
         "own-disks": found.own_disks,
     }
