@@ -49,13 +49,12 @@ def encode_together(
     resolved = resolve_precision(precision, device)
     for encoder in encoders:
         encoder.to(device)
+    groups = grouped_together(encoders, cuts, device=device, batch_seconds=batch_seconds)
+    multiple = min(batch_limits(encoder, device, batch_seconds) for encoder in encoders)[1]
     keys = [downsampler_key(encoder, resolved) for encoder in encoders]
     shared = {key for key in keys if key is not None and keys.count(key) > 1}
-    limits = [batch_limits(encoder, device, batch_seconds) for encoder in encoders]
-    seconds, multiple = min(limits)
-    window = max((e.window for e in encoders if e.window is not None), default=None)
     with progress_bar(description, len(cuts)) as bar:
-        for group in returning_memory(group_by_length(cuts, seconds, window), device):
+        for group in returning_memory(groups, device):
             cache = DownsamplerCache()
             outputs = []
             with torch.inference_mode(), autocast(resolved, device):
@@ -64,3 +63,16 @@ def encode_together(
                     outputs.append(in_float(encode(encoder, group, device, kept, key, multiple)))
             yield group, outputs
             bar.advance(len(group))
+
+
+def grouped_together(
+    encoders: Sequence[Encoder],
+    cuts: Sequence[Cut],
+    *,
+    device: torch.device,
+    batch_seconds: float | None = None,
+) -> list[list[Cut]]:
+    """Return the batches of `encode_together`; of the cuts of some of them it makes the same."""
+    seconds, _ = min(batch_limits(encoder, device, batch_seconds) for encoder in encoders)
+    window = max((e.window for e in encoders if e.window is not None), default=None)
+    return list(group_by_length(cuts, seconds, window))
