@@ -133,7 +133,7 @@ work = make_small(evidence_units, evidence_work, open_corpus(corpus), folder / "
 units = [evidence_units.Unit("path", 1, "sid", seed) for seed in (101, 102)]
 measure = lambda unit: work.measure(unit, base)
 stamp = lambda unit: {"design": "d"}
-sys.exit(evidence.run_units(units, measure, stamp, rows, folder / "locks"))
+sys.exit(evidence.run_units(units, measure, stamp, rows, folder))
 """
 
 

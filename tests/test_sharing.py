@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,7 +19,7 @@ from processes import Child
 from speechft import claims, cli, sharing
 from speechft.claims import FOLDER, Claim, Workers, look
 from speechft.errors import DataError, RunError
-from speechft.sharing import Unit, share
+from speechft.sharing import ItemsError, Unit, share
 
 _WORK = """
 import os, sys, time, random
@@ -171,6 +172,81 @@ def test_a_unit_that_waits_for_what_another_keeps_is_passed_over(tmp_path: Path)
     late = Unit("a", first.done, first.run, ready=second.done)
     assert _share(tmp_path, [late, second]) == {}
     assert ran == ["b", "a"]
+
+
+def test_what_needs_a_unit_that_failed_is_not_begun(tmp_path: Path) -> None:
+    ran: list[str] = []
+    units = [_unit(tmp_path, "a", ran, DataError("no audio")), _unit(tmp_path, "b", ran)]
+    for name, after in (("c", "a"), ("d", "c"), ("e", "b")):
+        plain = _unit(tmp_path, name, ran)
+        units.append(Unit(name, plain.done, plain.run, after=[after]))
+    assert list(_share(tmp_path, units)) == ["a"]
+    assert ran == ["a", "b", "e"]
+    assert [seen.state for seen in look(tmp_path)] == ["failed", "done", "free", "free", "done"]
+    (tmp_path / "alone").mkdir()
+    assert list(share(units)) == ["a"]
+    assert ran == ["a", "b", "e", "a"]
+
+
+def test_what_needs_a_unit_waits_for_it(tmp_path: Path) -> None:
+    ran: list[str] = []
+    first, second = (_unit(tmp_path, name, ran) for name in "ab")
+    late = Unit("a", first.done, first.run, after=["b"])
+    assert _share(tmp_path, [late, second]) == {}
+    assert ran == ["b", "a"]
+
+
+def test_units_are_done_several_at_a_time_and_one_error_ends_all(tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=20)
+    ran: list[str] = []
+
+    def together(name: str, error: type[BaseException] | None = None) -> Unit:
+        out = tmp_path / f"out-{name}"
+
+        def run(claim: Claim) -> None:
+            ran.append(name)
+            both.wait()
+            if error is not None:
+                raise error
+            out.touch()
+
+        return Unit(name, out.exists, run)
+
+    assert sharing.work_off(tmp_path, "work", [together(n) for n in "abcd"], jobs=2) == {}
+    assert sorted(ran) == ["a", "b", "c", "d"]
+    assert not (tmp_path / FOLDER).exists()
+    units = [together("e", ZeroDivisionError), *(together(n) for n in "fghi")]
+    with pytest.raises(ZeroDivisionError):
+        sharing.work_off(tmp_path, "work", units, jobs=2)
+    assert {"h", "i"}.isdisjoint(ran)
+
+
+def test_items_that_cannot_be_used_are_told_to_all_and_tried_again(tmp_path: Path) -> None:
+    ran: list[str] = []
+    strange = os.fsdecode(b"caf\xe9.wav")
+    bad = _unit(tmp_path, "a", ran, ItemsError({strange: "is empty", "b.wav": "is cut off"}))
+    with Workers(tmp_path, "one", ["a"]) as one, Workers(tmp_path, "two", ["a"]) as two:
+        late = Unit("a", bad.done, bad.run, ready=lambda: bool(share([bad], two)))
+        failed = share([late], one)
+    assert ran == ["a"]
+    error = failed["a"]
+    assert isinstance(error, ItemsError)
+    assert error.items == {r"caf\udce9.wav": "is empty", "b.wav": "is cut off"}
+    assert "is empty, and 1 more" in str(look(tmp_path)[0].why)
+    share_again = _share(tmp_path, [_unit(tmp_path, "a", ran)])
+    assert (share_again, ran) == ({}, ["a", "a"])
+
+
+def test_units_that_are_known_late_are_shown_behind_the_others(tmp_path: Path) -> None:
+    with Workers(tmp_path, "search", ["b"]) as workers:
+        workers.plan(["a", "b"])
+        assert [seen.name for seen in look(tmp_path)] == ["b", "a"]
+
+
+def test_nothing_is_written_where_all_is_done(tmp_path: Path) -> None:
+    (tmp_path / "out-a").touch()
+    assert sharing.work_off(tmp_path / "none", "work", [_unit(tmp_path, "a", [])]) == {}
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_a_process_keeps_is_handed_out_when_another_asks(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import speechft
+from processes import Child
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError, PackageError
 from speechft.files import read_json
@@ -77,6 +79,101 @@ def test_what_breaks_the_rule_on_the_first_half_cannot_be_chosen(
     assert found.choice.point.name == "base"
     points = read_json(tmp_path / "search.json")["points"]
     assert [one["pruned"] for one in points] == [False, True, True]
+
+
+@pytest.mark.parametrize("trials", [1, 9, 10, 14])
+def test_rounds_draw_what_trials_one_by_one_draw(trials: int) -> None:
+    import optuna
+
+    def suggest(trial: optuna.Trial) -> dict[str, Any]:
+        found: dict[str, Any] = {n: trial.suggest_float(n, 0.0, 1.0, step=0.05) for n in "abc"}
+        return {**found, "method": trial.suggest_categorical("method", ["linear", "ties"])}
+
+    def outcome(number: int, drawn: dict[str, Any]) -> searching.Outcome:
+        return None if number == 3 else (drawn["a"] - drawn["b"] ** 2, number % 4 != 1)
+
+    def one_by_one(trial: optuna.Trial) -> float:
+        found = outcome(trial.number, suggest(trial))
+        if found is None:
+            raise optuna.TrialPruned
+        trial.report(found[0], step=0)
+        if not found[1]:
+            raise optuna.TrialPruned
+        return found[0]
+
+    rounds: list[int] = []
+
+    def judge(drawn: Any) -> list[searching.Outcome]:
+        rounds.append(len(drawn))
+        return [outcome(number, one) for number, one in drawn.items()]
+
+    studies = [searching._study(5) for _ in range(2)]
+    for study in studies:
+        study.enqueue_trial({"a": 0.5, "b": 0.5, "c": 0.5, "method": "linear"})
+    studies[0].optimize(one_by_one, n_trials=trials)
+    searching.play(studies[1], trials, suggest, judge)
+    said = [[(t.params, t.state, t.value) for t in study.trials] for study in studies]
+    assert said[0] == said[1]
+    assert rounds == [min(trials, 10), *[1] * (trials - 10)]
+
+
+_VERB = """
+from helpers import quicken_probes
+quicken_probes()
+from speechft.evaluation import task_evaluation
+run = task_evaluation.TaskEvaluation.run
+def slow(*given):
+    import time
+    time.sleep(0.2)
+    return run(*given)
+task_evaluation.TaskEvaluation.run = slow
+from speechft.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.integration
+def test_two_processes_search_what_one_searches(
+    base: Path, tuned: Path, tones: Corpus, tmp_path: Path, killed: bool
+) -> None:
+    def start(out: str, name: str) -> Child:
+        words = [
+            "search",
+            str(base),
+            str(tuned),
+            "--tasks",
+            "sid,ic",
+            "--corpus",
+            str(tones.folder),
+        ]
+        words += ["--trials", "12" if not killed else "3", "--groups", "2", "--test"]
+        words += ["--tuned-on", "sid", "--out", str(tmp_path / out)]
+        return Child(_VERB, words, tmp_path, name=name)
+
+    code, _, error = start("one", "alone").wait()
+    assert code == 0, error
+    first, second = (start("two", f"part-{n}") for n in "ab")
+    if killed:
+        while first.running and not list((tmp_path / "two").rglob("predictions*")):
+            time.sleep(0.01)
+        first.kill()
+    else:
+        assert first.wait()[0] == 0
+    code, _, error = second.wait()
+    assert code == 0, error
+    alone, shared = (_contents(tmp_path / name) for name in ("one", "two"))
+    assert [name for name in alone if alone[name] != shared.get(name)] == []
+    assert killed or shared.keys() == alone.keys()
+
+
+def _contents(out: Path) -> dict[str, bytes]:
+    """Return every file but the record of what was written here before."""
+    return {
+        str(path.relative_to(out)): path.read_bytes()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name not in (".lock", ".speechft.json")
+    }
 
 
 def test_halves_share_no_speaker_and_hold_everything() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,43 +25,34 @@ from speechft.analysis.choosing import (
 )
 from speechft.analysis.intervals import Groups, mean_estimate, number_groups
 from speechft.analysis.linearity import LEAST_BASELINE, connectivity
-from speechft.analysis.reading import Line, Reading, read_states
-from speechft.analysis.rows import AnalysisRow, row_values, write_analysis
+from speechft.analysis.parts import Pass
+from speechft.analysis.reading import Line, Reading
+from speechft.analysis.rows import AnalysisRow, read_analysis, row_values, write_analysis
 from speechft.analysis.settings import MEASURES, Settings
 from speechft.analysis.similarity import batches_of, centred_cosine, cka
+from speechft.analysis.subjects import Subject, open_subjects
 from speechft.analysis.weights import TOP, Moves, agreement, moves, weights_of
+from speechft.claims import FOLDER, Claim, Workers
 from speechft.console import log
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.devices import pick_device
 from speechft.disk import remove
 from speechft.encoders.base import Encoder
-from speechft.errors import ConfigError, DataError
-from speechft.evaluation.candidates import typed_candidates
+from speechft.errors import DataError
 from speechft.evaluation.limit import limited
 from speechft.features.extract import count_frames
-from speechft.features.layers import pick_layers
-from speechft.locks import make_scratch
+from speechft.files import json_digest, write_text
+from speechft.locks import lock, waiting
+from speechft.sharing import Unit, share
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
 ROWS_NAME = "analysis.jsonl"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An encoder that is analysed."""
-
-    name: str
-    digest: str
-    encoder: Encoder
-    layers: list[int]
-    """Its hidden states, one for each layer of the base that is read."""
-    fits: bool
-    """Whether it has the base's shape: frames can be compared one by one."""
-    interpolates: bool
-    """Whether it has the base's weights by name and shape."""
+WHOLE = ("weights", "similarity", "linearity")
+"""Measures whose rows stand together, in this order; those of others stand by encoder."""
+ORDER = (*WHOLE, *(name for name in MEASURES if name not in WHOLE))
 
 
 def analysis_rows(
@@ -72,11 +66,14 @@ def analysis_rows(
 ) -> list[AnalysisRow]:
     """Measure what fine-tuning did to encoders; writes ``analysis.jsonl``.
 
+    Several processes may be given the same at the same time: they share the pass of the encoders
+    and the measures, see `sharing`, and all end with the same rows.
+
     Args:
         base: What they were tuned from, as `typed_candidates` takes it.
         encoders: The others.
         corpus: As `find_corpus` takes it.
-        folder: For the rows; it is there, and nobody else writes to it.
+        folder: For the rows; it is there.
         settings: What is measured.
         earlier: See `speechft.outputs.replacing`.
 
@@ -86,59 +83,19 @@ def analysis_rows(
         DataError: The corpus cannot be read, or lacks what a measure needs that was asked for.
         CheckpointError: An encoder cannot be read.
     """
-    subjects = _open(base, encoders, settings)
+    subjects = open_subjects(base, encoders, settings)
     found = find_corpus(corpus, folder / "corpus")
     split = settings.split or found.task_splits("*")[1]
     cuts = _usable(found.split(split), [s.encoder for s in subjects], settings)
     log(f"analysis: {len(cuts)} utterances of {found.name}, {split}")
     wanted = _possible(subjects, cuts, settings)
-    scratch = folder / ".states.partial"
-    make_scratch(scratch)  # refuses what is not ours; what a killed analysis left there goes
-    remove(scratch)
-    make_scratch(scratch)
-    try:
-        rows = _Analysis(subjects, cuts, wanted, settings).rows(scratch)
-    finally:
-        remove(scratch)
-    write_analysis(folder / ROWS_NAME, rows, earlier=earlier)
+    told = [found.digest, split, [cut.id for cut in cuts], asdict(settings)]
+    key = json_digest([*told, sorted(wanted), [[s.name, s.digest, s.layers] for s in subjects]])[:8]
+    place = folder / FOLDER / f"analysis-{key}"
+    rows = _Analysis(subjects, cuts, wanted, settings, place).rows(folder)
+    with waiting(60), lock(folder):
+        write_analysis(folder / ROWS_NAME, rows, earlier=earlier)
     return rows
-
-
-def _open(base: Any, encoders: Sequence[Any], settings: Settings) -> list[Subject]:
-    """Load the base and the others; names are distinct, the base's among them."""
-    first, *others = typed_candidates([base, *encoders])
-    if any(one is base or str(one) == str(base) for one in encoders):
-        others = [replace(first, name=f"{first.name} (again)"), *others]
-    if not others:
-        raise ConfigError("no encoder was given beside the base", hint="analyze BASE ENCODER...")
-    named = [first, *others]
-    loaded = [(c.name, c.digest(), c.load("exact")) for c in named]
-    whole = loaded[0][2]
-    layers = pick_layers(settings.layers, whole.num_layers)
-    return [
-        Subject(name, digest, encoder, *_matched(whole, encoder, name, layers, settings))
-        for name, digest, encoder in loaded
-    ]
-
-
-def _matched(
-    base: Encoder, encoder: Encoder, name: str, layers: list[int], settings: Settings
-) -> tuple[list[int], bool, bool]:
-    """Return the layers of an encoder that stand beside the base's, and how far it is like it."""
-    shape, own = _shape(base), _shape(encoder)
-    if shape != own and not settings.relative_depth:
-        words = "{} layers of dimension {}, {:g} frames a second"
-        raise ConfigError(
-            f"{name} has {words.format(*own)}; the base has {words.format(*shape)}",
-            hint="--relative-depth compares them layer by relative depth, by CKA alone",
-        )
-    matched = [round(layer * encoder.num_layers / max(base.num_layers, 1)) for layer in layers]
-    shapes = [{n: p.shape for n, p in e.named_parameters()} for e in (base, encoder)]
-    return matched, shape == own, shape == own and bool(shapes[0]) and shapes[0] == shapes[1]
-
-
-def _shape(encoder: Encoder) -> tuple[int, int, float]:
-    return encoder.num_layers, encoder.dim, encoder.frame_rate
 
 
 def _usable(cuts: Any, encoders: Sequence[Encoder], settings: Settings) -> list[Cut]:
@@ -189,10 +146,23 @@ def _possible(subjects: Sequence[Subject], cuts: Sequence[Cut], settings: Settin
 
 
 class _Analysis:
-    """All measures of one pass."""
+    """All measures of one pass.
+
+    Args:
+        subjects: The encoders, the base first.
+        cuts: The utterances.
+        wanted: Names of measures.
+        settings: What else was asked for.
+        place: For what processes that do the same share.
+    """
 
     def __init__(
-        self, subjects: list[Subject], cuts: list[Cut], wanted: set[str], settings: Settings
+        self,
+        subjects: list[Subject],
+        cuts: list[Cut],
+        wanted: set[str],
+        settings: Settings,
+        place: Path,
     ) -> None:
         self._subjects, self._cuts = subjects, cuts
         self._wanted, self._settings = wanted, settings
@@ -200,9 +170,11 @@ class _Analysis:
         self._unit = "speakers" if names else "utterances"
         self._groups: Groups = number_groups(names or [cut.id for cut in cuts])
         self._layers = subjects[0].layers
+        self._place = place
+        self._read: Reading | None = None
 
-    def rows(self, scratch: Path) -> list[AnalysisRow]:
-        """Run the encoders and measure."""
+    def rows(self, folder: Path) -> list[AnalysisRow]:
+        """Run the encoders and measure, with whoever does the same in a folder."""
         subjects, settings = self._subjects, self._settings
         base = subjects[0].encoder
         choice = choose(
@@ -213,29 +185,58 @@ class _Analysis:
             segments="cca" in self._wanted,
             triphones="abx" in self._wanted,
         )
-        rows = list(self._weights()) if "weights" in self._wanted else []
         between, lines = self._between() if "linearity" in self._wanted else ([], [])
-        frames = self._wanted - {"weights"}
-        if not frames:
-            return rows
-        reading = read_states(
+        pairs = [(0, n) for n, s in enumerate(subjects) if n and s.fits]
+        passed = Pass(
             [s.encoder for s in subjects] + between,
             [s.layers for s in subjects] + [self._layers] * len(between),
             choice,
-            scratch,
+            self._place,
             kept=len(subjects),
-            pairs=[(0, n) for n, s in enumerate(subjects) if n and s.fits]
-            if "similarity" in self._wanted
-            else [],
+            pairs=pairs if "similarity" in self._wanted else [],
             lines=lines,
             device=pick_device(),
             precision=settings.precision,
         )
-        if "similarity" in self._wanted:
-            rows += self._similarity(choice, reading)
-        rows += self._linearity(reading)
-        rows += self._abilities(choice, reading)
-        return rows
+        units = list(passed.units()) if self._wanted - {"weights"} else []
+        after = [unit.name for unit in units]
+        measures = [name for name in ORDER if name in self._wanted]
+        for name in measures:
+            file = self._place / f"{name}.jsonl"
+            run = partial(self._measure, name, file, passed)
+            needed = () if name == "weights" else after
+            units.append(Unit(f"{self._place.name}/{name}", file.exists, run, after=needed))
+        own = self._place / f"states-{secrets.token_hex(8)}"
+        self._own = own
+        try:
+            with Workers(folder, "analyze", [unit.name for unit in units]) as workers:
+                for error in share(units, workers).values():
+                    raise error
+                found = {n: read_analysis(self._place / f"{n}.jsonl") for n in measures}
+        finally:
+            self._read = None
+            remove(own)
+        whole = [n for n in measures if n in WHOLE]
+        rows = [row for name in whole for row in found[name]]
+        place = {subject.name: number for number, subject in enumerate(subjects)}
+        rest = [row for name in measures if name not in WHOLE for row in found[name]]
+        return rows + sorted(rest, key=lambda row: place[row.encoder])  # by encoder, then measure
+
+    def _measure(self, name: str, file: Path, passed: Pass, _claim: Claim | None) -> None:
+        """Write the rows of one measure."""
+        if name == "weights":
+            rows = self._weights()
+        else:
+            if self._read is None:
+                self._read = passed.read(self._own)
+            if name == "similarity":
+                rows = self._similarity(passed.choice, self._read)
+            elif name == "linearity":
+                rows = self._linearity(self._read)
+            else:
+                rows = self._abilities(name, passed.choice, self._read)
+        lines = (json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
+        write_text(file, "".join(lines))
 
     def _row(self, subject: int, **known: Any) -> AnalysisRow:
         one = self._subjects[subject]
@@ -344,11 +345,11 @@ class _Analysis:
                 details={} if defined else {"reason": "nothing moved, or the base is zero there"},
             )
 
-    def _abilities(self, choice: Choice, reading: Reading) -> Iterator[AnalysisRow]:
+    def _abilities(self, name: str, choice: Choice, reading: Reading) -> Iterator[AnalysisRow]:
         found: dict[tuple[str, int], Ability] = {}
         for number, subject in enumerate(self._subjects):
             measured = abilities(
-                reading.states[number], choice, self._groups, self._wanted, self._settings.seed
+                reading.states[number], choice, self._groups, {name}, self._settings.seed
             )
             for ability in measured:
                 found[ability.measure, number] = ability

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +59,25 @@ class Choice:
     def utterances(self) -> npt.NDArray[np.int64]:
         """Return the number of the utterance of each sampled frame."""
         return np.repeat(np.arange(len(self.cuts)), [len(times) for times in self.times])
+
+    def only(self, cuts: Sequence[int]) -> Choice:
+        """Return what is looked at in some of the utterances, without any cells.
+
+        Args:
+            cuts: Their numbers, in order.
+        """
+        place = {number: n for n, number in enumerate(cuts)}
+
+        def within(segments: list[Segment]) -> list[Segment]:
+            return [replace(s, cut=place[s.cut]) for s in segments if s.cut in place]
+
+        return Choice(
+            tuple(self.cuts[n] for n in cuts),
+            tuple(self.times[n] for n in cuts),
+            {kind: within(found) for kind, found in self.segments.items()},
+            within(self.triphones),
+            {},
+        )
 
 
 def choose(

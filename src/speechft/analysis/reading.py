@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -37,17 +37,20 @@ class States:
     """What is kept of one encoder: N hidden states, in arrays that lie in files.
 
     Files, for the memory of a process must not grow with the corpus; the system keeps of them in
-    memory what it has room for.
+    memory what it has room for. Those of a part of a corpus may lie in memory.
 
     Args:
         encoder: The encoder.
         layers: Numbers of its hidden states.
         choice: What is looked at.
-        folder: For the files.
+        folder: For the files; None for arrays in memory.
     """
 
-    def __init__(self, encoder: Encoder, layers: list[int], choice: Choice, folder: Path) -> None:
-        folder.mkdir()
+    def __init__(
+        self, encoder: Encoder, layers: list[int], choice: Choice, folder: Path | None
+    ) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True)
         self._folder, self._shape = folder, (len(layers), encoder.dim)
         self._timing = encoder.timing
         self._counts = count_frames(encoder, choice.cuts)
@@ -77,7 +80,7 @@ class States:
 
     def _array(self, name: str, rows: int, dtype: Any = np.float32) -> Array:
         shape = (rows, *self._shape)
-        if not rows:
+        if not rows or self._folder is None:
             return np.empty(shape, dtype)
         return np.memmap(self._folder / name, dtype, "w+", shape=shape)
 
@@ -87,6 +90,25 @@ class States:
         first, last = frames_of(segment, self._timing, count)
         first = min(first, count - 1)
         return first, max(last, first + 1)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all arrays by name."""
+        named = {"frames": self.frames, "means": self.means, "triphones": self.triphones}
+        return {**named, **{f"segments/{kind}": found for kind, found in self.segments.items()}}
+
+    def put(self, cuts: Sequence[int], part: Mapping[str, Array]) -> None:
+        """Take in what was kept of some utterances, see `Choice.only` and `arrays`."""
+        inside = set(cuts)
+        choice = self._choice
+        rows = [np.arange(self._starts[n], self._starts[n + 1]) for n in cuts]
+        self.frames[np.concatenate(rows)] = part["frames"]
+        self.means[cuts] = part["means"]
+        for kind, segments in choice.segments.items():
+            held = [n for n, segment in enumerate(segments) if segment.cut in inside]
+            self.segments[kind][held] = part[f"segments/{kind}"]
+        spans = [s for s, t in zip(self.spans, choice.triphones, strict=True) if t.cut in inside]
+        if spans:
+            self.triphones[np.concatenate([np.arange(*span) for span in spans])] = part["triphones"]
 
     def keep(self, cut: int, states: Tensor) -> None:
         """Keep what is needed of an utterance's (N, T, D) hidden states."""
@@ -131,7 +153,7 @@ def read_states(
     encoders: Sequence[Encoder],
     layers: Sequence[list[int]],
     choice: Choice,
-    folder: Path,
+    folder: Path | None,
     *,
     kept: int,
     pairs: Sequence[tuple[int, int]] = (),
@@ -145,8 +167,9 @@ def read_states(
         encoders: In evaluation mode; the first ones are kept.
         layers: For each, the numbers of the hidden states that are read, as many for all.
         choice: What is looked at.
-        folder: For files: at the size of HuBERT-Base and for each encoder that is kept 0.36 MB an
-            utterance, 0.5 GB at most for segments, and about 1 GB for the triphones of ABX.
+        folder: For files, at the size of HuBERT-Base and for each encoder that is kept 0.36 MB an
+            utterance, 0.5 GB at most for segments, and about 1 GB for the triphones of ABX; None
+            for arrays in memory.
         kept: How many of the encoders are kept; the others serve for lines.
         pairs: Encoders of one shape whose frames are compared.
         lines: Encoders of one shape that lie on a line.
@@ -159,7 +182,7 @@ def read_states(
     shape = len(choice.cuts), len(layers[0])
     reading = Reading(
         [
-            States(encoder, chosen, choice, folder / str(number))
+            States(encoder, chosen, choice, None if folder is None else folder / str(number))
             for number, (encoder, chosen) in enumerate(zip(encoders, layers, strict=True))
             if number < kept
         ],

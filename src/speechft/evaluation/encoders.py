@@ -15,14 +15,13 @@ from speechft.errors import DataError
 from speechft.evaluation.candidates import typed_candidates
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
-from speechft.evaluation.jobs import EncoderJobs
+from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
 from speechft.features.downsampler import DownsamplerCache
 from speechft.locks import lock, waiting
 from speechft.outputs import check_own, is_overwriting, replacing
 from speechft.results import ResultRow, read_rows, write_rows
-from speechft.sharing import share
 from speechft.tasks import TASKS, find_task, is_task
 from speechft.tasks.base import Task
 
@@ -68,18 +67,11 @@ def evaluate(
     ]
     names = [one.unit(task.name) for one in jobs for task in tasks]
     with Workers(folder, "evaluate", names) as workers:
-
-        def begin() -> None:
-            for one in jobs:
-                one.release(workers)
-
-        failed = share([unit for one in jobs for unit in one.units(workers, begin)], workers)
-        begin()
+        found = evaluate_all(jobs, workers)
     rows = []
-    for one in jobs:
-        errors = {t.name: failed[one.unit(t.name)] for t in tasks if one.unit(t.name) in failed}
+    for one, (own, errors) in zip(jobs, found, strict=True):
         failures.add(one.candidate.name, errors)
-        rows += one.rows(errors)
+        rows += own
     with waiting(60), lock(folder):
         earlier = earlier_rows(file)
         all_rows = [*kept_rows(earlier, rows, digests), *rows]

@@ -22,8 +22,34 @@ from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import Features, Storage, extract
 from speechft.results import ResultRow
-from speechft.sharing import Unit
+from speechft.sharing import Unit, share
 from speechft.tasks.base import Task
+
+
+def evaluate_all(
+    jobs: Sequence[EncoderJobs], workers: Workers | None = None
+) -> list[tuple[list[ResultRow], dict[str, SpeechftError]]]:
+    """Do evaluations, with whoever else works in the folder; one encoder is held at a time.
+
+    Args:
+        jobs: The evaluations of each encoder.
+        workers: The processes that share them; None where this one is alone.
+
+    Returns:
+        Of each encoder its rows, and by task what failed.
+    """
+
+    def begin() -> None:
+        for one in jobs:
+            one.release(workers)
+
+    failed = share([unit for one in jobs for unit in one.units(workers, begin)], workers)
+    begin()
+    found = []
+    for one in jobs:
+        errors = {task: failed[one.unit(task)] for task in one.jobs if one.unit(task) in failed}
+        found.append((one.rows(errors), errors))
+    return found
 
 
 class EncoderJobs:

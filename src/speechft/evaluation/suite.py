@@ -10,11 +10,10 @@ from speechft.errors import ConfigError, DataError, unknown_choice
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
-from speechft.evaluation.jobs import EncoderJobs
+from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.features.downsampler import DownsamplerCache
 from speechft.results import ResultRow
-from speechft.sharing import share
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
 
@@ -159,10 +158,8 @@ def evaluate_encoder(
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     held = Failures() if failures is None else failures
     work = EncoderJobs(candidate, tasks, corpora, config, out, seed=seed, test=test, cache=cache)
-    failed = share(work.units())
-    errors = {t.name: failed[work.unit(t.name)] for t in tasks if work.unit(t.name) in failed}
+    [(rows, errors)] = evaluate_all([work])
     held.add(candidate.name, errors)
-    rows = work.rows(errors)
     if failures is None:
         held.raise_any(out)
     return rows

@@ -49,13 +49,12 @@ def encode_together(
     resolved = resolve_precision(precision, device)
     for encoder in encoders:
         encoder.to(device)
+    groups = grouped_together(encoders, cuts, device=device, batch_seconds=batch_seconds)
+    _, multiple = _limits(encoders, device, batch_seconds)
     keys = [downsampler_key(encoder, resolved) for encoder in encoders]
     shared = {key for key in keys if key is not None and keys.count(key) > 1}
-    limits = [batch_limits(encoder, device, batch_seconds) for encoder in encoders]
-    seconds, multiple = min(limits, key=lambda limit: (limit[0], -limit[1]))
-    window = max((e.window for e in encoders if e.window is not None), default=None)
     with progress_bar(description, len(cuts)) as bar:
-        for group in returning_memory(group_by_length(cuts, seconds, window), device):
+        for group in returning_memory(groups, device):
             cache = DownsamplerCache()
             outputs = []
             with torch.inference_mode(), autocast(resolved, device):
@@ -64,3 +63,24 @@ def encode_together(
                     outputs.append(in_float(encode(encoder, group, device, kept, key, multiple)))
             yield group, outputs
             bar.advance(len(group))
+
+
+def grouped_together(
+    encoders: Sequence[Encoder],
+    cuts: Sequence[Cut],
+    *,
+    device: torch.device,
+    batch_seconds: float | None = None,
+) -> list[list[Cut]]:
+    """Return the batches of `encode_together`; of the cuts of some of them it makes the same."""
+    seconds, _ = _limits(encoders, device, batch_seconds)
+    window = max((e.window for e in encoders if e.window is not None), default=None)
+    return list(group_by_length(cuts, seconds, window))
+
+
+def _limits(
+    encoders: Sequence[Encoder], device: torch.device, batch_seconds: float | None
+) -> tuple[float, int]:
+    """Return the smallest batch that any of them asks for, see `batch_limits`."""
+    limits = [batch_limits(encoder, device, batch_seconds) for encoder in encoders]
+    return min(limits, key=lambda limit: (limit[0], -limit[1]))

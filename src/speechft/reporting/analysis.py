@@ -18,6 +18,7 @@ from speechft.data.manifest import Corpus
 from speechft.devices import use_device
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError, DataError
+from speechft.locks import waiting
 from speechft.outputs import RECORD_NAME, check_own, overwriting
 from speechft.reporting.layers import PAGE_NAME, TITLES, write_page
 from speechft.runs import lock, stage
@@ -78,10 +79,11 @@ def analyze(
         seed=seed,
     )
     folder = folder_of(out)
-    with overwriting(overwrite), use_device(device), lock(folder):
-        before = _is_earlier(folder)
-        for name in (ROWS_NAME, PAGE_NAME, *(f"{question}.svg" for question in TITLES)):
-            check_own(folder / name, earlier=lambda: before)
+    with overwriting(overwrite), use_device(device):
+        with waiting(60), lock(folder):
+            before = _is_earlier(folder)
+            for name in (ROWS_NAME, PAGE_NAME, *(f"{question}.svg" for question in TITLES)):
+                check_own(folder / name, earlier=lambda: before)
         listed = listed_encoders(encoders)
         return _analyze(base, listed, str(corpus), folder, settings, before=before)
 
@@ -132,5 +134,6 @@ def _analyze(
     before: bool = False,
 ) -> list[AnalysisRow]:
     rows = analysis_rows(base, encoders, corpus, folder, settings, earlier=lambda: before)
-    write_page(rows, folder, lambda: before)
+    with waiting(60), lock(folder):
+        write_page(rows, folder, lambda: before)
     return rows

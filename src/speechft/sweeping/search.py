@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from speechft.claims import Workers
 from speechft.console import log
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
@@ -17,17 +17,16 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.encoders import open_tasks
 from speechft.extras import needs
 from speechft.files import json_digest
-from speechft.merging.coefficients import last_layer
+from speechft.locks import lock, waiting
 from speechft.merging.config import MergeSettings
-from speechft.merging.methods import find_method
 from speechft.merging.repeated import Merger
 from speechft.outputs import put_text
 from speechft.results import ResultRow
-from speechft.runs import lock
 from speechft.sweeping.drawing import FRONT, draw_front
 from speechft.sweeping.judging import Items, Judged, chosen, in_words, judged
 from speechft.sweeping.merged import merge_command
 from speechft.sweeping.settings import Point, Rule, SweepSettings, upper_bound_text
+from speechft.sweeping.space import SearchSettings, Space
 from speechft.sweeping.sweep import (
     Bench,
     Measured,
@@ -43,41 +42,8 @@ if TYPE_CHECKING:
     import optuna
 
 SEARCH_FILE, CHOSEN_FILE = "search.json", "chosen.yaml"
-STEP = 0.05
-"""Of the coefficients that are tried."""
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What is searched."""
-
-    sweep: SweepSettings
-    """Encoders, tuned tasks and rule; its coefficients are the first that are tried."""
-    methods: tuple[str, ...] = ("linear",)
-    """Merge methods to choose from."""
-    groups: int = 3
-    """Groups of neighbouring layers with a coefficient each."""
-    trials: int = 30
-    """Merges to measure."""
-
-    def __post_init__(self) -> None:
-        """Check what can be checked without the models.
-
-        Raises:
-            ConfigError: A method takes no coefficients by layer, or there is nothing to search.
-        """
-        for name, value in (("groups", self.groups), ("trials", self.trials)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}, expected a whole number from 1 on")
-        if not self.methods:
-            raise ConfigError("no method to search", hint="give --methods linear")
-        for name in self.methods:
-            kind = find_method(name)
-            if not (kind.takes_alpha and kind.takes_rules):
-                raise ConfigError(
-                    f"method {name!r} sets alpha per tensor itself: there is nothing to search",
-                    hint="take methods such as linear, ties or dare-ties",
-                )
+FIRST = 10
+"""Trials that are drawn before any result counts, as optuna's sampler does; they are one round."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +76,11 @@ def search(
     tasks, so nothing is gained by giving one up between them. What was killed goes on: trials are
     drawn by the seed and what was measured is found again.
 
+    Several processes may be given the same, see `sharing`: each draws the same trials and takes
+    tasks of them that no other is at. The first round holds as many trials as the sampler draws
+    before results count; after that a trial waits for the one before, and only its tasks are
+    shared.
+
     Args:
         settings: What is searched.
         corpus: As `find_corpus` takes it.
@@ -124,66 +95,64 @@ def search(
     """
     study = _study(seed)
     asked = settings.sweep
-    with lock(folder):
-        check_place(folder, SEARCH_FILE, CHOSEN_FILE, FRONT)
-        merger = Merger(asked.base, asked.tuned)
-        space = Space.of(settings, merger.names)
-        even = asked.merge.only(alpha=0.0, method="linear", options={}, rules={})
-        base = Point(0.0, None, even, "base")
-        shared = shares_downsampler(merger, space.point(space.even(1.0), "trial"))
-        tasks, corpora = open_tasks(corpus, config, folder, test=False)
-        bench = Bench(asked, merger, shared, tasks, corpora, config, folder, seed)
-        tuned_on = tasks_tuned_on(asked, [task.name for task in tasks])
-        if not set(tuned_on) & {task.name for task in tasks}:
-            raise ConfigError(
-                f"tuned on {', '.join(tuned_on)}, of which nothing is measured",
-                hint="add it to --tasks, or say --tuned-on",
-            )
-        trials = _run(study, settings, space, bench, base, tuned_on, seed)
-        bench.write()
-        bench.failures.raise_any(folder)
+    check_place(folder, SEARCH_FILE, CHOSEN_FILE, FRONT)
+    merger = Merger(asked.base, asked.tuned)
+    space = Space.of(settings, merger.names)
+    even = asked.merge.only(alpha=0.0, method="linear", options={}, rules={})
+    base = Point(0.0, None, even, "base")
+    shared = shares_downsampler(merger, space.point(space.even(1.0), "trial"))
+    tasks, corpora = open_tasks(corpus, config, folder, test=False)
+    bench = Bench(asked, merger, shared, tasks, corpora, config, folder, seed)
+    tuned_on = tasks_tuned_on(asked, [task.name for task in tasks])
+    if not set(tuned_on) & {task.name for task in tasks}:
+        raise ConfigError(
+            f"tuned on {', '.join(tuned_on)}, of which nothing is measured",
+            hint="add it to --tasks, or say --tuned-on",
+        )
+    with Workers(folder, "search", []) as workers:
+        trials = _run(study, settings, space, bench, base, tuned_on, seed, workers)
+        _write(bench)
         second = [(m.point, m.digest, half_of(m.items, seed, second=True)) for m in trials.measured]
         found = judged(second, tuned_on, asked.rule)
         able = [one for one, kept in zip(found, trials.kept, strict=True) if kept]
         choice = chosen(able)
         assert choice is not None  # the base is within every rule
-        put_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
         result = Search(bench.rows, found, tuned_on, choice, folder / CHOSEN_FILE)
 
         def put() -> None:
             told = {**_as_json(settings, result, trials), "forced": list(merger.forced)}
-            put_json(folder / SEARCH_FILE, told, asked.places)
-            draw_front(told, folder)
+            with waiting(60), lock(folder):
+                put_text(folder / CHOSEN_FILE, merge_yaml(asked, choice.point.settings))
+                put_json(folder / SEARCH_FILE, told, asked.places)
+                draw_front(told, folder)
 
         put()
         if test:
-            result = _tested(result, settings, merger, shared, corpus, config, folder, seed, base)
+            opened: tuple[list[Task], dict[str, Corpus]] = open_tasks(corpus, config, folder)
+            bench = Bench(asked, merger, shared, *opened, config, folder, seed)
+            result = _tested(result, bench, base, workers)
             put()
-        log(f"choice: {choice.point.name}, {CHOSEN_FILE}")
+    log(f"choice: {choice.point.name}, {CHOSEN_FILE}")
     return result
 
 
-def _tested(
-    result: Search,
-    settings: SearchSettings,
-    merger: Merger,
-    shared: bool,
-    corpus: str | Sequence[str],
-    config: EvaluationConfig,
-    folder: Path,
-    seed: int,
-    base: Point,
-) -> Search:
-    """Report base and choice on test, which is opened here."""
-    opened: tuple[list[Task], dict[str, Corpus]] = open_tasks(corpus, config, folder)
-    bench = Bench(settings.sweep, merger, shared, *opened, config, folder, seed)
-    first = bench.measure(base, test=True)
-    own = first if result.choice.point == base else bench.measure(result.choice.point, test=True)
-    bench.write()
-    bench.failures.raise_any(folder)
+def _tested(result: Search, bench: Bench, base: Point, workers: Workers) -> Search:
+    """Report base and choice on test, which is open now."""
+    point = result.choice.point
+    points = [base] if point == base else [base, point]
+    first, *others = bench.measure_together(points, workers, test=True)
+    own = others[0] if others else first
+    _write(bench)
     choice = replace(result.choice, further=further(own.tested, first.tested))
     every = [choice if one is result.choice else one for one in result.judged]
     return replace(result, rows=[*result.rows, *bench.rows], judged=every, choice=choice)
+
+
+def _write(bench: Bench) -> None:
+    """Write the rows so far; raise what failed."""
+    with waiting(60), lock(bench.folder):
+        bench.write()
+    bench.failures.raise_any(bench.folder)
 
 
 @dataclass(frozen=True)
@@ -194,56 +163,6 @@ class Trials:
     kept: list[bool]
 
 
-@dataclass(frozen=True)
-class Space:
-    """Coefficients by group of tensors, and methods."""
-
-    settings: SearchSettings
-    groups: dict[str, tuple[str, ...]]
-    """Selectors by name of the group."""
-
-    @classmethod
-    def of(cls, settings: SearchSettings, names: Sequence[str]) -> Space:
-        """Return the space of an encoder with such names of tensors.
-
-        Raises:
-            ConfigError: It has fewer layers than groups are asked for.
-        """
-        count, groups = last_layer(names) + 1, settings.groups
-        if count < groups:
-            raise ConfigError(
-                f"{groups} groups of layers were asked for; the encoder has {count} layers",
-                hint=f"--groups {count}" if count else "its names are not known",
-            )
-        ends = [count * n // groups for n in range(groups + 1)]
-        made = {
-            f"layers.{a}-{b - 1}": (f"layers.{a}-{b - 1}",) for a, b in itertools.pairwise(ends)
-        }
-        return cls(settings, {"rest": (), **made})
-
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Draw a trial."""
-        methods = list(self.settings.methods)
-        drawn: dict[str, Any] = {
-            name: trial.suggest_float(name, 0.0, 1.0, step=STEP) for name in self.groups
-        }
-        drawn["method"] = trial.suggest_categorical("method", methods)
-        return drawn
-
-    def even(self, alpha: float) -> dict[str, Any]:
-        """Return the trial with one coefficient for all."""
-        return {**dict.fromkeys(self.groups, alpha), "method": self.settings.methods[0]}
-
-    def point(self, drawn: Mapping[str, Any], name: str) -> Point:
-        """Return the merge of a trial; what is not in a layer has the coefficient of ``rest``."""
-        numbers = {n: round(float(drawn[n]), 4) for n in self.groups}
-        rules = {s: numbers[n] for n, selectors in self.groups.items() for s in selectors}
-        method, merge = str(drawn["method"]), self.settings.sweep.merge
-        options = merge.options if method == merge.method else {}
-        made = merge.only(method=method, options=options, alpha=numbers["rest"], rules=rules)
-        return Point(numbers["rest"], None, made, name)
-
-
 def _run(
     study: optuna.Study,
     settings: SearchSettings,
@@ -252,38 +171,76 @@ def _run(
     base: Point,
     tuned_on: Sequence[str],
     seed: int,
+    workers: Workers,
 ) -> Trials:
     """Measure the base and all trials; equal ones once."""
-    import optuna
+    measured: list[Measured] = []
+    kept: list[bool] = []
+    known: dict[str, Judged | None] = {}
 
-    first = bench.measure(base, test=False)
-    if not first.items:
-        bench.failures.raise_any(bench.folder)
-        raise DataError(f"the base could not be evaluated; see {bench.folder}")
-    measured, kept = [first], [True]
-    known: dict[str, Judged] = {}
+    def judge(drawn: Mapping[int, dict[str, Any]]) -> list[Outcome]:
+        keys = {number: json_digest(one) for number, one in drawn.items()}
+        new = {key: number for number, key in reversed(keys.items()) if key not in known}
+        points = [space.point(drawn[n], f"trial {n}") for n in sorted(new.values())]
+        first_round = [] if measured else [base]
+        found = bench.measure_together([*first_round, *points], workers, test=False)
+        if first_round:
+            measured.append(found.pop(0))
+            kept.append(True)
+            if not measured[0].items:
+                bench.failures.raise_any(bench.folder)
+                raise DataError(f"the base could not be evaluated; see {bench.folder}")
+        for number, one in zip(sorted(new.values()), found, strict=True):
+            own = None
+            if set(one.items) == set(measured[0].items):
+                own = _first_half(measured[0], one, tuned_on, settings.sweep.rule, seed)
+                measured.append(one)
+                kept.append(own.within)
+            known[keys[number]] = own
+        judges = [known[key] for key in keys.values()]
+        return [None if one is None else (one.gain or 0.0, one.within) for one in judges]
+
     for alpha in settings.sweep.alphas[: settings.trials]:
         study.enqueue_trial(space.even(alpha))
-
-    def objective(trial: optuna.Trial) -> float:
-        drawn = space.suggest(trial)
-        key = json_digest(drawn)
-        if key not in known:
-            one = bench.measure(space.point(drawn, f"trial {trial.number}"), test=False)
-            bench.write()
-            if set(one.items) != set(first.items):
-                raise optuna.TrialPruned
-            known[key] = _first_half(first, one, tuned_on, settings.sweep.rule, seed)
-            measured.append(one)
-            kept.append(known[key].within)
-        gain = known[key].gain or 0.0
-        trial.report(gain, step=0)
-        if not known[key].within:
-            raise optuna.TrialPruned
-        return gain
-
-    study.optimize(objective, n_trials=settings.trials)
+    play(study, settings.trials, space.suggest, judge)
     return Trials(measured, kept)
+
+
+Outcome = tuple[float, bool] | None
+"""What a trial gains, and whether it keeps to the rule; None where it could not be measured."""
+
+
+def play(
+    study: optuna.Study,
+    trials: int,
+    suggest: Callable[[optuna.Trial], dict[str, Any]],
+    judge: Callable[[Mapping[int, dict[str, Any]]], Sequence[Outcome]],
+) -> None:
+    """Draw trials in rounds: those that no result decides at once, then one by one.
+
+    What is drawn is what `optuna.Study.optimize` draws.
+
+    Args:
+        study: Whose sampler draws.
+        trials: How many.
+        suggest: Draws one.
+        judge: Measures a round, drawn by number.
+    """
+    from optuna.trial import TrialState
+
+    done = 0
+    while done < trials:
+        asked = [study.ask() for _ in range(min(max(FIRST - done, 1), trials - done))]
+        outcomes = judge({trial.number: suggest(trial) for trial in asked})
+        for trial, outcome in zip(asked, outcomes, strict=True):
+            gain, within = outcome or (0.0, False)
+            if outcome is not None:
+                trial.report(gain, step=0)
+            if within:
+                study.tell(trial, gain)
+            else:
+                study.tell(trial, state=TrialState.PRUNED)
+        done += len(asked)
 
 
 def _first_half(
@@ -332,7 +289,8 @@ def _study(seed: int) -> optuna.Study:
     with needs("search", "a search"):
         import optuna
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=FIRST)
+    return optuna.create_study(direction="maximize", sampler=sampler)
 
 
 def merge_yaml(asked: SweepSettings, settings: MergeSettings) -> str:

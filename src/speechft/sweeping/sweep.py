@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,14 +10,13 @@ from typing import Any, Protocol
 from speechft.claims import Claim, Workers
 from speechft.console import log, warn
 from speechft.data.manifest import Corpus
-from speechft.errors import DataError
+from speechft.errors import DataError, SpeechftError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.encoders import earlier_rows, kept_rows, open_tasks
 from speechft.evaluation.failures import Failure, Failures
 from speechft.evaluation.identity import slug
-from speechft.evaluation.jobs import EncoderJobs
+from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.predictions import dev_file, items_of, read_items
-from speechft.evaluation.suite import evaluate_encoder
 from speechft.features.downsampler import DownsamplerCache
 from speechft.files import json_digest
 from speechft.locks import lock, waiting
@@ -25,7 +24,7 @@ from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
 from speechft.outputs import replacing
 from speechft.results import ResultRow, Role, of_all_layers, write_rows
-from speechft.sharing import Unit, share
+from speechft.sharing import Unit, work_off
 from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, in_words, judged
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command
@@ -90,8 +89,7 @@ def sweep(
     bench = Bench(settings, merger, shared, *tasks, config, folder, seed)
     tuned_on = tasks_tuned_on(settings, [task.name for task in bench.tasks])
     units = [bench.unit(point, test=test) for point in points]
-    with Workers(folder, "sweep", [unit.name for unit in units]) as workers:
-        share(units, workers)
+    work_off(folder, "sweep", units)
     measured = [bench.measure(point, test=test) for point in points]
     with waiting(60), lock(folder):
         bench.write()
@@ -196,29 +194,50 @@ class Bench:
         self._measured[point.name] = found
         return found
 
-    def _is_done(self, point: Point, test: bool) -> bool:
+    def measure_together(
+        self, points: Sequence[Point], workers: Workers, *, test: bool
+    ) -> list[Measured]:
+        """Evaluate merges with other processes: each takes tasks of merges that no other is at.
+
+        Args:
+            points: The merges.
+            workers: The processes.
+            test: Report the test split too.
+        """
+        jobs = [self._jobs(point, test) for point in points]
+        workers.plan([one.unit(task) for one in jobs for task in one.jobs])
+        done = evaluate_all(jobs, workers)
+        for point, one, (rows, errors) in zip(points, jobs, done, strict=True):
+            self._measured.pop(point.name, None)
+            self._measured[point.name] = self._read(point, one, rows, errors, test)
+        return [self._measured[point.name] for point in points]
+
+    def _jobs(self, point: Point, test: bool) -> EncoderJobs:
         about = (self._candidate(point), self.tasks, self._corpora, self._config, self.folder)
-        jobs = EncoderJobs(*about, seed=self._seed, test=test)
-        return all(unit.done() for unit in jobs.units())
+        return EncoderJobs(*about, seed=self._seed, test=test, cache=self._cache)
+
+    def _is_done(self, point: Point, test: bool) -> bool:
+        return all(unit.done() for unit in self._jobs(point, test).units())
 
     def _measure(self, point: Point, test: bool) -> Measured:
-        candidate, failures = self._candidate(point), Failures()
-        digest = candidate.digest()
-        rows = evaluate_encoder(
-            candidate,
-            self.tasks,
-            self._corpora,
-            self._config,
-            self.folder,
-            seed=self._seed,
-            test=test,
-            cache=self._cache,
-            failures=failures,
-        )
+        jobs = self._jobs(point, test)
+        [(rows, errors)] = evaluate_all([jobs])
+        return self._read(point, jobs, rows, errors, test)
+
+    def _read(
+        self,
+        point: Point,
+        jobs: EncoderJobs,
+        rows: list[ResultRow],
+        errors: Mapping[str, SpeechftError],
+        test: bool,
+    ) -> Measured:
+        failures = Failures()
+        failures.add(jobs.candidate.name, errors)
         whole = of_all_layers(rows)
         dev = _by_task(whole, lambda row: self._dev_items(row, test))
         tested = _by_task(whole, lambda row: items_of(row, self.folder)) if test else {}
-        return Measured(point, digest, dev, tested, rows, failures.found)
+        return Measured(point, jobs.digest, dev, tested, rows, failures.found)
 
     def write(self) -> None:
         """Write all rows so far, after those of earlier commands that nothing replaces."""
