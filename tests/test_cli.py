@@ -59,6 +59,25 @@ def test_help_and_lists_import_nothing_heavy(commands: list[list[str]], expected
     assert expected in done.stdout
 
 
+def test_verbs_that_need_no_encoder_import_none(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(16_000, 0.1), 16_000)
+    (tmp_path / "results.jsonl").write_text("")
+    given = [["status"], ["compare"], ["report"], ["inspect"], ["inspect", "a.wav"]]
+    script = (
+        "import sys\n"
+        "from speechft.cli import main\n"
+        f"for verb, *name in {given}:\n"
+        f"    sys.argv = ['speechft', verb, '/'.join([{str(tmp_path)!r}, *name])]\n"
+        "    try: main()\n"
+        "    except SystemExit: pass\n"
+        "    heavy = {'torch', 'transformers', 'lhotse', 'scipy'} & set(sys.modules)\n"
+        "    assert not heavy, (verb, name, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "16000 Hz" in done.stdout
+
+
 def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = _run(["--version"], monkeypatch, capsys)
     assert (code, out) == (0, f"speechft {speechft.__version__}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -16,6 +17,7 @@ from transformers import HubertForCTC
 
 from helpers import noise, speech_encoder
 from speechft.encoders import load
+from speechft.encoders.build import all_finite
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import (
     digest_of,
@@ -377,3 +379,14 @@ def test_adapter_is_no_encoder(
     with pytest.raises(CheckpointError, match="holds an adapter") as caught:
         load_encoder(name or folder)
     assert "merge_and_unload" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_number_that_is_not_finite_is_found(value: float, dtype: torch.dtype) -> None:
+    for place in (0, 20, 34):
+        tensor = torch.randn(5, 7).to(dtype)
+        assert all_finite(tensor)
+        tensor.view(-1)[place] = value
+        assert not all_finite(tensor)
+    assert all_finite(torch.empty(0, 3, dtype=dtype))

@@ -1,10 +1,12 @@
-"""Room and noise for a clean waveform: numpy only, so that corpus workers start quickly."""
+"""Room and noise for a clean waveform: numpy only, so that corpus workers start quickly.
+
+scipy's transforms are imported where they are used, for every reader of audio knows this file.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-from scipy.fft import irfft, next_fast_len, rfft
 
 Waveform = npt.NDArray[np.float32]
 
@@ -23,6 +25,8 @@ def resample(waveform: Waveform, ratio: float) -> Waveform:
     Returns:
         (round(S * ratio),) samples.
     """
+    from scipy.fft import irfft, next_fast_len, rfft
+
     samples = len(waveform)
     wanted = round(samples * ratio)
     size_in = next_fast_len(samples + 512, real=True)
@@ -47,6 +51,8 @@ def add_reverb(waveform: Waveform, rng: np.random.Generator) -> Waveform:
         waveform: (S,) samples.
         rng: Source of the room.
     """
+    from scipy.fft import irfft, next_fast_len, rfft
+
     decay_time = rng.uniform(0.12, 0.5)
     ratio_db = rng.uniform(0.0, 12.0)
     delay = int(rng.uniform(0.002, 0.012) * SAMPLE_RATE)
@@ -71,6 +77,8 @@ def add_noise(waveform: Waveform, rng: np.random.Generator) -> Waveform:
         waveform: (S,) samples.
         rng: Source of the noise.
     """
+    from scipy.fft import irfft, next_fast_len, rfft
+
     samples = len(waveform)
     size = next_fast_len(samples, real=True)
     spectrum = rfft(rng.standard_normal(size))
@@ -93,6 +101,8 @@ def add_colour(waveform: Waveform, rng: np.random.Generator) -> Waveform:
         waveform: (S,) samples.
         rng: Source of the response.
     """
+    from scipy.fft import irfft, next_fast_len, rfft
+
     samples = len(waveform)
     size = next_fast_len(samples, real=True)
     spectrum = rfft(waveform, size)

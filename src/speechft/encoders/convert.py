@@ -13,7 +13,7 @@ import torch
 from speechft.cards.card import CARD_NAME, Card, encoder_origin
 from speechft.commands import typed_command
 from speechft.disk import as_usual
-from speechft.encoders.build import build_encoder, check_family, torch_tensors
+from speechft.encoders.build import all_finite, build_encoder, check_family, torch_tensors
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
 from speechft.encoders.conversion.s3prl import (
@@ -265,7 +265,7 @@ def _write_file(
 
 def _check_heads(source: str, heads: Mapping[str, torch.Tensor]) -> None:
     """Refuse pre-training heads that are not finite, as `build_encoder` refuses such weights."""
-    broken = [n for n, t in heads.items() if t.is_floating_point() and not t.isfinite().all()]
+    broken = [n for n, t in heads.items() if t.is_floating_point() and not all_finite(t)]
     if broken:
         raise CheckpointError(
             f"{source}: NaN or infinite weights in {', '.join(broken[:5])}",
@@ -308,7 +308,7 @@ def _compare_features(
     Raises:
         CheckpointError: It is above `TOLERANCE`.
     """
-    if not all(bool(p.isfinite().all()) for p in encoder.parameters()):
+    if not all(map(all_finite, encoder.parameters())):
         return None
     own = None if written.settings() is not None else settings
     other = build_encoder(written, config=own, allow_nonfinite=allow_nonfinite)
