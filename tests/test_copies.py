@@ -32,10 +32,8 @@ def test_an_encoder_at_an_address_is_the_one_in_the_folder(web: Web, tiny_hubert
     found = resolve_encoder(place)
     assert found.name == "tiny"
     assert digest_of(place) == digest_of(tiny_hubert)
-    theirs = load_encoder(tiny_hubert).state_dict()
-    assert all(
-        torch.equal(value, theirs[n]) for n, value in load_encoder(place).state_dict().items()
-    )
+    ours, theirs = load_encoder(place).state_dict(), load_encoder(tiny_hubert).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
     told = read_json(found.parent / "source.json")
     assert told["address"] == place
     assert told["sha256"]["model.safetensors"] == file_digest(tiny_hubert / "model.safetensors")

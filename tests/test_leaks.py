@@ -224,13 +224,7 @@ def test_cards_name_what_came_from_the_hub_and_with_the_package(
 def test_errors_mask_passwords(
     arguments: tuple[str, ...], tmp_path: Path, speechft: Speechft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speechft.data.places._pool", _no_pool)
+    monkeypatch.setattr("speechft.remote.PAUSES", ())
     given = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
     _, err = speechft(*given, code=1)
     assert "error" in err
-
-
-def _no_pool(_: int) -> object:
-    import urllib3
-
-    return urllib3.PoolManager(retries=False, timeout=0.1)

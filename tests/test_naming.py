@@ -30,7 +30,7 @@ from speechft.naming import (
             "see https://***@h.org/x?a=1&token=***&b=2 now",
         ),
         ("s3://key:sec/ret@bucket/x", "s3://***@bucket/x"),
-        ("https:/user:PW@host/x", "https:/***@host/x"),
+        ("https:/user:PW@host/x", "https://***@host/x"),
         ("https://:PW@host", "https://***@host"),
         ("https://token@host/x?X-Amz-Signature=dead", "https://***@host/x?X-Amz-Signature=***"),
         ("https://host:80/a@b", "https://host:80/a@b"),

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import gc
-import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,8 @@ import pytest
 import soundfile
 from lhotse import CutSet
 
-from speechft.data import places, shar
+from servers import serve
+from speechft.data import shar
 from speechft.data.batching import BatchPlan, StepDataset, load_steps
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of, phones_of
@@ -25,7 +21,7 @@ from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.data.places import read_bytes
 from speechft.data.shar import export_shards
 from speechft.data.waveform import load_waveform
-from speechft.errors import DataError, PackageError
+from speechft.errors import DataError
 from speechft.sharing import status
 
 
@@ -34,50 +30,10 @@ def sharded(tones: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return export_shards(tones, tmp_path_factory.mktemp("shar") / "out", shard_size=4)
 
 
-class _Ranges(SimpleHTTPRequestHandler):
-    """Serves byte ranges, as object stores do."""
-
-    def do_GET(self) -> None:
-        wanted = self.headers.get("Range")
-        path = Path(self.translate_path(self.path))
-        if wanted is None or not path.is_file():
-            super().do_GET()
-            return
-        first, last = map(int, wanted.removeprefix("bytes=").split("-"))
-        self.send_response(206)
-        data = path.read_bytes()[first : last + 1]
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-class _NoRanges(_Ranges):
-    """Sends all of a file, whatever was asked for."""
-
-    def do_GET(self) -> None:
-        del self.headers["Range"]
-        super().do_GET()
-
-
-@contextmanager
-def serve(kind: type[_Ranges], folder: Path) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(kind, directory=str(folder)))
-    server.block_on_close = False  # connections that are kept alive end with their client
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture(params=[_Ranges, _NoRanges])
+@pytest.fixture(params=[True, False])
 def address(sharded: Corpus, request: pytest.FixtureRequest) -> Iterator[str]:
-    with serve(request.param, sharded.folder) as place:
-        yield place
+    with serve(sharded.folder, ranges=request.param) as web:
+        yield web.address
 
 
 def same(ours: Corpus, theirs: Corpus, split: str = "train") -> None:
@@ -190,36 +146,13 @@ def test_files_beside_the_manifests_come_along(tmp_path: Path) -> None:
     (tmp_path / "trials.txt").write_text("1 a a\n")
     corpus = export_shards(open_corpus(tmp_path), tmp_path / "out")
     assert corpus.read_text(corpus.info["trials"]) == "1 a a\n"
-    with serve(_Ranges, corpus.folder) as address:
-        assert open_corpus(address).read_text(corpus.info["trials"]) == "1 a a\n"
+    with serve(corpus.folder) as web:
+        assert open_corpus(web.address).read_text(corpus.info["trials"]) == "1 a a\n"
         with pytest.raises(DataError, match=r"no\.txt cannot be read: the server answers 404"):
-            open_corpus(address).read_text("no.txt")
+            open_corpus(web.address).read_text("no.txt")
     (corpus.folder / "trials.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"trials\.txt cannot be read: .*utf-8"):
         corpus.read_text("trials.txt")
-
-
-def test_a_forked_process_opens_connections_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "x.txt").write_text("x")
-    opened = []
-
-    class Keeping(_Ranges):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self) -> None:
-            opened.append(self.client_address)
-            super().setup()
-
-    with serve(Keeping, tmp_path) as address:
-        assert [read_bytes(f"{address}/x.txt") for _ in range(3)] == [b"x"] * 3
-        assert len(opened) == 1, "kept alive within a process"
-        monkeypatch.setattr(os, "getpid", lambda: -1)
-        assert read_bytes(f"{address}/x.txt") == b"x"
-        assert len(opened) == 2
-        places._pool(-1).clear()
-    places._pool.cache_clear()
 
 
 def test_damaged_shards_are_named(tones: Corpus, tmp_path: Path) -> None:
@@ -242,6 +175,3 @@ def test_places_that_cannot_be_read(address: str) -> None:
         read_bytes(f"{address}/nothing.txt")
     with pytest.raises(DataError, match="is not a prepared corpus"):
         open_corpus(f"{address}/train")
-    with pytest.raises(PackageError, match="needs smart_open") as caught:
-        read_bytes("s3://bucket/x")
-    assert "smart_open[s3]" in (caught.value.hint or "")

@@ -36,7 +36,7 @@ def options_of(
         types.SimpleNamespace(
             __annotations__={n: a for n, a in function.__annotations__.items() if n != "return"}
         ),
-        globalns=getattr(function, "__globals__", {}),
+        globalns=getattr(inspect.unwrap(function), "__globals__", {}),
     )
 
     def decorate(verb: Verb) -> Verb:
