@@ -12,7 +12,8 @@ from helpers import cut_of, speech_encoder, tiny_encoder
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.features.downsampler import DownsamplerCache, downsampler_key
-from speechft.features.extract import Features, downsample_all, extract, group_by_length
+from speechft.features.extract import downsample_all, extract, group_by_length
+from speechft.features.keeping import Features
 
 CPU = torch.device("cpu")
 

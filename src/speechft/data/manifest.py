@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.commands import command
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.cuts import read_cuts
+from speechft.data.kept_cuts import Cuts
 from speechft.data.places import is_address
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
@@ -144,6 +145,10 @@ class Corpus:
         return {}
 
     @cached_property
+    def _cuts(self) -> dict[str, Cuts]:
+        return {}
+
+    @cached_property
     def _values(self) -> dict[tuple[str, str], frozenset[str]]:
         return {}
 
@@ -164,9 +169,20 @@ class Corpus:
         if split in self.closed:
             return frozenset()
         if (split, kind) not in self._values:
-            found = {label_of(cut, kind) for cut in self.split(split)}
+            found = {label_of(cut, kind) for cut in self.cuts(split)}
             self._values[split, kind] = frozenset(value for value in found if value is not None)
         return self._values[split, kind]
+
+    def cuts(self, name: str) -> Cuts:
+        """Return the same cuts as `split` without any of them in memory, read once.
+
+        Raises:
+            DataError: There is no such split, it is closed, or its manifest is missing or damaged.
+        """
+        if name not in self._cuts:
+            self._check_open(name)
+            self._cuts[name] = Cuts.of(self._read(name))
+        return self._cuts[name]
 
     def split(self, name: str) -> CutSet:
         """Return the cuts of one split, sorted by id, paths resolved.
@@ -174,25 +190,31 @@ class Corpus:
         Raises:
             DataError: There is no such split, it is closed, or its manifest is missing or damaged.
         """
+        self._check_open(name)
+        if name not in self._splits:
+            self._splits[name] = self._open(name)
+        return self._splits[name]
+
+    def _check_open(self, name: str) -> None:
         if name in self.closed:
             raise DataError(f"split {name} of corpus {self.name} is closed until a choice is made")
         if name not in self.statistics:
             raise DataError(
                 f"corpus {self.name} has no split {name!r}; it has: {', '.join(self.statistics)}"
             )
-        if name not in self._splits:
-            self._splits[name] = self._open(name)
-        return self._splits[name]
 
     def _open(self, name: str) -> CutSet:
         from lhotse import CutSet
 
+        cuts = self._read(name)
+        lazy = SHARDED in self.info or len(cuts) > EAGER_UTTERANCES
+        return CutSet(cuts) if lazy else CutSet.from_cuts(cuts)
+
+    def _read(self, name: str) -> Manifest | ShardedSplit:
         size = self.statistics[name]["utterances"]
         if SHARDED in self.info:
-            shards = self.info[SHARDED][name]
-            return CutSet(ShardedSplit(self.place, name, shards, size))
-        manifest = Manifest(self.folder / f"{name}.jsonl.gz", size)
-        return CutSet(manifest) if size > EAGER_UTTERANCES else CutSet.from_cuts(manifest)
+            return ShardedSplit(self.place, name, self.info[SHARDED][name], size)
+        return Manifest(self.folder / f"{name}.jsonl.gz", size)
 
     def task_splits(self, task: str) -> tuple[str, str, str]:
         """Return the names of the train, dev and test splits that a task is probed on."""

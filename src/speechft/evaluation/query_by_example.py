@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.console import progress_bar
 from speechft.data.labels import Vocabulary
 from speechft.evaluation.probe import ProbeResult
-from speechft.features.extract import Features
+from speechft.features.keeping import Features
 from speechft.tasks.base import Item, Task
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Continued(TrainingSetup):
         with self.accelerator.main_process_first():
             path = folder / ".targets.npz"
             self.clusters: Clusters = make_targets(
-                config.targets, [*cuts, *self.dev_cuts], path, self.seed
+                config.targets, itertools.chain(cuts, self.dev_cuts), path, self.seed
             )
         torch.manual_seed(self.seed)
         self.objective = HubertObjective(self.encoder, config.targets.clusters, config.masking)

@@ -155,7 +155,7 @@ class PairScorer(Scorer):
         for found in pairs.values():
             for document in found.keys() & left_out.passed(place):
                 del found[document]
-        bad, known = left_out.of(place), {cut.id for cut in corpus.split(place)}
+        bad, known = left_out.of(place), {*corpus.cuts(place).ids}
         absent = [(q, d) for q, found in pairs.items() for d in found if d not in known]
         if not left_out.allows(len(absent), sum(map(len, pairs.values()))):
             query, document = absent[0]
