@@ -38,7 +38,11 @@ _place: ContextVar[Path | None] = ContextVar("scratch", default=None)
 
 @contextlib.contextmanager
 def scratch_in(folder: Path) -> Iterator[None]:
-    """Put the files of this thread into a folder, where it can be written."""
+    """Put the files of this thread into a folder, or above it while it is not there.
+
+    Args:
+        folder: One that may not be written is not used.
+    """
     token = _place.set(folder)
     try:
         yield
@@ -49,8 +53,11 @@ def scratch_in(folder: Path) -> Iterator[None]:
 def scratch_folder() -> Path:
     """Return where files go."""
     place = _place.get()
-    usable = place is not None and place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return place if place is not None and usable else Path(tempfile.gettempdir())
+    there = (
+        None if place is None else next((p for p in (place, *place.parents) if p.is_dir()), None)
+    )
+    usable = there is not None and os.access(there, os.W_OK | os.X_OK)
+    return there if there is not None and usable else Path(tempfile.gettempdir())
 
 
 def free_bytes() -> int:
@@ -226,6 +233,10 @@ class Names:
     def __contains__(self, name: object) -> bool:
         """Return whether a text is there."""
         return isinstance(name, str) and self.number(name) is not None
+
+    def name(self, number: int) -> str:
+        """Return the text of a number."""
+        return self._names[number].decode()
 
     def number(self, name: str) -> int | None:
         """Return the number of a text; None where it is not there."""

@@ -127,8 +127,7 @@ class Cuts(Sequence["Cut"]):
         alike = ends - starts > 1
         for start, end in zip(starts[alike], ends[alike], strict=True):
             run = order[start:end]
-            ids = _texts(self.take(run).ids, len(run))
-            order[start:end] = run[np.argsort(ids, kind="stable")]
+            order[start:end] = run[sorted_order(self.take(run).ids, len(run))]
         return self.take(order)
 
     def longest(self, count: int, most: float | None = None) -> Cuts:
@@ -164,14 +163,15 @@ def kept_alike(new: Iterable[Cut], cuts: Sequence[Cut]) -> Sequence[Cut]:
     return Cuts.of(new) if isinstance(cuts, Cuts) else list(new)
 
 
-def _texts(texts: Iterable[str], count: int) -> npt.NDArray[np.bytes_]:
-    """Return texts as an array that sorts as they do: UTF-8 keeps the order of characters."""
+def sorted_order(texts: Iterable[str], count: int) -> Numbers:
+    """Return the numbers of texts in the order of their characters, which UTF-8 keeps."""
     rows, longest = Rows(), 1
     for text in texts:
         data = text.encode()
         rows.add(data)
         longest = max(longest, len(data))
-    return np.fromiter((bytes(row) for row in rows), f"S{longest}", count)
+    known = np.fromiter((bytes(row) for row in rows), f"S{longest}", count)
+    return np.argsort(known, kind="stable")
 
 
 def _as_text(value: Any) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from speechft.commands import command
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.cuts import read_cuts
-from speechft.data.kept_cuts import Cuts
+from speechft.data.kept_cuts import Cuts, sorted_order
+from speechft.data.kept_items import KeptItems, as_values
 from speechft.data.places import is_address
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.documents import parse_json
 from speechft.errors import CheckpointError, DataError
-from speechft.files import json_digest, read_json, write_json
+from speechft.files import json_digest, list_digest, read_json, write_json
 
 if TYPE_CHECKING:
     from lhotse import CutSet
@@ -59,6 +58,17 @@ class Utterance:
     """Samples of the whole recording; 0 where the utterance is the whole."""
     channel: int | None = None
     """The channel that counts; None for the mean of all."""
+
+
+def kept_utterances(items: Iterable[Utterance] = ()) -> KeptItems[Utterance]:
+    """Return utterances that do not stay in memory."""
+    return KeptItems(as_values, _utterance, items)
+
+
+def _utterance(values: list[Any]) -> Utterance:
+    known = dict(zip((f.name for f in fields(Utterance)), values, strict=True))
+    known |= {name: [(s, a, b) for s, a, b in known[name]] for name in ("phones", "words")}
+    return Utterance(**known)
 
 
 @dataclass(frozen=True)
@@ -303,9 +313,11 @@ def write_corpus(
 
     statistics, digests, own = {}, {}, {}
     for split, utterances in splits.items():
-        items = sorted(utterances, key=lambda item: item.id)
+        items = _sorted(utterances)
         path = folder / f"{split}.jsonl.gz"
-        CutSet.from_cuts(to_cut(item) for item in items).to_file(path)
+        with CutSet.open_writer(path) as file:
+            for item in items:
+                file.write(to_cut(item))
         statistics[split] = _statistics(items)
         digests[split] = _digest(items)
         known = all(item.sha256 for item in items)  # else the source tells whether audio changed
@@ -314,6 +326,14 @@ def write_corpus(
     content = {"name": name, "digest": digest, "statistics": statistics, "info": dict(info)}
     content["digests"] = own
     write_json(folder / CORPUS_FILE, content)
+
+
+def _sorted(utterances: Iterable[Utterance]) -> Sequence[Utterance]:
+    """Return utterances by id."""
+    if not isinstance(utterances, KeptItems):
+        return sorted(utterances, key=lambda item: item.id)
+    order = sorted_order((item.id for item in utterances), len(utterances))
+    return kept_utterances(utterances[number.item()] for number in order)
 
 
 def how_to_prepare(name: str = "generic", place: str = "PLACE") -> str:
@@ -396,21 +416,20 @@ def _digest(items: Iterable[Utterance]) -> str:
 
     Segments of recordings are told apart by their offset; defaults do not count.
     """
-    digest = hashlib.sha256(b"[")
-    for number, item in enumerate(items):
-        known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
-        for name in ("offset", "recording_samples", "words"):
-            if not known[name]:
-                known.pop(name)
-        if known["channel"] is None:
-            known.pop("channel")
-        text = json.dumps(known, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        digest.update(("," * (number > 0) + text).encode())
-    digest.update(b"]")
-    return digest.hexdigest()
+    return list_digest(map(_known, items))
 
 
-def _statistics(items: list[Utterance]) -> dict[str, Any]:
+def _known(item: Utterance) -> dict[str, Any]:
+    known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
+    for name in ("offset", "recording_samples", "words"):
+        if not known[name]:
+            known.pop(name)
+    if known["channel"] is None:
+        known.pop("channel")
+    return known
+
+
+def _statistics(items: Sequence[Utterance]) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     for item in items:
         labels.update(item.labels.keys())

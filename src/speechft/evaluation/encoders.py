@@ -22,6 +22,7 @@ from speechft.features.downsampler import DownsamplerCache
 from speechft.locks import lock, waiting
 from speechft.outputs import check_own, is_overwriting, replacing
 from speechft.results import ResultRow, read_rows, write_rows
+from speechft.scratch import scratch_in
 from speechft.sharing import share
 from speechft.tasks import TASKS, find_task, is_task
 from speechft.tasks.base import Task
@@ -52,6 +53,17 @@ def evaluate(
         SpeechftError: Something is wrong with an encoder, a task or the corpus. Where single tasks
             of encoders fail, all others are evaluated and written before it is raised.
     """
+    with scratch_in(folder):
+        return _evaluate(encoders, corpus, config, folder, seed)
+
+
+def _evaluate(
+    encoders: Sequence[Any],
+    corpus: str | Sequence[str],
+    config: EvaluationConfig,
+    folder: Path,
+    seed: int,
+) -> list[ResultRow]:
     candidates = typed_candidates(encoders)
     digests = {candidate.name: candidate.digest() for candidate in candidates}
     tasks, by_task = open_tasks(corpus, config, folder)

@@ -14,6 +14,7 @@ from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.features.downsampler import DownsamplerCache
 from speechft.results import ResultRow
+from speechft.scratch import scratch_in
 from speechft.sharing import share
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
@@ -159,7 +160,8 @@ def evaluate_encoder(
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     held = Failures() if failures is None else failures
     work = EncoderJobs(candidate, tasks, corpora, config, out, seed=seed, test=test, cache=cache)
-    failed = share(work.units())
+    with scratch_in(out):
+        failed = share(work.units())
     errors = {t.name: failed[work.unit(t.name)] for t in tasks if work.unit(t.name) in failed}
     held.add(candidate.name, errors)
     rows = work.rows(errors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +18,22 @@ from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.corpora.base import Card, Draft, Scan
 from speechft.data.inspection import Found, Header, inspect
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
-from speechft.data.manifest import CORPUS_FILE, Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.kept_cuts import sorted_order
+from speechft.data.kept_items import KeptItems
+from speechft.data.manifest import (
+    CORPUS_FILE,
+    Corpus,
+    Utterance,
+    kept_utterances,
+    open_corpus,
+    write_corpus,
+)
 from speechft.data.text import composed, words
 from speechft.errors import DataError
-from speechft.files import file_digest, json_digest, write_text
+from speechft.files import file_digest, json_digest, list_digest, write_text
 from speechft.outputs import replacing
 from speechft.runs import invalidate, is_output, stage
+from speechft.scratch import Column, Names
 
 _CHUNK = 32
 _FRAME, _HOP = 400, 320
@@ -75,7 +85,7 @@ def build(
     }
     inputs = {
         "labels": json_digest([file_digest(path) for path in scan.sources]),
-        "audio": json_digest(_stamps(root, scan)),
+        "audio": list_digest(_stamps(root, scan)),
     }
     job: Any = {"name": "corpus", "config": settings, "inputs": inputs}
     with stage(folder, outputs=_written(scan), **job) as work:
@@ -106,18 +116,18 @@ def _written(scan: Scan) -> tuple[str, ...]:
     return (CORPUS_FILE, ISSUES_FILE, *(f"{split}.jsonl.gz" for split in scan.splits))
 
 
-def _stamps(root: Path, scan: Scan) -> list[list[str | int]]:
-    """Return name, size and time of change of every recording: a change of these is a change."""
-    stamps: list[list[str | int]] = []
-    for path in sorted({draft.path for drafts in scan.splits.values() for draft in drafts}):
+def _stamps(root: Path, scan: Scan) -> Iterator[list[str | int]]:
+    """Yield name, size and time of change of every recording: a change of these is a change."""
+    paths = Names(str(draft.path) for drafts in scan.splits.values() for draft in drafts)
+    order = sorted_order((path.replace(os.sep, "\0") for path in paths), len(paths))
+    for path in (paths.name(number.item()) for number in order):
         name = _below(path, root)
         try:
             status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have
-            stamps.append([name])
+            yield [name]
         else:
-            stamps.append([name, status.st_size, status.st_mtime_ns])
-    return stamps
+            yield [name, status.st_size, status.st_mtime_ns]
 
 
 def _below(path: Path | str, root: Path) -> str:
@@ -132,14 +142,15 @@ def _relative(issue: Issue, root: Path) -> Issue:
 
 def _inspect_all(
     scan: Scan, options: Options, folder: Path
-) -> tuple[dict[str, list[Utterance]], list[Issue]]:
+) -> tuple[dict[str, KeptItems[Utterance]], list[Issue]]:
     """Return utterances by split, and every issue."""
-    splits: dict[str, list[Utterance]] = {}
+    splits: dict[str, KeptItems[Utterance]] = {}
     issues: list[Issue] = []
     jobs = options.jobs or 4 + (os.cpu_count() or 1)
     known: dict[Any, Found] = {}
     total = sum(map(len, scan.splits.values()))
-    repeated = total > len({(d.path, d.start) for ds in scan.splits.values() for d in ds})
+    different = Names(_part(d) for drafts in scan.splits.values() for d in drafts)
+    repeated = total > len(different)
 
     def look(draft: Draft) -> Found:
         key = (draft.path, draft.start, draft.end, draft.channel)
@@ -154,7 +165,7 @@ def _inspect_all(
 
     with progress_bar("inspecting recordings", total) as bar:
         for split, drafts in scan.splits.items():
-            splits[split] = []
+            splits[split] = kept_utterances()
             for draft, found in _parallel(look, drafts, jobs):
                 bar.advance()
                 problems = [
@@ -170,6 +181,10 @@ def _inspect_all(
     issues += _shared_speakers(splits, scan)
     issues += _unseen_characters(splits, scan)
     return splits, issues
+
+
+def _part(draft: Draft) -> str:
+    return f"{draft.path}\n{draft.start}"
 
 
 def _once_a_file(issues: list[Issue]) -> list[Issue]:
@@ -278,26 +293,28 @@ def _triples(splits: Mapping[str, Any], scan: Scan) -> list[tuple[str, ...]]:
     return [tuple(n for n in dict.fromkeys(t) if n in splits) for t in sorted(triples)]
 
 
-def _duplicates(splits: Mapping[str, list[Utterance]], scan: Scan) -> list[Issue]:
+def _duplicates(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> list[Issue]:
     """Return an issue for every id that a split, or splits used together, hold twice."""
     issues: dict[tuple[str, str], Issue] = {}
     alone = [(name,) for name in splits]
     for group in [*alone, *_triples(splits, scan)]:
-        first: dict[str, tuple[str, str]] = {}
+        names, numbers, begun = Names(), Column(), list[tuple[str, int]]()
         for split in group:
-            for item in splits[split]:
-                if item.id in first:
-                    where = "{} of split {}".format(*first[item.id])
-                    problem = f"the id was used before, by {where}"
-                    issues[item.id, split] = Issue(
-                        "duplicate-id", problem, item.path, item.id, split
-                    )
-                else:
-                    first[item.id] = (item.path, split)
+            begun.append((split, len(names)))
+            for number, item in enumerate(splits[split]):
+                known = len(names)
+                place = names.add(item.id)
+                if place == known:
+                    numbers.add(number)
+                    continue
+                where = next(s for s, first in reversed(begun) if first <= place)
+                before = splits[where][numbers[place]]
+                problem = f"the id was used before, by {before.path} of split {where}"
+                issues[item.id, split] = Issue("duplicate-id", problem, item.path, item.id, split)
     return list(issues.values())
 
 
-def _shared_speakers(splits: Mapping[str, list[Utterance]], scan: Scan) -> Iterator[Issue]:
+def _shared_speakers(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
     for group in scan.disjoint:
         found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for split in group:
@@ -311,7 +328,7 @@ def _shared_speakers(splits: Mapping[str, list[Utterance]], scan: Scan) -> Itera
                 yield Issue("speaker-overlap", problem, id=speaker, split="+".join(where))
 
 
-def _unseen_characters(splits: Mapping[str, list[Utterance]], scan: Scan) -> Iterator[Issue]:
+def _unseen_characters(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
     """Name transcripts with characters that the training split lacks: they count as errors."""
     if scan.alphabet is not None:
         return
@@ -354,7 +371,7 @@ def _pairs(scan: Scan) -> dict[str, Any]:
     return {"files": sorted(scan.pairs)} if scan.pairs else {}
 
 
-def _pair_texts(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, str]:
+def _pair_texts(scan: Scan, splits: Mapping[str, Sequence[Utterance]]) -> dict[str, str]:
     if not scan.pairs:
         return {}
     ids = {item.id for items in splits.values() for item in items}
@@ -367,8 +384,8 @@ def _pair_texts(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, 
     return texts
 
 
-def _durations(items: list[Utterance]) -> dict[str, float]:
+def _durations(items: Sequence[Utterance]) -> dict[str, float]:
     """Return shortest, median, 95th percentile and longest duration in seconds."""
-    seconds = np.array([item.samples / item.sample_rate for item in items])
+    seconds = np.fromiter((item.samples / item.sample_rate for item in items), float)
     points = np.quantile(seconds, [0.0, 0.5, 0.95, 1.0])
     return dict(zip(("min", "median", "p95", "max"), np.round(points, 3).tolist(), strict=True))
