@@ -266,7 +266,8 @@ class TaskEvaluation:
     def _fold(self, names: tuple[str, str, str]) -> Fold:
         task, config = self.task, self.settings
         read = names if self.test else names[:2]  # test stays unread where it is not reported
-        train, dev, test = [*(self.corpus.cuts(name) for name in read), list[Cut]()][:3]
+        parts: list[Split] = [*(self.corpus.cuts(name) for name in read), []]
+        train, dev, test = parts[:3]
         left_out = self.left_out
         listed = LeftOut(task.name, 0.0, _LIMIT) if left_out is None else left_out
         if self.config.limit is not None:
