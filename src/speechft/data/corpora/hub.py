@@ -233,7 +233,7 @@ def _stream(
 ) -> Table:
     """Return the rows of a data set, their audio written below ``folder/audio``."""
     path, revision, origin = _where(reference, about.revision)
-    table = Table([], [], [], folder)
+    table = Table([], folder)
     with _refusals(reference):
         streams = _open(reference, path, revision)
         features = {name: stream.features for name, stream in streams.items()}
