@@ -13,6 +13,7 @@ import os
 import shutil
 import struct
 import tempfile
+import weakref
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -111,7 +112,8 @@ class Bytes:
 
     def _write(self) -> None:
         if self._file is None:
-            self._file = _open()
+            self._hold(_open())
+        assert self._file is not None
         view, done = memoryview(self._pending), 0
         try:  # to a place: a child process that writes the same again changes nothing
             while done < len(view):
@@ -120,6 +122,11 @@ class Bytes:
             raise _refused(error) from None
         self._written += done
         self._pending = bytearray()
+
+    def _hold(self, file: IO[bytes]) -> None:
+        """Keep a file as long as this lives."""
+        self._file = file
+        weakref.finalize(self, file.close)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process of this machine opens the same file by."""
@@ -130,8 +137,9 @@ class Bytes:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Open the file of another process."""
-        place = state["place"]
-        self._file = None if place is None else open(place, "rb")  # noqa: SIM115 - as long as this
+        self._file = None
+        if state["place"] is not None:
+            self._hold(open(state["place"], "rb"))  # noqa: SIM115 - it is closed with this
         self._pending, self._written = bytearray(state["pending"]), state["written"]
 
 
@@ -286,12 +294,12 @@ def _table(places: int) -> npt.NDArray[np.int64]:
     if size <= _PENDING:
         table = np.empty((places, 2), np.int64)
     else:
-        file = _open()
-        try:  # all its room: a full disk is not told through memory
-            os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise _refused(error) from None
-        table = np.asarray(np.memmap(file, np.int64, "r+", shape=(places, 2)))
+        with _open() as file:
+            try:  # all its room: a full disk is not told through memory
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise _refused(error) from None
+            table = np.asarray(np.memmap(file, np.int64, "r+", shape=(places, 2)))
     table[:, 0] = -1
     return table
 

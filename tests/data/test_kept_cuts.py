@@ -75,7 +75,7 @@ def test_choices_are_kept_as_what_they_were_made_of() -> None:
     cuts = made()
     kept = Cuts.of(cuts)
     for some in (cuts, kept):
-        assert chosen(some, lambda cut: cut.num_channels == 2) == cuts[3::2]
+        assert chosen(some, lambda cut: cut.num_channels == 2) == cuts[1::2]
         assert picked(some, [5, 1]) == [cuts[5], cuts[1]]
         assert type(picked(some, [])) is type(kept_alike(iter(cuts), some)) is type(some)
     assert list(Cuts.different([cuts[:3], cuts[2:5]]).ids) == [cut.id for cut in cuts[:5]]

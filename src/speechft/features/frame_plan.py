@@ -81,7 +81,7 @@ class FramePlan:
 
 
 def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def _time(seconds: float) -> str:
