@@ -29,12 +29,16 @@ class KeptItems(Sequence[T], Generic[T]):
     ) -> None:
         self._plain, self._item = plain, item
         self._rows = Rows()
-        for one in items:
-            self.append(one)
+        self.extend(items)
 
     def append(self, item: T) -> None:
         """Add an item at the end."""
         self._rows.add(json.dumps(self._plain(item), separators=(",", ":")).encode())
+
+    def extend(self, items: Iterable[T]) -> None:
+        """Add items at the end."""
+        for item in items:
+            self.append(item)
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -54,8 +58,9 @@ class KeptItems(Sequence[T], Generic[T]):
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence holds the same items."""
-        same = isinstance(other, Sequence) and len(self) == len(other)
-        return same and all(a == b for a, b in zip(self, other, strict=True))
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 

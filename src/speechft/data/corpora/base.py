@@ -81,8 +81,8 @@ def _plain(draft: Draft) -> list[Any]:
 
 def _draft(values: list[Any]) -> Draft:
     name, path, text, speaker, phones, words, *others = values
-    spoken = ([(s, a, b) for s, a, b in part] for part in (phones, words))
-    return Draft(name, Path(path), text, speaker, *spoken, *others)
+    spoken = [[(s, a, b) for s, a, b in part] for part in (phones, words)]
+    return Draft(name, Path(path), text, speaker, spoken[0], spoken[1], *others)
 
 
 @dataclass(frozen=True)
