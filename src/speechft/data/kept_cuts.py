@@ -92,8 +92,9 @@ class Cuts(Sequence["Cut"]):
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence holds the same cuts in the same order."""
-        same = isinstance(other, Sequence) and len(self) == len(other)
-        return same and all(a == b for a, b in zip(self, other, strict=True))
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -54,8 +54,9 @@ class KeptItems(Sequence[T], Generic[T]):
 
     def __eq__(self, other: object) -> bool:
         """Return whether another sequence holds the same items."""
-        same = isinstance(other, Sequence) and len(self) == len(other)
-        return same and all(a == b for a, b in zip(self, other, strict=True))
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(a == b for a, b in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 
