@@ -67,6 +67,9 @@ class Draft:
     """The channel that counts; None for the mean of all."""
 
 
+Drafts = list[Draft] | KeptItems[Draft]
+
+
 def kept_drafts() -> KeptItems[Draft]:
     """Return utterances of a corpus of any size, none yet."""
     return KeptItems(_plain, _draft)
@@ -96,8 +99,7 @@ class Pairs:
 class Scan:
     """What a look at the label files of a corpus found."""
 
-    splits: dict[str, Any]
-    """By split, `Draft` after `Draft`: in a list, or as `kept_drafts` of any number."""
+    splits: dict[str, Drafts]
     issues: list[Issue] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     """``task_splits``, ``tuning_splits``, ``folds``, and facts for the user."""
