@@ -17,6 +17,7 @@ from speechft.files import (
     encoder_digest,
     file_digest,
     json_digest,
+    list_digest,
     read_json,
     weight_files,
     write_json,
@@ -90,6 +91,8 @@ def test_digests(tmp_path: Path) -> None:
     assert file_digest(tmp_path / "f") == hashlib.sha256(b"abc").hexdigest()
     assert json_digest({"a": 1, "b": [2]}) == json_digest({"b": [2], "a": 1})
     assert json_digest({"a": 1}) != json_digest({"a": 2})
+    for items in ([], [1], [{"b": 1, "a": "é"}, ["x", 2, None]]):
+        assert list_digest(iter(items)) == json_digest(items)
 
 
 def test_encoder_digest_covers_weights_and_configuration(tmp_path: Path) -> None:

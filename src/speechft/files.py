@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -203,6 +203,16 @@ def json_digest(content: Any) -> str:
     """Return the SHA-256 of a JSON value, independent of the order of keys."""
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def list_digest(items: Iterable[Any]) -> str:
+    """Return what `json_digest` says of the list of some items, which are not held together."""
+    digest = hashlib.sha256(b"[")
+    for number, item in enumerate(items):
+        text = json.dumps(item, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        digest.update(("," * (number > 0) + text).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -16,7 +16,7 @@ from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.probe import ProbeResult, probe
 from speechft.evaluation.score import RATIO
-from speechft.features.extract import Features
+from speechft.features.keeping import Features
 from speechft.tasks import find_task
 from speechft.tasks.left_out import LeftOut, usable_splits
 

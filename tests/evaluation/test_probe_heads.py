@@ -16,7 +16,7 @@ from speechft.evaluation import probe as probe_module
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.probe import ProbeResult, probe, probe_seeds
 from speechft.evaluation.query_by_example import detect
-from speechft.features.extract import Features
+from speechft.features.keeping import Features
 from speechft.tasks import find_task
 from speechft.tasks.asv import drawn_trials
 
@@ -58,7 +58,7 @@ def test_speakers_are_verified() -> None:
     value = find_task("asv").figure(result.items)
     assert value < 30  # half of all trials at random
     assert len(result.items) == len(contexts[1])
-    features.frames["train-00"][:] = float("inf")
+    features.frames["train-00"] = torch.full_like(features.frames["train-00"], float("inf"))
     with pytest.raises(TrainingError, match="task asv: no probe reached a finite loss on dev"):
         run("asv", features, splits, contexts, hidden=16, units=(24,), frames=20, epochs=2)
 

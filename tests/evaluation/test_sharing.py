@@ -107,7 +107,7 @@ def test_features_are_made_once_and_handed_over(
 
     passes: list[int] = []
     monkeypatch.setattr("speechft.evaluation.jobs.extract", counted)
-    monkeypatch.setattr("speechft.features.extract._Keeper.keep", _counting(passes), raising=True)
+    monkeypatch.setattr("speechft.features.keeping.Keeper.keep", _counting(passes), raising=True)
     one, two = (_jobs(encoders[0], tones, tmp_path) for _ in range(2))
     names = [one.unit(task) for task in one.jobs]
     with Workers(tmp_path, "a", names) as here, Workers(tmp_path, "b", names) as there:
@@ -127,9 +127,9 @@ def test_features_are_made_once_and_handed_over(
 
 
 def _counting(passes: list[int]):  # type: ignore[no-untyped-def]
-    from speechft.features.extract import _Keeper
+    from speechft.features.keeping import Keeper
 
-    keep = _Keeper.keep
+    keep = Keeper.keep
 
     def counted(self, group, output):  # type: ignore[no-untyped-def]
         passes.append(len(group))

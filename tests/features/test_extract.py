@@ -14,12 +14,12 @@ from speechft.data.manifest import Corpus, load_waveform
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.features.downsampler import DownsamplerCache, downsampler_key
 from speechft.features.extract import (
-    Features,
     batch_limits,
     downsample_all,
     extract,
     group_by_length,
 )
+from speechft.features.keeping import Features
 
 CPU = torch.device("cpu")
 

@@ -1,16 +1,16 @@
 """The batch plan of an epoch and the batches themselves.
 
-The plan is a pure function of (cuts, limits, seed, epoch), built with lhotse's bucketing
-sampler, and every random draw derives from (seed, step, cut id). A resumed run needs its step only.
+The plan is a pure function of (cuts, limits, seed, epoch), that of lhotse's bucketing sampler,
+and every random draw derives from (seed, step, cut id). A resumed run needs its step only.
 """
 
 from __future__ import annotations
 
 import bisect
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +22,12 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from speechft.data.acoustics import SAMPLE_RATE
-from speechft.data.manifest import load_waveform
-from speechft.data.waveform import count_samples
+from speechft.data.bucketing import Batches, bucketed_batches
+from speechft.data.kept_cuts import Cuts
+from speechft.data.waveform import count_samples, load_waveform
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
-    from lhotse import CutSet
     from lhotse.cut import Cut
 
 PAD_TO = 6_400
@@ -100,7 +100,7 @@ class BatchPlan:
 
     def __init__(
         self,
-        cuts: CutSet,
+        cuts: Iterable[Cut],
         *,
         seconds: float,
         utterances: int,
@@ -109,23 +109,34 @@ class BatchPlan:
         world_size: int = 1,
         max_duration: float | None = None,
     ) -> None:
-        self._cuts = list(cuts)
+        self._cuts = Cuts.of(cuts)
         if not self._cuts:
             raise DataError("there is nothing to train on: the training split is empty")
-        self._index = {cut.id: number for number, cut in enumerate(self._cuts)}
         self._limits = (seconds, utterances)
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._max_duration = max_duration
-        self._plans: dict[int, list[list[int]]] = {}
+        self._plans: dict[int, Batches] = {}
         self._starts = [0]  # of the epochs known so far, and where the next one begins
 
     def batch(self, step: int) -> list[Cut]:
         """Return this process's cuts of a step, counted from 0 through all epochs."""
+        return [self._cuts[number] for number in self._numbers(step)]
+
+    def _numbers(self, step: int) -> list[int]:
         position = self.number(step)
         while position >= self._starts[-1]:
             self._starts.append(self._starts[-1] + len(self._epoch(len(self._starts) - 1)))
         epoch = bisect.bisect_right(self._starts, position) - 1
-        return [self._cuts[n] for n in self._epoch(epoch)[position - self._starts[epoch]]]
+        return self._epoch(epoch)[position - self._starts[epoch]]
+
+    def cuts_of(self, steps: int) -> Cuts:
+        """Return the cuts of this process's first steps, each once."""
+        seen = np.zeros(len(self._cuts), np.bool_)
+        for step in range(steps):
+            seen[self._numbers(step)] = True
+            if seen.all():
+                break
+        return self._cuts.take(np.flatnonzero(seen))
 
     def number(self, step: int) -> int:
         """Return the number of this process's batch of a step among those of all processes.
@@ -137,51 +148,45 @@ class BatchPlan:
     def largest(self) -> list[Cut]:
         """Return a batch as large as the limits allow, of the longest cuts."""
         seconds, utterances = self._limits
-        cuts = sorted(self._cuts, key=lambda cut: (-self._seconds(cut), cut.id))
-        return cuts[: max(1, min(utterances, int(seconds / self._seconds(cuts[0]))))]
+        longest = float(self._cuts.seconds.max())
+        if self._max_duration is not None:
+            longest = min(longest, self._max_duration)
+        count = max(1, min(utterances, int(seconds / longest)))
+        return list(self._cuts.longest(count, self._max_duration))
 
     def epochs(self, steps: int) -> float:
         """Return how many epochs so many steps are."""
         return steps * self._world_size / len(self._epoch(0))
 
-    def _seconds(self, cut: Cut) -> float:
-        duration = float(cut.duration)
-        return duration if self._max_duration is None else min(duration, self._max_duration)
+    @cached_property
+    def _seconds(self) -> npt.NDArray[np.float64]:
+        """Return how long each cut counts: what is cropped, as lhotse rounds it."""
+        seconds, most = self._cuts.seconds, self._max_duration
+        for number in () if most is None else np.flatnonzero(seconds > most):
+            cut = self._cuts[number.item()]
+            seconds[number] = cut.truncate(duration=most, preserve_id=True).duration
+        return seconds
 
-    def _epoch(self, epoch: int) -> list[list[int]]:
+    def _epoch(self, epoch: int) -> Batches:
         if epoch not in self._plans:
             if len(self._plans) == _KEPT_PLANS:
                 self._plans.pop(next(iter(self._plans)))
             self._plans[epoch] = self._plan_epoch(epoch)
         return self._plans[epoch]
 
-    def _plan_epoch(self, epoch: int) -> list[list[int]]:
-        from lhotse import CutSet
-        from lhotse.dataset.sampling import BucketingSampler, SimpleCutSampler
-
+    def _plan_epoch(self, epoch: int) -> Batches:
         seconds, utterances = self._limits
-        cuts = CutSet.from_cuts(self._shortened(cut) for cut in self._cuts)
         few = min(20, len(self._cuts) // (2 * utterances))
         many = min(100, len(self._cuts) // (8 * utterances))  # where each still fills 8 batches
-        buckets = max(1, few, many)
-        limits = {"max_duration": seconds, "max_cuts": utterances, "shuffle": True}
-        limits |= {"seed": seed_of(self._seed, "plan", epoch) % 2**31, "drop_last": False}
-        limits |= {"rank": 0, "world_size": 1}
-        if buckets == 1:  # where all are of one length, lhotse 1.33 does not find the one bucket
-            sampler = SimpleCutSampler(cuts, **limits)
-        else:
-            sampler = BucketingSampler(
-                cuts, sampler_type=SimpleCutSampler, num_buckets=buckets, **limits
+        return Batches(
+            bucketed_batches(
+                self._seconds,
+                max_seconds=seconds,
+                max_items=utterances,
+                buckets=max(1, few, many),
+                seed=seed_of(self._seed, "plan", epoch) % 2**31,
             )
-        with warnings.catch_warnings():
-            # a cut beyond the limit is a batch of its own
-            warnings.filterwarnings("ignore", message="The first cut drawn", category=UserWarning)
-            return [[self._index[cut.id] for cut in batch] for batch in sampler]
-
-    def _shortened(self, cut: Cut) -> Cut:
-        if self._max_duration is None or cut.duration <= self._max_duration:
-            return cut
-        return cut.truncate(duration=self._max_duration, preserve_id=True)
+        )
 
 
 Read = Callable[["Cut", int], npt.NDArray[np.float32]]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +13,14 @@ from speechft.commands import command
 from speechft.copies import copied_file
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.cuts import read_cuts
+from speechft.data.kept_cuts import Cuts, sorted_order
+from speechft.data.kept_items import KeptItems, as_values
 from speechft.data.places import below
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.documents import parse_json
 from speechft.errors import CheckpointError, DataError
-from speechft.files import json_digest, read_json, write_json
+from speechft.files import json_digest, list_digest, read_json, write_json
 from speechft.remote import address_of, is_address
 
 if TYPE_CHECKING:
@@ -60,6 +60,17 @@ class Utterance:
     """Samples of the whole recording; 0 where the utterance is the whole."""
     channel: int | None = None
     """The channel that counts; None for the mean of all."""
+
+
+def kept_utterances(items: Iterable[Utterance] = ()) -> KeptItems[Utterance]:
+    """Return utterances that do not stay in memory."""
+    return KeptItems(as_values, _utterance, items)
+
+
+def _utterance(values: list[Any]) -> Utterance:
+    known = dict(zip((f.name for f in fields(Utterance)), values, strict=True))
+    known |= {name: [(s, a, b) for s, a, b in known[name]] for name in ("phones", "words")}
+    return Utterance(**known)
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,10 @@ class Corpus:
         return {}
 
     @cached_property
+    def _cuts(self) -> dict[str, Cuts]:
+        return {}
+
+    @cached_property
     def _values(self) -> dict[tuple[str, str], frozenset[str]]:
         return {}
 
@@ -168,9 +183,20 @@ class Corpus:
         if split in self.closed:
             return frozenset()
         if (split, kind) not in self._values:
-            found = {label_of(cut, kind) for cut in self.split(split)}
+            found = {label_of(cut, kind) for cut in self.cuts(split)}
             self._values[split, kind] = frozenset(value for value in found if value is not None)
         return self._values[split, kind]
+
+    def cuts(self, name: str) -> Cuts:
+        """Return the same cuts as `split` without any of them in memory, read once.
+
+        Raises:
+            DataError: There is no such split, it is closed, or its manifest is missing or damaged.
+        """
+        if name not in self._cuts:
+            self._check_open(name)
+            self._cuts[name] = Cuts.of(self._read(name))
+        return self._cuts[name]
 
     def split(self, name: str) -> CutSet:
         """Return the cuts of one split, sorted by id, paths resolved.
@@ -178,28 +204,34 @@ class Corpus:
         Raises:
             DataError: There is no such split, it is closed, or its manifest is missing or damaged.
         """
+        self._check_open(name)
+        if name not in self._splits:
+            self._splits[name] = self._open(name)
+        return self._splits[name]
+
+    def _check_open(self, name: str) -> None:
         if name in self.closed:
             raise DataError(f"split {name} of corpus {self.name} is closed until a choice is made")
         if name not in self.statistics:
             raise DataError(
                 f"corpus {self.name} has no split {name!r}; it has: {', '.join(self.statistics)}"
             )
-        if name not in self._splits:
-            self._splits[name] = self._open(name)
-        return self._splits[name]
 
     def _open(self, name: str) -> CutSet:
         from lhotse import CutSet
 
+        cuts = self._read(name)
+        lazy = SHARDED in self.info or len(cuts) > EAGER_UTTERANCES
+        return CutSet(cuts) if lazy else CutSet.from_cuts(cuts)
+
+    def _read(self, name: str) -> Manifest | ShardedSplit:
         size = self.statistics[name]["utterances"]
         if SHARDED in self.info:
-            shards = self.info[SHARDED][name]
-            return CutSet(ShardedSplit(self.place, name, shards, size))
+            return ShardedSplit(self.place, name, self.info[SHARDED][name], size)
         path = self.folder / f"{name}.jsonl.gz"
         if self.url is not None:
             path = copied_file(below(self.url, path.name))
-        manifest = Manifest(path, size, self.url or "")
-        return CutSet(manifest) if size > EAGER_UTTERANCES else CutSet.from_cuts(manifest)
+        return Manifest(path, size, self.url or "")
 
     def task_splits(self, task: str) -> tuple[str, str, str]:
         """Return the names of the train, dev and test splits that a task is probed on."""
@@ -288,9 +320,11 @@ def write_corpus(
 
     statistics, digests, own = {}, {}, {}
     for split, utterances in splits.items():
-        items = sorted(utterances, key=lambda item: item.id)
+        items = _sorted(utterances)
         path = folder / f"{split}.jsonl.gz"
-        CutSet.from_cuts(to_cut(item) for item in items).to_file(path)
+        with CutSet.open_writer(path) as file:
+            for item in items:
+                file.write(to_cut(item))
         statistics[split] = _statistics(items)
         digests[split] = _digest(items)
         known = all(item.sha256 for item in items)  # else the source tells whether audio changed
@@ -299,6 +333,14 @@ def write_corpus(
     content = {"name": name, "digest": digest, "statistics": statistics, "info": dict(info)}
     content["digests"] = own
     write_json(folder / CORPUS_FILE, content)
+
+
+def _sorted(utterances: Iterable[Utterance]) -> Sequence[Utterance]:
+    """Return utterances by id."""
+    if not isinstance(utterances, KeptItems):
+        return sorted(utterances, key=lambda item: item.id)
+    order = sorted_order((item.id for item in utterances), len(utterances))
+    return kept_utterances(utterances[number.item()] for number in order)
 
 
 def how_to_prepare(name: str = "generic", place: str = "PLACE") -> str:
@@ -381,21 +423,20 @@ def _digest(items: Iterable[Utterance]) -> str:
 
     Segments of recordings are told apart by their offset; defaults do not count.
     """
-    digest = hashlib.sha256(b"[")
-    for number, item in enumerate(items):
-        known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
-        for name in ("offset", "recording_samples", "words"):
-            if not known[name]:
-                known.pop(name)
-        if known["channel"] is None:
-            known.pop("channel")
-        text = json.dumps(known, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        digest.update(("," * (number > 0) + text).encode())
-    digest.update(b"]")
-    return digest.hexdigest()
+    return list_digest(map(_known, items))
 
 
-def _statistics(items: list[Utterance]) -> dict[str, Any]:
+def _known(item: Utterance) -> dict[str, Any]:
+    known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
+    for name in ("offset", "recording_samples", "words"):
+        if not known[name]:
+            known.pop(name)
+    if known["channel"] is None:
+        known.pop("channel")
+    return known
+
+
+def _statistics(items: Sequence[Utterance]) -> dict[str, Any]:
     labels: Counter[str] = Counter()
     for item in items:
         labels.update(item.labels.keys())

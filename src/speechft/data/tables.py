@@ -18,14 +18,17 @@ from typing import Any
 
 from speechft.commands import shell
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
+from speechft.data.kept_items import KeptItems, kept_rows
 from speechft.data.places import MAX_BYTES
 from speechft.documents import parse_json, read_limited, read_lines
 from speechft.errors import DataError
+from speechft.scratch import Column
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
 """What is read as a table, with `.parquet`, which has a reader of its own."""
 _SEPARATORS = (",", "\t", ";", "|")
 _JSON = (".jsonl", ".ndjson", ".json")
+_TIMES = ("start", "end", "duration")
 
 
 @dataclass
@@ -33,9 +36,9 @@ class RowTable:
     """The rows of a table and what is wrong with it."""
 
     path: Path
-    rows: list[dict[str, str]] = field(default_factory=list)
+    rows: KeptItems[dict[str, str]] = field(default_factory=kept_rows)
     """Cells by column as `speechft.data.columns.meaning` names it."""
-    lines: list[int] = field(default_factory=list)
+    lines: Column = field(default_factory=Column)
     """The line of each row."""
     problems: list[tuple[str, str]] = field(default_factory=list)
     """(path cell, problem) of rows that cannot be used."""
@@ -43,6 +46,8 @@ class RowTable:
     """All columns, by their names here."""
     dropped: list[str] = field(default_factory=list)
     """Columns without name or text, which are not read."""
+    decimal_commas: bool = False
+    """Whether times are written so: where semicolons separate, they mostly are."""
 
     @property
     def labels(self) -> list[str]:
@@ -133,6 +138,7 @@ def _read_cells(table: RowTable, text: str, required: tuple[str, ...]) -> None:
         separator, text = first[4], text[text.index(first) + len(first) :].lstrip("\r\n")
     else:
         separator = _separator(first, table.path)
+    table.decimal_commas = separator == ";"
     lines = _tabbed(text) if separator == "\t" else _quoted(text, separator, table.path)
     header: list[str] = []
     for number, cells in lines:
@@ -142,11 +148,6 @@ def _read_cells(table: RowTable, text: str, required: tuple[str, ...]) -> None:
             header = _header(table, cells, required)
             continue
         _add_row(table, header, number, cells)
-    if separator == ";":  # where it separates, a comma is mostly the decimal sign
-        for row in table.rows:
-            for name in ("start", "end", "duration"):
-                if name in row:
-                    row[name] = re.sub(r"^(\d+),(\d+)$", r"\1.\2", row[name])
     if not header:
         require(table.path, (), (), required)
 
@@ -206,8 +207,11 @@ def _keep(table: RowTable, row: dict[str, str], number: int) -> None:
         name = ascii(row.get("path", "")[:80])[1:-1]
         table.problems.append((name, f"line {number}: {problem}"))
     else:
+        if table.decimal_commas:
+            times = {name: row[name] for name in _TIMES if name in row}
+            row |= {n: re.sub(r"^(\d+),(\d+)$", r"\1.\2", text) for n, text in times.items()}
         table.rows.append(row)
-        table.lines.append(number)
+        table.lines.add(number)
 
 
 def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:

@@ -84,8 +84,9 @@ class EvaluationConfig(Config):
     """Quota of the frames in it, in gigabytes; pooled statistics are always kept there."""
     frame_codec: Codec = "bfloat16"
     """How frames are kept there; ``int8`` takes half the room."""
-    frame_memory_gb: float = Field(default=8.0, gt=0.0)
-    """Frames kept in memory, in gigabytes; the others are read or computed for every batch."""
+    frame_memory_gb: float | None = Field(default=None, gt=0.0)
+    """Gigabytes of frames that are kept while an evaluation lasts, in a file without a name beside
+    the results; null: half of the free space there. The others are computed for every batch."""
     max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
     """Largest share of a split that is left out because a task cannot use it, such as recordings
     that are too short; 1 never refuses. Protocol ``s3prl`` leaves nothing out."""

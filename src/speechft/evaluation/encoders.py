@@ -67,7 +67,7 @@ def evaluate(
     ]
     names = [one.unit(task.name) for one in jobs for task in tasks]
     with Workers(folder, "evaluate", names) as workers:
-        found = evaluate_all(jobs, workers)
+        found = evaluate_all(jobs, folder, workers)
     rows = []
     for one, (own, errors) in zip(jobs, found, strict=True):
         failures.add(one.candidate.name, errors)

@@ -10,29 +10,33 @@ from pathlib import Path
 
 from speechft.claims import Claim, Workers
 from speechft.console import log, warn
+from speechft.data.kept_cuts import Cuts
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError, SpeechftError, TrainingError
 from speechft.evaluation.candidates import Candidate, save_candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.identity import encoder_folder, slug
-from speechft.evaluation.shared_pass import SharedPass
+from speechft.evaluation.shared_pass import SharedPass, frame_room
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.downsampler import DownsamplerCache
-from speechft.features.extract import Features, Storage, extract
+from speechft.features.extract import extract
+from speechft.features.keeping import Features, Storage
 from speechft.results import ResultRow
+from speechft.scratch import Names, scratch_in
 from speechft.sharing import Unit, share
 from speechft.tasks.base import Task
 
 
 def evaluate_all(
-    jobs: Sequence[EncoderJobs], workers: Workers | None = None
+    jobs: Sequence[EncoderJobs], out: Path, workers: Workers | None = None
 ) -> list[tuple[list[ResultRow], dict[str, SpeechftError]]]:
     """Do evaluations, with whoever else works in the folder; one encoder is held at a time.
 
     Args:
         jobs: The evaluations of each encoder.
+        out: Folder of the results.
         workers: The processes that share them; None where this one is alone.
 
     Returns:
@@ -43,8 +47,9 @@ def evaluate_all(
         for one in jobs:
             one.release(workers)
 
-    failed = share([unit for one in jobs for unit in one.units(workers, begin)], workers)
-    begin()
+    with scratch_in(out):
+        failed = share([unit for one in jobs for unit in one.units(workers, begin)], workers)
+        begin()
     found = []
     for one in jobs:
         errors = {task: failed[one.unit(task)] for task in one.jobs if one.unit(task) in failed}
@@ -191,12 +196,19 @@ class EncoderJobs:
 
     def _encode(self, jobs: Sequence[TaskEvaluation], storage: Storage | None) -> Features:
         """Run the encoder once over the union of all splits of tasks on the same corpus."""
-        cuts = {cut.id: cut for job in jobs for cut in job.cuts()}
-        framed = [cut.id for job in jobs if job.task.level == "frame" for cut in job.cuts()]
+        cuts = Cuts.different(job.cuts() for job in jobs)
+        framed, often = Names(), Names()
+        for job in (job for job in jobs if job.task.level == "frame"):
+            tested = job.tested_only()
+            for cut in job.cuts():
+                framed.add(cut.id)
+                if cut.id not in tested:
+                    often.add(cut.id)
         return extract(
             self._load(),
-            cuts.values(),
-            frames=frozenset(framed),
+            cuts,
+            frames=framed,
+            rare=Names(name for name in framed if name not in often),
             device=pick_device(),
             precision=self._config.precision,
             cache=self._cache,
@@ -206,13 +218,13 @@ class EncoderJobs:
 
     def _storage(self) -> Storage:
         config = self._config
-        memory = int(config.frame_memory_gb * 1e9)
+        room = frame_room(config)
         if config.cache is None:
-            return Storage(memory=memory)
+            return Storage(room=room)
         precision = resolve_precision(config.precision, pick_device())
         mode = "" if config.mode == "exact" else f" {config.mode}"
         key = hashlib.sha256(f"{self.digest} {precision}{mode}".encode()).hexdigest()[:24]
         place = Path(config.cache).expanduser() / key
         quota = int(config.frame_cache_gb * 1e9)
         frames = FrameCache(place, quota, config.frame_codec) if quota else None
-        return Storage(PooledCache(place), frames, memory)
+        return Storage(PooledCache(place), frames, room)

@@ -17,14 +17,14 @@ from speechft.data.augment import SpecAugment
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError, TrainingError
 from speechft.evaluation.config import ProbeConfig
-from speechft.evaluation.crops import crop_variants
+from speechft.evaluation.crops import Variants, crop_variants
 from speechft.evaluation.grid import Grid, Probe, make_grid
 from speechft.evaluation.split_data import (
     SplitData,
     evaluation_batches,
     random_windows,
 )
-from speechft.features.extract import Features
+from speechft.features.keeping import Features
 from speechft.tasks.base import Item, Task
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class _Trial:
     seed: int
     """Of initial weights, dropout, windows and the order of batches."""
     device: torch.device | None
-    variants: Mapping[str, list[int]] = field(default_factory=dict)
-    """Variants of training cuts by the id of the whole cut, where they are cropped."""
+    variants: Variants | None = None
+    """Variants of training cuts, where they are cropped."""
     layers: tuple[int | None, ...] = (None,)
     """What probes see: None is the weighted sum, a number that hidden state alone."""
 
@@ -261,10 +261,10 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
     """Yield batches of similar length in random order."""
     rng = np.random.default_rng([trial.seed, epoch])
     numbers = np.arange(len(data.cuts))
-    if trial.variants:
-        numbers = np.array([group[epoch % len(group)] for group in trial.variants.values()])
+    if trial.variants is not None:
+        numbers = trial.variants.of_epoch(epoch)
     if trial.task.balanced:
-        classes = np.array([int(data.targets[n][0]) for n in numbers])
+        classes = np.array([int(data.targets[n][0]) for n in numbers.tolist()])
         weights = 1.0 / np.bincount(classes)[classes]
         numbers = rng.choice(numbers, len(numbers), p=weights / weights.sum())
     lengths = data.lengths[numbers]
@@ -274,9 +274,8 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
         )
     ]
     size = trial.config.batch
-    groups = [order[first : first + size].tolist() for first in range(0, len(order), size)]
-    for number in rng.permutation(len(groups)):
-        yield groups[number]
+    for number in rng.permutation(-(-len(order) // size)).tolist():
+        yield order[size * number : size * (number + 1)].tolist()
 
 
 def _train_grid(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from speechft.console import progress_bar
 from speechft.data.labels import Vocabulary
 from speechft.evaluation.probe import ProbeResult
-from speechft.features.extract import Features
+from speechft.features.keeping import Features
+from speechft.features.kept import TensorsByName
 from speechft.tasks.base import Item, Task
 
 if TYPE_CHECKING:
@@ -82,11 +83,11 @@ def _matched(
     return task.items(paired, [found[cut.id] for cut in paired], [], Vocabulary(()), truth)
 
 
-def _of_layer(features: Features, cuts: Sequence[Cut], layer: int) -> dict[str, Any]:
-    """Return (T, D) float16 arrays by id."""
-    found: dict[str, Any] = {}
+def _of_layer(features: Features, cuts: Sequence[Cut], layer: int) -> TensorsByName:
+    """Return (T, D) float16 features by id, read when they are asked for."""
+    found = TensorsByName()
     for first in range(0, len(cuts), _GROUP):
         group = cuts[first : first + _GROUP]
         for cut, rows in zip(group, features.rows(group), strict=True):
-            found[cut.id] = rows[layer].numpy().copy()
+            found[cut.id] = rows[layer]
     return found

@@ -7,14 +7,23 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from speechft.claims import FOLDER, Claim, Workers
 from speechft.console import warn
+from speechft.data.kept_cuts import Cuts
 from speechft.errors import DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import Codec, FrameCache, PooledCache, audio_key
-from speechft.features.extract import Features, Storage
+from speechft.features.keeping import Features, Storage
+from speechft.scratch import scratch_in
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLUSH = 2000
+"""Utterances of a file of pooled statistics."""
 
 Encode = Callable[[Sequence[TaskEvaluation], Storage | None], Features]
 """From tasks, and where features are kept (None: as the configuration says), to their features."""
@@ -112,13 +121,21 @@ class SharedPass:
         assert self._claim is not None
         apart = False
         try:
-            cuts = {cut.id: cut for job in self.jobs for cut in job.cuts()}
-            pooled = {audio_key(cuts[i]): row for i, row in self._features.pooled.items()}
-            PooledCache(self._place).put(pooled)
+            found, pooled, new = self._features, PooledCache(self._place), dict[str, "Tensor"]()
+            self._place.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(self._place).free
             frames = FrameCache(self._place, free // 2, "float16")
-            for name, states in self._features.frames.items():
-                frames.put(audio_key(cuts[name]), states)
+            with scratch_in(self._place):  # a thread of its own
+                cuts = Cuts.different(job.cuts() for job in self.jobs)
+            for cut in cuts:
+                new[audio_key(cut)] = found.mean(cut)
+                if len(new) == _FLUSH:
+                    pooled.put(new)
+                    new = {}
+                if cut.id in found.frames or (found.cache and cut.id in found.lengths):
+                    [states] = found.rows([cut])
+                    frames.put(audio_key(cut), states)
+            pooled.put(new)
         except Exception as error:
             warn(f"features are not handed over, others make their own: {error}")
             apart = True
@@ -132,4 +149,9 @@ class SharedPass:
         if config.cache is not None and config.frame_cache_gb > 0:
             rounded = config.frame_codec
         frames = FrameCache(self._place, 0, "float16", seen_as=rounded)
-        return Storage(PooledCache(self._place), frames, int(config.frame_memory_gb * 1e9))
+        return Storage(PooledCache(self._place), frames, frame_room(config))
+
+
+def frame_room(config: EvaluationConfig) -> int | None:
+    """Return the bytes of frames that are kept meanwhile; None where nothing is said."""
+    return None if config.frame_memory_gb is None else int(config.frame_memory_gb * 1e9)

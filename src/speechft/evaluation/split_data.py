@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from speechft.data.batching import seed_of
+from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import Vocabulary
-from speechft.features.extract import Features
+from speechft.features.keeping import Features
+from speechft.features.kept import TensorRows
 from speechft.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -45,24 +47,22 @@ class SplitData:
         context: Any = None,
     ) -> None:
         framed = task.level == "frame"
-        lengths = [features.length(cut) if framed else 1 for cut in cuts]
-        self.cuts = list(cuts)
-        self.lengths = np.array(lengths, dtype=np.int64)
-        self.targets = [
-            task.target(cut, vocabulary, length) for cut, length in zip(cuts, lengths, strict=True)
-        ]
+        self.cuts, self.targets = Cuts.of(cuts), TensorRows()
+        self.lengths = np.ones(len(self.cuts), dtype=np.int64)
+        for number, cut in enumerate(self.cuts):
+            if framed:
+                self.lengths[number] = features.length(cut)
+            self.targets.add(task.target(cut, vocabulary, int(self.lengths[number])))
         self.context = context
         self._features = features
-        self._pooled: Tensor | None = None
-        if not framed and self.cuts:
-            rows = [features.mean(cut).float() for cut in self.cuts]
-            self._pooled = torch.stack(rows, dim=1)[:, :, None]
+        self._means = None if framed else features.means(self.cuts)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Return the number of hidden states and their dim."""
-        if self._pooled is not None:
-            return self._pooled.shape[0], self._pooled.shape[3]
+        if self._means is not None:
+            states, dim = self._means[0].shape
+            return states, dim
         states, _, dim = self._features.rows(self.cuts[:1])[0].shape
         return states, dim
 
@@ -77,9 +77,10 @@ class SplitData:
             starts: First frame and number of frames of every cut, one after the other.
         """
         targets = [self.targets[n].to(device) for n in chosen]
-        if self._pooled is not None:
+        if self._means is not None:
             ones = torch.ones(len(chosen), dtype=torch.int64, device=device)
-            return self._pooled[:, chosen].to(device), ones, targets
+            means = torch.stack([self._means[n].float() for n in chosen], dim=1)
+            return means[:, :, None].to(device), ones, targets
         rows = self._features.rows([self.cuts[n] for n in chosen])
         if starts:
             rows = [

@@ -158,7 +158,7 @@ def evaluate_encoder(
     corpora = {t.name: corpus if isinstance(corpus, Corpus) else corpus[t.name] for t in tasks}
     held = Failures() if failures is None else failures
     work = EncoderJobs(candidate, tasks, corpora, config, out, seed=seed, test=test, cache=cache)
-    [(rows, errors)] = evaluate_all([work])
+    [(rows, errors)] = evaluate_all([work], out)
     held.add(candidate.name, errors)
     if failures is None:
         held.raise_any(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.console import log
+from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.devices import arithmetic_of, pick_device, resolve_precision
@@ -25,12 +27,14 @@ from speechft.evaluation.probe import ProbeResult, probe_seeds
 from speechft.evaluation.protocols import differences, settings_of
 from speechft.evaluation.query_by_example import detect
 from speechft.evaluation.score import bootstrap_interval, hierarchical_interval, resampled
-from speechft.features.extract import Features, count_frames
+from speechft.features.extract import count_frames
+from speechft.features.keeping import Features
 from speechft.features.layers import pick_layers
 from speechft.files import file_digest, json_digest
 from speechft.results import ResultRow, of_all_layers, read_rows, write_rows
 from speechft.runs import is_done, stage
-from speechft.tasks.base import Item, Task
+from speechft.scratch import Names
+from speechft.tasks.base import Item, Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.measures import Measure
 from speechft.tasks.word_search import LanguageModel
@@ -56,9 +60,9 @@ class Fold:
     """The splits that one probe is trained, chosen and tested on."""
 
     names: tuple[str, str, str]
-    train: list[Cut]
-    dev: list[Cut]
-    test: list[Cut]
+    train: Split
+    dev: Split
+    test: Split
     contexts: tuple[Any, Any]
 
 
@@ -159,7 +163,7 @@ class TaskEvaluation:
             DataError: Too much of a split cannot be used.
             ConfigError: The encoder lacks a layer that was asked for.
         """
-        self.cuts()
+        self.folds  # noqa: B018 - refuses splits of which too much is left out
         self.layers  # noqa: B018 - refuses layers that there are not
 
     @cached_property
@@ -168,9 +172,17 @@ class TaskEvaluation:
         asked = self.config.layers
         return [] if asked is None else pick_layers(asked, self.encoder().num_layers)
 
-    def cuts(self) -> list[Cut]:
-        """Return every cut that is needed, some of them more than once."""
-        return [cut for r in self.folds for part in (r.train, r.dev, r.test) for cut in part]
+    def cuts(self) -> Iterator[Cut]:
+        """Yield every cut that is needed, some of them more than once."""
+        return (cut for r in self.folds for part in (r.train, r.dev, r.test) for cut in part)
+
+    def tested_only(self) -> Names:
+        """Return the ids of the cuts that no probe is trained or chosen on."""
+        if not self.task.trained:
+            return Names()
+        used = Names(i for r in self.folds for part in (r.train, r.dev) for i in Cuts.of(part).ids)
+        tested = (i for r in self.folds for i in Cuts.of(r.test).ids)
+        return Names(name for name in tested if name not in used)
 
     def done(self) -> bool:
         """Return whether the folder holds exactly this evaluation."""
@@ -254,7 +266,8 @@ class TaskEvaluation:
     def _fold(self, names: tuple[str, str, str]) -> Fold:
         task, config = self.task, self.settings
         read = names if self.test else names[:2]  # test stays unread where it is not reported
-        train, dev, test = [*(list(self.corpus.split(name)) for name in read), []][:3]
+        parts: list[Split] = [*(self.corpus.cuts(name) for name in read), []]
+        train, dev, test = parts[:3]
         left_out = self.left_out
         listed = LeftOut(task.name, 0.0, _LIMIT) if left_out is None else left_out
         if self.config.limit is not None:
@@ -263,7 +276,7 @@ class TaskEvaluation:
             for name, before, kept in zip(names, every, (train, dev, test), strict=True):
                 listed.pass_over(name, {cut.id for cut in before} - {cut.id for cut in kept})
 
-        def divide(train: list[Cut], dev: list[Cut]) -> tuple[list[Cut], list[Cut]]:
+        def divide(train: Split, dev: Split) -> tuple[Split, Split]:
             train, dev = task.split_off_dev(train, dev, names)
             return task.expand(train), dev
 
@@ -330,7 +343,8 @@ class TaskEvaluation:
         dev_items = _merged([result.dev_items for result in results])
         dev = measure.value(dev_items)
         details = self._details(measure, results, items, dev_items)
-        cuts = [cut for fold in self.folds for cut in (fold.test if self.test else fold.dev)]
+        parts = [fold.test if self.test else fold.dev for fold in self.folds]
+        cuts = itertools.chain.from_iterable(parts)
         if languages := by_language(measure, items if self.test else dev_items, cuts):
             details["languages"] = languages
         if len(items_by_seed) > 1 and self.test:

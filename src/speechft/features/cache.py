@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +17,7 @@ from speechft.disk import is_regular, sweep
 from speechft.errors import RunError
 from speechft.files import atomic_write
 from speechft.locks import is_unwritable
+from speechft.scratch import Names
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -78,36 +79,36 @@ class PooledCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         sweep(folder)  # what a process that was killed had begun
-        self._files: dict[str, Path] = {}
+        self._names, self._files = Names(), list[Path]()
         for path in sorted(folder.glob("pooled-*.safetensors")):
             try:
                 with _open(path) as file:
-                    self._files.update(dict.fromkeys(file.keys(), path))
+                    for name in file.keys():  # noqa: SIM118
+                        self._names.add(name)
             except (OSError, SafetensorError):
                 continue  # a damaged file holds nothing; what it held is computed again
+            self._files.append(path)
 
-    def get(self, keys: Iterable[str]) -> dict[str, Tensor]:
-        """Return the statistics of those keys that are kept, by key."""
-        wanted: dict[Path, list[str]] = {}
-        for key in keys:
-            if key in self._files:
-                wanted.setdefault(self._files[key], []).append(key)
-        found: dict[str, Tensor] = {}
-        for path, names in wanted.items():
+    def read(self, keys: Names) -> Iterator[tuple[int, Tensor]]:
+        """Yield the statistics that are kept, file by file, each with the number of its key."""
+        for path in self._files:
             with _open(path) as file:
-                found.update({name: file.get_tensor(name) for name in names})
-        return found
+                for name in file.keys():  # noqa: SIM118
+                    if (number := keys.number(name)) is not None:
+                        yield number, file.get_tensor(name)
 
     def put(self, pooled: Mapping[str, Tensor]) -> None:
         """Add statistics by key, in one new file."""
-        new = {key: tensor.contiguous() for key, tensor in pooled.items() if key not in self._files}
+        new = {key: tensor.contiguous() for key, tensor in pooled.items() if key not in self._names}
         if not new:
             return
         name = hashlib.sha256("".join(sorted(new)).encode()).hexdigest()[:16]
         path = self.folder / f"pooled-{name}.safetensors"
         if not _write(path, save(new)):
             return
-        self._files.update(dict.fromkeys(new, path))
+        self._files.append(path)
+        for key in new:
+            self._names.add(key)
 
 
 class FrameCache:
@@ -152,6 +153,14 @@ class FrameCache:
         except (OSError, SafetensorError):
             return None
         return decode(stored)
+
+    def length(self, key: str) -> int | None:
+        """Return T of an audio whose states are there, which are not read."""
+        try:
+            with _open(self.folder / f"{key}.safetensors") as file:
+                return int(file.get_slice("values").get_shape()[1])
+        except (OSError, SafetensorError):
+            return None
 
     def put(self, key: str, states: Tensor) -> bool:
         """Keep (N, T, D) states if there is room; return whether they are kept.

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import time
+from array import array
+from collections.abc import Container, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from speechft.console import progress_bar
+from speechft.console import log, progress_bar
 from speechft.data.batching import PAD_TO, pad, read_waveforms
+from speechft.data.kept_cuts import Cuts, chosen
 from speechft.data.waveform import count_samples
 from speechft.devices import Precision, autocast, resolve_precision, returning_memory
-from speechft.encoders.base import Encoder, EncoderOutput, pooled
+from speechft.encoders.base import Encoder, EncoderOutput
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import DataError
-from speechft.features.cache import FrameCache, PooledCache, Room, audio_key
-from speechft.features.downsampler import DownsamplerCache, downsampler_key
+from speechft.features.downsampler import Downsampled, DownsamplerCache, downsampler_key
+from speechft.features.frame_plan import FramePlan
+from speechft.features.keeping import Features, Keeper, Storage, frames_of
+from speechft.features.kept import Timed
+from speechft.scratch import free_bytes, scratch_folder
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -27,93 +32,29 @@ LARGE = 20_000_000
 """Parameters of an encoder whose arithmetic outweighs the setting up of kernels."""
 
 
-Compute = Callable[[list["Cut"]], list[Tensor]]
-"""From cuts to their (N, T, D) float16 hidden states."""
-
-
-@dataclass
-class Features:
-    """Features of a set of cuts by cut id. Shapes: N hidden states (L + 1), T frames, D dim."""
-
-    pooled: dict[str, Tensor] = field(default_factory=dict)
-    """(N, D) float32 mean over time of every hidden state."""
-    frames: dict[str, Tensor] = field(default_factory=dict)
-    """(N, T, D) float16 hidden states, of those that are kept in memory."""
-    lengths: dict[str, int] = field(default_factory=dict)
-    """T of those that are not."""
-    cache: FrameCache | None = None
-    """Where further frames may lie."""
-    compute: Compute | None = None
-    """How frames are made that lie nowhere."""
-
-    def length(self, cut: Cut) -> int:
-        """Return T of a cut whose frames were asked for."""
-        kept = self.frames.get(cut.id)
-        return self.lengths[cut.id] if kept is None else kept.shape[1]
-
-    def mean(self, cut: Cut) -> Tensor:
-        """Return the (N, D) mean over time of the hidden states."""
-        return self.pooled[cut.id]
-
-    def rows(self, cuts: Sequence[Cut]) -> list[Tensor]:
-        """Return the (N, T, D) hidden states of cuts: kept, read from disk, or computed again."""
-        found = {cut.id: self.frames[cut.id] for cut in cuts if cut.id in self.frames}
-        missing = [cut for cut in cuts if cut.id not in found]
-        if self.cache is not None:
-            for cut in missing:
-                stored = self.cache.get(audio_key(cut))
-                if stored is not None:
-                    found[cut.id] = stored
-            missing = [cut for cut in missing if cut.id not in found]
-        if missing:
-            assert self.compute is not None
-            found |= zip((cut.id for cut in missing), self.compute(missing), strict=True)
-        return [found[cut.id] for cut in cuts]
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Where an encoder's features are kept between and during evaluations."""
-
-    pooled: PooledCache | None = None
-    frames: FrameCache | None = None
-    memory: int = 4 << 30
-    """Bytes of frames that are kept in memory; the others are streamed."""
-
-
-_FLUSH = 2000
-"""Utterances after which new pooled statistics are written."""
-
-
 def downsample_all(
-    encoder: Encoder, cuts: Iterable[Cut], cache: DownsamplerCache, device: torch.device
-) -> dict[str, tuple[Tensor, int]]:
+    encoder: Encoder, cuts: Sequence[Cut], cache: DownsamplerCache, device: torch.device
+) -> Downsampled:
     """Return the downsampler's output of every cut, (T, C) and samples, by cut id."""
-    key = downsampler_key(encoder) or ""
-    cuts = list(cuts)
-    missing = [cut for cut in cuts if cache.get(key, cut) is None]
-    result = {}
+    key, own = downsampler_key(encoder) or "", Timed()
+    missing = chosen(cuts, lambda cut: not cache.has(key, cut))
     with torch.inference_mode(), progress_bar("frozen downsampler", len(missing)) as bar:
         for group in group_by_length(missing, 64.0):
             for cut, row, samples in _downsample(encoder, group, device):
                 row = row.cpu()  # readers of batches may be other processes
                 cache.put(key, cut, row, samples)
-                kept = cache.get(key, cut)
-                result[cut.id] = (row.clone(), samples) if kept is None else kept
+                if not cache.has(key, cut):
+                    own.add(cut.id, row, samples)
             bar.advance(len(group))
-    for cut in cuts:
-        if cut.id not in result:
-            stored = cache.get(key, cut)
-            assert stored is not None
-            result[cut.id] = stored
-    return result
+    return Downsampled(cache, key, cuts, own)
 
 
 def extract(
     encoder: Encoder,
     cuts: Iterable[Cut],
     *,
-    frames: frozenset[str] = frozenset(),
+    frames: Container[str] = frozenset(),
+    rare: Container[str] = frozenset(),
     device: torch.device,
     precision: Precision = "auto",
     batch_seconds: float | None = None,
@@ -127,12 +68,13 @@ def extract(
         encoder: In evaluation mode.
         cuts: What to encode.
         frames: Ids of the cuts whose frames are kept beside the pooled statistics.
+        rare: Those of them that are read seldom.
         device: Where to compute.
         precision: See `speechft.devices`.
         batch_seconds: Audio in a batch, padding included; None takes what suits the encoder.
         cache: Outputs of the frozen downsampler to reuse and to fill.
-        storage: Features to reuse and to fill, and how much is kept in memory; None keeps all in
-            memory and nothing elsewhere.
+        storage: Features to reuse and to fill, and how many frames are kept meanwhile; None reuses
+            and fills nothing.
         description: Text of the progress bar.
 
     Raises:
@@ -144,9 +86,9 @@ def extract(
     if cache is not None and not encoder.depends_on_batch:
         key = downsampler_key(encoder, resolved)
     seconds, multiple = batch_limits(encoder, device, batch_seconds)
-    storage = storage or Storage(memory=1 << 62)
+    storage = storage or Storage()
     if encoder.depends_on_batch:
-        storage = Storage(memory=storage.memory)
+        storage = Storage(room=storage.room)
 
     def states(group: list[Cut]) -> EncoderOutput:
         with torch.inference_mode(), autocast(resolved, device):
@@ -157,80 +99,45 @@ def extract(
         for part in group_by_length(group, seconds, encoder.window):
             output = states(part)
             for number, cut in enumerate(part):
-                row = _frames(output, number)
+                row = frames_of(output, number)
                 found[cut.id] = row if storage.frames is None else storage.frames.as_kept(row)
         return [found[cut.id] for cut in group]
 
+    kept = Cuts.of(cuts)
+    plan = _frame_plan(encoder, kept, frames, rare, storage)
     features = Features(cache=storage.frames, compute=compute)
-    keeper = _Keeper(features, frames, storage)
-    left = keeper.reuse(encoder, list(cuts))
+    keeper = Keeper(features, frames, storage, plan)
+    left = keeper.reuse(kept)
+    started, total = time.perf_counter(), float(left.seconds.sum())
     with progress_bar(description, len(left)) as bar:
-        for group in returning_memory(group_by_length(left, seconds, encoder.window), device):
+        for number, group in enumerate(
+            returning_memory(group_by_length(left, seconds, encoder.window), device)
+        ):
             keeper.keep(group, states(group))
             bar.advance(len(group))
+            heard = sum(cut.duration for cut in group)
+            cost = None if number else plan.cost(heard, time.perf_counter() - started, total)
+            if cost is not None:
+                log(cost)
     keeper.flush()
     return features
 
 
-class _Keeper:
-    """Keeps an encoder's output in memory and on disk, as far as the storage has room."""
-
-    def __init__(self, features: Features, frames: frozenset[str], storage: Storage) -> None:
-        self._features, self._frames, self._storage = features, frames, storage
-        self._room = Room(storage.memory)
-        self._new: dict[str, Tensor] = {}
-
-    def reuse(self, encoder: Encoder, cuts: list[Cut]) -> list[Cut]:
-        """Read the features that earlier evaluations kept; return the cuts that have none yet."""
-        if self._storage.pooled is None:
-            return cuts
-        keys = {cut.id: audio_key(cut) for cut in cuts}
-        known = self._storage.pooled.get(keys.values())
-        left = []
-        for cut in cuts:
-            stored = known.get(keys[cut.id])
-            if stored is not None:
-                self._features.pooled[cut.id] = stored
-            if stored is None or (cut.id in self._frames and not self._reuse_frames(cut, encoder)):
-                left.append(cut)
-        return left
-
-    def _reuse_frames(self, cut: Cut, encoder: Encoder) -> bool:
-        cache = self._storage.frames
-        stored = None if cache is None else cache.get(audio_key(cut))
-        if stored is None:
-            return False
-        self._remember(cut, stored)
-        return True
-
-    def keep(self, group: list[Cut], output: EncoderOutput) -> None:
-        means = pooled(output).cpu()
-        for number, cut in enumerate(group):
-            if cut.id not in self._features.pooled:  # else what was kept stays, to the bit
-                self._features.pooled[cut.id] = means[number].clone()
-                if self._storage.pooled is not None:
-                    self._new[audio_key(cut)] = self._features.pooled[cut.id]
-            if cut.id in self._frames:
-                states, disk = _frames(output, number), self._storage.frames
-                if disk is not None:
-                    disk.put(audio_key(cut), states)
-                    states = disk.as_kept(states)
-                self._remember(cut, states)
-        if len(self._new) >= _FLUSH:
-            self.flush()
-
-    def _remember(self, cut: Cut, states: Tensor) -> None:
-        size = states.numel() * states.element_size()
-        if self._room.fits(cut.id, size):
-            self._room.hold(cut.id, size)
-            self._features.frames[cut.id] = states
-        else:
-            self._features.lengths[cut.id] = states.shape[1]
-
-    def flush(self) -> None:
-        if self._storage.pooled is not None:
-            self._storage.pooled.put(self._new)
-        self._new = {}
+def _frame_plan(
+    encoder: Encoder, cuts: Cuts, frames: Container[str], rare: Container[str], storage: Storage
+) -> FramePlan:
+    """Return which frames are kept, and say so where it is much."""
+    counts = encoder.frame_lengths(torch.from_numpy(cuts.samples)).clamp(min=0).numpy()
+    often = seldom = 0
+    for name, count in zip(cuts.ids, counts, strict=True) if frames else ():
+        if name in frames:
+            size = 2 * (encoder.num_layers + 1) * encoder.dim * int(count)
+            often, seldom = (often, seldom + size) if name in rare else (often + size, seldom)
+    free = free_bytes()
+    plan = FramePlan(often, seldom, free // 2 if storage.room is None else storage.room, rare)
+    if told := plan.text(scratch_folder(), free):
+        log(told)
+    return plan
 
 
 def batch_limits(
@@ -256,22 +163,23 @@ def batch_limits(
     return 48.0, PAD_TO if encoder.minds_shapes else 1
 
 
-def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> list[int]:
+def count_frames(encoder: Encoder, cuts: Sequence[Cut]) -> Sequence[int]:
     """Return the frames that an encoder makes of each cut, without reading any audio.
 
     Raises:
         DataError: A cut is longer than the encoder takes.
     """
-    samples = torch.tensor([count_samples(cut) for cut in cuts], dtype=torch.int64)
-    for cut, count in zip(cuts, samples.tolist(), strict=True):
-        if encoder.window is not None and count > encoder.window:
+    known = cuts.samples if isinstance(cuts, Cuts) else [count_samples(cut) for cut in cuts]
+    samples = torch.tensor(known, dtype=torch.int64)
+    if encoder.window is not None:
+        for number in (samples > encoder.window).nonzero()[:1].flatten().tolist():
+            cut, count = cuts[number], int(samples[number])
             raise DataError(
                 f"recording {cut.id} lasts {count / SAMPLE_RATE:.1f} s; the encoder sees "
                 f"{encoder.window / SAMPLE_RATE:g} s and takes nothing longer",
                 hint="cut it up, or leave it out",
             )
-    counts: list[int] = encoder.frame_lengths(samples).clamp(min=0).tolist()
-    return counts
+    return array("q", encoder.frame_lengths(samples).clamp(min=0).numpy().tobytes())
 
 
 def is_large(encoder: Encoder) -> bool:
@@ -290,7 +198,11 @@ def group_by_length(
         window: Samples that every utterance is padded to, if it is.
     """
     group: list[Cut] = []
-    for cut in sorted(cuts, key=lambda cut: (-cut.duration, cut.id)):
+    for cut in (
+        cuts.longest_first()
+        if isinstance(cuts, Cuts)
+        else sorted(cuts, key=lambda cut: (-cut.duration, cut.id))
+    ):
         longest = max(group[0].duration, (window or 0) / SAMPLE_RATE) if group else 0.0
         if longest * (len(group) + 1) > seconds and group:
             yield group
@@ -352,9 +264,3 @@ def in_float(output: EncoderOutput) -> EncoderOutput:
     return EncoderOutput(
         tuple(layer.float() for layer in output.layers), output.lengths, output.frame_rate
     )
-
-
-def _frames(output: EncoderOutput, number: int) -> Tensor:
-    """Return the (N, T, D) float16 states of one utterance of a batch."""
-    count = int(output.lengths[number])
-    return torch.stack([layer[number, :count].half() for layer in output.layers]).cpu()

@@ -155,7 +155,7 @@ def _read_rows(path: Path, problems: dict[str, str]) -> Iterator[tuple[Path, Seg
     table = read_table(path)
     for number, (place, problem) in enumerate(table.problems, 1):
         problems[f"{place or 'a row'} ({number} of {path})"] = problem
-    for row, line in zip(table.rows, table.lines, strict=True):
+    for row, line in zip(table.rows, table.lines.values().tolist(), strict=True):
         try:
             segment = segment_of(row)
         except ValueError as error:

@@ -13,6 +13,7 @@ import torch
 
 from speechft.console import log, progress_bar
 from speechft.data.batching import PAD_TO, read_waveforms
+from speechft.data.kept_cuts import Cuts
 from speechft.devices import autocast, pick_device, resolve_precision, returning_memory
 from speechft.encoders.base import Encoder
 from speechft.encoders.load import FEATURES, load_encoder
@@ -110,14 +111,13 @@ class _Making:
         seed: int,
         group: Group,
     ) -> None:
-        self.targets, self.cuts, self.folder, self.seed = targets, cuts, folder, seed
+        self.targets, self.cuts, self.folder, self.seed = targets, Cuts.of(cuts), folder, seed
         self.group, self.device = group, pick_device()
         precision = "fp32" if targets.source in FEATURES else "auto"
         self.precision = resolve_precision(precision, self.device)  # type: ignore[arg-type]
         self.encoder = encoder.to(self.device)
-        self.counts: Numbers = np.array(count_frames(encoder, cuts), np.int64)
-        durations = np.fromiter((cut.duration for cut in cuts), np.float64, len(cuts))
-        self.order = np.argsort(durations, kind="stable")
+        self.counts: Numbers = np.array(count_frames(encoder, self.cuts), np.int64)
+        self.order = np.argsort(self.cuts.seconds, kind="stable")
         self.frames = RowFile(folder / _FRAMES_NAME, np.float32, encoder.dim)
         self.clusters = RowFile(folder / CLUSTERS_NAME, np.int16, 1)
         self.places: Numbers = np.full(len(cuts), -1)
@@ -138,7 +138,7 @@ class _Making:
             self.group.wait()
         self._assign(np.load(path))
         if self.group.is_first:
-            write_index(self.folder, (cut.id for cut in self.cuts), self.counts)
+            write_index(self.folder, self.cuts.ids, self.counts)
             self.frames.path.unlink(missing_ok=True)
 
     def _plan(self) -> None:
@@ -187,11 +187,11 @@ class _Making:
         matter, and neither does the number of processes.
         """
         rows = self.frames.rows(self.sampled)
-        clusters, centroids = self.targets.clusters, None
+        clusters, found = self.targets.clusters, np.empty(0, np.float32)
         if self.group.is_first:
             log(f"k-means: {clusters} clusters on {len(rows)} frames of {self.targets.source}")
-            centroids = fit_centroids(rows, clusters, self.seed)
-        found: Floats = self.group.of_first(centroids)  # type: ignore[assignment]
+            found = fit_centroids(rows, clusters, self.seed)
+        found = self.group.of_first(found)
         for _ in range(self.targets.passes):
             sums = np.zeros((clusters, self.encoder.dim + 1))
             for start in range(self.group.rank * BATCH, len(rows), self.group.size * BATCH):

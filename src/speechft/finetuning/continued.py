@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from speechft.data.batching import Batch, StepDataset, seed_of
+from speechft.data.kept_cuts import Cuts
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
 from speechft.features.downsampler import DownsamplerCache
@@ -50,7 +52,7 @@ class Continued(TrainingSetup):
         reader = SplitReader(corpus, self.encoder, splits, need_dev, config.max_left_out)
         cuts, self.dev_cuts, left_out = reader.read_unlabelled()
         self.note_left_out(folder, {self.name: left_out})
-        heard, group = [*cuts, *self.dev_cuts], Group.of(self.accelerator)
+        heard, group = Cuts.of(itertools.chain(cuts, self.dev_cuts)), Group.of(self.accelerator)
         self.clusters = make_targets(config.targets, heard, folder / ".targets", self.seed, group)
         torch.manual_seed(self.seed)
         self.objective = HubertObjective(self.encoder, config.targets.clusters, config.masking)

@@ -119,11 +119,12 @@ def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     with process_group.watched():
         make_accelerator("fp32")
         first = is_main_process()
-        while not first and (job := process_group.from_first(None)) is not None:
+        nothing: dict[str, Any] = {}
+        while not first and (job := process_group.from_first(nothing)):
             follow(**job)
         yield first
         if first:
-            process_group.from_first(None)
+            process_group.from_first(nothing)
 
 
 @contextmanager

@@ -21,10 +21,12 @@ from speechft.data.batching import (
     read_waveforms,
     seed_of,
 )
+from speechft.data.kept_cuts import Cuts
 from speechft.data.manifest import load_waveform
 from speechft.encoders.base import Encoder
 from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import downsample_all, group_by_length
+from speechft.features.kept import Timed
 from speechft.finetuning.encoding import encode
 from speechft.finetuning.memory import Limits
 
@@ -35,7 +37,7 @@ CachedFeatures = Mapping[str, tuple[Tensor, int]]
 """From a cut's id to (T, C) features and the number of its samples."""
 
 CACHE_BYTES = 4 << 30
-"""Memory that kept downsampler outputs, and kept hidden states, may take."""
+"""What kept downsampler outputs, and kept hidden states, may take on disk."""
 
 
 class Examples:
@@ -60,7 +62,7 @@ class Examples:
         max_duration: float | None = None,
         downsampled: CachedFeatures | None = None,
     ) -> None:
-        self.cuts, self.seed, self.downsampled = list(cuts), seed, downsampled
+        self.cuts, self.seed, self.downsampled = Cuts.of(cuts), seed, downsampled
         self.max_duration = max_duration
         self.longest = None if max_duration is None else int(max_duration * SAMPLE_RATE)
         self.hop = encoder.hop_size
@@ -96,10 +98,8 @@ class Examples:
 
     def plan(self, limits: Limits, accelerator: Any) -> BatchPlan:
         """Return which cuts make up each batch of this process."""
-        from lhotse import CutSet
-
         return BatchPlan(
-            CutSet.from_cuts(self.cuts),
+            self.cuts,
             seconds=limits.seconds,
             utterances=limits.utterances,
             seed=self.seed,
@@ -187,13 +187,13 @@ def keep_hidden(
     """
     if examples.longest is not None:
         return None  # a crop's hidden states are not a crop of the whole's
-    cuts = {cut.id: cut for step in range(batches) for cut in plan.batch(step)}
-    if _bytes(list(cuts.values()), encoder, encoder.dim) > CACHE_BYTES:
+    cuts = plan.cuts_of(batches)
+    if _bytes(cuts, encoder, encoder.dim) > CACHE_BYTES:
         return None
     encoder.to(accelerator.device).eval()
-    kept: dict[str, tuple[Tensor, int]] = {}
+    kept = Timed()
     with torch.inference_mode(), progress_bar("frozen encoder", len(cuts)) as bar:
-        for group in group_by_length(cuts.values(), seconds):
+        for group in group_by_length(cuts, seconds):
             batch = whole_batch(group, examples.downsampled).to(accelerator.device)
             with accelerator.autocast():
                 output = encode(encoder, batch)
@@ -204,7 +204,7 @@ def keep_hidden(
                 batch.lengths.tolist(),
                 strict=True,
             ):
-                kept[name] = row[:frames].clone(), samples
+                kept.add(name, row[:frames], samples)
             bar.advance(len(group))
     return kept
 
@@ -216,4 +216,5 @@ def _channels(encoder: Encoder, names: frozenset[str]) -> int:
 
 
 def _bytes(cuts: Sequence[Cut], encoder: Encoder, channels: int) -> float:
-    return float(sum(cut.duration for cut in cuts)) * encoder.frame_rate * channels * 4
+    seconds = float(Cuts.of(cuts).seconds.sum())
+    return seconds * encoder.frame_rate * channels * 4

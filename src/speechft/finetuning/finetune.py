@@ -30,6 +30,7 @@ from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.state import History, weights_of
 from speechft.finetuning.trackers import check_trackers
 from speechft.finetuning.training_setup import Corpora, SupervisedSetup, TrainingSetup
+from speechft.scratch import scratch_in
 from speechft.tasks import find_task
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]
@@ -103,6 +104,20 @@ def finetune_encoder(
 
     ``base`` is what the encoder was loaded from, for an adapter to name.
     """
+    with scratch_in(folder):
+        return _finetune(encoder, config, corpus, folder, seed, cache, splits, base)
+
+
+def _finetune(
+    encoder: Encoder,
+    config: FinetuningConfig,
+    corpus: Corpora,
+    folder: Path,
+    seed: int,
+    cache: DownsamplerCache | None,
+    splits: tuple[str, str] | None,
+    base: str | None,
+) -> Tuned:
     if not any(True for _ in encoder.parameters()):
         raise TrainingError("these features have no weights to fine-tune")
     config = config.resolved()

@@ -100,7 +100,8 @@ class HubertObjective(Objective):
     def _features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         features = self.encoder.downsample(waveforms, lengths)
         if self.downsampler_gradient != 1.0 and features.requires_grad:
-            features.register_hook(lambda gradient: gradient * self.downsampler_gradient)
+            less = self.downsampler_gradient
+            features.register_hook(lambda g: g * less)  # type: ignore[no-untyped-call]
         return features
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from speechft.cards.card import CARD_NAME
 from speechft.console import log
 from speechft.data.batching import BatchPlan, StepDataset, seed_of
 from speechft.data.corpora import find_corpus
+from speechft.data.kept_cuts import Cuts
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device
 from speechft.encoders.hugging_face import HuggingFaceEncoder
@@ -37,6 +39,7 @@ from speechft.finetuning.phases import Phase
 from speechft.finetuning.pretraining_data import Crops
 from speechft.finetuning.state import History, set_weights, weights_of
 from speechft.runs import lock, stage
+from speechft.scratch import scratch_in
 
 
 def pretrain_recipe(config: PretrainingConfig, folder: Path, *, dry_run: bool = False) -> None:
@@ -62,7 +65,7 @@ def pretrain_recipe(config: PretrainingConfig, folder: Path, *, dry_run: bool = 
     with stage(folder, outputs=("encoder", "targets"), **job) as work:
         if not work.done:
             _say_outline(config, corpus)
-            task = {"config": config, "corpus": replace(corpus), "folder": work.scratch}
+            task: Any = {"config": config, "corpus": replace(corpus), "folder": work.scratch}
             with shared_job(task):
                 pretrain(**task)
 
@@ -82,6 +85,11 @@ def pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History
         DataError: The corpus has no usable speech.
         RunError: The processes are not those that were asked for, or the disk is full.
     """
+    with scratch_in(folder):
+        return _pretrain(config, corpus, folder)
+
+
+def _pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> History:
     check_layer_drop(config.dropout)
     settings = config.optimization
     accelerator = make_accelerator(settings.precision)
@@ -209,8 +217,9 @@ def _existing(config: PretrainingConfig, corpus: Corpus) -> tuple[str, ...]:
     return config.splits
 
 
-def _cuts(config: PretrainingConfig, corpus: Corpus) -> list[Any]:
-    cuts = [cut for name in _existing(config, corpus) for cut in corpus.split(name)]
+def _cuts(config: PretrainingConfig, corpus: Corpus) -> Cuts:
+    parts = [corpus.cuts(name) for name in _existing(config, corpus)]
+    cuts = parts[0] if len(parts) == 1 else Cuts.of(itertools.chain.from_iterable(parts))
     return cuts[: config.utterances]
 
 

@@ -59,7 +59,7 @@ class DevEvaluator:
 
     def items(self, name: str) -> list[Item]:
         """Return what each utterance of a task counts, or each trial, sorted by id."""
-        part, cuts = self.objective.parts[name], list(self.cuts[name])
+        part, cuts = self.objective.parts[name], self.cuts[name]
         solved = self._predictions(name)
         predictions = [solved[cut.id][0] for cut in cuts]
         targets = [part.task.target(cut, part.vocabulary, solved[cut.id][1]) for cut in cuts]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from speechft.data.kept_cuts import picked
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
@@ -18,9 +19,6 @@ from speechft.tasks.base import Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.parts import NO_FRAME
 
-if TYPE_CHECKING:
-    from lhotse.cut import Cut
-
 _SETTING = "finetuning.max_left_out"
 _READ_FOR_ADVICE = 50_000
 """Utterances that are read for every other task, so that an error names those that work."""
@@ -31,8 +29,8 @@ _WITHOUT_DEV = "set finetuning.select=last to train without a dev split"
 class TuningSplits:
     """What one task is tuned and selected on."""
 
-    train: list[Cut]
-    dev: list[Cut]
+    train: Split
+    dev: Split
     """Empty where there is no dev split."""
     vocabulary: Vocabulary
     context: Any
@@ -77,30 +75,29 @@ class SplitReader:
             error.hint = error.hint or self._advice(task)
             raise
 
-    def read_unlabelled(self) -> tuple[list[Cut], list[Cut], LeftOut]:
+    def read_unlabelled(self) -> tuple[Split, Split, LeftOut]:
         """Return the cuts to train on and to select on where no labels are needed.
 
         Raises:
             DataError: A split is missing, or too much of it is shorter than a frame.
         """
         names = self._existing(self.splits or self.corpus.tuning_splits(), _WITHOUT_DEV)
-        left_out, kept = LeftOut(PRETRAINING, self.limit, _SETTING), []
+        left_out, kept = LeftOut(PRETRAINING, self.limit, _SETTING), list[Split]()
         for name in names:
-            cuts = list(self.corpus.split(name))
+            cuts = self.corpus.cuts(name)
             counts = count_frames(self.encoder, cuts)
-            kept.append([cut for cut, count in zip(cuts, counts, strict=True) if count])
-            for cut, count in zip(cuts, counts, strict=True):
-                if not count:
-                    left_out.add(name, cut.id, NO_FRAME)
+            kept.append(picked(cuts, (n for n, count in enumerate(counts) if count)))
+            for cut in picked(cuts, (n for n, count in enumerate(counts) if not count)):
+                left_out.add(name, cut.id, NO_FRAME)
             left_out.require(name, len(kept[-1]))
-        return kept[0], [cut for cuts in kept[1:] for cut in cuts], left_out
+        return kept[0], kept[1] if len(kept) > 1 else [], left_out
 
     def _read(self, task: Task, vocabulary: Callable[[Split], Vocabulary]) -> TuningSplits:
         if not task.can_finetune:
             raise ConfigError(f"encoders cannot be fine-tuned on {task.name}: {task.no_finetuning}")
         corpus, limit = self.corpus, self.limit
         names = self._names(task)
-        cuts = [list(corpus.split(name)) for name in names]
+        cuts = [corpus.cuts(name) for name in names]
         for name, part in zip(names, cuts, strict=True):
             labelled = sum(map(task.labelled, part))
             if not labelled or len(part) - labelled > limit * len(part):

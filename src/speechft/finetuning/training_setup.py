@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from speechft.data.augment import SpecAugment
 from speechft.data.batching import Batch, JointDataset
+from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
@@ -181,7 +182,7 @@ class SupervisedSetup(TrainingSetup):
         ]
         augment = SpecAugment(config.specaugment) if config.specaugment else None
         self.objective = TaskObjective(encoder, parts, heads, augment, _tie(encoder, config))
-        kept = {n: self._kept([*cuts[n], *dev_cuts[n]], cache) for n in tasks}
+        kept = {n: self._kept(Cuts.different((cuts[n], dev_cuts[n])), cache) for n in tasks}
         self.examples = {
             name: Examples(
                 cuts[name],

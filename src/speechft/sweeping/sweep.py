@@ -206,7 +206,7 @@ class Bench:
         """
         jobs = [self._jobs(point, test) for point in points]
         workers.plan([one.unit(task) for one in jobs for task in one.jobs])
-        done = evaluate_all(jobs, workers)
+        done = evaluate_all(jobs, self.folder, workers)
         for point, one, (rows, errors) in zip(points, jobs, done, strict=True):
             self._measured.pop(point.name, None)
             self._measured[point.name] = self._read(point, one, rows, errors, test)
@@ -221,7 +221,7 @@ class Bench:
 
     def _measure(self, point: Point, test: bool) -> Measured:
         jobs = self._jobs(point, test)
-        [(rows, errors)] = evaluate_all([jobs])
+        [(rows, errors)] = evaluate_all([jobs], self.folder)
         return self._read(point, jobs, rows, errors, test)
 
     def _read(

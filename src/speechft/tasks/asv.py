@@ -177,6 +177,8 @@ class SpeakerNeeds(Needs):
         self, train: Split, dev: Split, names: tuple[str, str, str]
     ) -> tuple[Split, Split]:
         """Hold out every twentieth training speaker, at least two, where dev is the test split."""
+        from speechft.data.kept_cuts import chosen
+
         if names[1] != names[2]:
             return train, dev
         speakers = sorted({label_of(cut, "speaker") or "" for cut in train})
@@ -187,8 +189,8 @@ class SpeakerNeeds(Needs):
                 f"{len(speakers)}"
             )
         return (
-            [cut for cut in train if label_of(cut, "speaker") not in held],
-            [cut for cut in train if label_of(cut, "speaker") in held],
+            chosen(train, lambda cut: label_of(cut, "speaker") not in held),
+            chosen(train, lambda cut: label_of(cut, "speaker") in held),
         )
 
 

@@ -55,7 +55,8 @@ def match_all(query: npt.ArrayLike, documents: Sequence[npt.ArrayLike]) -> Float
         query: (Q, D).
         documents: (T, D) each.
     """
-    blocks = [documents[first : first + _BLOCK] for first in range(0, len(documents), _BLOCK)]
+    starts = range(0, len(documents), _BLOCK)
+    blocks = (documents[first : first + _BLOCK] for first in starts)
     result: Floats = np.concatenate([_match_block(query, block) for block in blocks])
     return result
 

@@ -56,9 +56,11 @@ class IntentLabels(Labels):
 
     def outliers(self, cuts: Sequence[Cut]) -> dict[str, str]:
         """Return the cuts with another number of slots than most have."""
-        counts = {cut.id: len(self._slots(cut)) for cut in cuts}
-        [(usual, _)] = Counter(counts.values()).most_common(1) or [(0, 0)]
-        return {name: _ODD for name, count in counts.items() if count != usual}
+        counts = Counter(len(self._slots(cut)) for cut in cuts)
+        [(usual, _)] = counts.most_common(1) or [(0, 0)]
+        if len(counts) < 2:
+            return {}
+        return {cut.id: _ODD for cut in cuts if len(self._slots(cut)) != usual}
 
     def target(self, cut: Cut, vocabulary: Vocabulary, frames: int) -> Tensor:
         """Return (slots,) symbols of the vocabulary."""

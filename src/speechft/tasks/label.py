@@ -202,6 +202,6 @@ class ClassNeeds(Needs):
 
     def _too_many(self, corpus: Corpus, split: str, values: frozenset[str], limit: float) -> bool:
         """Return whether labels that training does not hold are more than may be left out."""
-        labels = [label_of(cut, self.kind) for cut in corpus.split(split)]
-        count = sum(label in values for label in labels)
-        return count == len(labels) or count > limit * len(labels)
+        cuts = corpus.cuts(split)
+        count = sum(label_of(cut, self.kind) in values for cut in cuts)
+        return count == len(cuts) or count > limit * len(cuts)

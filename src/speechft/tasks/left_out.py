@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from speechft.console import warn
+from speechft.data.kept_cuts import chosen, picked
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError
 from speechft.files import atomic_write
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _NAMED, _SHOWN = 10, 3
 """Items that an error names, and a warning."""
 
-FrameCounter = Callable[[Sequence["Cut"]], list[int]]
+FrameCounter = Callable[[Sequence["Cut"]], Sequence[int]]
 """From cuts to the frames that an encoder makes of each."""
 Divide = Callable[["Split", "Split"], tuple["Split", "Split"]]
 """From labelled train and dev cuts to those that are trained and chosen on."""
@@ -160,7 +161,8 @@ def usable_splits(
     for name, reason in task.outliers(kept[0]).items():
         left_out.add(names[0], name, reason)
     odd = left_out.of(names[0])
-    kept[0] = [cut for cut in kept[0] if cut.id not in odd]
+    if odd:
+        kept[0] = chosen(kept[0], lambda cut: cut.id not in odd)
     given = [place for place, cuts in enumerate(splits) if cuts]
     for place in given:
         left_out.require(names[place], len(kept[place]))
@@ -188,14 +190,15 @@ def _kept(
     *,
     training: bool = False,
 ) -> Split:
-    kept: Split = []
-    for cut, count in zip(cuts, frames(cuts), strict=True):
-        reason = task.problem(cut, vocabulary, count, training=training)
-        if reason is None:
-            kept.append(cut)
-        else:
-            left_out.add(name, cut.id, reason)
-    return kept
+    def usable() -> Iterator[int]:
+        for number, (cut, count) in enumerate(zip(cuts, frames(cuts), strict=True)):
+            reason = task.problem(cut, vocabulary, count, training=training)
+            if reason is None:
+                yield number
+            else:
+                left_out.add(name, cut.id, reason)
+
+    return picked(cuts, usable())
 
 
 def _collected(

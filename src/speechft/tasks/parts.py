@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from speechft.tasks.word_search import LanguageModel
 
 Level = Literal["utterance", "frame"]
-Split = list["Cut"]
+Split = Sequence["Cut"]
 Predictions = Sequence[Any]
 
 NO_LABEL = "no label"

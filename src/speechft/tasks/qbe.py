@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
@@ -50,6 +50,21 @@ class PairLabels(Labels):
         return torch.zeros(0)
 
 
+class _Lazily(Sequence[Any]):
+    """What is made of each item when it is asked for, so that a few are in memory at a time."""
+
+    def __init__(self, items: Sequence[Any], make: Callable[[Any], Any]) -> None:
+        self._items, self._make = items, make
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, number: int | slice) -> Any:
+        if isinstance(number, slice):
+            return [self._make(item) for item in self._items[number]]
+        return self._make(self._items[number])
+
+
 class WarpingSearch(Search):
     """Subsequence DTW of queries in documents; scores are standardised over each query."""
 
@@ -64,20 +79,21 @@ class WarpingSearch(Search):
 
         from speechft.tasks.detection import match_all, query_scores, standardize
 
-        mean, std = standardize([*queries.values(), *documents.values()])
+        both = [*((queries, name) for name in queries), *((documents, name) for name in documents)]
+        mean, std = standardize(_Lazily(both, lambda held: np.asarray(held[0][held[1]])))
         scale = np.where(std > 0, std, 1.0)
 
         def normal(features: Any) -> Any:
             return ((np.asarray(features, dtype=np.float64) - mean) / scale).astype(np.float32)
 
-        normalized = {name: normal(features) for name, features in documents.items()}
         found: dict[str, dict[str, float]] = {}
         for query, features in queries.items():
             names = list(pairs[query])
-            absent = next((name for name in names if name not in normalized), None)
+            absent = next((name for name in names if name not in documents), None)
             if absent is not None:
                 raise DataError(f"query {query!r} is paired with {absent!r}, which has no audio")
-            matched = match_all(normal(features), [normalized[name] for name in names])
+            searched = _Lazily(names, lambda name: normal(documents[name]))
+            matched = match_all(normal(features), searched)
             found[query] = dict(zip(names, matched.tolist(), strict=True))
         frames = {name: len(features) for name, features in queries.items()}
         return query_scores(found, frames)
@@ -155,7 +171,7 @@ class PairScorer(Scorer):
         for found in pairs.values():
             for document in found.keys() & left_out.passed(place):
                 del found[document]
-        bad, known = left_out.of(place), {cut.id for cut in corpus.split(place)}
+        bad, known = left_out.of(place), {*corpus.cuts(place).ids}
         absent = [(q, d) for q, found in pairs.items() for d in found if d not in known]
         if not left_out.allows(len(absent), sum(map(len, pairs.values()))):
             query, document = absent[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -229,18 +229,22 @@ class ChunkNeeds(Needs):
 
     def expand(self, cuts: Split) -> Split:
         """Cut training recordings into chunks; a rest shorter than a second is left out."""
-        chunks: Split = []
-        for cut in cuts:
-            if cut.duration <= _CHUNK_SECONDS:
-                chunks.append(cut)
-                continue
-            start = 0.0
-            while cut.duration - start >= 1.0:
-                length = min(_CHUNK_SECONDS, cut.duration - start)
-                part = cut.truncate(offset=start, duration=length)
-                chunks.append(part.with_id(f"{cut.id}@{start:g}"))
-                start += _CHUNK_SECONDS
-        return chunks
+        from speechft.data.kept_cuts import kept_alike
+
+        return kept_alike(_chunks(cuts), cuts)
+
+
+def _chunks(cuts: Split) -> Iterator[Cut]:
+    for cut in cuts:
+        if cut.duration <= _CHUNK_SECONDS:
+            yield cut
+            continue
+        start = 0.0
+        while cut.duration - start >= 1.0:
+            length = min(_CHUNK_SECONDS, cut.duration - start)
+            part = cut.truncate(offset=start, duration=length)
+            yield part.with_id(f"{cut.id}@{start:g}")
+            start += _CHUNK_SECONDS
 
 
 SD = Task(

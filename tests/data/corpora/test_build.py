@@ -315,3 +315,11 @@ def test_durations_and_card_are_kept(tmp_path: Path) -> None:
     corpus = run(tmp_path, scan_of(tmp_path))
     assert corpus.info["licence"] == "CC0"
     assert corpus.info["seconds"]["train"] == {"min": 1.0, "median": 1.0, "p95": 2.8, "max": 3.0}
+
+
+def test_recordings_are_stamped_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    names = ["b/x.wav", "a b/x.wav", "a/x.wav", "a/x y.wav", "a-b/x.wav", "a.wav", "a/é.wav"]
+    drafts = [Draft(f"u{n}", tmp_path / name) for n, name in enumerate([*names, *names[:2]])]
+    found = [stamp[0] for stamp in building._stamps(tmp_path, Scan({"train": drafts}))]
+    wanted = sorted({draft.path for draft in drafts})
+    assert found == [str(path.relative_to(tmp_path)) for path in wanted]

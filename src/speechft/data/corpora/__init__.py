@@ -66,8 +66,9 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
         DataError: There is no such corpus.
     """
     from speechft.locks import waiting
+    from speechft.scratch import scratch_in
 
-    with waiting():
+    with waiting(), scratch_in(work_folder):
         return _find(name, work_folder)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.data.issues import Issue
+from speechft.data.kept_items import KeptItems, as_values
 from speechft.documents import read_limited
 from speechft.errors import DataError
 
@@ -66,6 +67,24 @@ class Draft:
     """The channel that counts; None for the mean of all."""
 
 
+Drafts = list[Draft] | KeptItems[Draft]
+
+
+def kept_drafts() -> KeptItems[Draft]:
+    """Return utterances of a corpus of any size, none yet."""
+    return KeptItems(_plain, _draft)
+
+
+def _plain(draft: Draft) -> list[Any]:
+    return [draft.id, str(draft.path), *as_values(draft)[2:]]
+
+
+def _draft(values: list[Any]) -> Draft:
+    name, path, text, speaker, phones, words, *others = values
+    spoken = [[(s, a, b) for s, a, b in part] for part in (phones, words)]
+    return Draft(name, Path(path), text, speaker, spoken[0], spoken[1], *others)
+
+
 @dataclass(frozen=True)
 class Pairs:
     """A text file beside the manifests whose lines name utterances, such as verification trials."""
@@ -80,7 +99,7 @@ class Pairs:
 class Scan:
     """What a look at the label files of a corpus found."""
 
-    splits: dict[str, list[Draft]]
+    splits: dict[str, Drafts]
     issues: list[Issue] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     """``task_splits``, ``tuning_splits``, ``folds``, and facts for the user."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,23 @@ from speechft.data.corpora.base import Card, Draft, Scan
 from speechft.data.corpora.inspecting import Inspection
 from speechft.data.inspection import Found, Header
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
-from speechft.data.manifest import CORPUS_FILE, Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.kept_cuts import sorted_order
+from speechft.data.kept_items import KeptItems
+from speechft.data.manifest import (
+    CORPUS_FILE,
+    Corpus,
+    Utterance,
+    kept_utterances,
+    open_corpus,
+    write_corpus,
+)
 from speechft.data.text import composed, words
 from speechft.errors import DataError
-from speechft.files import file_digest, json_digest, write_text
+from speechft.files import file_digest, json_digest, list_digest, write_text
 from speechft.locks import waiting
 from speechft.outputs import replacing
 from speechft.runs import check_free, invalidate, is_done, is_output, stage
+from speechft.scratch import Column, Names
 from speechft.sharing import Unit, work_off
 
 _FRAME, _HOP = 400, 320
@@ -81,15 +91,14 @@ def build(
     }
     inputs = {
         "labels": json_digest([file_digest(path) for path in scan.sources]),
-        "audio": json_digest(_stamps(root, scan)),
+        "audio": list_digest(_stamps(root, scan)),
     }
     job: Any = {"name": "corpus", "config": settings, "inputs": inputs}
     outputs = _written(scan)
     check_free(folder, outputs)
     key = json_digest(job)[:8]
-    drafts = [draft for drafts in scan.splits.values() for draft in drafts]
     inspection = Inspection(
-        drafts,
+        list(scan.splits.values()),
         folder / FOLDER / f"inspected-{key}",
         samples=options.samples,
         jobs=options.jobs,
@@ -105,7 +114,7 @@ def build(
                     claim.check()
 
     made = partial(is_done, folder, **job)
-    with progress_bar("inspecting recordings", len(drafts)) as bar:
+    with progress_bar("inspecting recordings", len(inspection)) as bar:
         units = list(inspection.units(bar, made))
         before = [unit.name for unit in units]
         units.append(Unit(f"manifests-{key}", made, make, after=before))
@@ -151,18 +160,18 @@ def _written(scan: Scan) -> tuple[str, ...]:
     return (CORPUS_FILE, ISSUES_FILE, *(f"{split}.jsonl.gz" for split in scan.splits))
 
 
-def _stamps(root: Path, scan: Scan) -> list[list[str | int]]:
-    """Return name, size and time of change of every recording: a change of these is a change."""
-    stamps: list[list[str | int]] = []
-    for path in sorted({draft.path for drafts in scan.splits.values() for draft in drafts}):
+def _stamps(root: Path, scan: Scan) -> Iterator[list[str | int]]:
+    """Yield name, size and time of change of every recording: a change of these is a change."""
+    paths = Names(str(draft.path) for drafts in scan.splits.values() for draft in drafts)
+    order = sorted_order((path.replace(os.sep, "\0") for path in paths), len(paths))
+    for path in (paths.name(number.item()) for number in order):
         name = _below(path, root)
         try:
             status = os.stat(path)
         except (OSError, ValueError):  # ValueError: a name that no file can have
-            stamps.append([name])
+            yield [name]
         else:
-            stamps.append([name, status.st_size, status.st_mtime_ns])
-    return stamps
+            yield [name, status.st_size, status.st_mtime_ns]
 
 
 def _below(path: Path | str, root: Path) -> str:
@@ -177,12 +186,12 @@ def _relative(issue: Issue, root: Path) -> Issue:
 
 def _inspect_all(
     scan: Scan, options: Options, folder: Path, found_in: Iterator[Found]
-) -> tuple[dict[str, list[Utterance]], list[Issue]]:
+) -> tuple[dict[str, KeptItems[Utterance]], list[Issue]]:
     """Return utterances by split, and every issue."""
-    splits: dict[str, list[Utterance]] = {}
+    splits: dict[str, KeptItems[Utterance]] = {}
     issues: list[Issue] = []
     for split, drafts in scan.splits.items():
-        splits[split] = []
+        splits[split] = kept_utterances()
         for draft, found in zip(drafts, found_in, strict=False):
             problems = [
                 *_audio_issues(draft, found, scan, options),
@@ -291,26 +300,28 @@ def _triples(splits: Mapping[str, Any], scan: Scan) -> list[tuple[str, ...]]:
     return [tuple(n for n in dict.fromkeys(t) if n in splits) for t in sorted(triples)]
 
 
-def _duplicates(splits: Mapping[str, list[Utterance]], scan: Scan) -> list[Issue]:
+def _duplicates(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> list[Issue]:
     """Return an issue for every id that a split, or splits used together, hold twice."""
     issues: dict[tuple[str, str], Issue] = {}
     alone = [(name,) for name in splits]
     for group in [*alone, *_triples(splits, scan)]:
-        first: dict[str, tuple[str, str]] = {}
+        names, numbers, begun = Names(), Column(), list[tuple[str, int]]()
         for split in group:
-            for item in splits[split]:
-                if item.id in first:
-                    where = "{} of split {}".format(*first[item.id])
-                    problem = f"the id was used before, by {where}"
-                    issues[item.id, split] = Issue(
-                        "duplicate-id", problem, item.path, item.id, split
-                    )
-                else:
-                    first[item.id] = (item.path, split)
+            begun.append((split, len(names)))
+            for number, item in enumerate(splits[split]):
+                known = len(names)
+                place = names.add(item.id)
+                if place == known:
+                    numbers.add(number)
+                    continue
+                where = next(s for s, first in reversed(begun) if first <= place)
+                before = splits[where][numbers[place]]
+                problem = f"the id was used before, by {before.path} of split {where}"
+                issues[item.id, split] = Issue("duplicate-id", problem, item.path, item.id, split)
     return list(issues.values())
 
 
-def _shared_speakers(splits: Mapping[str, list[Utterance]], scan: Scan) -> Iterator[Issue]:
+def _shared_speakers(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
     for group in scan.disjoint:
         found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for split in group:
@@ -324,7 +335,7 @@ def _shared_speakers(splits: Mapping[str, list[Utterance]], scan: Scan) -> Itera
                 yield Issue("speaker-overlap", problem, id=speaker, split="+".join(where))
 
 
-def _unseen_characters(splits: Mapping[str, list[Utterance]], scan: Scan) -> Iterator[Issue]:
+def _unseen_characters(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
     """Name transcripts with characters that the training split lacks: they count as errors."""
     if scan.alphabet is not None:
         return
@@ -367,7 +378,7 @@ def _pairs(scan: Scan) -> dict[str, Any]:
     return {"files": sorted(scan.pairs)} if scan.pairs else {}
 
 
-def _pair_texts(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, str]:
+def _pair_texts(scan: Scan, splits: Mapping[str, Sequence[Utterance]]) -> dict[str, str]:
     if not scan.pairs:
         return {}
     ids = {item.id for items in splits.values() for item in items}
@@ -380,8 +391,8 @@ def _pair_texts(scan: Scan, splits: Mapping[str, list[Utterance]]) -> dict[str, 
     return texts
 
 
-def _durations(items: list[Utterance]) -> dict[str, float]:
+def _durations(items: Sequence[Utterance]) -> dict[str, float]:
     """Return shortest, median, 95th percentile and longest duration in seconds."""
-    seconds = np.array([item.samples / item.sample_rate for item in items])
+    seconds = np.fromiter((item.samples / item.sample_rate for item in items), float)
     points = np.quantile(seconds, [0.0, 0.5, 0.95, 1.0])
     return dict(zip(("min", "median", "p95", "max"), np.round(points, 3).tolist(), strict=True))

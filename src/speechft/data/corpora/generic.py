@@ -12,17 +12,19 @@ from speechft.commands import command
 from speechft.console import log
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, unusable
 from speechft.data.containers import AUDIO_SUFFIXES
-from speechft.data.corpora.base import Draft, Scan
+from speechft.data.corpora.base import Draft, Scan, kept_drafts
 from speechft.data.corpora.build import Options, build
 from speechft.data.corpora.drawing import draw_splits
 from speechft.data.corpora.embedded import GENERIC
 from speechft.data.corpora.parquet import read_parquet
 from speechft.data.folders import locate, look_below
 from speechft.data.issues import Issue
+from speechft.data.kept_items import KeptItems, kept_rows
 from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read_table
 from speechft.errors import DataError
+from speechft.scratch import Names
 
 _SPLITS = {
     "train": "train",
@@ -49,11 +51,11 @@ _SPLIT_NAME = re.compile(r"\w[\w.-]*")
 class Table:
     """Rows of recordings, wherever they came from."""
 
-    rows: list[dict[str, str]]
-    """Cells by column; ``path`` is as given."""
-    audio: list[Path]
     sources: list[Path]
     root: Path
+    rows: KeptItems[dict[str, str]] = field(default_factory=kept_rows)
+    """Cells by column; ``path`` is as given."""
+    audio: KeptItems[Path] = field(default_factory=lambda: KeptItems(str, Path))
     issues: list[Issue] = field(default_factory=list)
     labels: dict[str, None] = field(default_factory=dict)
     """Columns that become labels."""
@@ -140,7 +142,7 @@ def read_place(place: Path, folder: Path, draw: str = "") -> Table:
         )
     named = split_of(place.stem)
     content = read_table(place, ("path",) if named else ("path", "split"))
-    table = Table([], [], [place], place.parent)
+    table = Table([place], place.parent)
     _add_rows(table, content, place.parent, lambda _: named or "")
     return table
 
@@ -153,11 +155,9 @@ def _drawn(place: Path, draw: str) -> Table:
             hint="leave draw out, or the column",
         )
     splits = draw_splits(content.rows, draw, place.name)
-    for row, split in zip(content.rows, splits, strict=True):
-        row["split"] = split
-    content.columns = [*content.columns, "split"]
-    table = Table([], [], [place], place.parent)
-    _add_rows(table, content, place.parent, lambda _: "")
+    drawn = iter(splits)
+    table = Table([place], place.parent)
+    _add_rows(table, content, place.parent, lambda _: next(drawn))
     return table
 
 
@@ -196,7 +196,7 @@ def _audiofolder(root: Path) -> Table:
     """Read a folder: by its tables, or by the names of its folders."""
     below = look_below(root)
     chosen, unread = _tables_of(root, below.others)
-    table = Table([], [], chosen, root)
+    table = Table(chosen, root)
     table.dropped |= {str(path.relative_to(root)): None for path in unread}
     for path in chosen:
         named = split_of(path.stem)
@@ -272,7 +272,7 @@ def _split_of(place: Path) -> str | None:
 
 
 def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
-    table = Table([], [], paths, root)
+    table = Table(paths, root)
     for path in paths:
         split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
         place = folder / "audio" / path.relative_to(root).with_suffix("")
@@ -295,12 +295,14 @@ def scan_of(table: Table) -> Scan:
     scan = Scan({}, list(table.issues), sources=table.sources, sample_rate=None)
     scan.missing_allowed = True
     for draft, split in _drafts(table, scan.issues):
-        scan.splits.setdefault(split, []).append(draft)
+        if split not in scan.splits:
+            scan.splits[split] = kept_drafts()
+        scan.splits[split].append(draft)
     return scan
 
 
 def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
-    seen: set[tuple[Path, float | None, float | None, int | None]] = set()
+    seen = Names()
     for number, (row, path) in enumerate(zip(table.rows, table.audio, strict=True)):
         name = f"{number:07d}-{path.stem}"
         try:
@@ -308,7 +310,7 @@ def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
             problem = _row_problem(row, part)
         except ValueError as error:
             part, problem = Segment(), str(error)
-        key = (path, part.start, part.end, part.channel)
+        key = f"{path}\n{part.start} {part.end} {part.channel}"
         if problem is None and key in seen:
             issues.append(Issue("listed-twice", "listed twice", row["path"]))
         elif problem is not None:

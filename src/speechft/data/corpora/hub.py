@@ -179,8 +179,8 @@ def prepare(
             "source": f"https://hf.co/datasets/{reference.dataset}",
             "title": reference.name,
         }
-        named: Any = {"name": reference.name, "config": asked}
-        return build(HUB, folder.resolve(), scan, folder, options, **named)
+        about_it: Any = {"name": reference.name, "config": asked}
+        return build(HUB, folder.resolve(), scan, folder, options, **about_it)
 
 
 def _earlier(folder: Path, asked: Mapping[str, Any], about: _About | None) -> Corpus | None:
@@ -233,7 +233,7 @@ def _stream(
 ) -> Table:
     """Return the rows of a data set, their audio written below ``folder/audio``."""
     path, revision, origin = _where(reference, about.revision)
-    table = Table([], [], [], folder)
+    table = Table([], folder)
     with _refusals(reference):
         streams = _open(reference, path, revision)
         features = {name: stream.features for name, stream in streams.items()}

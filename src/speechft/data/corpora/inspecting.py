@@ -13,10 +13,11 @@ from typing import Any
 
 from speechft.claims import Claim
 from speechft.console import Bar
-from speechft.data.corpora.base import Draft
+from speechft.data.corpora.base import Draft, Drafts
 from speechft.data.inspection import Found, Header, inspect
 from speechft.documents import parse_json, read_lines
 from speechft.files import write_text
+from speechft.scratch import Names
 from speechft.sharing import Unit
 
 _CHUNK = 32
@@ -31,19 +32,25 @@ class Inspection:
     """What is found in the recordings of a corpus; a part is a file of a line a recording.
 
     Args:
-        drafts: The utterances, in order.
+        splits: The utterances of each split, in order.
         place: For the files, of this inspection alone.
         samples: See `inspect`.
         jobs: Recordings inspected at a time; 0: four more than there are processors.
     """
 
-    def __init__(self, drafts: Sequence[Draft], place: Path, *, samples: bool, jobs: int) -> None:
-        self._place, self._samples = place, samples
+    def __init__(self, splits: Sequence[Drafts], place: Path, *, samples: bool, jobs: int) -> None:
+        self._splits, self._place, self._samples = splits, place, samples
         self._jobs = jobs or 4 + (os.cpu_count() or 1)
-        size = min(_PART[1], max(_PART[0], -(-len(drafts) // _PARTS)))
-        self._parts = [drafts[n : n + size] for n in range(0, len(drafts), size)]
+        count = len(self)
+        size = min(_PART[1], max(_PART[0], -(-count // _PARTS)))
+        self._parts = [range(n, min(n + size, count)) for n in range(0, count, size)]
         self._known: dict[Any, Found] = {}
-        self._repeated = len(drafts) > len({(d.path, d.start) for d in drafts})
+        different = Names(f"{d.path}\n{d.start}" for drafts in splits for d in drafts)
+        self._repeated = count > len(different)
+
+    def __len__(self) -> int:
+        """Return the number of utterances."""
+        return sum(map(len, self._splits))
 
     def units(self, bar: Bar, done: Callable[[], bool]) -> Iterator[Unit]:
         """Yield the parts as units of work.
@@ -52,12 +59,12 @@ class Inspection:
             bar: Moves with the recordings that this process inspects.
             done: Tells whether what they are for is there already.
         """
-        for number, drafts in enumerate(self._parts):
+        for number, part in enumerate(self._parts):
             file = self._file(number)
             yield Unit(
                 f"{self._place.name}/{number:05d}",
                 partial(_is_there, file, done),
-                partial(self._inspect, file, drafts, bar),
+                partial(self._inspect, file, part, bar),
             )
 
     def found(self) -> Iterator[Found]:
@@ -65,16 +72,24 @@ class Inspection:
         for number in range(len(self._parts)):
             with open(self._file(number), "rb") as file:
                 for line in read_lines(file.read()):
-                    header, *rest, problems = parse_json(line, plain=False)
+                    header, offset, samples, told = parse_json(line, plain=False)
                     known = None if header is None else Header(*header)
-                    yield Found(known, *rest, tuple((kind, text) for kind, text in problems))
+                    problems = tuple((kind, problem) for kind, problem in told)
+                    yield Found(known, offset, samples, problems)
 
     def _file(self, number: int) -> Path:
         return self._place / f"{number:05d}.jsonl"
 
-    def _inspect(self, file: Path, drafts: Sequence[Draft], bar: Bar, _claim: Claim | None) -> None:
+    def _drafts(self, part: range) -> Iterator[Draft]:
+        """Yield the utterances of a part by their numbers, counted through all splits."""
+        first = 0
+        for drafts in self._splits:
+            yield from drafts[max(part.start - first, 0) : max(part.stop - first, 0)]
+            first += len(drafts)
+
+    def _inspect(self, file: Path, part: range, bar: Bar, _claim: Claim | None) -> None:
         lines = []
-        for found in _parallel(self._look, drafts, self._jobs):
+        for found in _parallel(self._look, list(self._drafts(part)), self._jobs):
             lines.append(json.dumps(astuple(found)) + "\n")
             bar.advance()
         write_text(file, "".join(lines))

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from speechft.data.corpora.base import ENGLISH, Card, Draft, Scan, need, read_lines, unlabelled
+from speechft.data.corpora.base import (
+    ENGLISH,
+    Card,
+    Draft,
+    Drafts,
+    Scan,
+    need,
+    read_lines,
+    unlabelled,
+)
 from speechft.data.issues import Issue
 
 CARD = Card(
@@ -95,7 +104,7 @@ def _part(folder: Path, result: Scan) -> list[Draft]:
     return drafts
 
 
-def _complete(splits: dict[str, list[Draft]]) -> list[str]:
+def _complete(splits: dict[str, Drafts]) -> list[str]:
     return [
         f"{part}: {len(drafts)} of {OFFICIAL[part]} official utterances"
         for part, drafts in splits.items()

@@ -14,6 +14,7 @@ from speechft.data.manifest import Corpus
 from speechft.data.tables import SUFFIXES
 from speechft.errors import ConfigError, unknown_choice
 from speechft.locks import waiting
+from speechft.scratch import scratch_in
 
 
 def prepare(
@@ -49,7 +50,8 @@ def prepare(
                 f"corpus {name} comes from the hub: it takes an output folder and no ROOT",
                 hint=command("prepare", name, out="corpora/mine"),
             )
-        return hub.prepare_reference(name, out, options, settings)
+        with scratch_in(out):
+            return hub.prepare_reference(name, out, options, settings)
     known = cards()
     if name not in known:
         if os.path.exists(os.path.expanduser(name)) or name.endswith(SUFFIXES):
@@ -62,13 +64,14 @@ def prepare(
             hint=command("prepare", name, "ROOT", out=f"corpora/{name}"),
         )
     place = Path(os.path.expanduser(root))
-    if name == "generic":
-        chosen = keywords(name, generic.prepare, settings)
-        return generic.prepare(place, out, options, **chosen)
-    module = archive(name)
-    chosen = keywords(name, module.scan, settings)
-    scan = module.scan(place, **chosen)
-    return build(module.CARD, place, scan, out, options, config=chosen)
+    with scratch_in(out):
+        if name == "generic":
+            chosen = keywords(name, generic.prepare, settings)
+            return generic.prepare(place, out, options, **chosen)
+        module = archive(name)
+        chosen = keywords(name, module.scan, settings)
+        scan = module.scan(place, **chosen)
+        return build(module.CARD, place, scan, out, options, config=chosen)
 
 
 def write_layout(name: str, layout: str, out: Path | None) -> None:

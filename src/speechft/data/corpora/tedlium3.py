@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Literal
 
-from speechft.data.corpora.base import ENGLISH, Card, Draft, Scan, need, read_lines
+from speechft.data.corpora.base import ENGLISH, Card, Draft, Drafts, Scan, need, read_lines
 from speechft.data.issues import Issue
 from speechft.errors import ConfigError, unknown_choice
 
@@ -136,7 +136,7 @@ def normalise(text: str, how: str) -> str:
     return " ".join(re.sub(r"[^A-Z' ]", "", text).split())
 
 
-def _ten_hours(drafts: list[Draft], subset: str, seed: int) -> list[Draft]:
+def _ten_hours(drafts: Drafts, subset: str, seed: int) -> list[Draft]:
     """Take utterances, in order or shuffled, until `SUBSET_SECONDS` are exceeded."""
     order = list(range(len(drafts)))
     if subset == "random-10h":

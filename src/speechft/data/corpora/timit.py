@@ -95,7 +95,7 @@ def scan(root: Path, *, phones: str = "39") -> Scan:
             if split is None:
                 others.add(speaker)
             else:
-                result.splits[split] += _speaker(folder, speaker, phones, result)
+                result.splits[split].extend(_speaker(folder, speaker, phones, result))
     result.disjoint = (("train", "dev", "test"),)
     result.info = {
         "tuning_splits": ("train", "dev"),
