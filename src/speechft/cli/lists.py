@@ -63,6 +63,7 @@ def status(
     """
     from speechft import sharing
     from speechft.console import print_table
+    from speechft.uploads import path_here
 
     units = [unit.as_dict() for unit in sharing.status(out)]
     counts = Counter(unit["state"] for unit in units)
@@ -70,7 +71,7 @@ def status(
         say(json.dumps({"units": units, "counts": counts}))
         return
     if not units:
-        rows = out / "results.jsonl"
+        rows = path_here(out) / "results.jsonl"
         say(f"no process is at work in {out}, and nothing is left or failed")
         say(f"results: {rows}" if rows.is_file() else f"there are no results: no {rows}")
         return
