@@ -208,9 +208,12 @@ class _Extraction:
             cuts = {name: cut for group in part for name, cut in group.items()}
             yield Unit(
                 f"files/{number:04d}-{key}",
-                lambda cuts=cuts: not self._missing(cuts),
+                partial(self._has_all, cuts),
                 partial(self._encode, part, bar),
             )
+
+    def _has_all(self, cuts: dict[str, Cut]) -> bool:
+        return all(self._writer.has(name, cut) for name, cut in cuts.items())
 
     def _missing(self, cuts: dict[str, Cut]) -> dict[str, Cut]:
         return {name: cut for name, cut in cuts.items() if not self._writer.has(name, cut)}

@@ -194,8 +194,9 @@ def search(
     from speechft.outputs import overwriting
     from speechft.sweeping import search as searching
     from speechft.sweeping.settings import Rule, SweepSettings
+    from speechft.sweeping.space import SearchSettings
 
-    asked = searching.SearchSettings(
+    asked = SearchSettings(
         SweepSettings(
             base=base,
             tuned=tuple(listed_encoders(tuned)),

@@ -179,8 +179,8 @@ def prepare(
             "source": f"https://hf.co/datasets/{reference.dataset}",
             "title": reference.name,
         }
-        named: Any = {"name": reference.name, "config": asked}
-        return build(HUB, folder.resolve(), scan, folder, options, **named)
+        about_it: Any = {"name": reference.name, "config": asked}
+        return build(HUB, folder.resolve(), scan, folder, options, **about_it)
 
 
 def _earlier(folder: Path, asked: Mapping[str, Any], about: _About | None) -> Corpus | None:

@@ -65,9 +65,10 @@ class Inspection:
         for number in range(len(self._parts)):
             with open(self._file(number), "rb") as file:
                 for line in read_lines(file.read()):
-                    header, *rest, problems = parse_json(line, plain=False)
+                    header, offset, samples, told = parse_json(line, plain=False)
                     known = None if header is None else Header(*header)
-                    yield Found(known, *rest, tuple((kind, text) for kind, text in problems))
+                    problems = tuple((kind, problem) for kind, problem in told)
+                    yield Found(known, offset, samples, problems)
 
     def _file(self, number: int) -> Path:
         return self._place / f"{number:05d}.jsonl"
