@@ -187,12 +187,12 @@ def _seconds(name: str, default: float) -> float:
 
 def _meet(lost_after: float) -> Any:
     """Return the store where the processes meet, after they were bound together."""
-    import torch
+    from torch.distributed.rendezvous import rendezvous
 
     patience = timedelta(seconds=_START_WITHIN)
     key = "speechft/lifelines"
     try:
-        store, rank, count = next(torch.distributed.rendezvous("env://", timeout=patience))
+        store, rank, count = next(rendezvous("env://", timeout=patience))
         own = Member.own()
         if rank == 0:
             peers = gather_lines(own, count, lambda text: store.set(key, text), _START_WITHIN)

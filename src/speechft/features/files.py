@@ -226,9 +226,8 @@ class _Processes:
     def gather(self, report: ExtractionReport) -> None:
         """Add up what all processes did."""
         report.is_main = self.rank == 0
-        parts = process_group.gathered(
-            (report.written, report.seconds, report.skipped, report.failed)
-        )
+        mine = (report.written, report.seconds, report.skipped, report.failed)
+        parts: list[Any] = process_group.gathered(mine)
         report.written, report.seconds, report.skipped = (
             sum(part[n] for part in parts) for n in range(3)
         )
