@@ -115,12 +115,12 @@ def mark_overlap(
     heard: dict[str, dict[str, set[str]]] = {}
     before: dict[str, dict[str, set[str]]] = {}
     for corpus in pretrained:
-        _add(before.setdefault(corpus.name, {}), corpus.split(corpus.tuning_splits()[0]))
+        _add(before.setdefault(corpus.name, {}), corpus.cuts(corpus.tuning_splits()[0]))
     for strategy in list(recipe.merged_at())[:1]:  # all of them tune on the same data
         for config, task, corpus, _ in _heard(recipe, strategy, corpora):
             for split in _splits(config, task, corpus):
                 if corpus.statistics.get(split, {}).get("utterances"):
-                    _add(heard.setdefault(corpus.name, {}), corpus.split(split))
+                    _add(heard.setdefault(corpus.name, {}), corpus.cuts(split))
     found = {task.name: _overlap(task, where[task.name], heard) for task in tasks}
     earlier: dict[str, Any] = {
         task.name: _overlap(task, where[task.name], before)[0] if pretrained else "unknown"
@@ -139,7 +139,7 @@ def _overlap(
     known, tested, folds = heard.get(corpus.name, {}), dict[str, set[str]](), set[int]()
     for number, names in enumerate(task.folds(corpus), 1):
         mine: dict[str, set[str]] = {}
-        _add(mine, corpus.split(names[2]))
+        _add(mine, corpus.cuts(names[2]))
         if mine["utterances"] & known.get("utterances", set()):
             folds.add(number)
         for kind, values in mine.items():

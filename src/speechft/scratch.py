@@ -173,7 +173,7 @@ class Column:
 
     def extend(self, values: npt.ArrayLike) -> None:
         """Add numbers."""
-        self._bytes.add(np.ascontiguousarray(values, self._kind).data.cast("B"))
+        self._bytes.add(np.asarray(values, self._kind).tobytes())
 
     def values(self) -> npt.NDArray[Any]:
         """Return all as an array, not to be changed."""

@@ -415,23 +415,17 @@ import sys
 from types import SimpleNamespace
 import numpy as np
 import torch
+from speechft.data import batching
+from speechft.data.kept_cuts import Cuts
+from speechft.data.manifest import Utterance, to_cut
 from speechft.finetuning import clusters
 from speechft.finetuning.config import Targets
 
 FRAMES, DIM = 250, 16
 
-class Utterances:
-    def __init__(self, size):
-        self.size = size
-    def __len__(self):
-        return self.size
-    def __iter__(self):
-        return (self[n] for n in range(self.size))
-    def __getitem__(self, n):
-        samples = 400 + 320 * (FRAMES - 1)
-        return SimpleNamespace(
-            id=f"utterance-{n}", num_samples=samples, sampling_rate=16000, duration=5.0
-        )
+def utterances(size):
+    samples = 400 + 320 * (FRAMES - 1)
+    return Cuts.of(to_cut(Utterance(f"utterance-{n}", "none.wav", samples)) for n in range(size))
 
 class Stub(torch.nn.Module):
     num_layers, dim, window = 0, DIM, None
@@ -449,15 +443,15 @@ def anonymous():
 
 most, silence = [], np.zeros(400 + 320 * (FRAMES - 1), np.float32)
 clusters.load_source = lambda targets: Stub()
-clusters.load_waveform = lambda cut: silence
+batching.load_waveform = lambda cut: silence
 clusters._free = lambda folder: 1 << 40
 from pathlib import Path
 folder = Path(sys.argv[1])
 targets = Targets(clusters=8, fit_frames=20000)
-clusters.make_targets(targets, Utterances(200), folder / "warm", 0)
+clusters.make_targets(targets, utterances(200), folder / "warm", 0)
 begun = anonymous()
 size = int(sys.argv[2])
-made = clusters.make_targets(targets, Utterances(size), folder / "made", 0)
+made = clusters.make_targets(targets, utterances(size), folder / "made", 0)
 for n in range(0, size, 7):
     assert len(made[f"utterance-{n}"]) == FRAMES
 print(max(*most, anonymous()) - begun, size * FRAMES * DIM * 2 / 2**20)

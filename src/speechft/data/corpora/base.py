@@ -67,9 +67,6 @@ class Draft:
     """The channel that counts; None for the mean of all."""
 
 
-Drafts = list[Draft] | KeptItems[Draft]
-
-
 def kept_drafts() -> KeptItems[Draft]:
     """Return utterances of a corpus of any size, none yet."""
     return KeptItems(_plain, _draft)
@@ -81,8 +78,8 @@ def _plain(draft: Draft) -> list[Any]:
 
 def _draft(values: list[Any]) -> Draft:
     name, path, text, speaker, phones, words, *others = values
-    spoken = [[(s, a, b) for s, a, b in part] for part in (phones, words)]
-    return Draft(name, Path(path), text, speaker, spoken[0], spoken[1], *others)
+    heard, said = ([(s, a, b) for s, a, b in part] for part in (phones, words))
+    return Draft(name, Path(path), text, speaker, heard, said, *others)
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,8 @@ class Pairs:
 class Scan:
     """What a look at the label files of a corpus found."""
 
-    splits: dict[str, Drafts]
+    splits: dict[str, Any]
+    """By split, `Draft` after `Draft`: in a list, or as `kept_drafts` of any number."""
     issues: list[Issue] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     """``task_splits``, ``tuning_splits``, ``folds``, and facts for the user."""
