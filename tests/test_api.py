@@ -204,7 +204,9 @@ def test_pretraining_is_changed_alike(
     tmp_path: Path, tones: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
-    monkeypatch.setattr(pretraining, "pretrain", lambda c, corpus, _: given.append((c, corpus)))
+    monkeypatch.setattr(
+        pretraining, "pretrain", lambda config, corpus, folder: given.append((config, corpus))
+    )
     settings = f"--corpus {tones.folder} --set seed=4"
     assert call(f"pretrain pretrain-tiny --out {tmp_path / 'a'} {settings}", monkeypatch) == 0
     encoder = speechft.pretrain(out=tmp_path / "b", corpus=tones.folder, seed=4)

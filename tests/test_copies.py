@@ -103,7 +103,7 @@ def test_shards_are_those_of_the_index(web: Web, tiny_hubert: Path) -> None:
 
 
 def test_what_cannot_be_had(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match=r"no encoder at .*/none holds none of: model\."):
+    with pytest.raises(CheckpointError, match=r"no encoder: .*/none holds none of: model\."):
         resolve_encoder(f"{web.address}/none")
     with pytest.raises(AbsentError):
         copied_file(f"{web.address}/tiny/no.json")

@@ -388,3 +388,7 @@ def test_status_of_finished_work_names_its_results(
     with contextlib.suppress(SystemExit):
         cli.main()
     assert "there are no results" in capsys.readouterr().out
+    (tmp_path / "extract.json").write_text("{}")
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    assert f"results: {tmp_path / 'extract.json'}" in capsys.readouterr().out

@@ -100,7 +100,7 @@ def create_text(path: Path, text: str, *, durable: bool = True) -> None:
         FileExistsError: It is there.
         OSError: It cannot be written.
     """
-    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    hidden = path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")
     try:
         with open(hidden, "xb") as held:
             held.write(text.encode())

@@ -53,8 +53,8 @@ class _State:
     """All processes have agreed to end."""
     taken = threading.Event()
     """Set when the main thread raises what ended the group."""
-    code = 1
-    """Exit code of a process that failed by itself."""
+    code = 0
+    """Exit code of a process that ends before its work is done."""
 
 
 def size() -> int:
@@ -213,6 +213,7 @@ def _ending(error: BaseException) -> BaseException:
     lines = _State.lines
     if lines is None or _State.agreed:
         return error
+    _State.code = 1
     broken = _is_connection(error)
     if broken and not _is_late(error):
         lines.known.wait(lines.lost_after + 2 * _GRACE)
@@ -295,7 +296,7 @@ def _end(failure: Failure) -> None:
 def _at_exit() -> None:
     """End without waiting for connections that nobody answers, or tell the others of a good end."""
     assert _State.lines is not None
-    if _State.lines.failure is not None:
+    if _State.code:
         _exit()
     _State.lines.leave()
 
@@ -304,7 +305,7 @@ def _exit() -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    os._exit(interruption.code() or _State.code)
+    os._exit(interruption.code() or _State.code or 1)
 
 
 def _record(error: BaseException) -> None:

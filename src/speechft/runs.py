@@ -87,7 +87,7 @@ def stage(
         if not done:
             check_free(folder, outputs)
             _mention_others(scratch)
-            _make(scratch)
+            make_scratch_of(scratch)
             sweep(scratch, deep=True)
         try:
             yield Stage(folder, scratch, key, done)
@@ -118,16 +118,21 @@ def is_done(
 def scratch_of(
     folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
 ) -> Path:
-    """Return the scratch folder of a stage, for parts of it that are made before it is opened.
+    """Return where a stage works, for parts of it that are made before it is opened.
 
     Arguments as for `stage`. What is not whole yet must lie in a hidden folder there.
+    """
+    return _scratch(folder, json_digest(_content(name, config, inputs)))
+
+
+def make_scratch_of(scratch: Path) -> None:
+    """Make the scratch folder of a stage, see `scratch_of`.
 
     Raises:
         RunError: It cannot be made.
     """
-    scratch = _scratch(folder, json_digest(_content(name, config, inputs)))
-    _make(scratch)
-    return scratch
+    make_scratch(scratch.parent)
+    make_scratch(scratch)
 
 
 def _content(name: str, config: Any, inputs: Mapping[str, str] | None) -> dict[str, Any]:
@@ -136,11 +141,6 @@ def _content(name: str, config: Any, inputs: Mapping[str, str] | None) -> dict[s
 
 def _scratch(folder: Path, key: str) -> Path:
     return folder / ".partial" / key[:16]
-
-
-def _make(scratch: Path) -> None:
-    make_scratch(scratch.parent)
-    make_scratch(scratch)
 
 
 def invalidate(folder: Path) -> None:

@@ -22,6 +22,8 @@ from speechft.data.manifest import Corpus
 from speechft.data.places import check_source, file_of, is_part, part_of, read_bytes, read_part
 from speechft.data.waveform import load_waveform, place_of
 from speechft.errors import DataError, RemoteError
+from speechft.features.looks import DataInspection, inspect_anything
+from speechft.features.sources import find_sources
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,19 @@ def test_a_prepared_corpus_in_an_object_store(bucket: str, plain: Corpus) -> Non
     for file in sorted(plain.folder.iterdir()):
         remote.upload(file, f"{bucket}/tones/{file.name}", {})
     same(find_corpus(f"{bucket}/tones", Path("unused")), plain)
+
+
+def test_audio_to_extract_from_at_addresses(web: Web, plain: Corpus) -> None:
+    place = f"{web.address}/tones"
+    assert find_sources([place]).cuts.keys() == find_sources([plain.folder]).cuts.keys()
+    (name,) = find_sources([f"{place}/dev-000.wav"]).cuts
+    assert name == "dev-000"
+    cuts = find_sources([f"{place}/dev.jsonl.gz"]).cuts
+    assert cuts.keys() == {cut.id for cut in plain.split("dev")}
+    load_waveform(cuts["dev-000"])
+    found = inspect_anything(place)
+    assert isinstance(found, DataInspection)
+    assert (found.kind, found.path, found.read) == ("corpus", place, 9)
 
 
 def test_a_server_that_fails_is_not_the_fault_of_a_recording(web: Web) -> None:

@@ -42,7 +42,7 @@ _DROPOUT = {"hidden_dropout": 0.1, "feat_proj_dropout": 0.1}
 def run(corpus: Corpus, folder: Path, accumulation: int = 2, layerdrop: float = 0.0) -> None:
     """Pre-train with the same 12 utterances an update whatever the number of processes.
 
-    Each process draws another head at first; the first one's counts.
+    Whatever was drawn before, as here, the weights depend on the seed alone.
     """
     torch.set_num_threads(1)
     torch.manual_seed(int(os.environ.get("RANK", "0")))

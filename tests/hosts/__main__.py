@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -29,6 +30,8 @@ def main() -> None:
     given = parser.parse_args()
     if reason := why_not():
         sys.exit(f"no hosts here: {reason}")
+    for number in (signal.SIGINT, signal.SIGTERM):  # namespaces and mounts go in any case
+        signal.signal(number, lambda *_: sys.exit(1))
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="hosts-") as folder, two_hosts() as hosts:
         begun = time.monotonic()

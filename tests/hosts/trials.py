@@ -68,7 +68,8 @@ class Trials:
         self.encoder, self.audio = place / "encoder", place / "tones"
         tiny_encoder().save(self.encoder)
         self.audio.mkdir()
-        self.corpus = corpus or str(tone_corpus(self.audio, per_speaker=12).folder)
+        tones = tone_corpus(self.audio, per_speaker=12)
+        self.corpus = corpus or str(tones.folder)
         self._launches = 0
         self.whole = place / "whole"
         self._end_well(self._launch(self._tuning(self.whole)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,6 +82,7 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     mark = f"sft{os.getpid()}"
     hosts = Host("hosta", f"{mark}a", f"{mark}va"), Host("hostb", f"{mark}b", f"{mark}vb")
     first, second = hosts
+    _sweep()
     try:
         for host in hosts:
             _run("ip", "netns", "add", host.space)
@@ -95,6 +97,14 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     finally:
         for host in hosts:  # the link goes with them
             subprocess.run(["ip", "netns", "del", host.space], capture_output=True, check=False)
+
+
+def _sweep() -> None:
+    """Remove the namespaces that a process which was killed has left."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
+    for name in re.findall(r"^(sft\d+[abt])\b", listed.stdout, re.M):
+        if not Path("/proc", name[3:-1]).exists():
+            _run("ip", "netns", "del", name)
 
 
 @contextlib.contextmanager

@@ -105,16 +105,16 @@ def test_the_downsampler_runs_once_where_it_is_shared_and_a_killed_sweep_goes_on
     assert sum(ran) == 36, "train and dev, once"
     assert len(merges) == 4, "a look at the downsampler, and each merge once"
 
-    evaluate, done = sweeping.evaluate_encoder, []
+    evaluate, done = sweeping.evaluate_all, []
 
-    def killed(candidate: Any, *rest: Any, **named: Any) -> Any:
+    def killed(jobs: Any, *rest: Any) -> Any:
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(candidate.name)
-        return evaluate(candidate, *rest, **named)
+        done.append(jobs)
+        return evaluate(jobs, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeping, "evaluate_encoder", killed)
+        patch.setattr(sweeping, "evaluate_all", killed)
         with pytest.raises(KeyboardInterrupt):
             run(base, tuned, tones, tmp_path / "killed", alphas="0:1:0.5")
     ran.clear()

@@ -52,6 +52,10 @@ def tasks(as_json: Json = False) -> None:
     _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in known.items()}, as_json)
 
 
+_RESULTS = ("results.jsonl", "analysis.jsonl", "extract.json", "corpus.json")
+"""What shared work ends with: evaluations, sweeps and searches; an analysis; features; a corpus."""
+
+
 @app.command()
 def status(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of results.")],
@@ -63,6 +67,7 @@ def status(
     """
     from speechft import sharing
     from speechft.console import print_table
+    from speechft.uploads import path_here
 
     units = [unit.as_dict() for unit in sharing.status(out)]
     counts = Counter(unit["state"] for unit in units)
@@ -70,9 +75,11 @@ def status(
         say(json.dumps({"units": units, "counts": counts}))
         return
     if not units:
-        rows = out / "results.jsonl"
+        folder = path_here(out)
         say(f"no process is at work in {out}, and nothing is left or failed")
-        say(f"results: {rows}" if rows.is_file() else f"there are no results: no {rows}")
+        found = [str(folder / name) for name in _RESULTS if (folder / name).is_file()]
+        none = f"there are no results: none of {', '.join(_RESULTS)} is in {out}"
+        say(f"results: {', '.join(found)}" if found else none)
         return
     cells = [[u["unit"], u["state"], _where(u), _since(u), u["why"] or ""] for u in units]
     print_table(str(out), ["part", "state", "by", "minutes ago", "why"], cells)

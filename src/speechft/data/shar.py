@@ -14,7 +14,7 @@ import os
 import secrets
 import tarfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,7 @@ from speechft.data.waveform import load_waveform
 from speechft.disk import remove
 from speechft.files import json_digest, write_json, write_text
 from speechft.locks import waiting
-from speechft.runs import check_free, is_done, scratch_of, stage
+from speechft.runs import check_free, is_done, make_scratch_of, scratch_of, stage
 from speechft.sharing import Unit, work_off
 
 if TYPE_CHECKING:
@@ -84,23 +84,23 @@ def export_shards(
 
     if not made():
         check_free(folder, names)
-        with progress_bar("writing shards", sum(sizes.values())) as bar:
-            scratch, jobs = scratch_of(folder, **job), jobs or os.cpu_count() or 1
-            units = [
-                Unit(
-                    f"{name}/{number:06d}-{key}",
-                    partial(_is_there, _index(scratch / name, number), made),
-                    partial(_write, scratch / name, number, groups, audio, bar),
-                )
-                for name, many in shards.items()
-                for groups in [_Groups(corpus.split(name), shard_size, jobs)]
-                for number in range(many)
-            ]
-            every = [unit.name for unit in units]
-            units.append(Unit(f"corpus-{key}", made, make, after=every))
-            failed = work_off(folder, "prepare --shards", units, jobs=jobs)
-        for error in failed.values():
-            raise error
+    scratch, jobs = scratch_of(folder, **job), jobs or os.cpu_count() or 1
+    with progress_bar("writing shards", sum(sizes.values())) as bar:
+        units = [
+            Unit(
+                f"{name}/{number:06d}-{key}",
+                partial(_is_there, _index(scratch / name, number), made),
+                partial(_write, scratch / name, number, groups, audio, bar),
+            )
+            for name, many in shards.items()
+            for groups in [_Groups(partial(corpus.split, name), shard_size, jobs)]
+            for number in range(many)
+        ]
+        every = [unit.name for unit in units]
+        units.append(Unit(f"corpus-{key}", made, make, after=every))
+        failed = work_off(folder, "prepare --shards", units, jobs=jobs)
+    for error in failed.values():
+        raise error
     return open_corpus(folder)
 
 
@@ -108,25 +108,23 @@ class _Groups:
     """The cuts of a split, shard by shard, read once where they are asked for about in order.
 
     Args:
-        cuts: All of them.
+        cuts: Gives all of them.
         size: Cuts a shard.
         kept: Shards that are kept for those who ask for them a little late.
     """
 
-    def __init__(self, cuts: Iterable[Cut], size: int, kept: int) -> None:
+    def __init__(self, cuts: Callable[[], Iterable[Cut]], size: int, kept: int) -> None:
         self._cuts, self._size, self._kept = cuts, size, kept
         self._alone = threading.Lock()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._left, self._next = iter(self._cuts), 0
+        self._left: Iterator[Cut] | None = None
         self._passed: dict[int, list[Cut]] = {}
+        self._next = 0
 
     def at(self, number: int) -> list[Cut]:
         """Return the cuts of a shard."""
         with self._alone:
-            if number < self._next and number not in self._passed:
-                self._begin()
+            if self._left is None or (number < self._next and number not in self._passed):
+                self._left, self._next = iter(self._cuts()), 0
             while self._next <= number:
                 self._passed[self._next] = list(itertools.islice(self._left, self._size))
                 self._passed.pop(self._next - self._kept - 1, None)
@@ -146,6 +144,7 @@ def _is_there(index: Path, made: Callable[[], bool]) -> bool:
 def _write(
     folder: Path, number: int, groups: _Groups, audio: str, bar: Bar, claim: Claim | None
 ) -> None:
+    make_scratch_of(folder.parent)
     cuts = groups.at(number)
     _write_shard(folder, number, cuts, audio, claim)
     bar.advance(len(cuts))

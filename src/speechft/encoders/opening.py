@@ -236,7 +236,7 @@ def _copied(address: str, download: bool) -> Path:
             return copied_file(address, (f"{Path(name).stem}.config.json", *_SETTINGS))
         return copied_folder(address, (_WEIGHTS, *((setting,) for setting in _SETTINGS)))
     except AbsentError as error:
-        raise CheckpointError(f"no encoder at {error.message}", hint=error.hint) from None
+        raise CheckpointError(f"there is no encoder: {error.message}", hint=error.hint) from None
 
 
 def _download(name: str, download: bool = True) -> Path:

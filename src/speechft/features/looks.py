@@ -17,6 +17,7 @@ from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.folders import CORPUS_FILE, look_below
 from speechft.data.tables import SUFFIXES, is_manifest, is_table, read_table
 from speechft.errors import DataError, SpeechftError
+from speechft.remote import address_of, joined, stat
 
 if TYPE_CHECKING:
     from speechft.encoders.inspection import Inspection
@@ -89,6 +90,8 @@ def inspect_anything(
 
 def is_data(name: str | Path) -> bool:
     """Return whether a name is data rather than an encoder."""
+    if (address := address_of(name)) is not None:
+        return stat(joined(address, CORPUS_FILE)) is not None
     path = Path(os.path.expanduser(name))
     suffix = path.suffix.lower()
     if path.is_file() or path.is_symlink():
@@ -125,6 +128,8 @@ def inspect_data(name: str | Path) -> DataInspection:
     Raises:
         DataError: It is none of these, or a table that cannot be read at all.
     """
+    if (address := address_of(name)) is not None:
+        return _corpus(address)
     path = Path(os.path.expanduser(name))
     if path.is_dir() and (path / CORPUS_FILE).is_file():
         return _corpus(path)
@@ -231,7 +236,7 @@ def _manifest(path: Path) -> DataInspection:
     return DataInspection(str(path), "manifest", facts, usable, left, commands)
 
 
-def _corpus(path: Path) -> DataInspection:
+def _corpus(path: Path | str) -> DataInspection:
     from speechft.data.manifest import open_corpus
 
     corpus = open_corpus(path)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from speechft.commands import command
 from speechft.console import warn
+from speechft.copies import copied_file
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
@@ -20,6 +21,7 @@ from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
 from speechft.documents import is_plain
 from speechft.errors import DataError
+from speechft.remote import address_of, parted
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -42,7 +44,8 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     A file or folder of audio gives paths relative to the common parent of all of them; two files
     that differ in their suffix only keep it. Rows of a table (see `speechft.data.tables`) are
     files; a row with start and end, or a channel, has these in its name. Cuts of a lhotse manifest
-    go by their id, those of a prepared corpus by split and id.
+    go by their id, those of a prepared corpus by split and id. A recording, a lhotse manifest or a
+    prepared corpus may lie at an address.
 
     Raises:
         DataError: A manifest or table cannot be read, names collide, or there is nothing.
@@ -50,7 +53,14 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     sources = Sources()
     files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
-    for path in (Path(os.path.abspath(Path(os.path.expanduser(text)))) for text in arguments):
+    for text in arguments:
+        if (address := address_of(text)) is None:
+            path = Path(os.path.abspath(Path(os.path.expanduser(text))))
+        elif Path(address).suffix.lower() in AUDIO_SUFFIXES:
+            path = copied_file(address)
+        else:
+            _add_address(sources, address)
+            continue
         if not is_plain(str(path)):
             raise DataError(f"the name {str(path)!r} is not UTF-8", hint="rename it")
         if path.is_dir() and (path / CORPUS_FILE).is_file():
@@ -90,6 +100,18 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
             else:
                 _add(sources, name + suffix, cut)
     return sources
+
+
+def _add_address(sources: Sources, address: str) -> None:
+    """Add the cuts of a lhotse manifest or a prepared corpus at an address."""
+    home, name = parted(address)
+    if name.endswith((*_MANIFESTS, ".jsonl")):
+        cuts = read_cuts(copied_file(address), sources.problems, home)
+        _add_cuts(sources, cuts, "")
+        return
+    corpus = open_corpus(address)
+    for split in corpus.statistics:
+        _add_cuts(sources, corpus.split(split), split)
 
 
 def _suffix(part: Segment) -> str:

@@ -119,12 +119,16 @@ def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     with process_group.watched():
         make_accelerator("fp32")
         first = is_main_process()
-        nothing: dict[str, Any] = {}
-        while not first and (job := process_group.from_first(nothing)):
+        while not first and (job := _next_job()) is not None:
             follow(**job)
         yield first
         if first:
-            process_group.from_first(nothing)
+            process_group.from_first(None)
+
+
+def _next_job() -> dict[str, Any] | None:
+    """Return what the first process shares next; None when it has come to its end."""
+    return process_group.from_first(None)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ from speechft.finetuning.loop import train
 from speechft.finetuning.masked_prediction import HubertObjective, pad_clusters
 from speechft.finetuning.phases import Phase
 from speechft.finetuning.pretraining_data import Crops
-from speechft.finetuning.state import History, set_weights, weights_of
+from speechft.finetuning.state import History, weights_of
 from speechft.runs import lock, stage
 from speechft.scratch import scratch_in
 
@@ -100,16 +100,16 @@ def _pretrain(config: PretrainingConfig, corpus: Corpus, folder: Path) -> Histor
     encoder.set_dropout(config.dropout)
     if pick_device().type == "cpu":  # torch's fused attention is slow backwards on short sequences
         encoder.model.set_attn_implementation("eager")
-    objective = HubertObjective(
-        encoder,
-        config.targets.clusters,
-        config.masking,
-        config.head_dim,
-        downsampler_gradient=config.downsampler_gradient,
-        feature_penalty=config.feature_penalty,
-    )
-    if group.size > 1:  # the head is drawn anew on each
-        set_weights(objective, weights_of(objective))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "head"))
+        objective = HubertObjective(
+            encoder,
+            config.targets.clusters,
+            config.masking,
+            config.head_dim,
+            downsampler_gradient=config.downsampler_gradient,
+            feature_penalty=config.feature_penalty,
+        )
     whole = copy.deepcopy(objective) if sharding_asked() else objective
     plan = BatchPlan(
         cuts,
