@@ -64,7 +64,8 @@ class Variants:
 
     def of_epoch(self, epoch: int) -> npt.NDArray[np.int64]:
         """Return a cut of each recording, all in turn."""
-        return self.numbers[self.starts + epoch % self.counts]
+        found: npt.NDArray[np.int64] = self.numbers[self.starts + epoch % self.counts]
+        return found
 
 
 def crop_variants(cuts: Cuts) -> Variants | None:

@@ -264,7 +264,7 @@ def _batches(trial: _Trial, data: SplitData, epoch: int) -> Iterator[list[int]]:
     if trial.variants is not None:
         numbers = trial.variants.of_epoch(epoch)
     if trial.task.balanced:
-        classes = np.array([int(data.targets[n][0]) for n in numbers])
+        classes = np.array([int(data.targets[int(n)][0]) for n in numbers])
         weights = 1.0 / np.bincount(classes)[classes]
         numbers = rng.choice(numbers, len(numbers), p=weights / weights.sum())
     lengths = data.lengths[numbers]

@@ -36,7 +36,7 @@ class TensorRows(Sequence[Tensor]):
             self._kinds.append(kind)
         self._kind_of.add(self._kinds.index(kind))
         flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        return self._rows.add(memoryview(flat.numpy()))
+        return self._rows.add(flat.numpy().data)
 
     @overload
     def __getitem__(self, number: int) -> Tensor: ...
@@ -135,7 +135,7 @@ class TensorsByName(MutableMapping[str, Tensor]):
         number = self._names.number(name)
         if number is None:
             raise KeyError(name)
-        return self._changed.get(number, self._places[number])
+        return int(self._changed.get(number, self._places[number]))
 
 
 class Timed(Mapping[str, tuple[Tensor, int]]):
