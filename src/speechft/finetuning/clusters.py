@@ -181,11 +181,11 @@ class _Making:
         matter, and neither does the number of processes.
         """
         rows = self.frames.rows(self.sampled)
-        clusters, centroids = self.targets.clusters, None
+        clusters, centroids = self.targets.clusters, np.zeros((0, 0), np.float32)
         if self.group.is_first:
             log(f"k-means: {clusters} clusters on {len(rows)} frames of {self.targets.source}")
             centroids = fit_centroids(rows, clusters, self.seed)
-        found: Floats = self.group.of_first(centroids)  # type: ignore[assignment]
+        found = self.group.of_first(centroids)
         for _ in range(self.targets.passes):
             sums = np.zeros((clusters, self.encoder.dim + 1))
             for start in range(self.group.rank * BATCH, len(rows), self.group.size * BATCH):

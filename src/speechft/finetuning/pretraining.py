@@ -62,7 +62,8 @@ def pretrain_recipe(config: PretrainingConfig, folder: Path, *, dry_run: bool = 
     with stage(folder, outputs=("encoder", "targets"), **job) as work:
         if not work.done:
             _say_outline(config, corpus)
-            task = {"config": config, "corpus": replace(corpus), "folder": work.scratch}
+            task: dict[str, Any] = {"config": config, "corpus": replace(corpus)}
+            task["folder"] = work.scratch
             with shared_job(task):
                 pretrain(**task)
 
