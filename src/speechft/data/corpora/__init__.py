@@ -80,9 +80,10 @@ def _find(name: str, work_folder: Path) -> Corpus:
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
-    if (address := address_of(name)) is not None:
+    at_hub = name.startswith(hub.PREFIX) and "://" not in name
+    if not at_hub and (address := address_of(name)) is not None:
         return open_corpus(address)
-    if name.startswith(hub.PREFIX):
+    if at_hub:
         return hub.prepare_reference(name, cache_folder() / "hub" / hub.place_of(name))
     path = Path(os.path.expanduser(name))
     if path.suffix.lower() in (*SUFFIXES, ".parquet"):
