@@ -251,13 +251,13 @@ class Trials:
                 self._end_well(self._launch(command))
             finally:
                 second.mounts.pop()
-            made = {path.name: path.read_bytes() for path in disk.glob("*.safetensors")}
-        mine = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+            made = _features(disk)
+        mine = _features(out)
         outcome.expect(bool(made) and not made.keys() & mine.keys(), "the work was not shared out")
         shutil.rmtree(out)
         out.mkdir()
         self._end_well(self._launch(command))
-        whole = {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
+        whole = _features(out)
         outcome.expect({**made, **mine} == whole, "the features differ from those of a whole run")
         return outcome
 
@@ -288,6 +288,11 @@ def _steps(out: Path) -> int:
 
 def _left(out: Path) -> list[str]:
     return [str(path) for path in out.rglob("*") if path.suffix in (".tmp", ".partial")]
+
+
+def _features(folder: Path) -> dict[str, bytes]:
+    found = folder.rglob("*.safetensors")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def _same(out: Path, other: Path) -> bool:

@@ -135,8 +135,7 @@ class TensorsByName(MutableMapping[str, Tensor]):
         number = self._names.number(name)
         if number is None:
             raise KeyError(name)
-        place: int = self._changed.get(number, self._places[number])
-        return place
+        return int(self._changed.get(number, self._places[number]))
 
 
 class Timed(Mapping[str, tuple[Tensor, int]]):

@@ -187,11 +187,11 @@ class _Making:
         matter, and neither does the number of processes.
         """
         rows = self.frames.rows(self.sampled)
-        clusters, found = self.targets.clusters, np.empty(0, np.float32)
+        clusters, centroids = self.targets.clusters, np.zeros((0, 0), np.float32)
         if self.group.is_first:
             log(f"k-means: {clusters} clusters on {len(rows)} frames of {self.targets.source}")
-            found = fit_centroids(rows, clusters, self.seed)
-        found = self.group.of_first(found)
+            centroids = fit_centroids(rows, clusters, self.seed)
+        found = self.group.of_first(centroids)
         for _ in range(self.targets.passes):
             sums = np.zeros((clusters, self.encoder.dim + 1))
             for start in range(self.group.rank * BATCH, len(rows), self.group.size * BATCH):

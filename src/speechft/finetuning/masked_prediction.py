@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,8 +101,8 @@ class HubertObjective(Objective):
     def _features(self, waveforms: Tensor, lengths: Tensor) -> Tensor:
         features = self.encoder.downsample(waveforms, lengths)
         if self.downsampler_gradient != 1.0 and features.requires_grad:
-            less = self.downsampler_gradient
-            features.register_hook(lambda g: g * less)  # type: ignore[no-untyped-call]
+            hooked: Any = features  # the method has no types
+            hooked.register_hook(lambda gradient: gradient * self.downsampler_gradient)
         return features
 
 
