@@ -15,6 +15,7 @@ import soundfile
 
 from helpers import tone_corpus
 from speechft import cli, pipeline
+from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import phones_of
 from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
 from speechft.errors import DataError
@@ -196,10 +197,10 @@ def test_pairs_of_queries_and_documents_fall_too(
     )
     corpus = dataclasses.replace(miniature, info={**miniature.info, "qbe": "gaps.tsv"})
     for split in ("dev-queries", "documents"):
-        cuts = list(miniature.split(split))
+        cuts = list(miniature.cuts(split))
         added = cuts[0].truncate(duration=0.02)
         name = "q-short" if split == "dev-queries" else "test-000@short"
-        corpus._splits[split] = [*cuts, added.with_id(name)]  # type: ignore[assignment]
+        corpus._cuts[split] = Cuts.of([*cuts, added.with_id(name)])
     row, named = evaluated(corpus, "qbe", tiny_hubert, tmp_path / "1", max_left_out=0.2)
     clean, _ = evaluated(miniature, "qbe", tiny_hubert, tmp_path / "2")
     assert (row.value, row.n, row.details["dev"]) == (clean.value, clean.n, clean.details["dev"])

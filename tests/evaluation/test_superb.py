@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import speechft
+from speechft.data.kept_cuts import Cuts, chosen
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, DataError
 from speechft.evaluation import task_evaluation
@@ -252,12 +253,11 @@ def test_bad_labels_are_one_clear_error(
     with pytest.raises(DataError, match=r"no query of split dev-queries occurs in some documents"):
         run_on(changed(miniature, qbe="no-hits.tsv"), "qbe", tiny_hubert, tmp_path / "d")
     single = {"er": [["fold1-train"] * 3, ["one-class"] * 3]}
-    low = miniature.split("fold2-train").filter(
-        lambda cut: cut.supervisions[0].custom["emotion"] == "low"
-    )
+    cuts = miniature.cuts("fold2-train")
+    low = chosen(cuts, lambda cut: cut.supervisions[0].custom["emotion"] == "low")
     corpus = changed(miniature, folds=single)
     corpus.statistics["one-class"] = {"utterances": 1, "labels": {"emotion": 1}}
-    corpus._splits["one-class"] = low
+    corpus._cuts["one-class"] = Cuts.of(low)
     with pytest.raises(DataError, match=r"fold 2 \(one-class.*at least two values of 'emotion'"):
         run_on(corpus, "er", tiny_hubert, tmp_path / "c")
     del corpus.statistics["one-class"]

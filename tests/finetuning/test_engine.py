@@ -423,7 +423,7 @@ def test_transcripts_too_long_for_ctc_are_left_out_and_named(
         info: ClassVar[dict[str, Any]] = {"tuning_splits": ["train", "dev"]}
         statistics: ClassVar = {"train": {"utterances": 2, "labels": {"text": 2}}}
 
-        def split(self, name: str) -> list[Any]:
+        def cuts(self, name: str) -> list[Any]:
             return [cut_of("short", 16_000, text="ab"), cut_of("long", 3_200, text="ab" * 20)]
 
     corpus: Any = Two()

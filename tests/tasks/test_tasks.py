@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers import cut_of
+from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import Vocabulary
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
@@ -126,12 +127,12 @@ def test_every_class_has_to_occur_in_training() -> None:
     corpus = corpus_with({s: {"speaker": 10} for s in EVERYWHERE})
     corpus._values["test", "speaker"] = frozenset("abcd")
     speakers = ["a"] * 38 + ["c", "d"]
-    corpus._splits["test"] = [cut_of(f"{n}", speaker=name) for n, name in enumerate(speakers)]  # type: ignore[assignment]
+    corpus._cuts["test"] = Cuts.of(cut_of(f"{n}", speaker=s) for n, s in enumerate(speakers))
     sid = find_task("sid")
     new = "speaker 'c' of its split test does not occur in train, nor do 1 more"
     assert sid.lacks(corpus, 0.04) == sid.lacks(corpus, 0.0) == new
     assert sid.lacks(corpus, 0.05) == sid.lacks(corpus) == "", "few enough to be left out"
-    corpus._splits["test"] = corpus._splits["test"][38:]
+    corpus._cuts["test"] = corpus._cuts["test"][38:]
     assert sid.lacks(corpus, 1.0) == new, "nothing would be left of the split"
     assert find_task("asv").supported_by(corpus), "verification wants other speakers"
 
