@@ -135,6 +135,26 @@ def set_moments(
         parameter.requires_grad_(learned[name])
 
 
+def move_average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    """Move an exponential average towards the weights that learn; it begins with them."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            if name in average:
+                average[name].lerp_(parameter, 1 - decay)
+            else:
+                average[name] = parameter.detach().clone()
+
+
+def take_average(average: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Put an average in place of the weights that it is of."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in average:
+                parameter.copy_(average[name])
+
+
 def average_of(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a moving average of weights, whole on the first process, gathered in their place."""
     if not average:
