@@ -20,7 +20,6 @@ from speechft import interruption, process_group
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.devices import returning_memory
-from speechft.errors import TrainingError
 from speechft.finetuning.objective import Objective, compile_layers
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import Phase, apply_phase, head_only_updates, phase_at
@@ -30,17 +29,17 @@ from speechft.finetuning.state import (
     average_of,
     forget_after,
     moments_of,
+    move_average,
     save_checkpoint,
     set_average,
     set_moments,
     set_weights,
     shard,
     share_checkpoint,
+    step_optimizer,
     weights_of,
 )
 from speechft.finetuning.trackers import Trackers
-
-_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE = 20, 0.05
 
 
 @dataclass(frozen=True)
@@ -262,8 +261,10 @@ class _Training:
             healthy = accelerator.reduce(healthy.float(), "mean") == 1.0
             total = accelerator.reduce(total, "mean")
         made = bool(healthy)
-        self._step(made)
-        return float(total) if made else self._skip()
+        step_optimizer(self.optimizer, accelerator.scaler, made)
+        if not made:
+            self.history.skip(self.step, self.settings.steps)
+        return float(total) if made else math.nan
 
     def _draw(self, number: int) -> None:
         """Seed what is drawn for a batch of the update by its place among those of all processes.
@@ -290,18 +291,6 @@ class _Training:
         mean = (total.clamp(min=1) / batches).float()
         return [replace(batch, counts=mean) for batch in group]
 
-    def _step(self, made: bool) -> None:
-        """Step the optimizer if the update is made; a loss scale falls on all processes alike."""
-        scaler = self.accelerator.scaler
-        if scaler is None:
-            if made:
-                self.optimizer.step()
-        elif made:
-            scaler.step(self.optimizer)
-            scaler.update()
-        else:
-            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
-
     def _synchronised(
         self, group: list[Batch], number: int
     ) -> contextlib.AbstractContextManager[Any]:
@@ -315,31 +304,10 @@ class _Training:
             return contextlib.nullcontext()
         return self.wrapped.no_sync()  # type: ignore[no-any-return]
 
-    def _skip(self) -> float:
-        history = self.history
-        history.skipped += 1
-        history.skipped_in_a_row += 1
-        many = max(_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE * self.settings.steps)
-        if history.skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW or history.skipped > many:
-            raise TrainingError(
-                f"training diverged: {history.skipped} updates had a loss or gradient that is "
-                f"not finite, the last at step {self.step}",
-                hint="lower finetuning.learning_rate, or look for damaged audio or labels",
-            )
-        return float("nan")
-
     def _average(self) -> None:
         """Move the average of the weights; it begins when the encoder begins to learn."""
-        if self.ema_decay is None or self.step <= head_only_updates(self.phases):
-            return
-        with torch.no_grad():
-            for name, parameter in self.objective.named_parameters():
-                if not parameter.requires_grad:
-                    continue
-                if name in self.average:
-                    self.average[name].lerp_(parameter, 1 - self.ema_decay)
-                else:
-                    self.average[name] = parameter.detach().clone()
+        if self.ema_decay is not None and self.step > head_only_updates(self.phases):
+            move_average(self.objective, self.average, self.ema_decay)
 
     def _record(self, group: list[Batch], loss: float) -> None:
         self.history.losses.append(loss)
