@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.data.corpora.base import Card
 from speechft.errors import DataError, nearest
 from speechft.files import cache_folder as cache_folder
-from speechft.remote import address_of
+from speechft.remote import address_of, is_address
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
@@ -80,11 +80,10 @@ def _find(name: str, work_folder: Path) -> Corpus:
     if name in synthetic.SPECS:
         spec = synthetic.SPECS[name]
         return synthetic.prepare(spec, cache_folder() / f"{spec.name}-{spec.digest()[:12]}")
-    at_hub = name.startswith(hub.PREFIX) and "://" not in name
-    if not at_hub and (address := address_of(name)) is not None:
-        return open_corpus(address)
-    if at_hub:
+    if name.startswith(hub.PREFIX) and not is_address(name):
         return hub.prepare_reference(name, cache_folder() / "hub" / hub.place_of(name))
+    if (address := address_of(name)) is not None:
+        return open_corpus(address)
     path = Path(os.path.expanduser(name))
     if path.suffix.lower() in (*SUFFIXES, ".parquet"):
         return generic.prepare(path, work_folder)
