@@ -29,13 +29,13 @@ def test_a_search_writes_what_merge_takes_and_reads_test_after_the_choice(
     base: Path, tuned: Path, tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, opened = tmp_path / "out", []
-    original = Corpus._open
+    original = Corpus._read
 
     def watched(corpus: Corpus, name: str) -> Any:
         opened.append((name, (out / "chosen.yaml").is_file()))
         return original(corpus, name)
 
-    monkeypatch.setattr(Corpus, "_open", watched)
+    monkeypatch.setattr(Corpus, "_read", watched)
     texts = Corpus.read_text
     monkeypatch.setattr(
         Corpus, "read_text", lambda c, name: (opened.append((name, False)), texts(c, name))[1]

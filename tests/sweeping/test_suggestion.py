@@ -82,8 +82,8 @@ def test_curves_of_a_real_head(
     monkeypatch.setattr(suggestion, "UPDATES", 8)
     monkeypatch.setattr(suggestion, "GRID", (0.0, 0.5, 1.0))
     read: list[str] = []
-    original = Corpus._open
-    monkeypatch.setattr(Corpus, "_open", lambda c, n: (read.append(n), original(c, n))[1])
+    original = Corpus._read
+    monkeypatch.setattr(Corpus, "_read", lambda c, n: (read.append(n), original(c, n))[1])
 
     def suggest(out: Path) -> Any:
         return speechft.sweep(

@@ -69,8 +69,8 @@ def test_test_stays_unread_unless_it_is_asked_for(
     base: Path, tuned: Path, tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    original = Corpus.split
-    monkeypatch.setattr(Corpus, "split", lambda s, name: (read.append(name), original(s, name))[1])
+    original = Corpus._read
+    monkeypatch.setattr(Corpus, "_read", lambda s, name: (read.append(name), original(s, name))[1])
     found = run(base, tuned, tones, tmp_path / "dev", alphas="0.5")
     assert {(row.split, row.part) for row in found.rows} == {("dev", "dev")}
     assert "test" not in read
