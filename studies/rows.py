@@ -13,6 +13,8 @@ from speechft.files import atomic_write
 KEPT = Path(__file__).with_name("pretraining")
 """Encoders of the lineages after the first."""
 Rows = list[dict[str, Any]]
+NO_FIGURE = ("cache", "frame_cache_gb", "frame_memory_gb")
+"""Settings that decide no figure: where features are kept, and how much of them."""
 
 
 def kept_base(number: int) -> str | None:
@@ -52,6 +54,8 @@ def read_measured(folder: Path) -> Rows:
 def as_fixed(now: Any, changed: Any, fixed: Any) -> Any:
     """Return the settings that a design was fixed with, and later ones that are no defaults.
 
+    What decides no figure, such as where features are kept, stands as it did.
+
     Args:
         now: All settings of today.
         changed: Those of them that differ from their defaults.
@@ -61,7 +65,7 @@ def as_fixed(now: Any, changed: Any, fixed: Any) -> Any:
         return now
     changed = changed if isinstance(changed, dict) else {}
     return {
-        key: as_fixed(value, changed.get(key), fixed.get(key))
+        key: fixed[key] if key in NO_FIGURE else as_fixed(value, changed.get(key), fixed.get(key))
         for key, value in now.items()
         if key in fixed or key in changed
     }

@@ -25,6 +25,8 @@ TUNE = (
     "--set finetuning.steps=40 --set finetuning.batch_seconds=20 --set finetuning.hidden=null "
     "--set finetuning.learning_rate=0.003"
 )
+EXACT = "--set finetuning.precision=fp32"
+"""What is noted in training is compared with `predict`, which computes in fp32."""
 
 
 def call(arguments: str) -> int:
@@ -47,7 +49,7 @@ def place(tones: Corpus, quick_probes: None, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("using")
     tiny_encoder().save(folder / "base")
     start = f"finetune demo --corpus {tones.folder} --set encoder={folder / 'base'} {TUNE}"
-    assert call(f"{start} --set finetuning.task=pr --out {folder / 'pr'}") == 0
+    assert call(f"{start} --set finetuning.task=pr {EXACT} --out {folder / 'pr'}") == 0
     both = "--set finetuning.tasks.asr=1 --set finetuning.tasks.sid=1"
     assert call(f"{start} {both} --out {folder / 'both'}") == 0
     evaluate = f"evaluate {folder / 'pr/encoder'} --tasks sid,ic,asr --corpus {tones.folder}"

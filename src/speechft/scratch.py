@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from speechft.disk import open_regular
 from speechft.errors import RunError
 
 Buffer = bytes | bytearray | memoryview
@@ -139,7 +140,7 @@ class Bytes:
         """Open the file of another process."""
         self._file = None
         if state["place"] is not None:
-            self._hold(open(state["place"], "rb"))  # noqa: SIM115 - it is closed with this
+            self._hold(os.fdopen(open_regular(state["place"], os.O_RDONLY), "rb"))
         self._pending, self._written = bytearray(state["pending"]), state["written"]
 
 

@@ -152,7 +152,7 @@ def _check(address: str) -> None:
         return
     hint = "give a folder, or s3://bucket/name"
     if scheme_of(address) == "hf":
-        hint = f"write to a folder, then: {command('publish', 'DIR', 'owner/name')}"
+        hint = f"write to a folder, then: {command('publish', 'DIR', repo_id='owner/name')}"
     raise ConfigError(f"nothing is written to {address}", hint=hint)
 
 

@@ -234,7 +234,7 @@ def test_a_step_is_read_in_three_files(
     monkeypatch.setattr(_Training, "run", traced)
     _run(tmp_path, tones, steps=4, select="best", evaluate_every=2)
     hooks = {"training_setup", "selection"}  # what the caller gave it to evaluate
-    plain = {"phases", "schedules", "trackers"}
+    plain = {"distributed", "phases", "schedules", "trackers"}
     assert (
         {"loop", "objective", "state"} <= called <= {"loop", "objective", "state"} | plain | hooks
     )

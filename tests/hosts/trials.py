@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -230,37 +229,6 @@ class Trials:
         outcome.expect(_same(out, self.whole), "the encoder differs from that of the whole run")
         return outcome
 
-    def full_disk_elsewhere(self) -> Outcome:
-        """Extract to a disk of each host's own; that of the second is full."""
-        outcome = Outcome("full disk of another host (extract)")
-        out, second = self.place / "features", self.hosts[1]
-        out.mkdir()
-        command = ["extract", str(self.encoder), str(self.audio), "--out", str(out)]
-        command += ["--batch-seconds", "2"]
-        with small_disk(self.place / "other", "4m") as disk:
-            filler = fill(disk)
-            second.mounts.append((disk, out))
-            try:
-                launch = self._launch(command)
-                try:
-                    until(lambda: not launch.ranks() and not launch.running, _PATIENCE, "an end")
-                    self._stopped(launch, outcome, "no space left to write")
-                finally:
-                    launch.kill()
-                filler.unlink()
-                self._end_well(self._launch(command))
-            finally:
-                second.mounts.pop()
-            made = _features(disk)
-        mine = _features(out)
-        outcome.expect(bool(made) and not made.keys() & mine.keys(), "the work was not shared out")
-        shutil.rmtree(out)
-        out.mkdir()
-        self._end_well(self._launch(command))
-        whole = _features(out)
-        outcome.expect({**made, **mine} == whole, "the features differ from those of a whole run")
-        return outcome
-
 
 def trials(found: Trials) -> dict[str, Callable[[], Outcome]]:
     """Return all trials by name."""
@@ -272,7 +240,6 @@ def trials(found: Trials) -> dict[str, Callable[[], Outcome]]:
         "term": found.told_to_end,
         "disk": found.full_disk,
         "missing": found.missing,
-        "disk-elsewhere": found.full_disk_elsewhere,
         "own-disks": found.own_disks,
     }
 
@@ -288,11 +255,6 @@ def _steps(out: Path) -> int:
 
 def _left(out: Path) -> list[str]:
     return [str(path) for path in out.rglob("*") if path.suffix in (".tmp", ".partial")]
-
-
-def _features(folder: Path) -> dict[str, bytes]:
-    found = folder.rglob("*.safetensors")
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def _same(out: Path, other: Path) -> bool:

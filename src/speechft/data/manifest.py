@@ -193,8 +193,8 @@ class Corpus:
         Raises:
             DataError: There is no such split, it is closed, or its manifest is missing or damaged.
         """
+        self._check_open(name)
         if name not in self._cuts:
-            self._check_open(name)
             self._cuts[name] = Cuts.of(self._read(name))
         return self._cuts[name]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from speechft import interruption, process_group
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.devices import returning_memory
-from speechft.finetuning.objective import Objective, compile_layers
+from speechft.errors import TrainingError
+from speechft.finetuning.distributed import agree
+from speechft.finetuning.objective import Objective, compile_layers, counted
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import Phase, apply_phase, head_only_updates, phase_at
 from speechft.finetuning.state import (
@@ -36,10 +38,12 @@ from speechft.finetuning.state import (
     set_weights,
     shard,
     share_checkpoint,
-    step_optimizer,
+    take_average,
     weights_of,
 )
 from speechft.finetuning.trackers import Trackers
+
+_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE = 20, 0.05
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class _Training:
                 trackers.log({"loss": loss, "learning rate": rate, "x real time": speed}, self.step)
                 if figures := self._evaluate(self.step == stop_after):
                     trackers.log({f"dev {name}": x for name, x in figures.items()}, self.step)
-                stopped = self._is_asked_to_stop()
+                stopped = agree(accelerator, interruption.is_asked())
                 self._save(self.step == stop_after or stopped)
                 if stopped and self.step < stop_after:
                     trackers.close()
@@ -239,7 +243,8 @@ class _Training:
             self.objective.encoder.eval()
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=accelerator.device)
-        group = self._counted([batch.to(accelerator.device) for batch in group])
+        group = [batch.to(accelerator.device) for batch in group]
+        group = counted(self.objective, group, self._draw, accelerator)
         for number, batch in enumerate(group):
             self._draw(number)
             with self._synchronised(group, number):
@@ -261,10 +266,8 @@ class _Training:
             healthy = accelerator.reduce(healthy.float(), "mean") == 1.0
             total = accelerator.reduce(total, "mean")
         made = bool(healthy)
-        step_optimizer(self.optimizer, accelerator.scaler, made)
-        if not made:
-            self.history.skip(self.step, self.settings.steps)
-        return float(total) if made else math.nan
+        self._step(made)
+        return float(total) if made else self._skip()
 
     def _draw(self, number: int) -> None:
         """Seed what is drawn for a batch of the update by its place among those of all processes.
@@ -275,21 +278,17 @@ class _Training:
         place = (self.step * self.settings.accumulation + number) * processes + own
         torch.manual_seed(seed_of(self.seed, "step", place, 0))
 
-    def _counted(self, group: list[Batch]) -> list[Batch]:
-        """Return the batches with what the means of their losses divide by, where they share."""
-        batches = len(group) * self.accelerator.num_processes
-        if batches == 1:
-            return group
-        counts = []
-        for number, batch in enumerate(group):
-            self._draw(number)
-            counts.append(self.objective.counts(batch))
-        found = [each for each in counts if each is not None]
-        if not found:
-            return group
-        total = self.accelerator.reduce(torch.stack(found).sum(0).double(), "sum")
-        mean = (total.clamp(min=1) / batches).float()
-        return [replace(batch, counts=mean) for batch in group]
+    def _step(self, made: bool) -> None:
+        """Step the optimizer if the update is made; a loss scale falls on all processes alike."""
+        scaler = self.accelerator.scaler
+        if scaler is None:
+            if made:
+                self.optimizer.step()
+        elif made:
+            scaler.step(self.optimizer)
+            scaler.update()
+        else:
+            scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
 
     def _synchronised(
         self, group: list[Batch], number: int
@@ -304,10 +303,24 @@ class _Training:
             return contextlib.nullcontext()
         return self.wrapped.no_sync()  # type: ignore[no-any-return]
 
+    def _skip(self) -> float:
+        history = self.history
+        history.skipped += 1
+        history.skipped_in_a_row += 1
+        many = max(_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE * self.settings.steps)
+        if history.skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW or history.skipped > many:
+            raise TrainingError(
+                f"training diverged: {history.skipped} updates had a loss or gradient that is "
+                f"not finite, the last at step {self.step}",
+                hint="lower finetuning.learning_rate, or look for damaged audio or labels",
+            )
+        return float("nan")
+
     def _average(self) -> None:
         """Move the average of the weights; it begins when the encoder begins to learn."""
-        if self.ema_decay is not None and self.step > head_only_updates(self.phases):
-            move_average(self.objective, self.average, self.ema_decay)
+        if self.ema_decay is None or self.step <= head_only_updates(self.phases):
+            return
+        move_average(self.average, self.objective, self.ema_decay)
 
     def _record(self, group: list[Batch], loss: float) -> None:
         self.history.losses.append(loss)
@@ -351,14 +364,6 @@ class _Training:
             self._write("", self._state(), keep=self.settings.keep)
             self.accelerator.wait_for_everyone()
 
-    def _is_asked_to_stop(self) -> bool:
-        """Return whether any process was told to end, the same on all of them."""
-        asked = interruption.is_asked()
-        if self.accelerator.num_processes > 1:
-            told = torch.tensor(float(asked), device=self.accelerator.device)
-            asked = bool(self.accelerator.reduce(told, "sum") > 0)
-        return asked
-
     def _write(self, place: str, state: dict[str, Any], keep: int) -> None:
         """Save on the first process; every process has taken part in gathering."""
         if self.accelerator.is_main_process:
@@ -386,10 +391,7 @@ class _Training:
     def _select(self) -> None:
         """Take the weights that the training ends with."""
         if self.average:
-            with torch.no_grad():
-                for name, parameter in self.objective.named_parameters():
-                    if name in self.average:
-                        parameter.copy_(self.average[name])
+            take_average(self.average, self.objective)
             return
         best = share_checkpoint(self.folder / "best", self.objective)
         if best is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from speechft.data.augment import SpecAugment
@@ -36,6 +38,32 @@ class Objective(nn.Module):
         alike. Called before `forward` with the same seed; what it draws, `forward` draws first.
         """
         return None
+
+
+def counted(
+    objective: Objective, group: list[Batch], draw: Callable[[int], None], accelerator: Any
+) -> list[Batch]:
+    """Return the batches of an update with what the means of their losses divide by.
+
+    Args:
+        objective: Whose loss it is.
+        group: The batches of this process.
+        draw: Seeds what is drawn for the batch of a number.
+        accelerator: The processes that make the update together.
+    """
+    batches = len(group) * accelerator.num_processes
+    if batches == 1:
+        return group
+    counts = []
+    for number, batch in enumerate(group):
+        draw(number)
+        counts.append(objective.counts(batch))
+    found = [each for each in counts if each is not None]
+    if not found:
+        return group
+    total = accelerator.reduce(torch.stack(found).sum(0).double(), "sum")
+    mean = (total.clamp(min=1) / batches).float()
+    return [replace(batch, counts=mean) for batch in group]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from speechft import process_group
 from speechft.console import warn
 from speechft.disk import is_regular
-from speechft.errors import CheckpointError, TrainingError
+from speechft.errors import CheckpointError
 from speechft.files import atomic_write, file_digest
 from speechft.finetuning.layers import transformer_layers
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 KEEP = 2
 """Checkpoints kept: the newest, and one to go back to when that is damaged."""
-_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE = 20, 0.05
 
 
 @dataclass
@@ -49,22 +48,6 @@ class History:
     """Those since the last update that was made."""
     seconds_of_audio: float = 0.0
     seconds: float = 0.0
-
-    def skip(self, step: int, steps: int) -> None:
-        """Count an update that is left out, at a step of so many.
-
-        Raises:
-            TrainingError: There were too many.
-        """
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        many = max(_MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE * steps)
-        if self.skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW or self.skipped > many:
-            raise TrainingError(
-                f"training diverged: {self.skipped} updates had a loss or gradient that is "
-                f"not finite, the last at step {step}",
-                hint="lower finetuning.learning_rate, or look for damaged audio or labels",
-            )
 
     def final(self, figure: str) -> float:
         """Return a dev figure of the step whose weights the training ended with."""
@@ -152,20 +135,8 @@ def set_moments(
         parameter.requires_grad_(learned[name])
 
 
-def step_optimizer(optimizer: torch.optim.Optimizer, scaler: Any, made: bool) -> None:
-    """Step the optimizer if the update is made; a loss scale falls on all processes alike."""
-    if scaler is None:
-        if made:
-            optimizer.step()
-    elif made:
-        scaler.step(optimizer)
-        scaler.update()
-    else:
-        scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
-
-
-def move_average(module: nn.Module, average: dict[str, Tensor], decay: float) -> None:
-    """Move an average of the weights that are trained; it begins with what they are at first."""
+def move_average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    """Move an exponential average towards the weights that learn; it begins with them."""
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad:
@@ -174,6 +145,14 @@ def move_average(module: nn.Module, average: dict[str, Tensor], decay: float) ->
                 average[name].lerp_(parameter, 1 - decay)
             else:
                 average[name] = parameter.detach().clone()
+
+
+def take_average(average: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Put an average in place of the weights that it is of."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name in average:
+                parameter.copy_(average[name])
 
 
 def average_of(module: nn.Module, average: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from speechft.data.issues import Issue
-from speechft.data.kept_items import KeptItems, as_values
 from speechft.documents import read_limited
 from speechft.errors import DataError
+
+if TYPE_CHECKING:
+    from speechft.data.kept_items import KeptItems
 
 ENGLISH = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
 """Characters of upper-case English transcripts."""
@@ -67,15 +69,19 @@ class Draft:
     """The channel that counts; None for the mean of all."""
 
 
-Drafts = list[Draft] | KeptItems[Draft]
+Drafts: TypeAlias = "list[Draft] | KeptItems[Draft]"
 
 
 def kept_drafts() -> KeptItems[Draft]:
     """Return utterances of a corpus of any size, none yet."""
+    from speechft.data.kept_items import KeptItems  # with numpy, which lists of corpora do without
+
     return KeptItems(_plain, _draft)
 
 
 def _plain(draft: Draft) -> list[Any]:
+    from speechft.data.kept_items import as_values
+
     return [draft.id, str(draft.path), *as_values(draft)[2:]]
 
 

@@ -15,6 +15,7 @@ from speechft.claims import Claim
 from speechft.console import Bar
 from speechft.data.corpora.base import Draft, Drafts
 from speechft.data.inspection import Found, Header, inspect
+from speechft.disk import reading
 from speechft.documents import parse_json, read_lines
 from speechft.files import write_text
 from speechft.scratch import Names
@@ -70,7 +71,7 @@ class Inspection:
     def found(self) -> Iterator[Found]:
         """Yield what was found, in order; every part must be there."""
         for number in range(len(self._parts)):
-            with open(self._file(number), "rb") as file:
+            with reading(self._file(number)) as file:
                 for line in read_lines(file.read()):
                     header, offset, samples, told = parse_json(line, plain=False)
                     known = None if header is None else Header(*header)
