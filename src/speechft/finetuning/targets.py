@@ -45,10 +45,8 @@ class RowFile:
         """Write (n, width) rows from the first place on."""
         if self._descriptor is None:
             self._descriptor = open_regular(self.path, os.O_WRONLY, follow=False)
-        left, place = (
-            memoryview(np.ascontiguousarray(rows, self._kind)).cast("B"),
-            first * self._row,
-        )
+        left = memoryview(np.ascontiguousarray(rows, self._kind).tobytes())
+        place = first * self._row
         while left:
             written = os.pwrite(self._descriptor, left, place)
             left, place = left[written:], place + written
