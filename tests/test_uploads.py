@@ -139,7 +139,7 @@ def test_places_that_nothing_is_written_to(bucket: str) -> None:
             fail(place)
     with pytest.raises(ConfigError) as caught:
         fail("hf://owner/name")
-    assert "speechft publish DIR owner/name" in (caught.value.hint or "")
+    assert "speechft publish DIR --repo-id owner/name" in (caught.value.hint or "")
     with pytest.raises(RemoteError, match="NoSuchBucket"):
         fail("s3://none-of-mine/x")
     with pytest.raises(AbsentError, match="no output of speechft that is complete"):
