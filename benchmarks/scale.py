@@ -10,7 +10,7 @@ runs; it only means something where nothing else runs, so the load before each p
 Results are compared file by file, byte by byte.
 
 ``features``  `extract` of every hidden state of all recordings
-``probes``    `evaluate` of four encoders on five tasks whose features are cached already
+``probes``    `evaluate` of four encoders on two tasks whose features are cached already
 ``sweep``     `sweep` of eleven alphas on one task
 """
 
@@ -55,7 +55,7 @@ def command(part: str, encoders: Sequence[str], folder: Path, out: Path, limit: 
     """Return what a process of a part is told."""
     cached = ["--cache", str(folder / "cache")]
     few = ["--limit", str(limit)] if limit else []
-    tasks = ["--tasks", "pr,pc,sid,ic,style"]
+    tasks = ["--tasks", "sid,ic"]
     if part == "features":
         from speechft.data.corpora import find_corpus
 
