@@ -62,7 +62,9 @@ def _group(count: int) -> Iterator[tuple[list[Lifelines], list[Heard]]]:
 
 
 def _cut(lines: Lifelines) -> None:
-    """End the connections of a process as its death does."""
+    """End the connections of a process as its death does: it says nothing of it itself."""
+    with lines._lock:
+        lines.failure = lines.failure or Failure(lines.own, "is dead", "")
     for peer in lines.peers:
         try:
             peer.socket.shutdown(socket.SHUT_RDWR)
