@@ -64,6 +64,7 @@ def main() -> int:
             if time.monotonic() > end or inputs >= given_.inputs:
                 break
             outcome = runner.run(case)
+            results["asked"] += bool(outcome.asked)
             inputs += 1
             results[outcome.result] += 1
             for name in ("executions", "writes", "reads", "sockets"):
@@ -83,7 +84,8 @@ def main() -> int:
     print(f"inputs {inputs:,}, of them accepted {results['ok']:,}, refused {results['refused']:,}")
     print(
         f"executions {results['executions']}, writes outside {results['writes']}, reads outside "
-        f"{results['reads']}, sockets {results['sockets']}, tracebacks {results['traceback']}, "
+        f"{results['reads']}, sockets {results['sockets']} (and {results['asked']} for an address "
+        f"or hub id on the command line), tracebacks {results['traceback']}, "
         f"hangs {results['hang']}, killed {results['killed']}"
     )
     print(f"slowest {slowest[0]:.1f} s ({slowest[1]})")

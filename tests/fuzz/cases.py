@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 PIPE = b"a pipe that nobody writes to"
 LINK = b"a link to "
 """Followed by where it leads, relative to the folder of the link."""
+_ADDRESS = re.compile(r"[a-z0-9]+://|[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w.-]+)?$")
+"""An address, or an id of the hub."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Case:
                 continue
             with open(path, "wb") as file:
                 file.write(content)
+
+    @property
+    def asks_network(self) -> bool:
+        """Return whether an argument is an address or an id of the hub: then it is asked for."""
+        typed = [part for argument in self.arguments for part in argument.split("=")]
+        return any(_ADDRESS.match(text) and text not in self.files for text in typed)
 
     def as_text(self) -> str:
         """Return it as JSON, for the corpus of found cases."""

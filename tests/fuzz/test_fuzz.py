@@ -69,3 +69,21 @@ def test_the_watch_sees(fixtures: Path) -> None:
     assert outcomes["raise"].result == "traceback"
     assert all(outcome.bad for outcome in outcomes.values())
     assert not (Path.cwd() / MARK).exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "asked"),
+    [
+        ("s3://b/a", True),
+        ("--set=encoder=org/model", True),
+        ("a/b", False),  # a file of the case
+        ("{a}", False),
+        ("../x", False),
+    ],
+)
+def test_what_is_typed_is_asked_for(fixtures: Path, argument: str, asked: bool) -> None:
+    runner = Runner(fixtures, "fuzz.misdeeds")
+    outcome = runner.run(Case("send", {"a/b": b""}, (argument,)))
+    runner.close()
+    assert bool(outcome.asked) == asked
+    assert bool(outcome.sockets) != asked

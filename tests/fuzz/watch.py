@@ -62,6 +62,8 @@ class Outcome:
     writes: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
     sockets: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    """Sockets of a case whose arguments hold an address or an id of the hub."""
     memory: int = 0
     """Bytes of the peak beside what was resident before."""
     seconds: float = 0.0
@@ -236,6 +238,8 @@ class Runner:
             while time.monotonic() - start < WAITING and self._computed() - before < SECONDS:
                 if self._pipe.poll(0.5):
                     outcome: Outcome = self._pipe.recv()
+                    if case.asks_network:
+                        outcome.asked, outcome.sockets = outcome.sockets, []
                     return outcome
             took = f"{self._computed() - before:.0f} s of the processor"
             return self._ended(Outcome("hang", took, seconds=time.monotonic() - start))
