@@ -153,7 +153,10 @@ def labels_of(cuts: Sequence[Cut]) -> dict[str, list[str | None]]:
 
     The speaker comes first; a kind has at least two values, and twice as many utterances as values.
     """
-    kinds = ["speaker", *sorted({k for c in cuts for k in c.supervisions[0].custom or {}})]
+    kinds = [
+        "speaker",
+        *sorted({k for c in cuts for s in c.supervisions[:1] for k in s.custom or {}}),
+    ]
     found = {kind: [label_of(cut, kind) for cut in cuts] for kind in kinds}
     return {
         kind: values

@@ -71,6 +71,8 @@ class Vocabulary:
 
 def label_of(cut: Cut, kind: str) -> str | None:
     """Return one label of a cut: ``text``, ``speaker``, or a kind among its custom fields."""
+    if not cut.supervisions:
+        return None
     supervision = cut.supervisions[0]
     if kind in ("text", "speaker"):
         value = getattr(supervision, kind)
@@ -86,7 +88,7 @@ def phones_of(cut: Cut) -> list[tuple[str, float, float]]:
 
 def aligned(cut: Cut, kind: str) -> list[tuple[str, float, float]]:
     """Return (symbol, start, end) of one of a cut's alignments in seconds: ``phone``, ``word``."""
-    alignment = cut.supervisions[0].alignment or {}
+    alignment = (cut.supervisions[0].alignment if cut.supervisions else None) or {}
     return [
         (item.symbol, item.start, item.start + item.duration) for item in alignment.get(kind, [])
     ]
