@@ -84,6 +84,22 @@ def test_a_single_file_and_what_lies_beside_it(web: Web, tiny_hubert: Path) -> N
     load_encoder(place)
 
 
+def test_a_host_may_hold_an_encoder_itself(web: Web, tiny_hubert: Path) -> None:
+    for path in (web.folder / "tiny").iterdir():
+        path.rename(web.folder / path.name)
+    assert digest_of(f"{web.address}/model.safetensors") == digest_of(
+        tiny_hubert / "model.safetensors"
+    )
+    load_encoder(f"{web.address}/")
+
+
+@pytest.mark.parametrize("last", ["..", ".", "", "a?b=../c"])
+def test_what_is_called_by_signs_stays_in_the_cache(last: str) -> None:
+    name = remote.name_here(f"https://host/{last}")
+    assert name not in ("", ".", "..")
+    assert "/" not in name
+
+
 def test_shards_are_those_of_the_index(web: Web, tiny_hubert: Path) -> None:
     folder = web.folder / "tiny"
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from processes import Child
 from speechft import claims, cli, sharing
 from speechft.claims import FOLDER, Claim, Workers, look
 from speechft.errors import DataError, RunError
+from speechft.scratch import scratch_folder, scratch_in
 from speechft.sharing import ItemsError, Unit, share
 
 _WORK = """
@@ -196,9 +198,19 @@ def test_what_needs_a_unit_waits_for_it(tmp_path: Path) -> None:
     assert ran == ["b", "a"]
 
 
-def test_units_are_done_several_at_a_time_and_one_error_ends_all(tmp_path: Path) -> None:
+def test_units_are_done_several_at_a_time_and_one_error_ends_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = threading.Barrier(2, timeout=20)
     ran: list[str] = []
+    works: list[sharing._Work] = []
+
+    class Work(sharing._Work):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            works.append(self)
+
+    monkeypatch.setattr(sharing, "_Work", Work)
 
     def together(name: str, error: type[BaseException] | None = None) -> Unit:
         out = tmp_path / f"out-{name}"
@@ -208,6 +220,8 @@ def test_units_are_done_several_at_a_time_and_one_error_ends_all(tmp_path: Path)
             both.wait()
             if error is not None:
                 raise error
+            if name == "f":  # beside the one that fails: it goes on when that is known
+                assert works[-1].ending.wait(20)
             out.touch()
 
         return Unit(name, out.exists, run)
@@ -218,7 +232,24 @@ def test_units_are_done_several_at_a_time_and_one_error_ends_all(tmp_path: Path)
     units = [together("e", ZeroDivisionError), *(together(n) for n in "fghi")]
     with pytest.raises(ZeroDivisionError):
         sharing.work_off(tmp_path, "work", units, jobs=2)
-    assert {"h", "i"}.isdisjoint(ran)
+    assert sorted(ran) == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_threads_put_scratch_files_where_their_process_does(tmp_path: Path) -> None:
+    seen: list[Path] = []
+
+    def unit(name: str) -> Unit:
+        out = tmp_path / f"out-{name}"
+
+        def run(claim: Claim) -> None:
+            seen.append(scratch_folder())
+            out.touch()
+
+        return Unit(name, out.exists, run)
+
+    with scratch_in(tmp_path):
+        assert sharing.work_off(tmp_path, "work", [unit("a"), unit("b")], jobs=2) == {}
+    assert seen == [tmp_path, tmp_path]
 
 
 def test_items_that_cannot_be_used_are_told_to_all_and_tried_again(tmp_path: Path) -> None:

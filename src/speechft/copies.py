@@ -28,7 +28,7 @@ from speechft.files import (
 )
 from speechft.locks import lock, make_scratch, waiting
 from speechft.naming import masked
-from speechft.remote import Told, download, joined, parted, stat
+from speechft.remote import Told, download, joined, name_here, parted, stat
 
 MAX_COPY = 1 << 36
 """Bytes of one file that is copied; of texts, `MAX_DOCUMENT`."""
@@ -80,7 +80,7 @@ def copied_folder(address: str, groups: tuple[tuple[str, ...], ...], most: int =
             )
     home = _home(address)
     version = json_digest({name: [told.size, told.tag] for name, told in found.items()})[:16]
-    out = home / version / parted(address)[1].replace("?", "_")
+    out = home / version / name_here(address)
     if not (home / version / _SOURCE).is_file():
         with waiting(), lock(home):
             if not (home / version / _SOURCE).is_file():
@@ -91,7 +91,7 @@ def copied_folder(address: str, groups: tuple[tuple[str, ...], ...], most: int =
 def latest_copy(address: str) -> Path | None:
     """Return the last copy of a folder, without asking anybody; None where there is none."""
     made = sorted(_home(address).glob(f"*/{_SOURCE}"), key=lambda path: path.stat().st_mtime)
-    return made[-1].parent / parted(address)[1].replace("?", "_") if made else None
+    return made[-1].parent / name_here(address) if made else None
 
 
 def _home(address: str) -> Path:

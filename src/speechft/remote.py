@@ -107,6 +107,12 @@ def parted(address: str) -> tuple[str, str]:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, "")), name
 
 
+def name_here(address: str) -> str:
+    """Return what the last part of an address is called on this machine: a name, never a way."""
+    name = parted(address)[1].replace("?", "_")
+    return name if name not in ("", ".", "..") else "_"
+
+
 def stat(address: str) -> Told | None:
     """Return what is told of a file; None where there is none.
 

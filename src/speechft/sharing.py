@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def share(
         work.go_on()
         return work.failed
     with ThreadPoolExecutor(jobs) as pool:
-        parts = [pool.submit(work.go_on) for _ in range(jobs)]
+        # what holds for this thread, such as where scratch files go, holds for the others
+        parts = [pool.submit(copy_context().run, work.go_on) for _ in range(jobs)]
         try:
             for part in parts:
                 part.result()

@@ -41,9 +41,9 @@ from speechft.remote import (
     address_of,
     download,
     joined,
+    name_here,
     names_below,
     notes_of,
-    parted,
     read,
     remove,
     scheme_of,
@@ -144,11 +144,11 @@ def path_here(place: str | Path) -> Path:
     if address is None:
         return folder_of(place)
     digest = hashlib.sha256(masked(address).encode()).hexdigest()[:16]
-    return cache_folder() / "outputs" / digest / parted(address)[1]
+    return cache_folder() / "outputs" / digest / name_here(address)
 
 
 def _check(address: str) -> None:
-    if scheme_of(address) == "s3" and address.count("/") > 2 and parted(address)[1]:
+    if scheme_of(address) == "s3" and address.count("/") > 2 and name_here(address) != "_":
         return
     hint = "give a folder, or s3://bucket/name"
     if scheme_of(address) == "hf":

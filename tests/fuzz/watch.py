@@ -126,6 +126,7 @@ def _serve(pipe: Connection, fixtures: Path, targets: str) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
+    sys.dont_write_bytecode = True  # Python's own notes are no writes of ours
     module = importlib.import_module(targets)
     module.warm(fixtures)
     quiet = os.open(os.devnull, os.O_WRONLY)
