@@ -134,7 +134,14 @@ def test_another_machine_goes_on_from_what_is_complete(
 
 
 def test_places_that_nothing_is_written_to(bucket: str) -> None:
-    for place in ("https://host/x", "s3://bucket", "s3://bucket/..", "s3://bucket/a/."):
+    for place in (
+        "https://host/x",
+        "s3://bucket",
+        "s3://",
+        "s3:",
+        "s3://bucket/..",
+        "s3://bucket/a/.",
+    ):
         with pytest.raises(ConfigError, match="nothing is written to"):
             fail(place)
     with pytest.raises(ConfigError) as caught:

@@ -37,7 +37,7 @@ PIECE = 32 << 20
 _PROGRESS = 1 << 20
 """Bytes of a download after which a failure counts as the first."""
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
-_LOST_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)", re.IGNORECASE)
+_LOST_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):(/(?!/)|$)", re.IGNORECASE)
 _PASSING = (408, 425, 429)
 """Answers below 500 after which another try may do."""
 _NO_HELP = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
@@ -69,7 +69,8 @@ def address_of(place: Any) -> str | None:
     """
     text = str(place) if isinstance(place, str | Path) else ""
     text = _LOST_SLASH.sub(r"\1://", text, count=1) if _LOST_SLASH.match(text) else text
-    return text.rstrip("/") if is_address(text) else None
+    scheme, found, rest = text.partition("://")
+    return f"{scheme}://{rest.rstrip('/')}" if found and is_address(text) else None
 
 
 def is_asked(address: str) -> bool:

@@ -89,13 +89,13 @@ def _find(name: str, work_folder: Path) -> Corpus:
         return generic.prepare(path, work_folder)
     if (path / CORPUS_FILE).is_file():
         return open_corpus(path)
-    if name in ARCHIVES:
+    if name and name not in ARCHIVES and path.is_dir():
+        return generic.prepare(path, work_folder)
+    if path.name in ARCHIVES:
         raise DataError(
             f"corpus {name} has to be prepared first",
-            hint=f"{how_to_prepare(name, 'ROOT')}, then give DIR",
+            hint=f"{how_to_prepare(path.name, 'ROOT')}, then give DIR",
         )
-    if name and path.is_dir():
-        return generic.prepare(path, work_folder)
     near = nearest(name, synthetic.SPECS)
     raise DataError(
         f"no corpus {name!r}: neither embedded ({', '.join(synthetic.SPECS)}), nor a file, nor a "
