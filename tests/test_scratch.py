@@ -105,3 +105,25 @@ def test_a_full_disk_is_told_with_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(RunError, match="does not take what does not fit into memory: No space"):
         Bytes().add(b"x" * (1 << 19))
+
+
+def test_what_lies_half_on_the_disk_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "_PENDING", 20)
+    column, rows = scratch.Column(), scratch.Rows()
+    for number in range(50):
+        column.add(number)
+        rows.add(b"x" * number)
+        assert [column.pair(n) for n in range(number)] == [(n, n + 1) for n in range(number)]
+        assert [len(row) for row in rows] == list(range(number + 1))
+
+
+def test_rows_of_one_size_are_a_matrix_and_others_are_none() -> None:
+    rows = scratch.Rows()
+    assert rows.matrix("<i2") is None
+    for number in range(3):
+        rows.add(np.array([number, 7], "<i2").tobytes())
+    found = rows.matrix("<i2")
+    assert found is not None
+    assert found.tolist() == [[0, 7], [1, 7], [2, 7]]
+    rows.add(b"another")
+    assert rows.matrix("<i2") is None

@@ -83,7 +83,7 @@ class Bytes:
         return self._written + len(self._pending)
 
     def add(self, data: Buffer) -> None:
-        """Add bytes; they are read together or not at all.
+        """Add bytes; they come to the disk together.
 
         Raises:
             RunError: The disk is full, or does not take them.
@@ -93,16 +93,16 @@ class Bytes:
             self._write()
 
     def read(self, start: int, size: int) -> bytearray:
-        """Return bytes that were added together."""
-        if start >= self._written:
-            first = start - self._written
+        """Return bytes, as far as there are any."""
+        first = start - self._written
+        if first >= 0:
             return self._pending[first : first + size]
         assert self._file is not None
-        found = bytearray(size)
+        found = bytearray(min(size, -first))
         view, done = memoryview(found), 0
-        while done < size:
+        while done < len(found):
             done += os.preadv(self._file.fileno(), [view[done:]], start + done)
-        return found
+        return found if done == size else found + self._pending[: size - done]
 
     def mapped(self, kind: npt.DTypeLike) -> npt.NDArray[Any]:
         """Return all bytes as an array that is not held in memory, unless it is small."""
@@ -153,7 +153,10 @@ class Column:
 
     def __init__(self, kind: str = "<i8") -> None:
         self._kind = np.dtype(kind)
-        self._pack = struct.Struct(f"<{_PACKED[self._kind.str[1:]]}").pack
+        letter = _PACKED[self._kind.str[1:]]
+        self._pack = struct.Struct(f"<{letter}").pack
+        self._unpack = struct.Struct(f"<{letter}").unpack
+        self._unpack_two = struct.Struct(f"<2{letter}").unpack
         self._bytes = Bytes()
         self._seen: npt.NDArray[Any] = np.empty(0, self._kind)
 
@@ -166,7 +169,13 @@ class Column:
         if number < len(self._seen):
             return self._seen[number].item()
         size = self._kind.itemsize
-        return np.frombuffer(self._bytes.read(size * number, size), self._kind)[0].item()
+        return self._unpack(self._bytes.read(size * number, size))[0]
+
+    def pair(self, number: int) -> tuple[Any, Any]:
+        """Return one of them and the next."""
+        size = self._kind.itemsize
+        one, other = self._unpack_two(self._bytes.read(size * number, 2 * size))
+        return one, other
 
     def add(self, value: float) -> None:
         """Add a number."""
@@ -210,12 +219,23 @@ class Rows:
 
     def __getitem__(self, number: int) -> bytearray:
         """Return a row."""
-        start = self._ends[number - 1] if number else 0
-        return self._bytes.read(start, self._ends[number] - start)
+        if number:
+            start, end = self._ends.pair(number - 1)
+        else:
+            start, end = 0, self._ends[0]
+        return self._bytes.read(start, end - start)
 
     def __iter__(self) -> Iterator[bytearray]:
         """Yield the rows in their order."""
         return (self[number] for number in range(len(self)))
+
+    def matrix(self, kind: npt.DTypeLike) -> npt.NDArray[Any] | None:
+        """Return all rows as a matrix that is not held in memory; None if they differ in size."""
+        ends = self._ends.values()
+        size = int(ends[0]) if len(ends) else 0
+        if not size or not np.array_equal(ends, np.arange(1, len(ends) + 1) * size):
+            return None
+        return self._bytes.mapped(kind).reshape(len(ends), -1)
 
 
 class Names:

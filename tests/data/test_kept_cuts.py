@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 import tracemalloc
 
 import pytest
 from lhotse import AudioSource, MonoCut, Recording
 from lhotse.cut import Cut
 
+from speechft.data import kept_cuts
 from speechft.data.batching import BatchPlan
 from speechft.data.kept_cuts import Cuts, chosen, kept_alike, picked
 from speechft.data.manifest import Utterance, to_cut
@@ -97,3 +99,14 @@ def test_planning_ten_times_the_utterances_takes_hardly_more(count: int) -> None
         tracemalloc.stop()
     more = (peaks[1] - peaks[0]) / (9 * count)
     assert more < 200, "bytes an utterance: a cut in memory takes some 4,000"
+
+
+def test_few_stay_in_memory_once_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_cuts, "_MADE", 3)
+    cuts = made(6)
+    kept = Cuts.of(cuts)
+    assert list(kept) == list(kept) == cuts
+    same = [kept[number] is kept[number] for number in range(6)]
+    assert same == [True] * 3 + [False] * 3
+    assert kept[2:][0] is kept[2]
+    assert list(pickle.loads(pickle.dumps(kept))) == cuts

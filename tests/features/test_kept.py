@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speechft.features.frame_plan import FramePlan
-from speechft.features.kept import TensorRows, TensorsByName, Timed
+from speechft.features.kept import Picked, TensorRows, TensorsByName, Timed
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.int64])
@@ -80,3 +80,20 @@ def test_the_plan_says_what_is_kept_and_what_it_costs() -> None:
         "a minute of audio takes 3 s: about 6 min for these features, and up to 4 min more for "
         "each epoch of a task on frames"
     )
+
+
+@pytest.mark.parametrize("count", [1, 40_000])
+def test_some_are_stacked_as_they_come_one_by_one(count: int) -> None:
+    rows = TensorRows()
+    for number in range(count):
+        rows.add(torch.tensor([[number, 1.5], [2.5, -number]]))
+    picked = Picked(rows, range(count - 1, -1, -1))
+    chosen = [0, count // 2, 0, count - 1]
+    assert torch.equal(picked.stack(chosen), torch.stack([picked[n] for n in chosen]))
+
+
+def test_tensors_of_several_kinds_are_stacked_if_those_chosen_agree() -> None:
+    rows = TensorRows()
+    for tensor in (torch.ones(2), torch.ones(3), torch.zeros(2), torch.zeros(2).half()):
+        rows.add(tensor)
+    assert Picked(rows, [2, 1, 0]).stack([0, 2]).tolist() == [[0, 0], [1, 1]]

@@ -7,11 +7,14 @@ comma that nobody quoted.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import itertools
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from speechft.commands import shell
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
 from speechft.data.kept_items import KeptItems, kept_rows
 from speechft.data.places import MAX_BYTES
-from speechft.documents import parse_json, read_limited, read_lines
+from speechft.disk import reading
+from speechft.documents import parse_json, read_lines
 from speechft.errors import DataError
 from speechft.scratch import Column
 
@@ -87,59 +91,92 @@ def read_table(path: Path, required: tuple[str, ...] = ("path",)) -> RowTable:
         DataError: It is missing, is no text, its quotes do not close, it lacks a column, two of its
             columns contradict each other, or it has no rows.
     """
-    text = _text(path)
     table = RowTable(path)
     if path.suffix.lower() in _JSON:
-        _read_json(table, text, required)
+        _read_json(table, required)
     else:
-        _read_cells(table, text, required)
+        _read_cells(table, required)
     if not table.rows and not table.problems:
         raise DataError(f"corpus table {path} has no rows")
     return table
 
 
-def _text(path: Path) -> str:
+@contextlib.contextmanager
+def _lines_of(path: Path, newline: str = "\n") -> Iterator[Iterator[str]]:
+    """Open a table; give its lines with their ends, of which memory holds few.
+
+    Args:
+        path: The file: UTF-8, or UTF-16 that says so, as what Excel calls Unicode text does.
+        newline: What ends a line, as `open` takes it.
+
+    Raises:
+        DataError: It is missing, is no text, or is too large.
+    """
     try:
-        data = read_limited(path, MAX_BYTES)
+        with reading(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise OSError(f"it has more than {MAX_BYTES:,} bytes")
+            marked = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+            encoding = "utf-16" if marked else "utf-8-sig"
+            with io.TextIOWrapper(file, encoding, newline=newline) as lines:
+                yield _without_zeros(lines, path)
     except FileNotFoundError:
         raise DataError(f"corpus table {path} does not exist") from None
+    except UnicodeError as error:
+        if marked:
+            raise DataError(f"corpus table {path} cannot be read: {error}") from None
+        raise _not_utf8(path) from None
     except OSError as error:
         raise DataError(f"corpus table {path} cannot be read: {error}") from None
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what Excel calls Unicode text
-        try:
-            return data.decode("utf-16")
-        except UnicodeDecodeError as error:
-            raise DataError(f"corpus table {path} cannot be read: {error}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        column = error.start - data.rfind(b"\n", 0, error.start)
-        raise DataError(
-            f"corpus table {path} cannot be read: line {line}, byte {column} is not UTF-8",
-            hint=f"if it is Latin-1: {_iconv('WINDOWS-1252', path)}",
-        ) from None
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DataError(
-            f"corpus table {path} cannot be read: line {line} holds a zero byte",
-            hint=f"if it is UTF-16: {_iconv('UTF-16LE', path)}",
-        )
-    return text
+
+
+def _without_zeros(lines: Iterable[str], path: Path) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if "\0" in line:
+            raise DataError(
+                f"corpus table {path} cannot be read: line {number} holds a zero byte",
+                hint=f"if it is UTF-16: {_iconv('UTF-16LE', path)}",
+            )
+        yield line
+
+
+def _not_utf8(path: Path) -> DataError:
+    """Return what says where a table is not UTF-8."""
+    with reading(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                place = f"line {number}, byte {error.start + 1}"
+                break
+    return DataError(
+        f"corpus table {path} cannot be read: {place} is not UTF-8",
+        hint=f"if it is Latin-1: {_iconv('WINDOWS-1252', path)}",
+    )
 
 
 def _iconv(encoding: str, path: Path) -> str:
     return f"{shell('iconv', ['-f', encoding, '-t', 'UTF-8', path.name])} > new.csv"
 
 
-def _read_cells(table: RowTable, text: str, required: tuple[str, ...]) -> None:
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    if first.lower().startswith("sep=") and len(first) == 5:  # Excel's way to say it
-        separator, text = first[4], text[text.index(first) + len(first) :].lstrip("\r\n")
-    else:
-        separator = _separator(first, table.path)
+def _read_cells(table: RowTable, required: tuple[str, ...]) -> None:
+    with _lines_of(table.path, "") as lines:
+        before, first = next(((n, x) for n, x in enumerate(lines) if x.strip()), (0, ""))
+    said = len(first.strip()) == 5 and first.lower().startswith("sep=")  # Excel's way to say it
+    separator = first[4] if said else _separator(first.rstrip("\r\n"), table.path)
     table.decimal_commas = separator == ";"
-    lines = _tabbed(text) if separator == "\t" else _quoted(text, separator, table.path)
+    tabs = separator == "\t"
+    # quotes of tables with tabs are text, and so is what other systems end a line by
+    with _lines_of(table.path, "\n" if tabs and not first.endswith("\r") else "") as lines:
+        skipped = before + 1 if said else 0
+        rest = itertools.islice(lines, skipped, None)
+        rows = _tabbed(rest) if tabs else _quoted(rest, separator, table.path)
+        _read_rows(table, required, ((skipped + number, cells) for number, cells in rows))
+
+
+def _read_rows(
+    table: RowTable, required: tuple[str, ...], lines: Iterable[tuple[int, list[str]]]
+) -> None:
     header: list[str] = []
     for number, cells in lines:
         if not any(cell.strip() for cell in cells):
@@ -214,13 +251,13 @@ def _keep(table: RowTable, row: dict[str, str], number: int) -> None:
         table.lines.add(number)
 
 
-def _tabbed(text: str) -> Iterator[tuple[int, list[str]]]:
+def _tabbed(lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield lines of cells between tabs: quotes are part of the text, as Common Voice has them.
 
     What was quoted by a program, its inner quotes doubled, is taken out of its quotes.
     """
-    for number, line in enumerate(text.splitlines() if "\n" not in text else text.split("\n"), 1):
-        yield number, [_unquoted(cell) for cell in line.rstrip("\r").split("\t")]
+    for number, line in enumerate(lines, 1):
+        yield number, [_unquoted(cell) for cell in line.rstrip("\r\n").split("\t")]
 
 
 def _unquoted(cell: str) -> str:
@@ -230,15 +267,13 @@ def _unquoted(cell: str) -> str:
     return cell
 
 
-def _quoted(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _quoted(lines: Iterable[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield lines of cells by the rules of CSV.
 
     Raises:
         DataError: A quote does not close, or closes lines later over what looks like rows.
     """
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=separator, strict=True, skipinitialspace=True
-    )
+    reader = csv.reader(lines, delimiter=separator, strict=True, skipinitialspace=True)
     before, width = 0, 0
     while True:
         try:
@@ -264,10 +299,10 @@ def _quoted(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[s
         before = reader.line_num
 
 
-def _read_json(table: RowTable, text: str, required: tuple[str, ...]) -> None:
+def _read_json(table: RowTable, required: tuple[str, ...]) -> None:
     dropped: dict[str, None] = {}
     columns: dict[str, None] = {}
-    for number, row in _json_rows(table.path, text):
+    for number, row in _json_rows(table.path):
         if not isinstance(row, dict):
             raise DataError(
                 f"{table.path}, line {number} is {type(row).__name__}, expected an object"
@@ -287,17 +322,15 @@ def _read_json(table: RowTable, text: str, required: tuple[str, ...]) -> None:
     table.columns, table.dropped = list(columns), list(dropped)
 
 
-def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    if text.lstrip().startswith("["):
-        try:
-            yield from enumerate(parse_json(text, plain=False), 1)
-        except ValueError as error:
-            raise DataError(f"{path} is not JSON: {error}") from None
-        return
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    with _lines_of(path) as lines:
+        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+        for number, line in numbered:
             try:
-                row = parse_json(line, plain=False)
+                if line.lstrip().startswith("["):  # one array: read as a whole
+                    text = "".join([line, *(more for _, more in numbered)])
+                    yield from enumerate(parse_json(text, plain=False), 1)
+                else:
+                    yield number, parse_json(line, plain=False)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is not JSON: {error}") from None
-            yield number, row

@@ -79,7 +79,7 @@ class SplitData:
         targets = [self.targets[n].to(device) for n in chosen]
         if self._means is not None:
             ones = torch.ones(len(chosen), dtype=torch.int64, device=device)
-            means = torch.stack([self._means[n].float() for n in chosen], dim=1)
+            means = self._means.stack(chosen).float().transpose(0, 1).contiguous()
             return means[:, :, None].to(device), ones, targets
         rows = self._features.rows([self.cuts[n] for n in chosen])
         if starts:

@@ -14,7 +14,7 @@ from speechft.data.kept_cuts import Cuts, picked
 from speechft.encoders.base import EncoderOutput, pooled
 from speechft.features.cache import FrameCache, PooledCache, audio_key
 from speechft.features.frame_plan import FramePlan
-from speechft.features.kept import TensorsByName
+from speechft.features.kept import Picked, TensorRows, TensorsByName
 from speechft.scratch import Column, Names
 
 if TYPE_CHECKING:
@@ -56,12 +56,14 @@ class Features:
         """Return the (N, D) mean over time of the hidden states."""
         return self.pooled[cut.id]
 
-    def means(self, cuts: Sequence[Cut]) -> Sequence[Tensor]:
+    def means(self, cuts: Sequence[Cut]) -> Picked:
         """Return the means of cuts in their order, each read when it is asked for."""
         ids = cuts.ids if isinstance(cuts, Cuts) else (cut.id for cut in cuts)
         if isinstance(self.pooled, TensorsByName):
             return self.pooled.picked(ids)
-        return [self.pooled[name] for name in ids]
+        rows = TensorRows()
+        numbers = [rows.add(self.pooled[name]) for name in ids]
+        return Picked(rows, numbers)
 
     def rows(self, cuts: Sequence[Cut]) -> list[Tensor]:
         """Return the (N, T, D) hidden states of cuts: kept, read from disk, or computed again."""

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from speechft.scratch import Column, Names, Rows
+
+_NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
 
 
 class TensorRows(Sequence[Tensor]):
@@ -53,14 +57,21 @@ class TensorRows(Sequence[Tensor]):
             return torch.empty([max(0, n) for n in shape], dtype=kind)
         return torch.frombuffer(data, dtype=kind).view(shape)
 
+    def matrix(self) -> npt.NDArray[Any] | None:
+        """Return all of them, flat, as one mapped matrix; None if kind or shape differ."""
+        if len(self._kinds) != 1 or (kind := _NUMPY.get(self._kinds[0][0])) is None:
+            return None
+        return self._rows.matrix(kind)
+
 
 class Picked(Sequence[Tensor]):
-    """Some tensors of rows, in an order of their own."""
+    """Some tensors of rows, in an order of their own; no more are added to the rows."""
 
     def __init__(self, rows: TensorRows, numbers: Iterable[int]) -> None:
         self._rows, self._numbers = rows, Column()
         for number in numbers:
             self._numbers.add(number)
+        self._matrix = rows.matrix()
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -77,6 +88,13 @@ class Picked(Sequence[Tensor]):
         if not 0 <= number < len(self):
             raise IndexError(number)
         return self._rows[self._numbers[number]]
+
+    def stack(self, chosen: Sequence[int]) -> Tensor:
+        """Return some of them, at least one and of one shape, as one tensor, which is a copy."""
+        if self._matrix is None:
+            return torch.stack([self[number] for number in chosen])
+        flat = self._matrix[self._numbers.values()[chosen]]
+        return torch.from_numpy(flat).view(len(chosen), *self[chosen[0]].shape)
 
 
 class TensorsByName(MutableMapping[str, Tensor]):
@@ -127,7 +145,7 @@ class TensorsByName(MutableMapping[str, Tensor]):
         """Refuse: nothing is taken out."""
         raise TypeError(f"{name} cannot be taken out")
 
-    def picked(self, names: Iterable[str]) -> Sequence[Tensor]:
+    def picked(self, names: Iterable[str]) -> Picked:
         """Return the tensors of some names, which are looked up once."""
         return Picked(self._rows, map(self._place, names))
 

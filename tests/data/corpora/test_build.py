@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from speechft.claims import FOLDER
+from speechft.console import progress_bar
 from speechft.data import inspection
 from speechft.data.corpora import build as building
 from speechft.data.corpora import inspecting
@@ -323,3 +325,33 @@ def test_recordings_are_stamped_in_the_order_of_their_paths(tmp_path: Path) -> N
     found = [stamp[0] for stamp in building._stamps(tmp_path, Scan({"train": drafts}))]
     wanted = sorted({draft.path for draft in drafts})
     assert found == [str(path.relative_to(tmp_path)) for path in wanted]
+
+
+def test_what_is_listed_again_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path / "a.wav")
+    parts = [(0.0, 0.5, None), (0.0, 0.5, None), (0.0, 0.7, None), (0.0, 0.5, 0)]
+    drafts = [
+        Draft(f"u{number}", tmp_path / "a.wav", start=start, end=end, channel=channel)
+        for number, (start, end, channel) in enumerate(parts)
+    ]
+    decoded: list[tuple[float | None, float | None, int | None]] = []
+
+    def counted(path: Path, start: float | None, end: float | None, **more: Any) -> Any:
+        decoded.append((start, end, more["channel"]))
+        return inspection.inspect(path, start, end, **more)
+
+    monkeypatch.setattr(inspecting, "inspect", counted)
+    again = [draft for draft in drafts for _ in range(20)]
+    place = inspecting.Inspection([again, drafts], tmp_path / "found", samples=True, jobs=2)
+    with progress_bar("looking", len(place)) as bar:
+        for unit in place.units(bar, lambda: False):
+            unit.run(None)
+    assert len(decoded) < len(again)
+    assert set(decoded) == set(parts)
+    found = list(place.found())
+    assert found[::20][:4] == found[-4:]
+    assert found[-4:] == [
+        inspection.inspect(d.path, d.start, d.end, channel=d.channel, samples=True) for d in drafts
+    ]

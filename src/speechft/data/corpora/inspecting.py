@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from speechft.claims import Claim
 from speechft.console import Bar
@@ -18,7 +18,7 @@ from speechft.data.inspection import Found, Header, inspect
 from speechft.disk import reading
 from speechft.documents import parse_json, read_lines
 from speechft.files import write_text
-from speechft.scratch import Names
+from speechft.scratch import Names, Rows
 from speechft.sharing import Unit
 
 _CHUNK = 32
@@ -45,9 +45,8 @@ class Inspection:
         count = len(self)
         size = min(_PART[1], max(_PART[0], -(-count // _PARTS)))
         self._parts = [range(n, min(n + size, count)) for n in range(0, count, size)]
-        self._known: dict[Any, Found] = {}
-        different = Names(f"{d.path}\n{d.start}" for drafts in splits for d in drafts)
-        self._repeated = count > len(different)
+        different = Names(_key(draft) for drafts in splits for draft in drafts)
+        self._known = Known() if count > len(different) else None
 
     def __len__(self) -> int:
         """Return the number of utterances."""
@@ -72,11 +71,7 @@ class Inspection:
         """Yield what was found, in order; every part must be there."""
         for number in range(len(self._parts)):
             with reading(self._file(number)) as file:
-                for line in read_lines(file.read()):
-                    header, offset, samples, told = parse_json(line, plain=False)
-                    known = None if header is None else Header(*header)
-                    problems = tuple((kind, problem) for kind, problem in told)
-                    yield Found(known, offset, samples, problems)
+                yield from map(_found, read_lines(file.read()))
 
     def _file(self, number: int) -> Path:
         return self._place / f"{number:05d}.jsonl"
@@ -89,22 +84,56 @@ class Inspection:
             first += len(drafts)
 
     def _inspect(self, file: Path, part: range, bar: Bar, _claim: Claim | None) -> None:
-        lines = []
-        for found in _parallel(self._look, list(self._drafts(part)), self._jobs):
-            lines.append(json.dumps(astuple(found)) + "\n")
+        lines, drafts = [], list(self._drafts(part))
+        for draft, found in zip(drafts, _parallel(self._look, drafts, self._jobs), strict=True):
+            line = json.dumps(astuple(found))
+            lines.append(line + "\n")
+            if self._known is not None:
+                self._known.add(draft, line)
             bar.advance()
         write_text(file, "".join(lines))
 
     def _look(self, draft: Draft) -> Found:
-        key = (draft.path, draft.start, draft.end, draft.channel)
-        if key in self._known:
-            return self._known[key]
-        found = inspect(
+        known = None if self._known is None else self._known.get(draft)
+        return known or inspect(
             draft.path, draft.start, draft.end, channel=draft.channel, samples=self._samples
         )
-        if self._repeated:
-            self._known[key] = found
-        return found
+
+
+class Known:
+    """What was found in recordings that a corpus lists more than once; not held in memory."""
+
+    def __init__(self) -> None:
+        self._keys, self._lines = Names(), Rows()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many recordings are known."""
+        return len(self._lines)
+
+    def add(self, draft: Draft, line: str) -> None:
+        """Keep what was found in a recording, as its file has it."""
+        with self._lock:
+            if self._keys.add(_key(draft)) == len(self._lines):
+                self._lines.add(line.encode())
+
+    def get(self, draft: Draft) -> Found | None:
+        """Return what was found in a recording."""
+        with self._lock:
+            number = self._keys.number(_key(draft))
+            return None if number is None else _found(bytes(self._lines[number]))
+
+
+def _key(draft: Draft) -> str:
+    """Return what tells a recording, or a part of one, from all others."""
+    return f"{draft.path}\n{draft.start} {draft.end} {draft.channel}"
+
+
+def _found(line: bytes) -> Found:
+    """Return what was found, of a line of JSON."""
+    header, offset, samples, told = parse_json(line, plain=False)
+    known = None if header is None else Header(*header)
+    return Found(known, offset, samples, tuple((kind, problem) for kind, problem in told))
 
 
 def _is_there(file: Path, done: Callable[[], bool]) -> bool:
