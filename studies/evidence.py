@@ -8,7 +8,8 @@ Rows go to ``studies/evidence/``, a file a unit, whole or not at all. Interrupt 
 here or on another machine, and it goes on with the next unit that has no rows of this design; tuned
 encoders are kept in ``--out`` and found again. Any number of processes may run beside one another:
 each takes units that no other is at (``speechft status OUT`` shows them). While a file
-``runs/pause`` exists, all of them stand still.
+``runs/pause`` exists, all of them stand still. Commit rows together with what
+``studies/evidence_table.py`` makes of them: a test compares.
 
 Each process has one thread, a low priority, and instructions pinned to AVX2, so that figures of
 processors of one kind are the same to the bit.
