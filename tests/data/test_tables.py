@@ -157,3 +157,13 @@ def test_damaged_tables_are_read_or_refused_and_never_end_in_another_error(
             assert all("line" in problem for _, problem in table.problems)
     assert told
     assert all(str(path) in message for message in told)
+
+
+@pytest.mark.parametrize("above", ["", "\n", "sep=;\n", "\n\nsep=;\n"])
+def test_lines_are_numbered_as_an_editor_does(tmp_path: Path, above: str) -> None:
+    text = above + "path;split;text\na.wav;train;HELLO\n\nb.wav;dev\n"
+    (tmp_path / "t.csv").write_text(text)
+    table = read_table(tmp_path / "t.csv")
+    first = above.count("\n") + 2
+    assert table.lines.values().tolist() == [first]
+    assert table.problems[0][1].startswith(f"line {first + 2} has 2 of 3 cells")

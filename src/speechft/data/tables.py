@@ -122,7 +122,7 @@ def _lines_of(path: Path, newline: str = "\n") -> Iterator[Iterator[str]]:
                 yield _without_zeros(lines, path)
     except FileNotFoundError:
         raise DataError(f"corpus table {path} does not exist") from None
-    except UnicodeError as error:
+    except UnicodeDecodeError as error:
         if marked:
             raise DataError(f"corpus table {path} cannot be read: {error}") from None
         raise _not_utf8(path) from None
