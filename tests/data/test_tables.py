@@ -167,3 +167,15 @@ def test_lines_are_numbered_as_an_editor_does(tmp_path: Path, above: str) -> Non
     first = above.count("\n") + 2
     assert table.lines.values().tolist() == [first]
     assert table.problems[0][1].startswith(f"line {first + 2} has 2 of 3 cells")
+
+
+def test_an_array_is_one_from_its_first_line_on(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"path": "a.wav"}\n[{"path": "b.wav"}]\n')
+    with pytest.raises(DataError, match="line 2 is list, expected an object"):
+        read_table(path)
+    path.write_text('\n[{"path": "a.wav"},\n\n oops]\n')
+    with pytest.raises(DataError, match=r"t\.jsonl is not JSON: .*line 4 column 2"):
+        read_table(path)
+    path.write_text('\n[{"path": "a.wav"},\n\n {"path": "b.wav"}]\n')
+    assert [row["path"] for row in read_table(path).rows] == ["a.wav", "b.wav"]

@@ -324,13 +324,22 @@ def _read_json(table: RowTable, required: tuple[str, ...]) -> None:
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Any]]:
     with _lines_of(path) as lines:
-        numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
-        for number, line in numbered:
+        head = []
+        for line in lines:
+            head.append(line)
+            if line.strip():
+                break
+        if head and head[-1].lstrip().startswith("["):  # one array: read as a whole
             try:
-                if line.lstrip().startswith("["):  # one array: read as a whole
-                    text = "".join([line, *(more for _, more in numbered)])
-                    yield from enumerate(parse_json(text, plain=False), 1)
-                else:
-                    yield number, parse_json(line, plain=False)
+                rows = parse_json("".join([*head, *lines]), plain=False)
             except ValueError as error:
-                raise DataError(f"{path}, line {number} is not JSON: {error}") from None
+                raise DataError(f"{path} is not JSON: {error}") from None
+            yield from enumerate(rows, 1)
+            return
+        for number, line in enumerate(itertools.chain(head, lines), 1):
+            if line.strip():
+                try:
+                    row = parse_json(line, plain=False)
+                except ValueError as error:
+                    raise DataError(f"{path}, line {number} is not JSON: {error}") from None
+                yield number, row

@@ -107,10 +107,6 @@ class Known:
         self._keys, self._lines = Names(), Rows()
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        """Return how many recordings are known."""
-        return len(self._lines)
-
     def add(self, draft: Draft, line: str) -> None:
         """Keep what was found in a recording, as its file has it."""
         with self._lock:
