@@ -151,9 +151,10 @@ def test_memory_that_batches_leave_free_goes_back() -> None:
 
     def batches() -> Iterator[int]:
         for number in range(5):
-            # blocks that are too small for a mapping of their own, and one behind that stays
+            # blocks that are too small for a mapping of their own; the last one stays, behind them:
+            # anything smaller might find a hole before them, and then the heap shrinks by itself
             blocks = [torch.ones(16_000) for _ in range(1600)]
-            pins.append(torch.ones(100))
+            pins.append(blocks[-1])
             del blocks
             yield number
 

@@ -6,7 +6,6 @@ shown instead of obeyed, and secrets in addresses are masked. Nothing else in th
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
+from speechft import launcher
 from speechft.naming import masked
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def is_main_process() -> bool:
     """Return whether this is the only process, or the first of those that a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
+    return launcher.rank() == 0
 
 
 def stderr_console() -> Console:

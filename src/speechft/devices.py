@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from speechft import launcher
 from speechft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def use_device(name: str) -> Iterator[None]:
         yield
         return
     device = pick_device(name)
-    if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if device.index is not None and launcher.size() > 1:
         raise ConfigError(
             f"device {name!r} is one for several processes, each of which has its own",
             hint=f"leave it out, or say --device {device.type}",
@@ -70,10 +70,10 @@ def pick_device(name: str = "auto") -> torch.device:
     if name == "auto" and _default:
         name = _default[-1]
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        place = os.environ.get("LOCAL_RANK", "")
-        if not (place.isascii() and place.isdecimal()):
+        place = launcher.local_rank()
+        if place is None:
             return torch.device("cuda")
-        return torch.device(f"cuda:{int(place) % max(torch.cuda.device_count(), 1)}")
+        return torch.device(f"cuda:{place % max(torch.cuda.device_count(), 1)}")
     if name == "auto":
         return torch.device("cpu")
     try:

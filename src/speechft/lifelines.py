@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from speechft import launcher
 from speechft.documents import parse_json
 from speechft.errors import RunError
 
@@ -44,12 +45,11 @@ class Member:
     @classmethod
     def own(cls) -> Member:
         """Return this process."""
-        found = os.environ
         return cls(
-            int(found["RANK"]),
+            launcher.rank(),
             socket.gethostname(),
-            found.get("GROUP_RANK", ""),
-            int(found.get("LOCAL_RANK", "0")),
+            os.environ.get("GROUP_RANK", ""),
+            launcher.local_rank() or 0,
         )
 
     @classmethod

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from speechft import interruption
+from speechft import interruption, launcher
 from speechft.console import fail, is_main_process
 from speechft.errors import ConfigError, RunError, SpeechftError
 from speechft.lifelines import AGAIN, Failure, Lifelines, Member, gather_lines, join_line
@@ -57,11 +57,6 @@ class _State:
     """Exit code of a process that ends before its work is done."""
 
 
-def size() -> int:
-    """Return how many processes the launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def form(cpu: bool) -> Any:
     """Form the group once, with the lines between its processes.
 
@@ -76,15 +71,16 @@ def form(cpu: bool) -> Any:
     """
     from accelerate import PartialState
 
+    launcher.adopt()
     options: dict[str, Any] = {}
-    if size() > 1 and _State.lines is None and not PartialState._shared_state:
+    if launcher.size() > 1 and _State.lines is None and not PartialState._shared_state:
         meet, lost = _seconds(MEET_WITHIN, _MEET_WITHIN), _seconds(LOST_AFTER, _LOST_AFTER)
         options = {"store": _meet(lost), "timeout": timedelta(seconds=meet)}
-        options |= {"rank": int(os.environ["RANK"]), "world_size": size()}
+        options |= {"rank": launcher.rank(), "world_size": launcher.size()}
     state = PartialState(cpu=cpu, **options)
-    if state.num_processes != size():
+    if state.num_processes != launcher.size():
         raise RunError(
-            f"{size()} processes were started, but {state.num_processes} work together",
+            f"{launcher.size()} processes were started, but {state.num_processes} work together",
             hint="start with accelerate launch --num_processes N -m speechft, then the "
             "same arguments",
         )
@@ -102,7 +98,7 @@ def watched() -> Iterator[None]:
     Raises:
         RunError: Another process failed, or the connection to it.
     """
-    if size() == 1:
+    if launcher.size() == 1:
         yield
         return
     _State.watching += 1
@@ -200,7 +196,8 @@ def _meet(lost_after: float) -> Any:
             peers = join_line(own, store.get(key).decode())
     except (RuntimeError, ValueError) as error:
         raise RunError(
-            f"the {size()} processes that were started do not find each other: {_first(error)}",
+            f"the {launcher.size()} processes that were started do not find each other: "
+            f"{_first(error)}",
             hint=f"start them with accelerate launch or torchrun; {_INTERFACES}",
         ) from None
     _State.lines = Lifelines(own, peers, lost_after, _end)

@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
+from speechft import launcher
 from speechft.cli.plain_values import PlainValues
 from speechft.commands import command, running
-from speechft.console import fail, is_main_process, say
+from speechft.console import fail, is_main_process, say, warn
 from speechft.errors import DataError, RunError, SpeechftError
 from speechft.extras import CORE, missing
 from speechft.interruption import INTERRUPTED, TERMINATED, handling_signals
@@ -24,6 +25,10 @@ _COLLECTING = (50_000, 20, 100)
 """Objects between looks for cycles. Python's 700 make these a sixth of importing transformers."""
 _NAMED = 3
 """Items that the last line names."""
+_ALONE = (
+    "accelerate launch started this process alone: on processors it starts several through MPI "
+    "only (--mpirun_hostfile); torchrun --nproc_per_node N -m speechft ... does without"
+)
 CORPUS_NAMES = ("--corpus", "--manifest", "--manifests")
 """One option in every verb that reads a corpus."""
 
@@ -101,6 +106,8 @@ def main() -> None:
     143, terminated.
     """
     gc.set_threshold(*_COLLECTING)
+    if launcher.alone_of_several():
+        warn(_ALONE)
     try:
         with handling_signals(), told(), running(public_command(["speechft", *sys.argv[1:]])):
             _alone(sys.argv[1:])()

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechft import process_group
+from speechft import launcher, process_group
 from speechft.console import is_main_process
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
@@ -113,7 +113,7 @@ def main_process_scope(follow: Callable[..., Any]) -> Iterator[bool]:
     Yields:
         True on the process that runs the stages; False on the others, after the first has ended.
     """
-    if process_group.size() == 1:
+    if launcher.size() == 1:
         yield True
         return
     with process_group.watched():

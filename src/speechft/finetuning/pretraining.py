@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechft import process_group
+from speechft import launcher
 from speechft.cards.card import CARD_NAME
 from speechft.console import log
 from speechft.data.batching import BatchPlan, StepDataset, seed_of
@@ -180,7 +180,7 @@ def outline(config: PretrainingConfig, corpus: Corpus, processes: int = 1) -> li
 
 def _say_outline(config: PretrainingConfig, corpus: Corpus) -> None:
     with torch.random.fork_rng(devices=[]):  # what is drawn on the way is not missing later
-        lines = outline(config, corpus, process_group.size())
+        lines = outline(config, corpus, launcher.size())
     for line in lines:
         log(line)
 
