@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel
 
-from helpers import speech_encoder
+from helpers import TINY, speech_encoder
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.settings import complete_settings, published_settings
+from speechft.encoders.convert import convert
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError
+from speechft.files import read_json, write_json
+from speechft.merging import merge
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "hubert base": {},
@@ -106,3 +110,45 @@ def test_fairseq_models_of_other_families_are_refused_by_name(name: str) -> None
     content = {"cfg": {"model": {"_name": name, "encoder_embed_dim": 8}}}
     with pytest.raises(CheckpointError, match=f"the family '{name}'; supported in s3prl's"):
         configs.to_hugging_face(content, None, {})
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_what_a_configuration_leaves_out_is_at_its_default(name: str) -> None:
+    """As in transformers, where ``{"model_type": ...}`` alone is a model of the usual size."""
+    family = FAMILIES[name]
+    whole = family.whole({"model_type": name})
+    full = family.model_class({"model_type": name})[1].to_dict()
+    assert whole == {"model_type": name, **{key: full[key] for key in family.needed}}
+    assert family.strides(whole) == family.strides(full)
+    assert family.window(whole) == family.window(full)
+    assert family.processor(full) == family.processor({**full, **whole})
+    assert family.whole(full) == full
+    given = {"model_type": name, family.needed[0]: 7}
+    assert family.whole(given)[family.needed[0]] == 7
+
+
+def test_an_encoder_whose_configuration_leaves_out_what_is_usual(tmp_path: Path) -> None:
+    """Loaded, converted and merged as the same one with all fields written out."""
+    usual = {"conv_dim", "conv_kernel", "conv_stride", "feat_extract_norm"}
+    sizes = {**TINY, "conv_dim": [512] * 7, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    for each in ("whole", "short"):
+        HubertModel(HubertConfig(**sizes)).save_pretrained(tmp_path / each)
+    config = read_json(tmp_path / "short" / "config.json")
+    assert usual <= set(config)
+    write_json(tmp_path / "short" / "config.json", {k: config[k] for k in config.keys() - usual})
+    (tmp_path / "whole" / "model.safetensors").replace(tmp_path / "short" / "model.safetensors")
+    shutil.copy(tmp_path / "short" / "model.safetensors", tmp_path / "whole")
+    files = {}
+    for each in ("whole", "short"):
+        place = tmp_path / each
+        convert(place, tmp_path / f"{each}.pt", target="s3prl")
+        convert(place, tmp_path / f"{each} as a folder")
+        merge(place, place, 0.25, out=tmp_path / f"{each} merged.pt", force=True)
+        names = (f"{each}.pt", f"{each} merged.pt")
+        files[each] = [torch.load(tmp_path / n, weights_only=True)["model_cfg"] for n in names]
+        files[each].append(read_json(tmp_path / f"{each} as a folder" / "config.json")["conv_dim"])
+    assert files["short"] == files["whole"]
+    audio = torch.randn(1, 8000)
+    features = [load_encoder(tmp_path / each)(audio, torch.tensor([8000])) for each in files]
+    assert torch.equal(features[0].last_hidden_state, features[1].last_hidden_state)

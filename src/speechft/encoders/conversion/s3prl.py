@@ -112,6 +112,7 @@ def s3prl_checkpoint(
     family = family or find_family(settings.get("model_type"))
     if family is None or not family.in_s3prl:
         raise no_upstream(str(settings.get("model_type")))
+    settings = family.whole(settings)
     implied = settings.get("feat_extract_norm") == "layer"
     normalize = bool(settings.get("do_normalize", implied))
     model = configs.from_hugging_face(settings, normalize) if family.is_fairseq else {}

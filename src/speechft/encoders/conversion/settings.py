@@ -49,7 +49,8 @@ def complete_settings(
             f"{checkpoint.source} is a {checkpoint.family} model; its configuration is of type "
             f"{family!r}"
         )
-    settings = dict(settings)
+    known = find_family(family)
+    settings = dict(settings) if known is None else known.whole(settings)
     if not takes_normalized(family):
         return settings
     own = configs.told_normalisation(checkpoint.content)

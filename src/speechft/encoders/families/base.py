@@ -43,6 +43,8 @@ class Family(ABC):
     """Whether ``AutoModel`` of transformers alone loads a folder of it as it was."""
     sizes: ClassVar[Mapping[str, str]] = {}
     """What its configuration calls ``hidden_size`` and the like, where that is otherwise."""
+    needed: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+    """Fields of its configuration that are read here, see `whole`."""
     modes: ClassVar[tuple[str, ...]] = ("exact",)
     """Modes of `speechft.encoders.base` that it has."""
     dropouts: ClassVar[tuple[str, ...]]
@@ -91,6 +93,19 @@ class Family(ABC):
         kind = MODEL_MAPPING[type(config)]
         config.architectures = [kind.__name__]
         return kind, config
+
+    def whole(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a configuration with the needed fields that it leaves out, at their defaults.
+
+        A ``config.json`` may leave out what transformers has a default for.
+        """
+        lacking = [name for name in self.needed if name not in settings]
+        if not lacking:
+            return dict(settings)
+        _, config = self.model_class({"model_type": self.name})
+        found = {name: getattr(config, name) for name in lacking}
+        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}  # as in JSON
+        return {**settings, **plain}
 
     @abstractmethod
     def strides(self, settings: Mapping[str, Any]) -> Strides:

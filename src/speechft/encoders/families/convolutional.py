@@ -24,6 +24,12 @@ class ConvolutionalFamily(Family):
         "feat_proj_dropout",
         "layerdrop",
     )
+    needed: ClassVar[tuple[str, ...]] = (
+        *Family.needed,
+        "conv_dim",
+        "conv_kernel",
+        "conv_stride",
+    )
     downsampler: ClassVar[tuple[str, ...]] = ("feature_extractor.",)
     takes_normalized: ClassVar[bool] = True
     padding_leaks: ClassVar[bool] = True

@@ -43,6 +43,8 @@ class Wav2Vec2Bert(Family):
         "masked_spec_embed",
     )
 
+    needed: ClassVar[tuple[str, ...]] = (*Family.needed, "feature_projection_input_dim")
+
     def strides(self, settings: Mapping[str, Any]) -> Strides:
         """Return the filterbank's window and the stacking; a frame without its pair is dropped."""
         return [(_WINDOW, _SHIFT), (_STACKED, _STACKED)]

@@ -44,6 +44,8 @@ class Whisper(Family):
     markers: ClassVar[tuple[str, ...]] = ("encoder.conv1.weight", "encoder.embed_positions.weight")
     roots: ClassVar[tuple[str, ...]] = ("encoder",)
 
+    needed: ClassVar[tuple[str, ...]] = ("max_source_positions", "num_mel_bins")
+
     def model_class(self, settings: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return the whole model without its decoder."""
         from transformers.models.whisper import modeling_whisper as whisper
