@@ -23,7 +23,8 @@ import soundfile
 from speechft.data.acoustics import SAMPLE_RATE, add_noise, set_level
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
-from speechft.data.manifest import Corpus, Utterance, load_waveform, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, load_waveform, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.predictions import items_of

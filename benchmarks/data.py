@@ -37,7 +37,8 @@ from many_gpus import BASE, TRAINING
 from speechft.data.batching import PAD_TO, BatchPlan, StepDataset, load_steps, pad
 from speechft.data.corpora import generic
 from speechft.data.corpora.build import Options
-from speechft.data.manifest import CORPUS_FILE, Corpus, Utterance, open_corpus, to_cut
+from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
+from speechft.data.utterances import Utterance, to_cut
 
 BATCH_SECONDS, BATCH_UTTERANCES = 160.0, 16
 ITERATE = """

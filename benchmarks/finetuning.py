@@ -77,7 +77,8 @@ def make_corpus(folder: Path, minutes: float, longest: float) -> None:
     import numpy as np
     import soundfile
 
-    from speechft.data.manifest import Utterance, write_corpus
+    from speechft.data.manifest import write_corpus
+    from speechft.data.utterances import Utterance
 
     rng, items, total = np.random.default_rng(0), [], 0.0
     while total < 60 * minutes:

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 
 import finetuning
 from speechft.data.batching import pad
-from speechft.data.manifest import Utterance, load_waveform, to_cut
+from speechft.data.manifest import load_waveform
+from speechft.data.utterances import Utterance, to_cut
 from speechft.devices import autocast, pick_device
 from speechft.encoders.build import set_weights
 from speechft.encoders.load import load_encoder

@@ -1,6 +1,7 @@
 """Time and memory of merging two 94.7M-parameter float32 encoders: ours against its peers.
 
     python benchmarks/merge.py [--folder DIR] [--runs 3] [--mergekit VENV] [--billion]
+                               [--official VENV CODE]
 
 Each candidate is a whole process on a warm cache, candidates take turns, and the median counts; on
 a shared machine the smallest wall time is the better guide, so both are printed.
@@ -8,6 +9,8 @@ a shared machine the smallest wall time is the better guide, so both are printed
 ``load-all``     torch: load both, interpolate, save
 ``mergekit``     ``mergekit-pytorch`` from a virtual environment of its own, which ``--mergekit`` or
                  the variable ``MERGEKIT`` names; without, the script says how to make one
+``official``     ``merge_model.py`` of the authors in the folder CODE, by an environment with
+                 s3prl, on the same pair as s3prl's checkpoints; ``speechft .pt`` is ours on these
 ``system calls`` reads both inputs and writes as many bytes as one has; nothing is computed
 
 All start with the bytecode that an earlier start has left, whatever ``PYTHONDONTWRITEBYTECODE``
@@ -18,6 +21,7 @@ each) for the peak memory only.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import resource
@@ -40,6 +44,16 @@ MAKE_MERGEKIT = """mergekit is left out: it wants a virtual environment of its o
   echo {packages} > VENV/lib/{version}/site-packages/main.pth   # for torch, transformers
   VENV/bin/pip install --no-deps mergekit==0.1.5 immutables
 and then named by --mergekit VENV, or by MERGEKIT=VENV in the environment."""
+DOWNSTREAM = """
+import sys, torch
+weights = torch.load(f"{sys.argv[1]}/tuned.pt", weights_only=True)["model_weight"]
+upstream = {f"model.{name}": tensor for name, tensor in weights.items()}
+content = {"Upstream": upstream, "Downstream": {}, "Featurizer": {}}
+torch.save(content, f"{sys.argv[1]}/tuned.ckpt")
+"""
+"""In a process of its own, whose memory no candidate inherits."""
+PUBLISHED = "https://huggingface.co/s3prl/converted_ckpts/resolve/main/hubert_base_ls960.pt"
+"""What the official script looks for when it saves."""
 LOAD_ALL = """
 import os, sys, torch
 from safetensors.torch import load_file, save_file
@@ -149,7 +163,8 @@ def measure(command: list[str], out: Path) -> tuple[float, float, float]:
         shutil.rmtree(out)
     os.sync()
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_environment())
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=_environment())
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - started
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -188,6 +203,50 @@ def mergekit_recipe(folder: Path) -> Path:
     )
     path.write_text(f"merge_method: linear\ndtype: float32\nmodels:\n{models}")
     return path
+
+
+def prepare_official(folder: Path, venv: Path, code: Path) -> tuple[list[str], list[str]]:
+    """Write the pair as s3prl's checkpoints; return the authors' command and ours for it.
+
+    The script asks for HuBERT's published checkpoint again when it saves: the base lies where s3prl
+    would have downloaded it, below a home of its own.
+    """
+    for name in ("base", "tuned"):
+        command = [sys.executable, "-m", "speechft", "convert", str(folder / name)]
+        command += [str(folder / f"{name}.pt"), "--to", "s3prl"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-c", DOWNSTREAM, str(folder)], check=True)
+    cached = folder / ".cache" / "s3prl" / "download"
+    cached.mkdir(parents=True)
+    digest = hashlib.sha256(PUBLISHED.encode()).hexdigest()
+    os.link(folder / "base.pt", cached / f"{digest}.{PUBLISHED.rpartition('/')[2]}")
+    inputs = [str(folder / name) for name in ("base.pt", "tuned.ckpt")]
+    config = {
+        "merge_method": "linear",
+        "alpha": 0.25,
+        "base_model_name": "hubert",
+        "base_model_ckpt_path": inputs[0],
+        "finetune_model_paths": inputs[1:],
+        "output_dir": str(folder / "official"),
+    }
+    (folder / "official.yaml").write_text(json.dumps(config))
+    theirs = ["env", f"HOME={folder}", str(venv / "bin" / "python"), str(code / "merge_model.py")]
+    mine = [sys.executable, "-m", "speechft", "merge", *inputs, "--alpha", "0.25", "--overwrite"]
+    mine += ["--out", str(folder / "speechft.pt")]
+    return [*theirs, "-c", str(folder / "official.yaml")], mine
+
+
+def check_official(folder: Path) -> None:
+    """Stop unless our checkpoint holds what that of the authors holds, to the bit."""
+    import torch
+
+    one, other = (
+        torch.load(path, weights_only=True)["model_weight"]
+        for path in (folder / "speechft.pt", folder / "official" / "merged_model.pt")
+    )
+    if one.keys() != other.keys() or not all(torch.equal(one[n], other[n]) for n in one):
+        raise SystemExit("our checkpoint differs from the authors'")
+    print("checkpoint checked: bit-equal to the authors'", flush=True)
 
 
 def check(ours: Path, reference: Path) -> None:
@@ -232,6 +291,7 @@ def main() -> None:
         metavar="VENV",
         help="virtual environment that holds mergekit",
     )
+    parser.add_argument("--official", nargs=2, type=Path, metavar=("VENV", "CODE"))
     parser.add_argument("--billion", action="store_true", help="also a pair of 1B parameters")
     parser.add_argument("--make", nargs=3, metavar=("DIR", "DIM", "LAYERS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -254,12 +314,18 @@ def main() -> None:
             outs["mergekit"] = folder / "mergekit"
             recipe = str(mergekit_recipe(folder))
             commands["mergekit"] = [mergekit, recipe, str(outs["mergekit"])]
+        if options.official:
+            outs |= {"speechft .pt": folder / "speechft.pt", "official": folder / "official"}
+            theirs, mine = prepare_official(folder, *options.official)
+            commands |= {"speechft .pt": mine, "official": theirs}
         rows: dict[str, list[tuple[float, float, float]]] = {n: [] for n in commands}
         for number in range(1 + options.runs):
             for candidate, command in commands.items():
                 found = measure(command, outs[candidate])
                 rows[candidate] += [found] * (number > 0)
         check(outs["speechft"], outs["load-all"])
+        if options.official:
+            check_official(folder)
         report(rows)
     if options.billion:
         with tempfile.TemporaryDirectory(dir=options.folder) as name:

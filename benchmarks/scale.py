@@ -1,17 +1,20 @@
 """One process against two that share a folder: features, probes and a sweep, results compared.
 
     python benchmarks/scale.py [--parts features,probes,sweep] [--processes 1,2] [--runs 1]
-                               [--limit 0]
+                               [--limit 0] [--corpus synthetic]
 
 Real commands in processes of their own, one thread each, on `tiny-hubert` and copies of it with
 noise on their weights, and the embedded corpus (spoken on first use). Time is that of the clock
 from the start of the first process to the end of the last, start-up included, the least of the
 runs; it only means something where nothing else runs, so the load before each part is printed.
-Results are compared file by file, byte by byte.
+Results are compared file by file, byte by byte. Two figures of the same run say what could be had:
+*start-up* are the seconds of the command given again, when nothing is left to do, which every
+process pays; *apart* is how many times as fast the machine does the work twice when two processes
+do it whole, each in a folder of its own, sharing nothing but the machine.
 
 ``features``  `extract` of every hidden state of all recordings
-``probes``    `evaluate` of four encoders on two tasks whose features are cached already
-``sweep``     `sweep` of eleven alphas on one task
+``probes``    `evaluate` of four encoders on three tasks whose features are cached already
+``sweep``     `sweep` of 21 alphas on one task
 """
 
 from __future__ import annotations
@@ -25,7 +28,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-CORPUS = "synthetic"
 PARTS = ("features", "probes", "sweep")
 ENCODERS = 4
 LEFT_OUT = (".lock", "cache")
@@ -51,24 +53,26 @@ def write_encoders(folder: Path) -> list[str]:
     return places
 
 
-def command(part: str, encoders: Sequence[str], folder: Path, out: Path, limit: int) -> list[str]:
+def command(
+    part: str, encoders: Sequence[str], folder: Path, out: Path, given: argparse.Namespace
+) -> list[str]:
     """Return what a process of a part is told."""
     cached = ["--cache", str(folder / "cache")]
-    few = ["--limit", str(limit)] if limit else []
-    tasks = ["--tasks", "sid,ic"]
+    corpus = ["--corpus", given.corpus, *(["--limit", str(given.limit)] if given.limit else [])]
+    tasks = ["--tasks", "pr,sid,ic"]
     if part == "features":
         from speechft.data.corpora import find_corpus
 
-        place = find_corpus(CORPUS, folder / "corpus").folder
+        place = find_corpus(given.corpus, folder / "corpus").folder
         return ["extract", encoders[0], str(place), "--out", str(out)]
     if part == "probes":
-        return ["evaluate", *encoders, *tasks, "--corpus", CORPUS, *few, *cached, "--out", str(out)]
-    alphas = ["--alphas", "0:1:0.1", "--tasks", "sid", "--tuned-on", "sid"]
-    return ["sweep", *encoders[:2], *alphas, "--corpus", CORPUS, *few, "--out", str(out)]
+        return ["evaluate", *encoders, *tasks, *corpus, *cached, "--out", str(out)]
+    alphas = ["--alphas", "0:1:0.05", "--tasks", "sid", "--tuned-on", "sid"]
+    return ["sweep", *encoders[:2], *alphas, *corpus, "--out", str(out)]
 
 
-def run(words: Sequence[str], processes: int) -> float:
-    """Run as many of the same command and return the seconds until the last has ended.
+def run(*commands: Sequence[str]) -> float:
+    """Run commands at the same time and return the seconds until the last has ended.
 
     Raises:
         SystemExit: One failed.
@@ -84,9 +88,9 @@ def run(words: Sequence[str], processes: int) -> float:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for _ in range(processes)
+        for words in commands
     ]
-    for child in children:
+    for words, child in zip(commands, children, strict=True):
         told, _ = child.communicate()
         if child.returncode:
             raise SystemExit(f"{' '.join(words)} ended with {child.returncode}:\n{told}")
@@ -112,30 +116,41 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--processes", default="1,2")
     parser.add_argument("--runs", type=int, default=1)
+    parser.add_argument("--corpus", default="synthetic", help="embedded corpus")
     parser.add_argument("--limit", type=int, default=0, help="utterances of a split; 0: all")
     given = parser.parse_args()
     counts = [int(count) for count in given.processes.split(",")]
-    print("| part | " + " | ".join(f"{n} (s)" for n in counts) + " | ratio | results | load |")
-    print("|---" * (len(counts) + 4) + "|")
+    seconds_of = " | ".join(f"{n} (s)" for n in counts)
+    print(f"| part | {seconds_of} | ratio | start-up (s) | apart | results | load |")
+    print("|---" * (len(counts) + 6) + "|")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         encoders = write_encoders(folder)
         for part in given.parts.split(","):
             load = os.getloadavg()[0]
+
+            def told(out: str, part: str = part) -> list[str]:
+                return command(part, encoders, folder, folder / out, given)
+
             if part == "probes":  # so that probes alone are measured
-                run(command(part, encoders, folder, folder / "warm", given.limit), 1)
+                run(told("warm"))
             seconds, found = dict.fromkeys(counts, float("inf")), {}
+            start, apart = float("inf"), float("inf")
             for turn in range(given.runs):
                 for count in counts:
-                    out = folder / f"{part}-{count}-{turn}"
-                    took = run(command(part, encoders, folder, out, given.limit), count)
+                    out = f"{part}-{count}-{turn}"
+                    took = run(*[told(out)] * count)
                     seconds[count] = min(seconds[count], took)
-                    found[count] = contents(out)
+                    found[count] = contents(folder / out)
+                    start = min(start, run(told(out)))
+                apart = min(apart, run(told(f"{part}-a-{turn}"), told(f"{part}-b-{turn}")))
             wrong = differing(found[counts[0]], found[counts[-1]])
             cells = " | ".join(f"{seconds[count]:.1f}" for count in counts)
             same = "equal" if not wrong else f"{len(wrong)} files differ: {wrong[0]}"
             ratio = seconds[counts[0]] / seconds[counts[-1]]
-            print(f"| {part} | {cells} | {ratio:.2f} | {same} | {load:.1f} |", flush=True)
+            most = 2 * seconds[counts[0]] / apart
+            about = f"{ratio:.2f} | {start:.1f} | {most:.2f} | {same} | {load:.1f}"
+            print(f"| {part} | {cells} | {about} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 import torch
 
-from speechft.data.manifest import Utterance, to_cut
+from speechft.data.utterances import Utterance, to_cut
 from speechft.encoders.load import load_encoder
 from speechft.features.extract import extract
 

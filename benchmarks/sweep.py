@@ -48,7 +48,8 @@ def write_inputs(folder: Path, size: str, utterances: int) -> None:
     """Write a base, two encoders tuned from it, and a corpus of four speakers."""
     from transformers import HubertConfig, HubertModel
 
-    from speechft.data.manifest import Utterance, write_corpus
+    from speechft.data.manifest import write_corpus
+    from speechft.data.utterances import Utterance
     from speechft.encoders.hugging_face import HuggingFaceEncoder
 
     torch.manual_seed(0)

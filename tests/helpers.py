@@ -14,7 +14,8 @@ import torch
 from lhotse.cut import Cut
 from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel
 
-from speechft.data.manifest import Corpus, Utterance, open_corpus, to_cut, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance, to_cut
 from speechft.encoders.base import Mode
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.timing import FrameTiming

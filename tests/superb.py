@@ -11,7 +11,8 @@ import soundfile
 
 from helpers import tone_corpus
 from speechft.data.labels import label_of, phones_of
-from speechft.data.manifest import Corpus, Utterance, load_waveform, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, load_waveform, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 
 
 def superb_corpus(folder: Path, per_speaker: int = 5) -> Corpus:

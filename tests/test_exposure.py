@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.evaluation.predictions import write_items
 from speechft.exposure import estimate, mark_overlap
 from speechft.recipe import Recipe

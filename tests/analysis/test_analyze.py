@@ -20,7 +20,8 @@ from speechft.analysis.rows import AnalysisRow
 from speechft.analysis.sentences import layers_text, sentences
 from speechft.analysis.settings import read_settings
 from speechft.data.labels import label_of
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.encoders.load import load_encoder
 from speechft.errors import SpeechftError
 

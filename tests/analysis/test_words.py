@@ -137,7 +137,8 @@ def _correlation(
 def test_without_times_nothing_is_measured_and_it_is_said(tones: Corpus, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from speechft.data.manifest import Utterance, write_corpus
+    from speechft.data.manifest import write_corpus
+    from speechft.data.utterances import Utterance
 
     rng = np.random.default_rng(0)
     items = []

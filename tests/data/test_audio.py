@@ -18,7 +18,8 @@ from lhotse.cut import MonoCut
 from speechft.data import mpeg
 from speechft.data.audio import LOSSY_ROUNDING, read_header, read_samples
 from speechft.data.inspection import inspect
-from speechft.data.manifest import Utterance, load_waveform, to_cut
+from speechft.data.manifest import load_waveform
+from speechft.data.utterances import Utterance, to_cut
 from speechft.errors import DataError
 
 RATE = 16_000

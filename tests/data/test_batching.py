@@ -22,7 +22,8 @@ from speechft.data.batching import (
     read_waveforms,
     seed_of,
 )
-from speechft.data.manifest import Corpus, Utterance, to_cut
+from speechft.data.manifest import Corpus
+from speechft.data.utterances import Utterance, to_cut
 from speechft.errors import DataError
 
 SECONDS, UTTERANCES = 12.0, 5

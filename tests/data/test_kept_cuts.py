@@ -12,7 +12,7 @@ from lhotse.cut import Cut
 from speechft.data import kept_cuts
 from speechft.data.batching import BatchPlan
 from speechft.data.kept_cuts import Cuts, chosen, kept_alike, picked
-from speechft.data.manifest import Utterance, to_cut
+from speechft.data.utterances import Utterance, to_cut
 from speechft.data.waveform import count_samples
 from speechft.features.extract import group_by_length
 

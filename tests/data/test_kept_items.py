@@ -8,7 +8,7 @@ import pytest
 
 from speechft.data.corpora.base import Draft, kept_drafts
 from speechft.data.kept_items import kept_rows
-from speechft.data.manifest import Utterance, kept_utterances
+from speechft.data.utterances import Utterance, kept_utterances
 
 PHONES = [("A", 0.0, 0.1), ("E", 0.1, 1 / 3)]
 

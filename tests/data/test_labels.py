@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from speechft.data.labels import UNKNOWN, Vocabulary, label_of, phones_of
-from speechft.data.manifest import Utterance, to_cut
+from speechft.data.utterances import Utterance, to_cut
 from speechft.errors import DataError
 
 

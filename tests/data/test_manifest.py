@@ -14,15 +14,8 @@ import pytest
 import soundfile
 
 from speechft.data.labels import label_of, phones_of
-from speechft.data.manifest import (
-    CORPUS_FILE,
-    Corpus,
-    Utterance,
-    load_waveform,
-    open_corpus,
-    to_cut,
-    write_corpus,
-)
+from speechft.data.manifest import CORPUS_FILE, Corpus, load_waveform, open_corpus, write_corpus
+from speechft.data.utterances import Utterance, to_cut
 from speechft.errors import DataError
 
 FIRST = Utterance(

@@ -17,9 +17,10 @@ from speechft.data import shar
 from speechft.data.batching import BatchPlan, StepDataset, load_steps
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of, phones_of
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
 from speechft.data.places import read_bytes
 from speechft.data.shar import export_shards
+from speechft.data.utterances import Utterance
 from speechft.data.waveform import load_waveform
 from speechft.errors import DataError
 from speechft.sharing import status

@@ -12,7 +12,8 @@ import speechft
 from helpers import tiny_encoder, tone_corpus
 from speechft.config import build
 from speechft.data.labels import label_of
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.evaluation import suite
 from speechft.evaluation.compare import compare
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig

@@ -12,7 +12,8 @@ import torch
 
 import speechft
 from helpers import tiny_encoder
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.candidates import Candidate, save_candidate

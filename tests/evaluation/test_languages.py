@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from speechft.data.manifest import Utterance, to_cut
+from speechft.data.utterances import Utterance, to_cut
 from speechft.evaluation.languages import by_language
 from speechft.tasks import TASKS
 from speechft.tasks.measures import Item

@@ -17,7 +17,8 @@ from helpers import tone_corpus
 from speechft import cli, pipeline
 from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import phones_of
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.errors import DataError
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig

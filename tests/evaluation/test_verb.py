@@ -11,7 +11,8 @@ import pytest
 
 from helpers import cut_of
 from speechft.api import compare
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.compare import difference_table
 from speechft.evaluation.config import EvaluationConfig

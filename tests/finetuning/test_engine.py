@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 
 from helpers import cut_of, tiny_encoder, tone_corpus
 from speechft.data.batching import BatchPlan
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, DataError, PackageError, RunError, TrainingError
 from speechft.finetuning.config import FinetuningConfig

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from helpers import tiny_encoder, tone_corpus
 from speechft.data.labels import phones_of
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.errors import DataError
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import Tuned, finetune_encoder

@@ -16,13 +16,8 @@ from helpers import tiny_encoder
 from processes import Child
 from speechft.data.batching import Batch, BatchPlan, pad
 from speechft.data.labels import label_of
-from speechft.data.manifest import (
-    Corpus,
-    Utterance,
-    load_waveform,
-    open_corpus,
-    write_corpus,
-)
+from speechft.data.manifest import Corpus, load_waveform, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.errors import DataError, RunError, TrainingError
 from speechft.files import file_digest
 from speechft.finetuning.distributed import make_accelerator

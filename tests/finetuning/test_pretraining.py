@@ -417,7 +417,7 @@ import numpy as np
 import torch
 from speechft.data import batching
 from speechft.data.kept_cuts import Cuts
-from speechft.data.manifest import Utterance, to_cut
+from speechft.data.utterances import Utterance, to_cut
 from speechft.finetuning import clusters
 from speechft.finetuning.config import Targets
 

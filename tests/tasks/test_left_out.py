@@ -234,7 +234,7 @@ def test_samples_are_counted_as_they_are_resampled(rate: int, tmp_path: Path) ->
     import numpy as np
     import soundfile
 
-    from speechft.data.manifest import Utterance, to_cut
+    from speechft.data.utterances import Utterance, to_cut
 
     for samples in (rate // 3, rate // 3 + 1, 4321):
         path = tmp_path / f"{samples}.wav"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
 from speechft.copies import copied_file
-from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.cuts import read_cuts
-from speechft.data.kept_cuts import Cuts, sorted_order
-from speechft.data.kept_items import KeptItems, as_values
+from speechft.data.kept_cuts import Cuts
 from speechft.data.places import below
 from speechft.data.shards import SHARDED, ShardedSplit
+from speechft.data.utterances import Utterance, by_id, statistics_of, to_cut, utterance_digest
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.documents import parse_json
 from speechft.errors import CheckpointError, DataError
-from speechft.files import json_digest, list_digest, read_json, write_json
+from speechft.files import json_digest, read_json, write_json
 from speechft.remote import address_of, is_address
 
 if TYPE_CHECKING:
@@ -31,46 +29,6 @@ CORPUS_FILE = "corpus.json"
 
 EAGER_UTTERANCES = 100_000
 """Splits of more utterances are read from their manifest anew whenever they are iterated."""
-
-
-@dataclass(frozen=True, slots=True)
-class Utterance:
-    """One recording with what is known about it, before it becomes a lhotse cut."""
-
-    id: str
-    path: str
-    """Relative to the corpus folder, or absolute."""
-    samples: int
-    sample_rate: int = SAMPLE_RATE
-    channels: int = 1
-    """Of the recording."""
-    text: str | None = None
-    speaker: str | None = None
-    phones: list[tuple[str, float, float]] = field(default_factory=list)
-    """(phone, start, end) in seconds; start = end = 0 throughout where times are not known."""
-    words: list[tuple[str, float, float]] = field(default_factory=list)
-    """(word, start, end) in seconds, where times are known."""
-    labels: dict[str, str] = field(default_factory=dict)
-    """Other labels by kind, such as ``style`` or ``intent``."""
-    sha256: str | None = None
-    """Digest of the samples, where it is known."""
-    offset: int = 0
-    """First sample within the recording, for a segment of a longer one."""
-    recording_samples: int = 0
-    """Samples of the whole recording; 0 where the utterance is the whole."""
-    channel: int | None = None
-    """The channel that counts; None for the mean of all."""
-
-
-def kept_utterances(items: Iterable[Utterance] = ()) -> KeptItems[Utterance]:
-    """Return utterances that do not stay in memory."""
-    return KeptItems(as_values, _utterance, items)
-
-
-def _utterance(values: list[Any]) -> Utterance:
-    known = dict(zip((f.name for f in fields(Utterance)), values, strict=True))
-    known |= {name: [(s, a, b) for s, a, b in known[name]] for name in ("phones", "words")}
-    return Utterance(**known)
 
 
 @dataclass(frozen=True)
@@ -245,60 +203,6 @@ class Corpus:
         return train, dev
 
 
-def to_cut(utterance: Utterance) -> Cut:
-    """Turn an utterance into a lhotse cut with one supervision.
-
-    A segment of a longer recording is a cut that starts within it; the recording is named after
-    its file, so that segments share it.
-    """
-    from lhotse import AudioSource, MonoCut, MultiCut, Recording, SupervisionSegment
-    from lhotse.supervision import AlignmentItem
-
-    duration = utterance.samples / utterance.sample_rate
-    channels = list(range(utterance.channels))
-    whole = utterance.recording_samples or utterance.samples
-    name = Path(utterance.path).stem if utterance.recording_samples else utterance.id
-    recording = Recording(
-        id=name,
-        sources=[AudioSource(type="file", channels=channels, source=utterance.path)],
-        sampling_rate=utterance.sample_rate,
-        num_samples=whole,
-        duration=whole / utterance.sample_rate,
-        channel_ids=channels,
-    )
-    one = utterance.channels == 1 or utterance.channel is not None
-    channel: Any = (utterance.channel or 0) if one else channels
-    alignment = {
-        kind: [
-            AlignmentItem(symbol=symbol, start=start, duration=round(end - start, 4))
-            for symbol, start, end in spoken
-        ]
-        for kind, spoken in (("phone", utterance.phones), ("word", utterance.words))
-        if spoken
-    }
-    custom = {**utterance.labels, **({"sha256": utterance.sha256} if utterance.sha256 else {})}
-    supervision = SupervisionSegment(
-        id=utterance.id,
-        recording_id=name,
-        start=0.0,
-        duration=duration,
-        channel=channel,
-        text=utterance.text,
-        speaker=utterance.speaker,
-        custom=custom or None,
-        alignment=alignment or None,
-    )
-    kind = MonoCut if one else MultiCut
-    return kind(
-        id=utterance.id,
-        start=utterance.offset / utterance.sample_rate,
-        duration=duration,
-        channel=channel,
-        recording=recording,
-        supervisions=[supervision],
-    )
-
-
 def write_corpus(
     folder: Path,
     name: str,
@@ -320,27 +224,19 @@ def write_corpus(
 
     statistics, digests, own = {}, {}, {}
     for split, utterances in splits.items():
-        items = _sorted(utterances)
+        items = by_id(utterances)
         path = folder / f"{split}.jsonl.gz"
         with CutSet.open_writer(path) as file:
             for item in items:
                 file.write(to_cut(item))
-        statistics[split] = _statistics(items)
-        digests[split] = _digest(items)
+        statistics[split] = statistics_of(items)
+        digests[split] = utterance_digest(items)
         known = all(item.sha256 for item in items)  # else the source tells whether audio changed
         own[split] = json_digest([digests[split], "" if known else source_digest])
     digest = json_digest({"source": source_digest, "splits": digests})
     content = {"name": name, "digest": digest, "statistics": statistics, "info": dict(info)}
     content["digests"] = own
     write_json(folder / CORPUS_FILE, content)
-
-
-def _sorted(utterances: Iterable[Utterance]) -> Sequence[Utterance]:
-    """Return utterances by id."""
-    if not isinstance(utterances, KeptItems):
-        return sorted(utterances, key=lambda item: item.id)
-    order = sorted_order((item.id for item in utterances), len(utterances))
-    return kept_utterances(utterances[number.item()] for number in order)
 
 
 def how_to_prepare(name: str = "generic", place: str = "PLACE") -> str:
@@ -416,37 +312,3 @@ def _check_content(name: Any, digest: Any, statistics: Any, info: Any, digests: 
         texts = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
         if not texts or len(value) != size:
             raise ValueError(f"{value!r} are no names of {size} splits")
-
-
-def _digest(items: Iterable[Utterance]) -> str:
-    """Return the digest of all that is known about utterances except where their audio lies.
-
-    Segments of recordings are told apart by their offset; defaults do not count.
-    """
-    return list_digest(map(_known, items))
-
-
-def _known(item: Utterance) -> dict[str, Any]:
-    known = {f.name: getattr(item, f.name) for f in fields(item) if f.name != "path"}
-    for name in ("offset", "recording_samples", "words"):
-        if not known[name]:
-            known.pop(name)
-    if known["channel"] is None:
-        known.pop("channel")
-    return known
-
-
-def _statistics(items: Sequence[Utterance]) -> dict[str, Any]:
-    labels: Counter[str] = Counter()
-    for item in items:
-        labels.update(item.labels.keys())
-        labels.update(
-            name for name in ("text", "speaker", "phones", "words") if getattr(item, name)
-        )
-        labels.update(["alignment"] if any(end > 0 for _, _, end in item.phones) else [])
-    return {
-        "utterances": len(items),
-        "hours": round(sum(u.samples / u.sample_rate for u in items) / 3600, 4),
-        "speakers": len({item.speaker for item in items if item.speaker}),
-        "labels": dict(sorted(labels.items())),
-    }

@@ -16,9 +16,10 @@ from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
 from speechft.data.inspection import inspect
-from speechft.data.manifest import CORPUS_FILE, Utterance, open_corpus, to_cut
+from speechft.data.manifest import CORPUS_FILE, open_corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
+from speechft.data.utterances import Utterance, to_cut
 from speechft.documents import is_plain
 from speechft.errors import DataError
 from speechft.remote import address_of, parted

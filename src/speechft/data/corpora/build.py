@@ -22,15 +22,9 @@ from speechft.data.inspection import Found, Header
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.kept_cuts import sorted_order
 from speechft.data.kept_items import KeptItems
-from speechft.data.manifest import (
-    CORPUS_FILE,
-    Corpus,
-    Utterance,
-    kept_utterances,
-    open_corpus,
-    write_corpus,
-)
+from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus, write_corpus
 from speechft.data.text import composed, words
+from speechft.data.utterances import Utterance, kept_utterances
 from speechft.errors import DataError
 from speechft.files import file_digest, json_digest, list_digest, write_text
 from speechft.locks import waiting

@@ -22,7 +22,8 @@ from speechft.data.corpora.synthetic import material
 from speechft.data.corpora.synthetic.espeak import variants
 from speechft.data.corpora.synthetic.texts import TextSet
 from speechft.data.corpora.synthetic.voices import VoicePool
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.errors import DataError
 from speechft.files import json_digest
 from speechft.runs import stage

@@ -25,7 +25,8 @@ from speechft.data.acoustics import SAMPLE_RATE, add_noise, set_level
 from speechft.data.corpora.synthetic import material_texts as texts
 from speechft.data.corpora.synthetic.espeak import variants
 from speechft.data.corpora.synthetic.voices import Speaker, VoicePool, make_speakers, prosody
-from speechft.data.manifest import Corpus, Utterance, open_corpus, write_corpus
+from speechft.data.manifest import Corpus, open_corpus, write_corpus
+from speechft.data.utterances import Utterance
 from speechft.files import json_digest, write_text
 from speechft.runs import stage
 
