@@ -157,12 +157,12 @@ class Column:
         self._pack = struct.Struct(f"<{letter}").pack
         self._unpack = struct.Struct(f"<{letter}").unpack
         self._unpack_two = struct.Struct(f"<2{letter}").unpack
-        self._bytes = Bytes()
+        self._bytes, self._count = Bytes(), 0
         self._seen: npt.NDArray[Any] = np.empty(0, self._kind)
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._bytes) // self._kind.itemsize
+        return self._count
 
     def __getitem__(self, number: int) -> Any:
         """Return one of them."""
@@ -180,10 +180,13 @@ class Column:
     def add(self, value: float) -> None:
         """Add a number."""
         self._bytes.add(self._pack(value))
+        self._count += 1
 
     def extend(self, values: npt.ArrayLike) -> None:
         """Add numbers."""
-        self._bytes.add(np.asarray(values, self._kind).tobytes())
+        added = np.asarray(values, self._kind)
+        self._bytes.add(added.tobytes())
+        self._count += added.size
 
     def values(self) -> npt.NDArray[Any]:
         """Return all as an array, not to be changed."""
@@ -199,6 +202,7 @@ class Column:
         """Read what another process has added."""
         self.__init__(state["kind"])  # type: ignore[misc]
         self._bytes = state["bytes"]
+        self._count = len(self._bytes) // self._kind.itemsize
 
 
 class Rows:
@@ -206,16 +210,19 @@ class Rows:
 
     def __init__(self) -> None:
         self._bytes, self._ends = Bytes(), Column()
+        self._end = self._count = 0
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._ends)
+        return self._count
 
     def add(self, row: Buffer) -> int:
         """Add a row; return its number."""
         self._bytes.add(row)
-        self._ends.add(len(self._bytes))
-        return len(self._ends) - 1
+        self._end += memoryview(row).nbytes
+        self._ends.add(self._end)
+        self._count += 1
+        return self._count - 1
 
     def __getitem__(self, number: int) -> bytearray:
         """Return a row."""
@@ -227,7 +234,7 @@ class Rows:
 
     def __iter__(self) -> Iterator[bytearray]:
         """Yield the rows in their order."""
-        return (self[number] for number in range(len(self)))
+        return (self[number] for number in range(self._count))
 
     def matrix(self, kind: npt.DTypeLike) -> npt.NDArray[Any] | None:
         """Return all rows as a matrix that is not held in memory; None if they differ in size."""
