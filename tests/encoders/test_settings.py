@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,16 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, HubertConfig, HubertModel
 
-from helpers import TINY, speech_encoder
+from helpers import TINY, speech_encoder, tiny_decoar2
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import open_checkpoint
+from speechft.encoders.conversion.schema import COUNTS
 from speechft.encoders.conversion.settings import complete_settings, published_settings
 from speechft.encoders.convert import convert
 from speechft.encoders.families import FAMILIES
+from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
-from speechft.errors import CheckpointError
+from speechft.errors import CheckpointError, SpeechftError
 from speechft.files import read_json, write_json
 from speechft.merging import merge
 
@@ -152,3 +156,45 @@ def test_an_encoder_whose_configuration_leaves_out_what_is_usual(tmp_path: Path)
     audio = torch.randn(1, 8000)
     features = [load_encoder(tmp_path / each)(audio, torch.tensor([8000])) for each in files]
     assert torch.equal(features[0].last_hidden_state, features[1].last_hidden_state)
+
+
+def _save(family: str, place: Path) -> None:
+    if family in ("whisper", "wav2vec2-bert"):
+        module = importlib.import_module(f"encoders.test_{family.replace('-', '_')}")
+        module.tiny().save_pretrained(place)
+    else:
+        (tiny_decoar2() if family == "decoar2" else speech_encoder(family)).save(place)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_any_one_field_may_be_left_out(name: str, tmp_path: Path) -> None:
+    """It ends in an encoder, or in one error where the default is not what the weights are of."""
+    place, files = tmp_path / "encoder", FAMILIES[name].in_s3prl
+    _save(name, place)
+    config = read_json(place / "config.json")
+    verbs: list[Callable[[Path], Any]] = [
+        lambda out: inspect_encoder(place),
+        lambda out: convert(place, out),
+        lambda out: merge(place, place, 0.5, out=out, force=True),
+    ]
+    if files:
+        verbs += [
+            lambda out: convert(place, out.with_suffix(".pt"), target="s3prl"),
+            lambda out: merge(place, place, 0.5, out=out.with_suffix(".pt"), force=True),
+        ]
+    ended = 0
+    for number, field in enumerate(sorted(config)):
+        write_json(place / "config.json", {k: v for k, v in config.items() if k != field})
+        for verb, work in enumerate(verbs):
+            try:
+                work(tmp_path / f"out-{number}-{verb}")
+            except SpeechftError:
+                assert field in {"model_type", *COUNTS, *_SHAPED}, field
+            else:
+                ended += 1
+    assert ended > len(config) * (len(verbs) - 1)
+
+
+_SHAPED = {"conv_dim", "conv_kernel", "conv_stride", "conv_bias", "feat_extract_norm"}
+_SHAPED |= {"do_stable_layer_norm", "add_adapter", "feat_proj_layer_norm"}
