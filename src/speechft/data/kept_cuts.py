@@ -32,18 +32,16 @@ class _Store:
     def __init__(self, cuts: Iterable[Cut]) -> None:
         self._lines, self.ids = Rows(), Rows()
         self.seconds, self.samples = Column("<f8"), Column()
-        self._unwritten: list[Cut] | None = []
+        self._unwritten: list[Cut] = []
+        self._is_written = False
         self._made: dict[int, Cut] = {}
         for cut in cuts:
             self.ids.add(cut.id.encode())
             self.seconds.add(cut.duration)
             self.samples.add(count_samples(cut))
-            if self._unwritten is None:
-                self._write(cut)
-                continue
             self._unwritten.append(cut)
-            if len(self._unwritten) > _MADE or _holds_samples(cut):
-                self._write_all()
+            if self._is_written or len(self._unwritten) > _MADE or _holds_samples(cut):
+                self._write()
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -51,7 +49,7 @@ class _Store:
 
     def cut(self, number: int) -> Cut:
         """Return a cut, which nobody changes."""
-        if self._unwritten is not None:
+        if not self._is_written:
             return self._unwritten[number]
         if (known := self._made.get(number)) is not None:
             return known
@@ -68,16 +66,13 @@ class _Store:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process reads the same cuts by."""
-        self._write_all()
+        self._write()
         return {**self.__dict__, "_made": {}}
 
-    def _write_all(self) -> None:
-        for cut in self._unwritten or ():
-            self._write(cut)
-        self._unwritten = None
-
-    def _write(self, cut: Cut) -> None:
-        self._lines.add(json.dumps(cut.to_dict(), default=_as_text).encode())
+    def _write(self) -> None:
+        for cut in self._unwritten:
+            self._lines.add(json.dumps(cut.to_dict(), default=_as_text).encode())
+        self._unwritten, self._is_written = [], True
 
 
 def _holds_samples(cut: Cut) -> bool:
