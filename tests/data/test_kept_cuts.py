@@ -17,6 +17,13 @@ from speechft.data.waveform import count_samples
 from speechft.features.extract import group_by_length
 
 
+@pytest.fixture(autouse=True, params=[0, 10, 4096], ids="{} stay".format)
+def stay(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Return how many cuts may stay in memory: none, fewer than there are, all."""
+    monkeypatch.setattr(kept_cuts, "_MADE", request.param)
+    return int(request.param)
+
+
 def made(count: int = 40) -> list[Cut]:
     cuts = [
         to_cut(
@@ -52,6 +59,7 @@ def test_they_are_what_they_were() -> None:
     assert kept.seconds.tolist() == [cut.duration for cut in cuts]
     assert kept.samples.tolist() == [count_samples(cut) for cut in cuts]
     assert Cuts.of(kept) is kept
+    assert pickle.loads(pickle.dumps(kept)) == cuts, "as another process has them"
 
 
 def test_audio_in_memory_is_kept_too() -> None:
