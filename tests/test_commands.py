@@ -125,7 +125,9 @@ def test_options_that_errors_speak_of_exist() -> None:
         for parameter in verb.params
         for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    known |= {"--use_fsdp", "--num_processes", "--help", "--version"}  # accelerate's, and of all
+    known |= {"--use_fsdp", "--num_processes", "--mpirun_hostfile", "--cpu"}  # of accelerate
+    known |= {"--nproc_per_node"}  # of torchrun
+    known |= {"--help", "--version"}  # of all
     told = {}
     for path, tree in trees("--"):
         for node in ast.walk(tree):

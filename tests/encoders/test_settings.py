@@ -127,6 +127,7 @@ def test_what_a_configuration_leaves_out_is_at_its_default(name: str) -> None:
     assert family.window(whole) == family.window(full)
     assert family.processor(full) == family.processor({**full, **whole})
     assert family.whole(full) == full
+    assert family.needed
     given = {"model_type": name, family.needed[0]: 7}
     assert family.whole(given)[family.needed[0]] == 7
 

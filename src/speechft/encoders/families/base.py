@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from speechft.encoders.conversion.tensors import Tensor as StoredTensor
 
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
+"""Fields that most families call so."""
 Strides = Sequence[tuple[int, int]]
 """Kernel and stride of each step of a downsampler."""
 
@@ -43,8 +45,8 @@ class Family(ABC):
     """Whether ``AutoModel`` of transformers alone loads a folder of it as it was."""
     sizes: ClassVar[Mapping[str, str]] = {}
     """What its configuration calls ``hidden_size`` and the like, where that is otherwise."""
-    needed: ClassVar[tuple[str, ...]] = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-    """Fields of its configuration that are read here, see `whole`."""
+    needed: ClassVar[tuple[str, ...]] = ()
+    """Fields of its configuration that its own file reads, see `whole`."""
     modes: ClassVar[tuple[str, ...]] = ("exact",)
     """Modes of `speechft.encoders.base` that it has."""
     dropouts: ClassVar[tuple[str, ...]]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from speechft.encoders.families.base import Family, Strides
+from speechft.encoders.families.base import SIZES, Family, Strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ class ConvolutionalFamily(Family):
         "layerdrop",
     )
     needed: ClassVar[tuple[str, ...]] = (
-        *Family.needed,
+        *SIZES,
         "conv_dim",
         "conv_kernel",
         "conv_stride",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from speechft.encoders.families.base import Family, Strides
+from speechft.encoders.families.base import SIZES, Family, Strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ class Wav2Vec2Bert(Family):
         "masked_spec_embed",
     )
 
-    needed: ClassVar[tuple[str, ...]] = (*Family.needed, "feature_projection_input_dim")
+    needed: ClassVar[tuple[str, ...]] = (*SIZES, "feature_projection_input_dim")
 
     def strides(self, settings: Mapping[str, Any]) -> Strides:
         """Return the filterbank's window and the stacking; a frame without its pair is dropped."""
