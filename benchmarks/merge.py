@@ -10,7 +10,9 @@ a shared machine the smallest wall time is the better guide, so both are printed
 ``mergekit``     ``mergekit-pytorch`` from a virtual environment of its own, which ``--mergekit`` or
                  the variable ``MERGEKIT`` names; without, the script says how to make one
 ``official``     ``merge_model.py`` of the authors in the folder CODE, by an environment with
-                 s3prl, on the same pair as s3prl's checkpoints; ``speechft .pt`` is ours on these
+                 s3prl, on the same pair as s3prl's checkpoints; ``speechft .pt`` is ours on these.
+                 Make it as that of mergekit, with s3prl==0.4.18, and an empty torchaudio.py in its
+                 site-packages, which s3prl imports and a merge does not use
 ``system calls`` reads both inputs and writes as many bytes as one has; nothing is computed
 
 All start with the bytecode that an earlier start has left, whatever ``PYTHONDONTWRITEBYTECODE``
@@ -163,13 +165,17 @@ def measure(command: list[str], out: Path) -> tuple[float, float, float]:
         shutil.rmtree(out)
     os.sync()
     started = time.monotonic()
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=_environment())
-    _, status, usage = os.wait4(process.pid, 0)
-    wall = time.monotonic() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"failed with {process.returncode}: {' '.join(command[:3])}")
+    with tempfile.TemporaryFile("w+") as said:  # progress bars, unless it fails
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=said, env=_environment()
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            said.seek(0)
+            name = " ".join(command[:3])
+            raise SystemExit(f"failed with {process.returncode}: {name}\n{said.read()[-2000:]}")
     return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 

@@ -8,9 +8,9 @@ noise on their weights, and the embedded corpus (spoken on first use). Time is t
 from the start of the first process to the end of the last, start-up included, the least of the
 runs; it only means something where nothing else runs, so the load before each part is printed.
 Results are compared file by file, byte by byte. Two figures of the same run say what could be had:
-*start-up* are the seconds of the command given again, when nothing is left to do, which every
-process pays; *apart* is how many times as fast the machine does the work twice when two processes
-do it whole, each in a folder of its own, sharing nothing but the machine.
+*start-up* are the seconds of the command given again, when nothing is left to do: the least that
+every process pays; *apart* is how many times as fast the machine does the work twice when two
+processes do it whole, each in a folder of its own, sharing nothing but the machine.
 
 ``features``  `extract` of every hidden state of all recordings
 ``probes``    `evaluate` of four encoders on three tasks whose features are cached already

@@ -18,7 +18,11 @@ from helpers import TINY, speech_encoder, tiny_decoar2
 from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import open_checkpoint
 from speechft.encoders.conversion.schema import COUNTS
-from speechft.encoders.conversion.settings import complete_settings, published_settings
+from speechft.encoders.conversion.settings import (
+    complete_settings,
+    implied_normalisation,
+    published_settings,
+)
 from speechft.encoders.convert import convert
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.inspection import inspect_encoder
@@ -122,14 +126,15 @@ def test_what_a_configuration_leaves_out_is_at_its_default(name: str) -> None:
     family = FAMILIES[name]
     whole = family.whole({"model_type": name})
     full = family.model_class({"model_type": name})[1].to_dict()
-    assert whole == {"model_type": name, **{key: full[key] for key in family.needed}}
+    assert whole == {"model_type": name, **{key: full[key] for key in family.defaults}}
     assert family.strides(whole) == family.strides(full)
     assert family.window(whole) == family.window(full)
-    assert family.processor(full) == family.processor({**full, **whole})
+    told = {"do_normalize": False}
+    assert family.processor({**whole, **told}) == family.processor({**full, **told})
     assert family.whole(full) == full
-    assert family.needed
-    given = {"model_type": name, family.needed[0]: 7}
-    assert family.whole(given)[family.needed[0]] == 7
+    assert implied_normalisation({"model_type": name}) == implied_normalisation(full)
+    given = dict.fromkeys(family.defaults, 7)
+    assert family.whole(given) == given
 
 
 def test_an_encoder_whose_configuration_leaves_out_what_is_usual(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import soundfile
 
 from speechft.data import mpeg
 from speechft.data.containers import lacks_end, missing_bytes, what_it_is, with_size
-from speechft.data.cuts import RATES
+from speechft.data.cut_fields import RATES
 from speechft.data.places import MAX_BYTES
 from speechft.data.plain_wav import read_plain
 from speechft.documents import read_limited

@@ -26,21 +26,21 @@ _MADE = 4096
 class _Store:
     """Cuts as lines of JSON, and what is asked of all of them: ids, seconds, samples.
 
-    A few cuts are written when there are more of them, or when another process asks for them.
+    As long as there are few they stay as they were given, and are written when there come more, or
+    when another process asks for them.
     """
 
     def __init__(self, cuts: Iterable[Cut]) -> None:
         self._lines, self.ids = Rows(), Rows()
         self.seconds, self.samples = Column("<f8"), Column()
         self._unwritten: list[Cut] = []
-        self._is_written = False
         self._made: dict[int, Cut] = {}
         for cut in cuts:
             self.ids.add(cut.id.encode())
             self.seconds.add(cut.duration)
             self.samples.add(count_samples(cut))
             self._unwritten.append(cut)
-            if self._is_written or len(self._unwritten) > _MADE or _holds_samples(cut):
+            if self._lines or len(self._unwritten) > _MADE or _holds_samples(cut):
                 self._write()
 
     def __len__(self) -> int:
@@ -49,8 +49,8 @@ class _Store:
 
     def cut(self, number: int) -> Cut:
         """Return a cut, which nobody changes."""
-        if not self._is_written:
-            return self._unwritten[number]
+        if unwritten := self._unwritten:  # all, or none
+            return unwritten[number]
         if (known := self._made.get(number)) is not None:
             return known
         from lhotse.serialization import deserialize_item
@@ -72,7 +72,7 @@ class _Store:
     def _write(self) -> None:
         for cut in self._unwritten:
             self._lines.add(json.dumps(cut.to_dict(), default=_as_text).encode())
-        self._unwritten, self._is_written = [], True
+        self._unwritten = []
 
 
 def _holds_samples(cut: Cut) -> bool:

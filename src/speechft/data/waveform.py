@@ -91,7 +91,7 @@ def _read(cut: Cut) -> npt.NDArray[np.float32]:
     Files are read by libsndfile directly, SPHERE included: lhotse's way takes three times as long,
     calls an external program for SPHERE, and runs what a source of type ``command`` says.
     """
-    from speechft.data.cuts import TRANSFORMS
+    from speechft.data.cut_fields import TRANSFORMS
 
     recording = cut.recording
     if len(recording.sources) != 1:

@@ -69,19 +69,16 @@ DEFAULTS: dict[str, Any] = {
     "hidden_act": "gelu",
     "layer_norm_eps": 1e-5,
     "feat_extract_activation": "gelu",
-    "feat_extract_norm": "group",
     "feat_proj_layer_norm": True,
-    "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
-    "conv_stride": [5, 2, 2, 2, 2, 2, 2],
     "conv_bias": False,
     "conv_pos_batch_norm": False,
-    "num_attention_heads": 12,
     "num_conv_pos_embedding_groups": 16,
     "num_buckets": 320,
     "max_bucket_distance": 800,
     "add_adapter": False,
 }
-"""What a configuration of a `ConvolutionalFamily` means that does not state a field."""
+"""What a configuration of a `ConvolutionalFamily` means that does not state a field, beside what
+`Family.defaults` says."""
 
 
 @dataclass
@@ -129,9 +126,11 @@ def compare_configs(
     if not base or not tuned:
         return []
     found = []
-    free = {"do_normalize"} if base.get("feat_extract_norm") == "group" else set()
+    free = {"do_normalize"} if _value(base, "feat_extract_norm") == "group" else set()
     for name, label in FIELDS.items():
-        first, second = _value(base, name, tuned), _value(tuned, name, base)
+        if base.get(name) is None and tuned.get(name) is None:
+            continue
+        first, second = _value(base, name), _value(tuned, name)
         if name not in free and first is not None and second is not None and first != second:
             check = "family" if name == "model_type" else "settings"
             text = f"{label} ({name}): {first!r} in the base, {second!r} in the tuned model"
@@ -139,11 +138,11 @@ def compare_configs(
     return found
 
 
-def _value(config: Mapping[str, Any], name: str, other: Mapping[str, Any]) -> Any:
+def _value(config: Mapping[str, Any], name: str) -> Any:
     value = config.get(name)
-    if value is None and other.get(name) is not None:
-        family = find_family(config.get("model_type"))
-        value = DEFAULTS.get(name) if isinstance(family, ConvolutionalFamily) else None
+    if value is None and (family := find_family(config.get("model_type"))) is not None:
+        further = DEFAULTS if isinstance(family, ConvolutionalFamily) else {}
+        value = {**further, **family.defaults}.get(name)
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -107,7 +107,9 @@ def implied_normalisation(settings: Mapping[str, Any]) -> bool:
 
     As published: models with a layer norm after every convolution do.
     """
-    return bool(settings.get("feat_extract_norm", "layer") == "layer")
+    family = find_family(settings.get("model_type"))
+    default = "layer" if family is None else family.defaults.get("feat_extract_norm", "layer")
+    return bool(settings.get("feat_extract_norm", default) == "layer")
 
 
 def sidecar(file: Path) -> Path | None:

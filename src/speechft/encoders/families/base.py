@@ -6,6 +6,7 @@ names and configurations without either.
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
     from speechft.encoders.conversion.tensors import Tensor as StoredTensor
 
-SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
-"""Fields that most families call so."""
 Strides = Sequence[tuple[int, int]]
 """Kernel and stride of each step of a downsampler."""
 
@@ -45,8 +44,8 @@ class Family(ABC):
     """Whether ``AutoModel`` of transformers alone loads a folder of it as it was."""
     sizes: ClassVar[Mapping[str, str]] = {}
     """What its configuration calls ``hidden_size`` and the like, where that is otherwise."""
-    needed: ClassVar[tuple[str, ...]] = ()
-    """Fields of its configuration that its own file reads, see `whole`."""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """What fields that are read here are where its configuration leaves them out."""
     modes: ClassVar[tuple[str, ...]] = ("exact",)
     """Modes of `speechft.encoders.base` that it has."""
     dropouts: ClassVar[tuple[str, ...]]
@@ -97,17 +96,12 @@ class Family(ABC):
         return kind, config
 
     def whole(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a configuration with the needed fields that it leaves out, at their defaults.
+        """Return a configuration with what it leaves out and is read here.
 
         A ``config.json`` may leave out what transformers has a default for.
         """
-        lacking = [name for name in self.needed if name not in settings]
-        if not lacking:
-            return dict(settings)
-        _, config = self.model_class({"model_type": self.name})
-        found = {name: getattr(config, name) for name in lacking}
-        plain = {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}  # as in JSON
-        return {**settings, **plain}
+        lacking = {n: v for n, v in self.defaults.items() if n not in settings}
+        return {**settings, **copy.deepcopy(lacking)}
 
     @abstractmethod
     def strides(self, settings: Mapping[str, Any]) -> Strides:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from speechft.encoders.families.base import SIZES, Family, Strides
+from speechft.encoders.families.base import Family, Strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +24,15 @@ class ConvolutionalFamily(Family):
         "feat_proj_dropout",
         "layerdrop",
     )
-    needed: ClassVar[tuple[str, ...]] = (
-        *SIZES,
-        "conv_dim",
-        "conv_kernel",
-        "conv_stride",
-    )
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "conv_dim": [512] * 7,
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+        "feat_extract_norm": "group",
+    }
     downsampler: ClassVar[tuple[str, ...]] = ("feature_extractor.",)
     takes_normalized: ClassVar[bool] = True
     padding_leaks: ClassVar[bool] = True
@@ -109,6 +112,7 @@ class ConvolutionalFamily(Family):
 
     def processor(self, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Return ``preprocessor_config.json`` for 16 kHz waveforms."""
+        norm = self.whole(settings).get("feat_extract_norm", "layer")
         return {
             "feature_extractor_type": "Wav2Vec2FeatureExtractor",
             "feature_size": 1,
@@ -116,7 +120,7 @@ class ConvolutionalFamily(Family):
             "padding_value": 0.0,
             "padding_side": "right",
             "do_normalize": bool(settings.get("do_normalize", False)),
-            "return_attention_mask": settings.get("feat_extract_norm", "layer") == "layer",
+            "return_attention_mask": norm == "layer",
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.encoders.families.convolutional import ConvolutionalFamily
@@ -16,6 +16,11 @@ class Data2VecAudio(ConvolutionalFamily):
 
     name: ClassVar[str] = "data2vec-audio"
     architecture: ClassVar[str] = "Data2VecAudioModel"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        name: value
+        for name, value in ConvolutionalFamily.defaults.items()
+        if name != "feat_extract_norm"  # there are layer norms always
+    }
 
     def leaks(self, model: Any) -> Sequence[nn.Module]:
         """Return the position convolutions."""

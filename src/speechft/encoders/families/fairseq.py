@@ -85,7 +85,6 @@ class FairseqFamily(ConvolutionalFamily):
     """A convolutional encoder with files of s3prl and fairseq, and s3prl's own mode."""
 
     modes: ClassVar[tuple[str, ...]] = ("exact", "s3prl")
-    needed: ClassVar[tuple[str, ...]] = (*ConvolutionalFamily.needed, "feat_extract_norm")
     in_s3prl: ClassVar[bool] = True
     is_fairseq: ClassVar[bool] = True
     s3prl_markers: ClassVar[tuple[str, ...]] = ("feature_extractor.conv_layers.0.0.weight",)

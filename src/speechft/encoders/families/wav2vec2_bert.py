@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from speechft.encoders.families.base import SIZES, Family, Strides
+from speechft.encoders.families.base import Family, Strides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +42,7 @@ class Wav2Vec2Bert(Family):
         "intermediate_ffn",
         "masked_spec_embed",
     )
-
-    needed: ClassVar[tuple[str, ...]] = (*SIZES, "feature_projection_input_dim")
+    defaults: ClassVar[Mapping[str, Any]] = {"feature_projection_input_dim": 160}
 
     def strides(self, settings: Mapping[str, Any]) -> Strides:
         """Return the filterbank's window and the stacking; a frame without its pair is dropped."""

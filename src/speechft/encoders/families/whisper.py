@@ -43,8 +43,7 @@ class Whisper(Family):
     downsampler: ClassVar[tuple[str, ...]] = ("encoder.conv1.", "encoder.conv2.")
     markers: ClassVar[tuple[str, ...]] = ("encoder.conv1.weight", "encoder.embed_positions.weight")
     roots: ClassVar[tuple[str, ...]] = ("encoder",)
-
-    needed: ClassVar[tuple[str, ...]] = ("max_source_positions", "num_mel_bins")
+    defaults: ClassVar[Mapping[str, Any]] = {"max_source_positions": 1500, "num_mel_bins": 80}
 
     def model_class(self, settings: Mapping[str, Any]) -> tuple[Any, Any]:
         """Return the whole model without its decoder."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from speechft.encoders.families.base import SIZES, Family, Strides
+from speechft.encoders.families.base import Family, Strides
 from speechft.encoders.families.fairseq import CONFIG_HINT
 from speechft.encoders.families.tables import (
     FIELDS,
@@ -53,7 +53,6 @@ class Decoar2(Family):
         "feat_proj_dropout",
         "layerdrop",
     )
-    needed: ClassVar[tuple[str, ...]] = SIZES
     in_s3prl: ClassVar[bool] = True
     markers: ClassVar[tuple[str, ...]] = ("post_extract_proj.weight", "encoder.pos_conv.0.bias")
     s3prl_markers: ClassVar[tuple[str, ...]] = markers
