@@ -12,7 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from helpers import quicken_probes, tiny_encoder, tone_corpus
-from servers import object_store
+from servers import Web, hub, object_store
 from speechft.data.manifest import Corpus
 from superb import superb_corpus
 
@@ -67,6 +67,25 @@ def bucket(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"b{abs(hash(tmp_path)):x}"
     S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """Run an empty hub that ``hf://`` asks; caches are empty too, and nobody waits for long."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import _http
+
+    from speechft import copies, remote
+
+    monkeypatch.setenv("SPEECHFT_CACHE", str(tmp_path / "caches"))
+    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+    copies.copied_folder.cache_clear()
+    with hub(tmp_path / "hub") as web:
+        monkeypatch.setattr(constants, "ENDPOINT", web.address)
+        files = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", web.address + files)
+        yield web
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
-"""Servers on loopback for tests: a web server that misbehaves on demand, and an object store."""
+"""Servers on loopback for tests: a web server that misbehaves, a model hub, an object store."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote
 
 
 @dataclass
@@ -91,11 +94,81 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
 
 
+class _HubHandler(_Handler):
+    """What the hub's HTTP interface answers to readers: repositories of one revision, main."""
+
+    def do_HEAD(self) -> None:
+        self._resolve(super().do_HEAD)
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/api/"):
+            self._resolve(super().do_GET)
+            return
+        self.web.asked.append((self.command, self.path, ""))
+        if self.web.troubles and (trouble := self.web.troubles.pop(0)):
+            self._plain(int(trouble))
+            return
+        kind, owner, name, *rest = unquote(self.path.partition("?")[0]).split("/")[2:]
+        home = self.web.folder / kind / owner / name
+        below = home.joinpath(*rest[2:])
+        if not home.is_dir():
+            self._plain(404, **{"X-Error-Code": "RepoNotFound"})
+        elif rest[1:2] not in ([], ["main"]):
+            self._plain(404, **{"X-Error-Code": "RevisionNotFound"})
+        elif rest[:1] != ["tree"]:
+            self._json({"id": f"{owner}/{name}", "sha": "0" * 40, "siblings": []})
+        elif not below.is_dir():
+            self._plain(404, **{"X-Error-Code": "EntryNotFound"})
+        else:
+            every = "recursive=true" in self.path.lower()
+            found = sorted(below.rglob("*") if every else below.iterdir())
+            self._json([self._told(home, path) for path in found])
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        asked = parse_qs(self.rfile.read(length).decode())
+        self.web.asked.append((self.command, self.path, ""))
+        kind, owner, name = self.path.split("/")[2:5]
+        home = self.web.folder / kind / owner / name
+        paths = [home / path for path in asked["paths"]]
+        self._json([self._told(home, path) for path in paths if path.exists()])
+
+    def _resolve(self, answer: Callable[[], None]) -> None:
+        """Answer for a file, which lies in the folder under the name of its repository."""
+        place, _, path = unquote(self.path).partition("/resolve/main/")
+        kind = "" if place.startswith("/datasets/") else "/models"
+        self.path = f"{kind}{place}/{path}"
+        answer()
+
+    def _told(self, home: Path, path: Path) -> dict[str, Any]:
+        name = path.relative_to(home).as_posix()
+        if path.is_dir():
+            return {"type": "directory", "path": name, "oid": "0" * 40}
+        data = path.read_bytes()
+        blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        return {"type": "file", "path": name, "size": len(data), "oid": blob}
+
+    def _json(self, content: Any) -> None:
+        data = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+
 @contextmanager
-def serve(folder: Path, **settings: Any) -> Iterator[Web]:
+def hub(folder: Path, **settings: Any) -> Iterator[Web]:
+    """Serve ``models/OWNER/NAME`` and ``datasets/OWNER/NAME`` of a folder as the hub does."""
+    with serve(folder, kind=_HubHandler, **settings) as web:
+        yield web
+
+
+@contextmanager
+def serve(folder: Path, kind: type[_Handler] = _Handler, **settings: Any) -> Iterator[Web]:
     """Serve a folder at ``address`` until the block ends."""
     web = Web(folder, **settings)
-    handler = type("Handler", (_Handler,), {"web": web})
+    handler = type("Handler", (kind,), {"web": web})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.block_on_close = False  # connections that are kept alive end with their client
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that leave

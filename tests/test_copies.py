@@ -39,6 +39,20 @@ def test_an_encoder_at_an_address_is_the_one_in_the_folder(web: Web, tiny_hubert
     assert told["sha256"]["model.safetensors"] == file_digest(tiny_hubert / "model.safetensors")
 
 
+def test_an_encoder_in_a_folder_of_a_repository_on_the_hub(
+    hub_server: Web, tiny_hubert: Path
+) -> None:
+    home = hub_server.folder / "models" / "me" / "encoders" / "tiny"
+    shutil.copytree(tiny_hubert, home)
+    place = "hf://me/encoders/tiny"
+    assert digest_of(place) == digest_of(tiny_hubert)
+    first = resolve_encoder(place)
+    weights = home / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"abcd")
+    copied_folder.cache_clear()  # as another process
+    assert resolve_encoder(place) != first, "as long, with other bytes"
+
+
 def test_a_copy_is_made_once_for_an_etag(web: Web) -> None:
     place = f"{web.address}/tiny"
     first = resolve_encoder(place)

@@ -213,3 +213,79 @@ def test_an_object_store_that_does_not_know_who_asks(
         read(f"{bucket}/x", most=MOST)
     assert "aws configure" in (caught.value.hint or "")
     S3FileSystem.clear_instance_cache()
+
+
+def _file(web: Web, name: str, data: bytes = DATA) -> None:
+    path = web.folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def test_the_hub_by_path(
+    hub_server: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    _file(hub_server, "datasets/me/set/a b/x.bin")
+    _file(hub_server, "models/me/x/y.bin", b"model")
+    place = "hf://datasets/me/set/a b/x.bin"
+    told = stat(place)
+    assert told is not None
+    assert told.size == len(DATA)
+    assert told.tag, "by which a change is seen"
+    assert stat("hf://datasets/me/set@main/a b/x.bin") == told
+    assert read("hf://me/x/y.bin", most=MOST) == b"model"
+    assert remote.names_below("hf://datasets/me/set/a b") == ["x.bin"]
+    assert remote.names_below(place) == [""]
+    assert read(place, most=MOST) == DATA
+    hub_server.asked.clear()
+    assert read(place, 7, 9, most=MOST) == DATA[7:16]
+    ranges = [wanted for method, _, wanted in hub_server.asked if method == "GET" and wanted]
+    assert ranges == ["bytes=7-15"], "and no block more"
+    monkeypatch.setattr(remote, "PIECE", 40_000)
+    (tmp_path / "part").write_bytes(DATA[:100])
+    download(place, tmp_path / "part", told, most=MOST)
+    assert (tmp_path / "part").read_bytes() == DATA
+    _file(hub_server, "datasets/me/set/a b/x.bin", DATA[:-1] + b"x")
+    assert stat(place) != told
+    (tmp_path / "part").unlink()
+    with pytest.raises(RemoteError, match="changed while it was read"):
+        download(place, tmp_path / "part", told, most=MOST)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "hf://datasets/me/set/none",
+        "hf://datasets/me/set/none/x.bin",
+        "hf://datasets/me/none/x.bin",
+        "hf://datasets/me/set@v2/x.bin",
+        "hf://me/set/x.bin",
+    ],
+)
+def test_what_is_not_on_the_hub(hub_server: Web, place: str) -> None:
+    _file(hub_server, "datasets/me/set/x.bin")
+    assert stat(place) is None
+    assert remote.names_below(place) == []
+    with pytest.raises(AbsentError, match=r"cannot be read: (the server answers 404|there is)"):
+        read(place, most=MOST)
+
+
+@pytest.mark.parametrize("place", ["hf://x", "hf://x/", "hf:///x/y", "hf://datasets/x"])
+def test_what_is_no_place_on_the_hub(hub_server: Web, place: str) -> None:
+    with pytest.raises(RemoteError) as caught:
+        read(place, most=MOST)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_hub_that_fails(hub_server: Web, capfd: pytest.CaptureFixture) -> None:
+    _file(hub_server, "datasets/me/set/x.bin")
+    place = "hf://datasets/me/set/x.bin"
+    hub_server.troubles = ["503", "500"]
+    assert read(place, most=MOST) == DATA, "what passes is waited for"
+    hub_server.asked.clear()
+    hub_server.troubles = ["503"] * 100
+    with pytest.raises(RemoteError, match=r"cannot be read: the server answers 503\n") as caught:
+        read(place, 0, 4, most=MOST)
+    assert "goes on" in (caught.value.hint or "")
+    assert sum(method == "GET" for method, _, _ in hub_server.asked) <= 6, "not by two layers"
+    assert capfd.readouterr().err == "", "one message, ours"

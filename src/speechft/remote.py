@@ -6,11 +6,12 @@ run programs, that open local files, and that chain to others.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,12 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOST_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):(/(?!/)|$)", re.IGNORECASE)
 _PASSING = (408, 425, 429)
 """Answers below 500 after which another try may do."""
+_OF_HUB: dict[str, dict[str, Any]] = {
+    "cat_file": {"cache_type": "none"},
+    "info": {"refresh": True, "expand_info": True},
+}
+"""What methods of the hub's file system are told: the bytes that are asked for and no block more;
+what is there now, with digests."""
 _NO_HELP = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 _HINTS = {
     "s3": "say who you are: aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; where "
@@ -120,15 +127,15 @@ def stat(address: str) -> Told | None:
     Raises:
         RemoteError: It cannot be asked.
     """
-    system, path = _opened(address)
     try:
+        system, path = _opened(address)
         found = _patiently(address, "read", lambda: _call(system, "info", path))
     except AbsentError:
         return None
     if found.get("type") != "file":
         return None
     size = found.get("size")
-    tags = (found.get(name) for name in ("tag", "ETag", "blob_id", "LastModified"))
+    tags = (found.get(name) for name in ("tag", "ETag", "xet_hash", "blob_id", "LastModified"))
     return Told(None if size is None else int(size), str(next(filter(None, tags), "")))
 
 
@@ -161,7 +168,7 @@ def read(address: str, start: int = 0, size: int | None = None, *, most: int) ->
             data = _call(system, "cat_file", path, start=0, end=end, size=end) if whole else b""
         return bytes(data)
 
-    return _patiently(address, "read", once)
+    return _patiently(address, "read", once, _pauses(address))
 
 
 def download(address: str, out: Path, told: Told, *, most: int) -> None:
@@ -199,7 +206,8 @@ def download(address: str, out: Path, told: Told, *, most: int) -> None:
             if file.tell() > most:
                 raise ValueError(f"it has more than {most:,} bytes")
 
-    _patiently(address, "read", once, lambda: out.stat().st_size if out.exists() else 0)
+    have = lambda: out.stat().st_size if out.exists() else 0  # noqa: E731
+    _patiently(address, "read", once, _pauses(address), have)
     if stat(address) != told:
         out.unlink()
         raise RemoteError(
@@ -236,9 +244,9 @@ def remove(address: str) -> None:
 
 def names_below(address: str) -> list[str]:
     """Return the relative paths of all files below an address; ``""`` for a file itself."""
-    system, path = _opened(address)
     try:
-        found = _patiently(address, "read", lambda: _call(system, "find", path))
+        system, path = _opened(address)
+        found = _patiently(address, "read", lambda: _call(system, "find", path), _pauses(address))
     except AbsentError:
         return []
     return sorted(name.removeprefix(path).lstrip("/") for name in found if not name.endswith("/"))
@@ -260,9 +268,7 @@ def _opened(address: str) -> tuple[Any, str]:
             "AWS_ENDPOINT_URL and s3://",
         )
     if scheme == "hf":
-        from huggingface_hub import HfFileSystem
-
-        return HfFileSystem(), address.partition("://")[2]
+        return _opened_hub(address)
     if scheme == "s3":
         with needs("remote", f"{address}: s3://"):
             from s3fs import S3FileSystem
@@ -276,11 +282,22 @@ def _opened(address: str) -> tuple[Any, str]:
     return WebFileSystem(SILENCE), address
 
 
+def _opened_hub(address: str) -> tuple[Any, str]:
+    """Return the hub's file system, which then knows the repository, and the path in it."""
+    from huggingface_hub import HfFileSystem
+
+    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # one message: ours
+    system, path = HfFileSystem(), address.partition("://")[2]
+    _patiently(address, "read", lambda: system.resolve_path(path))
+    return system, path
+
+
 def _call(system: Any, name: str, *given: Any, size: int | None = None, **more: Any) -> Any:
     """Call a method of a file system, for so long as so many bytes may take at most."""
     if name == "take":
         more["size"] = size
     if not system.async_impl:
+        more |= _OF_HUB.get(name, {})
         return getattr(system, name)(*given, **more)
     from fsspec.asyn import sync
 
@@ -288,8 +305,20 @@ def _call(system: Any, name: str, *given: Any, size: int | None = None, **more: 
     return sync(system.loop, getattr(system, f"_{name}"), *given, timeout=seconds, **more)
 
 
+def _pauses(address: str) -> Sequence[float]:
+    """Return how often the content of files and folders is asked for again, with which pauses.
+
+    The hub's client does that by itself: six tries within half a minute, or when the hub says.
+    """
+    return () if scheme_of(address) == "hf" else PAUSES
+
+
 def _patiently(
-    address: str, done: str, work: Callable[[], T], gone: Callable[[], int] = lambda: 0
+    address: str,
+    done: str,
+    work: Callable[[], T],
+    pauses: Sequence[float] | None = None,
+    gone: Callable[[], int] = lambda: 0,
 ) -> T:
     """Do what may fail for a while, some times; then say once why it fails.
 
@@ -297,11 +326,13 @@ def _patiently(
         address: What it is about.
         done: What is done with it, in words: ``read``.
         work: Does it.
+        pauses: Seconds between tries; `PAUSES` without.
         gone: How many bytes it is on; a failure that much further counts as the first.
 
     Raises:
         RemoteError: It does not get done.
     """
+    pauses = PAUSES if pauses is None else pauses
     tries, reached = 0, gone()
     while True:
         try:
@@ -312,18 +343,19 @@ def _patiently(
             status, told, passing = _reason(error)
             if gone() >= reached + _PROGRESS:
                 tries, reached = 0, gone()
-            if not passing or tries == len(PAUSES):
-                raise _refusal(f"{address} cannot be {done}: {told}", status, tries) from None
-        time.sleep(PAUSES[tries] * random.uniform(0.5, 1.5))
+            if not passing or tries == len(pauses):
+                message = f"{address} cannot be {done}: {told}"
+                raise _refusal(message, status, passing, tries) from None
+        time.sleep(pauses[tries] * random.uniform(0.5, 1.5))
         tries += 1
 
 
-def _refusal(message: str, status: int, more_tries: int) -> RemoteError:
+def _refusal(message: str, status: int, passing: bool, more_tries: int) -> RemoteError:
     kind = AbsentError if status in (404, 410) else RemoteError
     if status in (401, 403):
         hint = _HINTS.get(scheme_of(message), "give an address that you may read")
-    elif more_tries:
-        message += f", {more_tries + 1} times"
+    elif passing or more_tries:
+        message += f", {more_tries + 1} times" if more_tries else ""
         hint = "give the same command again when the server can be reached: it goes on"
     else:
         hint = "look at the address, and at what the server says"

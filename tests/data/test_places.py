@@ -62,6 +62,11 @@ def test_a_prepared_corpus_in_an_object_store(bucket: str, plain: Corpus) -> Non
     same(find_corpus(f"{bucket}/tones", Path("unused")), plain)
 
 
+def test_a_prepared_corpus_on_the_hub(hub_server: Web, plain: Corpus) -> None:
+    shutil.copytree(plain.folder, hub_server.folder / "datasets" / "me" / "sets" / "tones")
+    same(find_corpus("hf://datasets/me/sets/tones", Path("unused")), plain)
+
+
 def test_audio_to_extract_from_at_addresses(web: Web, plain: Corpus) -> None:
     place = f"{web.address}/tones"
     assert find_sources([place]).cuts.keys() == find_sources([plain.folder]).cuts.keys()
