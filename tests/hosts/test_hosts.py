@@ -11,7 +11,7 @@ from hosts.world import two_hosts, why_not
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-NAMES = ("kill", "kill-first", "cut", "term", "disk", "missing", "own-disks")
+NAMES = ("kill", "kill-first", "cut", "term", "disk", "second-disk", "missing", "own-disks")
 
 
 @pytest.fixture(scope="module")

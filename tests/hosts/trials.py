@@ -15,8 +15,14 @@ from safetensors.torch import load_file
 
 from helpers import tiny_encoder, tone_corpus
 from hosts.world import Host, Launch, fill, small_disk, until
+from speechft.data.labels import label_of
+from speechft.data.manifest import open_corpus, write_corpus
+from speechft.data.utterances import Utterance
+from speechft.data.waveform import count_samples, place_of
 
 STEPS = 60
+MANY = 10_000
+"""Utterances, more than are kept in memory."""
 _PATIENCE = 600.0
 """Seconds that a launch may take from its start to its first checkpoint, and to its end."""
 _SETTINGS = {
@@ -73,10 +79,10 @@ class Trials:
         self.whole = place / "whole"
         self._end_well(self._launch(self._tuning(self.whole)))
 
-    def _tuning(self, out: Path) -> list[str]:
+    def _tuning(self, out: Path, corpus: str | None = None) -> list[str]:
         settings = {"encoder": str(self.encoder), **_SETTINGS}
         changes = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-        return ["finetune", "demo", "--corpus", self.corpus, "--out", str(out), *changes]
+        return ["finetune", "demo", "--corpus", corpus or self.corpus, "--out", str(out), *changes]
 
     def _launch(self, command: list[str]) -> Launch:
         self._launches += 1
@@ -188,6 +194,32 @@ class Trials:
                 filler.unlink()
             return self._go_on(out, outcome)
 
+    def full_second_disk(self) -> Outcome:
+        """Start where the second host has no room for what does not fit into memory."""
+        outcome, place, second = (
+            Outcome("full disk of the second host"),
+            self.place / "many-out",
+            self.hosts[1],
+        )
+        corpus, out = many_tones(self.audio, self.place / "many"), place / "out"
+        place.mkdir()
+        with small_disk(self.place / "second-disk", "1m") as disk:
+            filler = fill(disk)
+            second.mounts.append((disk, place))
+            try:
+                launch = self._launch(self._tuning(out, corpus))
+                try:
+                    until(lambda: not launch.running, _PATIENCE, "an end")
+                    self._stopped(launch, outcome, "No space left")
+                finally:
+                    launch.kill()
+                outcome.expect(list(disk.iterdir()) == [filler], "the second host left something")
+            finally:
+                second.mounts.pop()
+        self._end_well(self._launch(self._tuning(out, corpus)))
+        outcome.expect(not _left(out), f"left behind: {_left(out)}")
+        return outcome
+
     def own_disks(self) -> Outcome:
         """Kill a rank where the second host sees nothing of the outputs."""
         place, hidden = self.place / "first-only", self.place / "nothing"
@@ -230,6 +262,27 @@ class Trials:
         return outcome
 
 
+def many_tones(audio: Path, folder: Path) -> str:
+    """Write a corpus of more utterances than are kept in memory; return its folder."""
+    tones = open_corpus(audio)
+    folder.mkdir()
+    splits = {}
+    for name, count in (("train", MANY), ("dev", 12), ("test", 3)):
+        found = list(tones.split(name))
+        splits[name] = [
+            Utterance(
+                id=f"{name}-{number}",
+                path=str(place_of(cut)),
+                samples=count_samples(cut),
+                speaker=label_of(cut, "speaker"),
+            )
+            for number in range(count)
+            for cut in [found[number % len(found)]]
+        ]
+    write_corpus(folder, "many", "none", splits, {"licence": "none"})
+    return str(folder)
+
+
 def trials(found: Trials) -> dict[str, Callable[[], Outcome]]:
     """Return all trials by name."""
     last = 2 * found.each - 1
@@ -239,6 +292,7 @@ def trials(found: Trials) -> dict[str, Callable[[], Outcome]]:
         "cut": found.cut,
         "term": found.told_to_end,
         "disk": found.full_disk,
+        "second-disk": found.full_second_disk,
         "missing": found.missing,
         "own-disks": found.own_disks,
     }
