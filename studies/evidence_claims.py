@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from evidence_figures import LEVELS, MERGED, Encoder, Found, Judge, merges, off_tasks
-from evidence_units import ALPHA, ARMS, PATH, SHORT_PATH, STRONGER, STUDY, UPDATES
+from evidence_units import ALPHA, ARMS, PATH, SHORT_PATH, STRONGER, STUDY, TUNED_ON, UPDATES
 from inference import Floats
 from scipy import stats
 
@@ -184,7 +184,7 @@ def predicts(judge: Judge) -> Found:
         points = [
             (similarity_of(row), -row["move"], judge.evidence.off_task(encoder)[0])
             for encoder, row in judge.evidence.features.items()
-            if encoder.lineage == lineage and encoder.tuned_on
+            if encoder.lineage == lineage and encoder.tuned_on in TUNED_ON
         ]
         table = np.array([point for point in points if np.isfinite(point).all()])
         if len(table) < 5:

@@ -1,10 +1,11 @@
-"""Further figures of the evidence, which decide nothing: points, retention, parts of H1 and H2."""
+"""Further tables of the evidence: points, strength, similarity, parts of H1."""
 
 from __future__ import annotations
 
 import numpy as np
 from demo_table import Study, table_of
-from evidence_claims import best_alpha, domains, slope
+from evidence_claims import best_alpha, domains, similarity_of, slope
+from evidence_drawing import method_of
 from evidence_figures import Encoder, Found, Judge
 from evidence_units import ALPHA, STRONGER, STUDY, TASKS, TUNED_ON, UPDATES
 from inference import Estimate, Floats
@@ -107,3 +108,37 @@ def further(judge: Judge) -> dict[str, Estimate | None]:
         found[f"D, unseen, tuned on {task.upper()}"] = domains(judge, "cells", "unseen", (task,))
     found["alpha* over log2 of the weight move"] = mediator(judge)
     return {name: figure.estimate for name, figure in found.items()}
+
+
+def strength_table(judge: Judge) -> str:
+    """Return alpha* by lineage, task and number of updates."""
+    rows = []
+    for tuned_on in TUNED_ON:
+        for lineage in judge.lineages:
+            found = [best_alpha(judge, lineage, tuned_on, u) for u in (UPDATES, *STRONGER)]
+            if np.isfinite(found).any():
+                words = ["open" if np.isnan(value) else f"{value:g}" for value in found]
+                rows.append([tuned_on.upper(), str(lineage), *words])
+    header = ["tuned on", "lineage", *(f"{u} updates" for u in (UPDATES, *STRONGER))]
+    return table_of(header, rows) if rows else "No strength is measured yet.\n"
+
+
+def similarity_table(judge: Judge) -> str:
+    """Return similarity, weight move and open-set EER beside off-task, by kind of encoder."""
+    table: dict[tuple[str, str, float], list[tuple[float, float, float, float]]] = {}
+    for encoder, row in judge.evidence.features.items():
+        off = judge.evidence.off_task(encoder)[0]
+        shown_at = encoder.tuned_on and encoder.alpha in (ALPHA, 1.0)
+        if encoder.lineage in judge.lineages and shown_at and np.isfinite(off):
+            key = (encoder.tuned_on.upper(), method_of(encoder), encoder.alpha)
+            eer = min(value for value in row["eer"] if value is not None)
+            table.setdefault(key, []).append((similarity_of(row), row["move"], eer, float(off)))
+    if not table:
+        return "No features are looked at yet.\n"
+    rows = []
+    for (tuned_on, method, alpha), found in sorted(table.items()):
+        similar, move, eer, off = np.mean(found, 0)
+        figures = [f"{similar:.3f}", f"{move:.3f}", f"{eer:.1f}", f"{off:+.2f}", str(len(found))]
+        rows.append([tuned_on, method, f"{alpha:g}", *figures])
+    header = ["tuned on", "method", "alpha", "similarity", "weight move", "open-set EER, %"]
+    return table_of([*header, "off-task", "encoders"], rows)

@@ -82,6 +82,15 @@ class Evidence:
         """Return similarity, weight move and speaker EER by encoder."""
         return {Encoder.of(row): row for row in self.rows if row["measure"] == "features"}
 
+    @cached_property
+    def suggestions(self) -> dict[Encoder, Mapping[str, Any]]:
+        """Return what was suggested, by the stable encoder that it was suggested for."""
+        return {
+            Encoder(row["lineage"], row["tuned_on"], row["seed"], "path", "", 1.0): row
+            for row in self.rows
+            if row["measure"] == "suggestion"
+        }
+
     def seeds(self, lineage: int) -> list[int]:
         """Return the tuning seeds of a lineage."""
         return sorted({r["seed"] for r in self.rows if r["lineage"] == lineage and r["seed"]})
@@ -134,12 +143,22 @@ class Evidence:
 
     def gain(self, encoder: Encoder) -> Floats:
         """Return the gain on the tuned task, on dev."""
-        return self.better(encoder, [encoder.tuned_on], split="dev")
+        return self.better(encoder, encoder.tuned_on.split("+"), split="dev")
 
 
 def off_tasks(tuned_on: str) -> list[str]:
     """Return the tasks of the primary figure."""
-    return [task for task in TASKS if task != tuned_on]
+    return [task for task in TASKS if task not in tuned_on.split("+")]
+
+
+def shown(found: Estimate | None, digits: int = 2) -> str:
+    """Return a figure with its 95 % interval."""
+    if found is None:
+        return "not measured"
+    if found.lineages < 2:
+        return f"{found.value:+.{digits}f} (one lineage)"
+    low, high = found.interval()
+    return f"{found.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 Path_ = Callable[[int, str, int], list[Encoder]]

@@ -14,22 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from demo_table import Study, read, table_of
 from evidence import is_done
+from evidence_choices import further_tasks_table, regret_table
 from evidence_claims import (
     arm_effect,
     arm_effect_at_gain,
-    best_alpha,
     domains,
     nearer,
     predicts,
     route_around,
-    similarity_of,
     strength,
 )
-from evidence_details import further, points_table
-from evidence_drawing import FRONTIERS, IMAGES, SIMILARITY, draw, method_of
+from evidence_details import further, points_table, similarity_table, strength_table
+from evidence_drawing import FRONTIERS, IMAGES, SIMILARITY, draw
 from evidence_figures import (
     LEVELS,
     MERGED,
@@ -38,11 +36,18 @@ from evidence_figures import (
     Judge,
     early_states,
     merges,
+    shown,
     stable_runs,
 )
-from evidence_units import ALPHA as COEFFICIENT
-from evidence_units import CONFIRMING, ROWS, STRONGER, TUNED_ON, UPDATES, all_units, design
-from inference import ALPHA, MARGIN, Estimate, holm
+from evidence_units import (
+    CONFIRMING,
+    OTHERS,
+    ROWS,
+    TUNED_ON,
+    all_units,
+    design,
+)
+from inference import ALPHA, MARGIN, holm
 from paper_claims import paper_rows
 from rows import read_measured
 
@@ -56,7 +61,10 @@ RIVALS = {
     "DoRA": merges("rival", "dora"),
     "early checkpoint": early_states,
 }
-"""Paths that the merge is compared with at equal gain."""
+"""Paths that the merge is compared with at equal gain: those of the closed list."""
+PATHS = {"merge": MERGED, **RIVALS, "LiNeS": merges("lines")}
+PATHS |= {name: merges("rival", name) for name in OTHERS}
+"""All paths that are shown."""
 NEEDED = {
     "C1": ("cells",),
     "C2": ("home",),
@@ -133,16 +141,6 @@ def claims_of(judge: Judge) -> dict[str, Found]:
     for name, rival in zip(("C7", "C8", "C9", "C10"), list(RIVALS)[1:], strict=True):
         found[name] = judge.equal_gain(MERGED, RIVALS[rival], "sid")
     return found
-
-
-def shown(found: Estimate | None, digits: int = 2) -> str:
-    """Return a figure with its 95 % interval."""
-    if found is None:
-        return "not measured"
-    if found.lineages < 2:
-        return f"{found.value:+.{digits}f} (one lineage)"
-    low, high = found.interval()
-    return f"{found.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def verdicts(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, str]:
@@ -255,7 +253,7 @@ def frontier_table(judge: Judge) -> str:
     """Return what each method's path has off-task where it reaches shares of stable's gain."""
     rows = []
     for tuned_on in TUNED_ON:
-        for name, path in {"merge": MERGED, **RIVALS}.items():
+        for name, path in PATHS.items():
             levels = [
                 judge.over(lambda n, p=path, i=i, t=tuned_on: judge.at_levels((p,), n, t)[0][i])
                 for i in range(len(LEVELS))
@@ -264,40 +262,6 @@ def frontier_table(judge: Judge) -> str:
                 rows.append([tuned_on.upper(), name, *(shown(level.estimate) for level in levels)])
     header = ["tuned on", "path", *(f"off-task at {level:.0%} of the gain" for level in LEVELS)]
     return table_of(header, rows) if rows else "No path is measured yet.\n"
-
-
-def strength_table(judge: Judge) -> str:
-    """Return alpha* by lineage, task and number of updates."""
-    rows = []
-    for tuned_on in TUNED_ON:
-        for lineage in judge.lineages:
-            found = [best_alpha(judge, lineage, tuned_on, u) for u in (UPDATES, *STRONGER)]
-            if np.isfinite(found).any():
-                words = ["open" if np.isnan(value) else f"{value:g}" for value in found]
-                rows.append([tuned_on.upper(), str(lineage), *words])
-    header = ["tuned on", "lineage", *(f"{u} updates" for u in (UPDATES, *STRONGER))]
-    return table_of(header, rows) if rows else "No strength is measured yet.\n"
-
-
-def similarity_table(judge: Judge) -> str:
-    """Return similarity, weight move and open-set EER beside off-task, by kind of encoder."""
-    table: dict[tuple[str, str, float], list[tuple[float, float, float, float]]] = {}
-    for encoder, row in judge.evidence.features.items():
-        off = judge.evidence.off_task(encoder)[0]
-        shown_at = encoder.tuned_on and encoder.alpha in (COEFFICIENT, 1.0)
-        if encoder.lineage in judge.lineages and shown_at and np.isfinite(off):
-            key = (encoder.tuned_on.upper(), method_of(encoder), encoder.alpha)
-            eer = min(value for value in row["eer"] if value is not None)
-            table.setdefault(key, []).append((similarity_of(row), row["move"], eer, float(off)))
-    if not table:
-        return "No features are looked at yet.\n"
-    rows = []
-    for (tuned_on, method, alpha), found in sorted(table.items()):
-        similar, move, eer, off = np.mean(found, 0)
-        figures = [f"{similar:.3f}", f"{move:.3f}", f"{eer:.1f}", f"{off:+.2f}", str(len(found))]
-        rows.append([tuned_on, method, f"{alpha:g}", *figures])
-    header = ["tuned on", "method", "alpha", "similarity", "weight move", "open-set EER, %"]
-    return table_of([*header, "off-task", "encoders"], rows)
 
 
 def arithmetic_words(evidence: Evidence) -> str:
@@ -347,6 +311,10 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
         strength_table(judge),
         "### Similarity against what is kept\n",
         similarity_table(judge),
+        "### Which alpha: regret\n",
+        regret_table(judge),
+        "### Tuned on further tasks, and on two\n",
+        further_tasks_table(judge),
         "### In points, and further figures\n",
         points_table(judge, study),
         *further_lines(judge),
@@ -385,7 +353,7 @@ def main() -> None:
     if arguments.print:
         print(generated(judge))
         return
-    text = generated(judge, draw(judge, {"merge": MERGED, **RIVALS}))
+    text = generated(judge, draw(judge, PATHS))
     PAGE.write_text(place(PAGE.read_text(), text))
     print(f"wrote {PAGE.name}")
 

@@ -29,6 +29,11 @@ CONFIRMING = (4, 5, 6, 7)
 EXPLORING = (1, 2, 3)
 TUNED_ON = ("sid", "pr")
 TASKS = ("pr", "sid", "ic")
+FURTHER = ("asr", "pc", "style")
+"""Further tasks that are tuned on, of Table I."""
+BOTH = "pr+sid"
+"""Tuned on two tasks, in the ways of Table III."""
+WAYS = ("joint", "average", "ties", "sequence")
 SEEDS = (101, 102)
 STUDY = "study"
 """Name of the corpus that is tuned on, among the cells."""
@@ -56,6 +61,8 @@ RIVALS: dict[str, tuple[str, ...]] = {
 }
 """Methods of Table VIII and further ones: what they change of the recipe; settings of the first
 try."""
+OTHERS = tuple(RIVALS)[3:]
+"""Those that are not of Table VIII."""
 TRIES: dict[str, tuple[str, ...]] = {
     "lora": ("finetuning.adapter.rank=4", "finetuning.adapter.rank=64"),
     "dora": ("finetuning.adapter.rank=4", "finetuning.adapter.rank=64"),
@@ -150,10 +157,13 @@ class Unit:
 
 MINUTES = {"base": 10.0, "path": 10.0, "weaker": 6.5, "cells": 11.5, "home": 14.0, "layers": 10.0}
 MINUTES |= {"arm": 9.0, "stronger-1200": 16.0, "stronger-4800": 39.0, "rival": 11.0, "early": 6.0}
+MINUTES |= {"suggest": 8.0, "lines": 6.5, "other": 6.0, "several": 6.0}
 """Minutes of one core by kind, from the pilot: 117 s a fine-tuning of 300 updates, 80 to 117 s the
 probes of an encoder on the study, on a machine that did much else; less on a quiet one."""
-FIRST_SEED = ("stronger", "layers")
+FIRST_SEED = ("stronger", "layers", "other", "several")
 """Kinds that are measured with the first tuning seed alone."""
+TUNED_FOR = {"other": FURTHER, "several": (BOTH,), "suggest": TUNED_ON}
+"""What kinds of tier B are tuned on; the others on speakers alone."""
 
 
 def kinds() -> Iterator[tuple[str, str, str]]:
@@ -170,7 +180,12 @@ def kinds() -> Iterator[tuple[str, str, str]]:
     for method in ("l2sp", "lora", "dora"):
         yield "B", "rival", method
     yield "B", "early", ""
-    for method in list(RIVALS)[3:]:
+    yield "B", "suggest", ""
+    yield "B", "lines", ""
+    yield "B", "other", ""
+    for way in WAYS:
+        yield "B", "several", way
+    for method in OTHERS:
         yield "B", "rival", method
 
 
@@ -202,7 +217,7 @@ def _of_seed(lineages: tuple[int, ...], seed: int, tier: str) -> list[Unit]:
         for found, kind, variant in kinds()
         if found == tier
         for lineage in lineages
-        for task in (TUNED_ON if tier == "A" else ("sid",))
+        for task in (TUNED_ON if tier == "A" else TUNED_FOR.get(kind, ("sid",)))
         if not (kind in FIRST_SEED and seed != SEEDS[0])
     ]
 

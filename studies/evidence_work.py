@@ -39,6 +39,8 @@ from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.downsampler import DownsamplerCache
 from speechft.files import write_json
 from speechft.results import ResultRow
+from speechft.sweeping.settings import SweepSettings
+from speechft.sweeping.suggestion import suggest
 from speechft.tasks.measures import Item
 
 SIMILARITY = Settings(measures=("similarity", "weights", "speaker"), split="test-unseen", limit=400)
@@ -147,7 +149,7 @@ class Job:
         composer = self.composer(recipe, f"arm-{self.unit.variant}", STUDY)
         config = build(ArmConfig, content, "arm of H7")
         tuned = composer.tune(config, self.pretrained, composer.folder / "finetuning" / "arm")
-        return self.along(self.merges(composer, tuned), SHORT_PATH)
+        return self.along(self.merges(tuned), SHORT_PATH)
 
     def rival(self) -> Rows:
         """Another method and its merges."""
@@ -165,35 +167,80 @@ class Job:
             rows += self.along(self.stable(*changes), (1.0,), updates=round(share * UPDATES))
         return rows
 
-    def recipe(self, *changes: str) -> Any:
-        """Return the recipe of the unit's task and seed."""
-        return recipe_of(self.pretrained, self.unit.tuned_on, self.unit.seed, *changes)
+    def suggest(self) -> Rows:
+        """What ``sweep --suggest`` says of the stable encoder, without other tasks' labels."""
+        settings = SweepSettings(base=self.pretrained, tuned=(self.stable()(1.0),))
+        corpus = str(self.work.corpus(STUDY).folder)
+        found = suggest(settings, corpus, self.place, precision="fp32").suggestion
+        assert found is not None
+        row = {"measure": "suggestion", "cell": STUDY, "processor": self.work.processor}
+        return [row | {name: _rounded(value) for name, value in found.as_dict().items()}]
 
-    def composer(self, recipe: Any, place: str, corpus: str) -> Composer:
+    def lines(self) -> Rows:
+        """Merges of the stable encoder by LiNeS."""
+        tuned = self.stable()(1.0)
+        return self.along(self.merges(tuned, method="lines"), PATH)
+
+    def other(self) -> Rows:
+        """Tuned on a further task (Table I)."""
+        return self.along(self.stable(), (ALPHA, 1.0))
+
+    def several(self) -> Rows:
+        """Tuned on phones and speakers, in one of four ways (Table III)."""
+        way, base = self.unit.variant, self.pretrained
+        tuned: Path | list[Path]
+        if way == "joint":
+            recipe = self.recipe("finetuning.task=null", "finetuning.tasks={pr: 1.0, sid: 1.0}")
+            tuned = self.composer(recipe, "joint", STUDY).compose("stable").tuned
+        else:
+            tuned = [self.stable(task=task)(1.0) for task in ("pr", "sid")]
+        if way == "sequence":
+            assert isinstance(tuned, list)
+            base = str(self.merges(tuned[0], place="first")(ALPHA))
+            recipe = recipe_of(base, "sid", self.unit.seed)
+            tuned = self.composer(recipe, "sequence", STUDY).compose("stable").tuned
+        method = {"method": "ties", "density": 0.2} if way == "ties" else {}
+        return self.along(self.merges(tuned, base, **method), (ALPHA, 1.0))
+
+    def recipe(self, *changes: str, task: str = "") -> Any:
+        """Return the recipe of the unit's seed, and task unless another is named."""
+        task = task or self.unit.tuned_on.partition("+")[0]
+        return recipe_of(self.pretrained, task, self.unit.seed, *changes)
+
+    def composer(self, recipe: Any, place: str, corpus: str, task: str = "") -> Composer:
         """Return what tunes in a folder that all units of this lineage, task and seed share."""
         unit = self.unit
-        name = f"lineage-{unit.lineage}-{unit.tuned_on}-{unit.seed}"
+        name = f"lineage-{unit.lineage}-{task or unit.tuned_on}-{unit.seed}"
         folder = self.work.out / "tuned" / name / place
         return Composer(recipe, {"*": self.work.corpus(corpus)}, folder, self.cache)
 
-    def stable(self, *changes: str, corpus: str = STUDY) -> Callable[[float], Path]:
+    def stable(self, *changes: str, corpus: str = STUDY, task: str = "") -> Callable[[float], Path]:
         """Tune by the recipe with changes; return what gives the encoder at a coefficient."""
-        recipe = self.recipe(*changes)
+        recipe = self.recipe(*changes, task=task)
         words = [change.rpartition(".")[2].replace("=", "-") for change in changes]
         place = "_".join([corpus, *words])
-        composer = self.composer(recipe, place, corpus)
-        return self.merges(composer, composer.compose(recipe.finetuning.strategy).tuned)
+        composer = self.composer(recipe, place, corpus, task)
+        return self.merges(composer.compose(recipe.finetuning.strategy).tuned)
 
-    def merges(self, composer: Composer, tuned: Path) -> Callable[[float], Path]:
-        """Return what gives the encoder at a coefficient; merges lie in the unit's folder."""
+    def merges(
+        self, tuned: Path | list[Path], base: str = "", *, place: str = "", **settings: Any
+    ) -> Callable[[float], Path]:
+        """Return what gives the encoder at a coefficient; merges lie in the unit's folder.
+
+        Args:
+            tuned: One encoder or several.
+            base: Of the merge; the pre-trained encoder without.
+            place: Folder below the unit's.
+            settings: Of `speechft.merge`; with none, one encoder is its own merge at 1.
+        """
         from speechft.merging import merge
 
         def at(alpha: float) -> Path:
-            if alpha == 1.0:
+            if alpha == 1.0 and isinstance(tuned, Path) and not settings:
                 return tuned
-            target = self.place / f"alpha-{alpha:g}"
+            target = self.place / place / f"alpha-{alpha:g}"
             if not (target / "model.safetensors").is_file():
-                merge(self.pretrained, tuned, alpha=alpha, out=target)
+                merge(base or self.pretrained, tuned, alpha=alpha, out=target, **settings)
             return target
 
         return at
@@ -343,6 +390,13 @@ def probed(row: ResultRow, place: Path, test: bool) -> dict[str, Any]:
     for split, items in items_by_split(row, place, test).items():
         kept[f"{split}_amounts"] = packed([int(item.amount) for item in items])
     return kept
+
+
+def _rounded(value: Any) -> Any:
+    """Return numbers with six digits, in whatever lists they stand."""
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _by_layer(rows: Sequence[Any], measure: str) -> list[float | None]:

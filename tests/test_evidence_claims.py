@@ -219,6 +219,56 @@ def test_the_best_alpha_falls_with_strength(figures: ModuleType, claims: ModuleT
     assert moved.estimate.value == pytest.approx(expected)
 
 
+def test_regret_of_rules_for_alpha(figures: ModuleType) -> None:
+    """The tuned task gains 0.8 alpha, the others lose 0.8 alpha^2: best at 0.5, worth 0.2."""
+    choices = study("evidence_choices")
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        a = encoder.alpha
+        return -0.8 * a if task == encoder.tuned_on else 0.8 * a * a
+
+    evidence = _evidence(figures, _grid(figures.MERGED), change)
+    judge = figures.Judge(evidence, (4, 5))
+    rules = choices.rules()
+    constants = [choices.regret(judge, rule, "sid").estimate for rule in rules.values()]
+    worth = lambda a: 0.8 * (a - a * a)  # noqa: E731
+    assert [found and found.value for found in constants[:3]] == pytest.approx(
+        [0.2 - worth(a) for a in choices.CONSTANTS], abs=0.02
+    )
+    assert constants[3] is None, "nothing was suggested"
+    told = {"measure": "suggestion", "alpha": 0.9, "lineage": 4, "tuned_on": "sid", "seed": 102}
+    judge = figures.Judge(figures.Evidence([*evidence.rows, told], evidence.items, 4), (4, 5))
+    found = choices.regret(judge, rules["`sweep --suggest`"], "sid")
+    between = worth(0.75) * 0.4 + worth(1.0) * 0.6
+    assert found.estimate.value == pytest.approx(0.2 - between, abs=0.02)
+    assert found.lineages == (4,)
+    same = choices.regret(judge, rules["0.25 always (the paper)"], "sid", "asked")
+    assert same.lineages == (4,), "where it was asked, all are compared there"
+    text = choices.regret_table(judge)
+    assert "Suggested: SID 0.9." in text
+    assert "SID 0.5, 0.5, 0.5, 0.5" in text
+
+
+def test_tuned_on_further_tasks_and_on_two(figures: ModuleType) -> None:
+    choices = study("evidence_choices")
+    encoders = [
+        figures.Encoder(n, task, 101, kind, variant, alpha)
+        for n in (4, 5)
+        for kind, variant, task in (("other", "", "asr"), ("several", "ties", "pr+sid"))
+        for alpha in (0.25, 1.0)
+    ]
+    grid = ((encoder, "study") for encoder in encoders)
+    change = lambda e, cell, task, layer: {"ic": 0.4}.get(task, 0.1) * e.alpha  # noqa: E731
+    judge = figures.Judge(_evidence(figures, grid, change), (4, 5))
+    lines = choices.further_tasks_table(judge).splitlines()
+    (asr,) = (line for line in lines if line.startswith("| asr"))
+    assert "-0.05" in asr, "PR, SID and IC: 0.2 on average"
+    assert "-0.20" in asr
+    (ties,) = (line for line in lines if "ties" in line)
+    assert "-0.10" in ties, "IC alone"
+    assert "-0.40" in ties
+
+
 def test_probes_that_route_around_damage(figures: ModuleType, claims: ModuleType) -> None:
     """Layer 0 is best before tuning and loses 0.6, the weighted sum 0.2."""
 

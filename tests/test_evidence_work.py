@@ -26,8 +26,14 @@ UNITS = {
     "rival": ("sid", 101, "l2sp"),
     "early": ("sid", 101, ""),
     "attempt": ("sid", 101, "layer-decay-2"),
+    "lines": ("sid", 101, ""),
+    "other": ("pc", 101, ""),
+    "several": ("pr+sid", 101, "sequence"),
+    "several joint": ("pr+sid", 101, "joint"),
+    "several ties": ("pr+sid", 101, "ties"),
 }
 """Task, seed and variant of a unit of each kind."""
+LONG = ("home", "cells", "several joint", "several ties")
 
 
 def make_small(units: Any, work: Any, corpus: Corpus, out: Path, rows: Path) -> Any:
@@ -62,7 +68,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=[pytest.mark.long] * (k in ("home", "cells"))) for k in UNITS],
+    [pytest.param(k, marks=[pytest.mark.long] * (k in LONG)) for k in UNITS],
 )
 @pytest.mark.integration
 def test_a_unit_of_each_kind(
@@ -70,6 +76,7 @@ def test_a_unit_of_each_kind(
 ) -> None:
     units, module = modules
     task, seed, variant = UNITS[kind]
+    kind = kind.partition(" ")[0]
     unit = units.Unit(kind, 1, task, seed, variant)
     (tmp_path / "rows").mkdir()
     work = make_small(units, module, tones, tmp_path / "out", tmp_path / "rows")
@@ -80,6 +87,8 @@ def test_a_unit_of_each_kind(
     assert {row["processor"] for row in rows} == {"a processor"}
     alphas = sorted({row["alpha"] for row in probes})
     cells = {row["cell"] for row in probes}
+    if kind in ("cells", "home", "other", "several"):
+        assert alphas == [0.25, 1.0]
     if kind in ("cells", "home"):
         assert (alphas, cells) == ([0.25, 1.0], {cell.name for cell in module.CELLS})
     elif kind == "base":
@@ -87,7 +96,7 @@ def test_a_unit_of_each_kind(
         assert cells == {"study", *(cell.name for cell in module.CELLS)}
     elif kind in ("weaker", "early", "layers"):
         assert alphas == ([0.25, 1.0] if kind == "layers" else [1.0])
-    else:
+    elif kind not in ("other", "several"):
         assert alphas == [0.5, 1.0]
     if kind in ("base", "layers"):
         assert {row["layer"] for row in probes} == {None, 0, 1, 2}
@@ -104,6 +113,19 @@ def test_a_unit_of_each_kind(
     if kind == "base":
         content = json.loads((tmp_path / "rows" / "items-study.json").read_text())
         assert len(content["sid test"]["speakers"]) == len(content["pr dev"]["totals"]) == 18
+
+
+@pytest.mark.integration
+def test_a_unit_that_suggests(
+    modules: tuple[Any, Any], tones: Corpus, tiny_hubert: Path, tmp_path: Path
+) -> None:
+    units, module = modules
+    work = make_small(units, module, tones, tmp_path / "out", tmp_path)
+    (row,) = work.measure(units.Unit("suggest", 1, "sid", 101), str(tiny_hubert))
+    assert row["measure"] == "suggestion"
+    assert 0 <= row["alpha"] <= 1
+    assert len(row["alphas"]) == len(row["loss"]) == 21
+    assert json.loads(json.dumps(row)) == row
 
 
 def test_outputs_of_the_cnn_do_not_pile_up(modules: tuple[Any, Any], tmp_path: Path) -> None:
