@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_real_units_killed_ten_times_have_the_same_rows(
         return {path.name: path.read_bytes() for path in (folder / "rows").glob("*.jsonl")}
 
     def files() -> int:
-        return sum(1 for _ in (tmp_path / "killed").rglob("*"))
+        return sum(len(names) for _, _, names in os.walk(tmp_path / "killed"))
 
     code, _, err = start(tmp_path / "whole").wait()
     assert code == 0, err

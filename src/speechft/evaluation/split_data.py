@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ _EVALUATED = 128
 """Most utterances in a batch of evaluation."""
 _EVALUATED_BYTES = 1 << 29
 """Most bytes of hidden states in it."""
+_HELD_BYTES = 1 << 26
+"""Of a batch whose memory the next one gets: new memory for each costs as much as filling it."""
 
 
 class SplitData:
@@ -55,6 +58,7 @@ class SplitData:
             self.targets.add(task.target(cut, vocabulary, int(self.lengths[number])))
         self.context = context
         self._features = features
+        self._held: Tensor | None = None
         self._means = None if framed else features.means(self.cuts)
 
     @cached_property
@@ -70,6 +74,8 @@ class SplitData:
         self, chosen: Sequence[int], device: torch.device | None, starts: Sequence[int] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return padded (N, B, T, D) float32 states, (B,) lengths and targets.
+
+        The states of frames are good until the next batch is asked for.
 
         Args:
             chosen: Numbers of the cuts.
@@ -89,10 +95,21 @@ class SplitData:
             ]
         lengths = torch.tensor([row.shape[1] for row in rows])
         states, _, dim = rows[0].shape
-        padded = torch.zeros(states, len(rows), int(lengths.max()), dim, device=device)
+        padded = self._room((states, len(rows), int(lengths.max()), dim), device)
         for number, row in enumerate(rows):
             padded[:, number, : row.shape[1]] = row.to(device)
+            padded[:, number, row.shape[1] :] = 0
         return padded, lengths.to(device), targets
+
+    def _room(self, shape: tuple[int, ...], device: torch.device | None) -> Tensor:
+        """Return a float32 tensor of a shape, of the same memory each time unless it is large."""
+        size = math.prod(shape)
+        if 4 * size > _HELD_BYTES:
+            return torch.empty(shape, device=device)
+        held, kind = self._held, "cpu" if device is None else device.type
+        if held is None or len(held) < size or held.device.type != kind:
+            held = self._held = torch.empty(min(2 * size, _HELD_BYTES // 4), device=device)
+        return held[:size].view(shape)
 
 
 def evaluation_batches(data: SplitData, order: Sequence[int]) -> Iterator[list[int]]:
