@@ -76,6 +76,22 @@ def test_one_process_does_all_in_order_and_leaves_nothing_behind(tmp_path: Path)
     assert not (tmp_path / FOLDER).exists()
 
 
+def test_who_leaves_next_clears_what_a_killed_process_left_of_its_clearing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_short(place: Path) -> None:
+        next(iter(sorted(place.glob("a.*.json")))).unlink()
+        monkeypatch.undo()
+
+    monkeypatch.setattr(claims, "remove", cut_short)
+    assert _share(tmp_path, [_unit(tmp_path, name, []) for name in "abc"]) == {}
+    assert (tmp_path / FOLDER).exists()
+    assert sharing.status(tmp_path) == [], "nothing is left to do"
+    with Workers(tmp_path, "work", []):  # another one, which saw the end of all
+        pass
+    assert not (tmp_path / FOLDER).exists()
+
+
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     (tmp_path / "out-b").touch()
     ran: list[str] = []
@@ -376,7 +392,9 @@ def _trial(folder: Path, seed: int) -> None:
     lost = {number for what, number, by in lines if what == "begin" and int(by) in killed}
     assert all(count == 1 for number, count in begun.items() if number not in lost)
     ran: list[str] = []
-    units = [_unit(work, str(number), ran) for number in range(8)]  # the next command
+    units = [  # the next command
+        Unit(f"unit/{n}", (work / f"out-{n}").exists, lambda _: ran.append("")) for n in range(8)
+    ]
     assert _share(work, units) == {}
     assert ran == []
     assert not (work / FOLDER).exists()

@@ -141,6 +141,8 @@ class Workers:
             seen = look(self._folder, self._watch)
             done = all(unit.state == "done" or unit.name in self._done for unit in seen)
             if done and not self._watch.others(self._token):
+                for plan in self._place.glob("plan-*.json"):  # killed after this, nothing is left
+                    plan.unlink(missing_ok=True)  # to do, so that who leaves next clears the rest
                 remove(self._place)
 
     @contextlib.contextmanager
