@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +13,17 @@ from speechft.console import log
 from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
-from speechft.devices import arithmetic_of, pick_device, resolve_precision
+from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
 from speechft.evaluation.config import ProbeConfig
 from speechft.evaluation.crops import cropped, write_crops
 from speechft.evaluation.identity import Identity
-from speechft.evaluation.languages import by_language
 from speechft.evaluation.limit import limited
 from speechft.evaluation.pipelines import save_pipeline
-from speechft.evaluation.predictions import dev_file, write_items
 from speechft.evaluation.probe import ProbeResult, probe_seeds
-from speechft.evaluation.protocols import differences, settings_of
+from speechft.evaluation.protocols import settings_of
 from speechft.evaluation.query_by_example import detect
-from speechft.evaluation.score import bootstrap_interval, hierarchical_interval, resampled
+from speechft.evaluation.task_rows import TaskRows
 from speechft.features.extract import count_frames
 from speechft.features.keeping import Features
 from speechft.features.layers import pick_layers
@@ -34,9 +31,8 @@ from speechft.files import file_digest, json_digest
 from speechft.results import ResultRow, of_all_layers, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.scratch import Names
-from speechft.tasks.base import Item, Split, Task
+from speechft.tasks.base import Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
-from speechft.tasks.measures import Measure
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
@@ -98,8 +94,8 @@ class TaskEvaluation:
         }
         changed = config.model_dump(mode="json", exclude_defaults=True)
         resolved |= {key: value for key, value in changed.items() if key not in APART}
-        if self._codec is not None:
-            resolved["frame_codec"] = self._codec
+        if self.codec is not None:
+            resolved["frame_codec"] = self.codec
         if task.language_model is not None:
             resolved["beam_search"] = config.beam_search.as_dict()
             manifests["language model"] = file_digest(task.language_model.file)
@@ -199,10 +195,11 @@ class TaskEvaluation:
             if work.done:
                 return
             by_fold = [self._probe(features, number) for number in range(len(self.folds))]
-            rows = self._write(work.scratch, by_fold, None)
+            task_rows = TaskRows(self)
+            rows = task_rows.write(work.scratch, by_fold, None)
             for layer in self.layers:
                 alone = [[result.layers[layer] for result in results] for results in by_fold]
-                rows += self._write(work.scratch, alone, layer)
+                rows += task_rows.write(work.scratch, alone, layer)
             self._save(work.scratch, by_fold)
             if self.left_out is not None:
                 self.left_out.write(work.scratch / "left_out.jsonl")
@@ -211,31 +208,6 @@ class TaskEvaluation:
                 check()
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in of_all_layers(rows))
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
-
-    def _write(
-        self, scratch: Path, by_fold: Sequence[Sequence[ProbeResult]], layer: int | None
-    ) -> list[ResultRow]:
-        """Write the scored items of every seed, and return the rows.
-
-        Beside test items lie those of dev: what is chosen between encoders is chosen on them.
-
-        Args:
-            scratch: Where the evaluation works.
-            by_fold: Results by fold and seed.
-            layer: The hidden state that the probes saw alone.
-        """
-        by_seed = list(zip(*by_fold, strict=True))
-        items = [_merged([result.items for result in results]) for results in by_seed]
-        rows = []
-        for place, results in enumerate(by_seed):
-            rows += [self._row(m, results, items, place, layer) for m in self.task.measures]
-            dev = _merged([result.dev_items for result in results])
-            write_items(
-                scratch / self._predictions(place, layer), items[place] if self.test else dev
-            )
-            if self.test:
-                write_items(scratch / dev_file(self._predictions(place, layer)), dev)
-        return rows
 
     def rows(self) -> list[ResultRow]:
         """Return the finished rows as they stand below ``out``, under the candidate's name.
@@ -258,7 +230,7 @@ class TaskEvaluation:
         return [(str(file), json_digest(self.corpus.read_text(str(file)))) for file in files]
 
     @property
-    def _codec(self) -> str | None:
+    def codec(self) -> str | None:
         """Return how the frames that probes see are rounded, where they may lie on disk."""
         kept = self.config.cache is not None and self.config.frame_cache_gb > 0
         return self.config.frame_codec if kept and self.task.level == "frame" else None
@@ -331,94 +303,6 @@ class TaskEvaluation:
                 error.message = f"fold {number + 1} ({', '.join(names)}): {error.message}"
             raise
 
-    def _row(
-        self,
-        measure: Measure,
-        results: Sequence[ProbeResult],
-        items_by_seed: Sequence[list[Item]],
-        place: int,
-        layer: int | None,
-    ) -> ResultRow:
-        first, names, items = results[0], self.folds[0].names, items_by_seed[place]
-        dev_items = _merged([result.dev_items for result in results])
-        dev = measure.value(dev_items)
-        details = self._details(measure, results, items, dev_items)
-        parts = [fold.test if self.test else fold.dev for fold in self.folds]
-        cuts = itertools.chain.from_iterable(parts)
-        if languages := by_language(measure, items if self.test else dev_items, cuts):
-            details["languages"] = languages
-        if len(items_by_seed) > 1 and self.test:
-            over_seeds = hierarchical_interval(items_by_seed, measure=measure)
-            details["interval_over_seeds"] = over_seeds
-        split = "all folds" if len(results) > 1 else names[2] if self.test else names[1]
-        return ResultRow(
-            encoder_digest=self.digest,
-            task=self.task.name,
-            metric=measure.name,
-            value=measure.value(items) if self.test else dev,
-            higher_is_better=measure.higher_is_better,
-            n=len(items) if self.test else len(dev_items),
-            interval=bootstrap_interval(items, measure=measure) if self.test else None,
-            split=split,
-            part="test" if self.test else "dev",
-            seed=self.seeds[place],
-            protocol=self.config.protocol,
-            learning_rate=first.learning_rate,
-            evaluation=self.identity.evaluation,
-            predictions=self._predictions(place, layer),
-            layer=layer,
-            left_out={} if self.left_out is None else self.left_out.counts(),
-            details=details,
-            **self.candidate.label(),
-        )
-
-    def _predictions(self, place: int, layer: int | None) -> str:
-        """Return the name of the file with the scored items of a seed."""
-        return (
-            f"predictions-seed{self.seeds[place]}{'' if layer is None else f'-layer{layer}'}.jsonl"
-        )
-
-    @property
-    def _arithmetic(self) -> dict[str, Any]:
-        """Return what the figures were computed with: they differ a little with all of it."""
-        device = pick_device()
-        return {
-            "precision": resolve_precision(self.config.precision, device),
-            **arithmetic_of(device),
-        }
-
-    def _details(
-        self,
-        measure: Measure,
-        results: Sequence[ProbeResult],
-        items: list[Item],
-        dev_items: list[Item],
-    ) -> dict[str, Any]:
-        first = results[0]
-        fixed = self.settings.steps is not None and self.task.trained  # no end to converge to
-        details: dict[str, Any] = {
-            "corpus": self.corpus.name,
-            "dev": round(measure.value(dev_items), 4),
-            "dev_n": len(dev_items),
-            "grid": {f"{rate:.3g}": round(value, 4) for rate, value in first.grid.items()},
-            "layer_weights": [round(weight, 4) for weight in first.layer_weights],
-            "best_epoch": first.epochs,
-            "converged": None if fixed else all(result.converged for result in results),
-            **(measure.details(items) if measure.details else {}),
-        }
-        if first.setting is not None:
-            details["setting"] = first.setting
-        if len(results) > 1:
-            details["folds"] = [round(measure.value(result.items), 4) for result in results]
-            details["learning_rates"] = [result.learning_rate for result in results]
-        details |= self._arithmetic
-        if self._codec is not None:
-            details["frame_codec"] = self._codec
-        details["uncertainty"] = f"{resampled(items or dev_items, measure)} of the test data only"
-        details["probe"] = self.settings.as_dict()
-        notes = differences(self.config.protocol, self.task)
-        return {**details, **({"protocol_notes": notes} if notes else {})}
-
     def _save(self, scratch: Path, by_fold: Sequence[Sequence[ProbeResult]]) -> None:
         """Keep the probes of the first seed; those of further folds beside that of the first."""
         write_crops(scratch / "crops.jsonl", self.cuts())
@@ -435,11 +319,3 @@ class TaskEvaluation:
                 digest=self.digest,
                 evaluation=self.config,
             )
-
-
-def _merged(parts: Sequence[Sequence[Item]]) -> list[Item]:
-    """Return the items of all folds, sorted by id."""
-    if len(parts) == 1:
-        return list(parts[0])
-    items = [replace(item, fold=n) for n, part in enumerate(parts, start=1) for item in part]
-    return sorted(items, key=lambda item: item.id)
