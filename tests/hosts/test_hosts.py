@@ -11,7 +11,10 @@ from hosts.world import two_hosts, why_not
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
-NAMES = ("kill", "kill-first", "cut", "term", "disk", "second-disk", "missing", "own-disks")
+NAMES = (
+    *("kill", "kill-first", "accelerate", "cut", "term"),
+    *("disk", "second-disk", "missing", "own-disks"),
+)
 
 
 @pytest.fixture(scope="module")

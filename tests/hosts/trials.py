@@ -75,7 +75,7 @@ class Trials:
         self.audio.mkdir()
         tones = tone_corpus(self.audio, per_speaker=12)
         self.corpus = corpus or str(tones.folder)
-        self._launches = 0
+        self._launches, self._launcher = 0, "torchrun"
         self.whole = place / "whole"
         self._end_well(self._launch(self._tuning(self.whole)))
 
@@ -87,7 +87,7 @@ class Trials:
     def _launch(self, command: list[str]) -> Launch:
         self._launches += 1
         logs = self.place / f"logs-{self._launches}"
-        return Launch(self.hosts, command, self.each, logs)
+        return Launch(self.hosts, command, self.each, logs, self._launcher)
 
     def _end_well(self, launch: Launch) -> None:
         """Wait for a launch that nothing disturbs.
@@ -154,14 +154,22 @@ class Trials:
 
     def killed(self, rank: int) -> Outcome:
         """Kill one rank."""
-        out = self.place / f"killed-{rank}"
-        with self._begun(out, f"kill -9 of rank {rank}") as (launch, outcome):
+        out = self.place / f"killed-{rank}-{self._launcher}"
+        with self._begun(out, f"kill -9 of rank {rank}, {self._launcher}") as (launch, outcome):
             os.kill(launch.process(rank), signal.SIGKILL)
             host = self.hosts[rank // self.each].name
             alone = self.each == 1  # nobody is left on that host
             reason = f"rank {rank} on {host} ended without a word"
             self._stopped(launch, outcome, reason, 1 if alone else 2)
         return self._go_on(out, outcome)
+
+    def accelerated(self) -> Outcome:
+        """The same under `accelerate launch`, whose encoder is that of torchrun."""
+        self._launcher = "accelerate"
+        try:
+            return self.killed(2 * self.each - 1)
+        finally:
+            self._launcher = "torchrun"
 
     def cut(self) -> Outcome:
         """Cut the link, and mend it before going on."""
@@ -289,6 +297,7 @@ def trials(found: Trials) -> dict[str, Callable[[], Outcome]]:
     return {
         "kill": lambda: found.killed(last),
         "kill-first": lambda: found.killed(0),
+        "accelerate": found.accelerated,
         "cut": found.cut,
         "term": found.told_to_end,
         "disk": found.full_disk,

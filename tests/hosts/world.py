@@ -128,19 +128,21 @@ def fill(disk: Path) -> Path:
 
 
 class Launch:
-    """One command under torchrun on both hosts.
+    """One command under torchrun, or `accelerate launch`, on both hosts.
 
     Args:
         hosts: Where.
         command: Of speechft.
         each: Processes on each host.
         logs: Folder for what they say; made here.
+        launcher: ``torchrun`` or ``accelerate``.
     """
 
     def __init__(
-        self, hosts: Sequence[Host], command: Sequence[str], each: int, logs: Path
+        self, hosts: Sequence[Host], command: Sequence[str], each: int, logs: Path, launcher: str
     ) -> None:
         self.each, self.logs, self._mark = each, logs, f"{os.getpid()}-{time.monotonic_ns()}"
+        self._launcher = launcher
         self._launchers = [
             self._start(host, number, command, logs / host.name)
             for number, host in enumerate(hosts)
@@ -156,14 +158,23 @@ class Launch:
             "GLOO_SOCKET_IFNAME": host.link,
             _MARK: self._mark,
         }
-        where = ["--nnodes", "2", "--node_rank", str(number), "--nproc_per_node", str(self.each)]
-        where += ["--master_addr", _FIRST, "--master_port", str(_PORT)]
-        where += ["--redirects", "3", "--log-dir", str(logs)]
-        order = [sys.executable, "-m", "torch.distributed.run", *where, "-m", "speechft", *command]
+        order = [sys.executable, "-m", *self._order(number, logs), "-m", "speechft", *command]
         with open(logs / "launcher.txt", "wb") as file:
             return subprocess.Popen(
                 host.command(*order), stdout=file, stderr=file, env={**os.environ, **settings}
             )
+
+    def _order(self, number: int, logs: Path) -> list[str]:
+        """Return the launcher of a host as a module, with its arguments."""
+        if self._launcher == "accelerate":
+            order = ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "2"]
+            order += ["--machine_rank", str(number), "--num_processes", str(2 * self.each)]
+            order += ["--main_process_ip", _FIRST, "--main_process_port", str(_PORT)]
+            return [*order, "--tee", "3", "--log_dir", str(logs)]
+        order = ["torch.distributed.run", "--nnodes", "2", "--node_rank", str(number)]
+        order += ["--nproc_per_node", str(self.each), "--master_addr", _FIRST]
+        order += ["--master_port", str(_PORT), "--redirects", "3"]
+        return [*order, "--log-dir", str(logs)]
 
     def process(self, rank: int) -> int:
         """Return the id of the process of a rank."""
