@@ -8,7 +8,7 @@ import numpy as np
 from demo_table import table_of
 from evidence_figures import MERGED, Encoder, Evidence, Found, Judge, shown
 from evidence_units import ALPHA, FURTHER, PATH, TUNED_ON, WAYS
-from inference import Floats
+from inference import Estimate, Floats
 
 CONSTANTS = (ALPHA, 0.5, 1.0)
 _REGRET = """How much better, in logits, the best alpha of the path is than what a rule takes:
@@ -70,6 +70,11 @@ def regret(judge: Judge, rule: Rule, tuned_on: str, seeds: str = "every") -> Fou
         return np.asarray(table.max(0) - np.array(taken))
 
     return judge.over(judge.over_seeds(figure))
+
+
+def regrets_of(judge: Judge, alpha: float) -> dict[str, Estimate | None]:
+    """Return the regret of a constant by tuned task."""
+    return {task: regret(judge, lambda _, __: alpha, task).estimate for task in TUNED_ON}
 
 
 def regret_table(judge: Judge) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from demo_table import Study, read, table_of
 from evidence import is_done
-from evidence_choices import further_tasks_table, regret_table
+from evidence_choices import further_tasks_table, regret_table, regrets_of
 from evidence_claims import (
     arm_effect,
     arm_effect_at_gain,
@@ -39,6 +39,7 @@ from evidence_figures import (
     shown,
     stable_runs,
 )
+from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import (
     CONFIRMING,
     OTHERS,
@@ -299,7 +300,7 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
     parts: list[str] = [
         f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
-        paper_rows(study, words, progress_words()),
+        paper_rows(study, words, progress_words(), regrets_of(judge, COEFFICIENT)),
         "### The closed list\n",
         claims_table(found, words),
         "### Hypotheses\n",
