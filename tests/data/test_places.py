@@ -94,16 +94,24 @@ def _read(place: str, answers: Any) -> None:
     answers.put(read_bytes(place, 2, 3))
 
 
-def test_a_forked_process_has_connections_of_its_own(web: Web) -> None:
-    (web.folder / "x.txt").write_text("0123456789")
-    assert read_bytes(f"{web.address}/x.txt") == b"0123456789"
+def _read_here_and_in_a_fork(place: str) -> None:
+    assert read_bytes(place) == b"0123456789"
     context = multiprocessing.get_context("fork")
     answers = context.Queue()
-    child = context.Process(target=_read, args=(f"{web.address}/x.txt", answers))
+    child = context.Process(target=_read, args=(place, answers))
     child.start()
     assert answers.get(timeout=60) == b"234"
     child.join(60)
-    assert read_bytes(f"{web.address}/x.txt", 0, 1) == b"0"
+    assert read_bytes(place, 0, 1) == b"0"
+
+
+def test_a_forked_process_has_connections_of_its_own(web: Web, hub_server: Web) -> None:
+    (web.folder / "x.txt").write_text("0123456789")
+    _read_here_and_in_a_fork(f"{web.address}/x.txt")
+    home = hub_server.folder / "datasets" / "me" / "set"
+    home.mkdir(parents=True)
+    (home / "x.txt").write_text("0123456789")
+    _read_here_and_in_a_fork("hf://datasets/me/set/x.txt")
 
 
 HOME = "https://host/corpus"
