@@ -83,6 +83,8 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]
     copies.copied_folder.cache_clear()
     with hub(tmp_path / "hub") as web:
         monkeypatch.setattr(constants, "ENDPOINT", web.address)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
         files = "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", web.address + files)
         yield web

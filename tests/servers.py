@@ -94,6 +94,9 @@ class _Handler(SimpleHTTPRequestHandler):
         self.end_headers()
 
 
+_COMMIT = "0" * 40
+
+
 class _HubHandler(_Handler):
     """What the hub's HTTP interface answers to readers: repositories of one revision, main."""
 
@@ -113,10 +116,10 @@ class _HubHandler(_Handler):
         below = home.joinpath(*rest[2:])
         if not home.is_dir():
             self._plain(404, **{"X-Error-Code": "RepoNotFound"})
-        elif rest[1:2] not in ([], ["main"]):
+        elif rest[1:2] not in ([], ["main"], [_COMMIT]):
             self._plain(404, **{"X-Error-Code": "RevisionNotFound"})
         elif rest[:1] != ["tree"]:
-            self._json({"id": f"{owner}/{name}", "sha": "0" * 40, "siblings": []})
+            self._json({"id": f"{owner}/{name}", "sha": _COMMIT, "siblings": []})
         elif not below.is_dir():
             self._plain(404, **{"X-Error-Code": "EntryNotFound"})
         else:
@@ -135,10 +138,15 @@ class _HubHandler(_Handler):
 
     def _resolve(self, answer: Callable[[], None]) -> None:
         """Answer for a file, which lies in the folder under the name of its repository."""
-        place, _, path = unquote(self.path).partition("/resolve/main/")
+        asked = unquote(self.path).replace(f"/resolve/{_COMMIT}/", "/resolve/main/")
+        place, _, path = asked.partition("/resolve/main/")
         kind = "" if place.startswith("/datasets/") else "/models"
         self.path = f"{kind}{place}/{path}"
         answer()
+
+    def end_headers(self) -> None:
+        self.send_header("X-Repo-Commit", _COMMIT)
+        super().end_headers()
 
     def _told(self, home: Path, path: Path) -> dict[str, Any]:
         name = path.relative_to(home).as_posix()

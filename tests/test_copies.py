@@ -53,6 +53,12 @@ def test_an_encoder_in_a_folder_of_a_repository_on_the_hub(
     assert resolve_encoder(place) != first, "as long, with other bytes"
 
 
+@pytest.mark.parametrize("place", ["hf://me/whole", "me/whole", "me/whole@main"])
+def test_a_repository_on_the_hub(hub_server: Web, tiny_hubert: Path, place: str) -> None:
+    shutil.copytree(tiny_hubert, hub_server.folder / "models" / "me" / "whole")
+    assert digest_of(place) == digest_of(tiny_hubert)
+
+
 def test_a_copy_is_made_once_for_an_etag(web: Web) -> None:
     place = f"{web.address}/tiny"
     first = resolve_encoder(place)
