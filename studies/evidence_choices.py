@@ -10,11 +10,14 @@ from evidence_figures import MERGED, Encoder, Evidence, Found, Judge, shown
 from evidence_units import ALPHA, FURTHER, PATH, TUNED_ON, WAYS
 from inference import Estimate, Floats
 
-CONSTANTS = (ALPHA, 0.5, 1.0)
+CONSTANTS = (ALPHA, 0.5, 0.75, 1.0)
 _REGRET = """How much better, in logits, the best alpha of the path is than what a rule takes:
 off-task plus the gain of the tuned task, on test. The best of six is chosen on the same items,
-which flatters it and puts every regret a little too high. Where `--suggest` was asked, all rules
-are compared on the tuning seeds for which it was.
+which flatters it and puts every regret a little too high.
+"""
+_FURTHER = """Off-task, logits; above 0 is better than pre-trained. Alpha 1 is the tuned encoder;
+with average and TIES the whole merge of both. In sequence, alpha is of the second task, from the
+merge of the first at 0.25.
 """
 Rule = Callable[[Evidence, Encoder], float]
 """From a stable encoder to the coefficient that is taken; NaN where the rule was not asked."""
@@ -79,15 +82,9 @@ def regrets_of(judge: Judge, alpha: float) -> dict[str, Estimate | None]:
 
 def regret_table(judge: Judge) -> str:
     """Return the regret of each rule by tuned task, and what ``--suggest`` took."""
-    asked = "asked" if judge.evidence.suggestions else "every"
-    rows = []
-    for name, rule in rules().items():
-        found = {task: regret(judge, rule, task, asked) for task in TUNED_ON}
-        if any(figure.estimate for figure in found.values()):
-            rows.append([name, *(shown(figure.estimate) for figure in found.values())])
-    if not rows:
+    every, asked = _rules_table(judge, "every"), _rules_table(judge, "asked")
+    if not every:
         return "No path is measured yet.\n"
-    table = table_of(["rule", *(f"tuned on {task.upper()}" for task in TUNED_ON)], rows)
     taken = [
         f"{task.upper()} " + ", ".join(f"{value:g}" for value in sorted(values))
         for task in TUNED_ON
@@ -98,9 +95,24 @@ def regret_table(judge: Judge) -> str:
         for task in TUNED_ON
         if (values := _best(judge, task))
     ]
-    lines = [_REGRET, table, f"Best on the path, encoder by encoder: {'; '.join(best)}."]
-    lines += [f"Suggested: {'; '.join(taken)}."] if taken else []
-    return "\n".join(lines) + "\n"
+    lines = [_REGRET, every, f"Best on the path, encoder by encoder: {'; '.join(best)}.\n"]
+    if taken:
+        lines += ["The same for those encoders alone for which `--suggest` was asked:\n", asked]
+        lines += [f"Suggested: {'; '.join(taken)}.\n"]
+    return "\n".join(lines)
+
+
+def _rules_table(judge: Judge, seeds: str) -> str:
+    """Return a row a rule; nothing where there is none."""
+    rows = []
+    for name, rule in rules().items():
+        if seeds == "every" and rule is suggested:
+            continue
+        found = [regret(judge, rule, task, seeds).estimate for task in TUNED_ON]
+        if any(found):
+            rows.append([name, *(shown(figure) for figure in found)])
+    header = ["rule", *(f"tuned on {task.upper()}" for task in TUNED_ON)]
+    return table_of(header, rows) if rows else ""
 
 
 def _taken(judge: Judge, task: str) -> list[float]:
@@ -127,10 +139,10 @@ def further_tasks_table(judge: Judge) -> str:
         rows += _row(judge, f"{task}, on PR, SID and IC", "other", "", task)
     for way in WAYS:
         rows += _row(judge, f"PR and SID, {way}, on IC", "several", way, "pr+sid")
-    header = ["tuned on", "merged 0.25", "tuned", "merged minus tuned"]
+    header = ["tuned on", "alpha 0.25", "alpha 1", "0.25 minus 1"]
     if not rows:
         return "Nothing is measured yet.\n"
-    return f"Off-task, logits; above 0 is better than pre-trained.\n\n{table_of(header, rows)}"
+    return _FURTHER + "\n" + table_of(header, rows)
 
 
 def _row(judge: Judge, name: str, kind: str, variant: str, task: str) -> list[list[str]]:

@@ -184,7 +184,9 @@ def predicts(judge: Judge) -> Found:
         points = [
             (similarity_of(row), -row["move"], judge.evidence.off_task(encoder)[0])
             for encoder, row in judge.evidence.features.items()
-            if encoder.lineage == lineage and encoder.tuned_on in TUNED_ON
+            if encoder.lineage == lineage
+            and encoder.tuned_on in TUNED_ON
+            and encoder.kind != "lines"
         ]
         table = np.array([point for point in points if np.isfinite(point).all()])
         if len(table) < 5:

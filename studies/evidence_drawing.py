@@ -38,7 +38,7 @@ def similarities(judge: Judge, tuned_on: str) -> Points:
         value = float(judge.evidence.off_task(encoder)[0])
         own = encoder.lineage in judge.lineages and encoder.tuned_on == tuned_on
         if own and np.isfinite(value):
-            merged = "" if encoder.alpha == 1.0 else ", merged"
+            merged = "" if encoder.alpha == 1.0 and encoder.kind != "lines" else ", merged"
             name = f"{method_of(encoder)}{merged}"
             result.setdefault(name, []).append((similarity_of(row), value))
     return result
@@ -47,6 +47,7 @@ def similarities(judge: Judge, tuned_on: str) -> Points:
 def method_of(encoder: Encoder) -> str:
     """Return how an encoder, or the tuned end of a merge, was tuned, in words."""
     names = {"rival": encoder.variant, "arm": f"arm {encoder.variant}", "early": "early state"}
+    names |= {"lines": "LiNeS", "several": encoder.variant}
     name = names.get(encoder.kind, "stable")
     return name if encoder.updates == UPDATES else f"{name}, {encoder.updates} updates"
 

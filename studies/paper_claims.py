@@ -123,15 +123,18 @@ def known_rows(study: Study) -> list[Row]:
 
 
 def coefficient_row(regrets: Mapping[str, Estimate | None]) -> list[str]:
-    """Return the claim that 0.25 is the coefficient to take, by its regret in each tuned task."""
-    known = {task: found for task, found in regrets.items() if found is not None}
-    lost = [found.interval()[0] > 0 for found in known.values()]
-    verdict = "open" if not known else "not" if all(lost) else "partly" if any(lost) else "open"
+    """Return the claim that 0.25 is the coefficient to take, by its regret in each tuned task.
+
+    A regret is never below 0, so that only one beyond the margin of equivalence counts.
+    """
+    known = {task: f for task, f in regrets.items() if f is not None and f.lineages > 1}
+    lost = [found.interval()[0] > MARGIN for found in known.values()]
+    verdict = "open" if not any(lost) else "not" if all(lost) else "partly"
     ours = ", ".join(f"{task.upper()} {words(found, 2)}" for task, found in known.items())
     return [
         "0.25 is the coefficient to take",
         "0.25 throughout",
-        f"logits lost against the best of the path: {ours} (lineages 4 to 7)",
+        f"logits lost against the best of the path: {ours or 'not measured'} (confirming lineages)",
         verdict,
         "How far one may go depends on the task that was tuned on; H2 asks for the strength.",
     ]

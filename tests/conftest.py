@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -79,7 +80,7 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]
 
     monkeypatch.setenv("SPEECHFT_CACHE", str(tmp_path / "caches"))
     monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(_http.time, "sleep", lambda _: None)
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None))
     copies.copied_folder.cache_clear()
     with hub(tmp_path / "hub") as web:
         monkeypatch.setattr(constants, "ENDPOINT", web.address)

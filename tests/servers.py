@@ -131,6 +131,11 @@ class _HubHandler(_Handler):
         length = int(self.headers["Content-Length"])
         asked = parse_qs(self.rfile.read(length).decode())
         self.web.asked.append((self.command, self.path, ""))
+        if self.web.troubles and (trouble := self.web.troubles.pop(0)):
+            if trouble == "stall":
+                self.web.ended.wait(60)
+            self._plain(int(trouble) if trouble.isdecimal() else 500)
+            return
         kind, owner, name = self.path.split("/")[2:5]
         home = self.web.folder / kind / owner / name
         paths = [home / path for path in asked["paths"]]

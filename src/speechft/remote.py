@@ -6,7 +6,6 @@ run programs, that open local files, and that chain to others.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import re
@@ -41,12 +40,6 @@ _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOST_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):(/(?!/)|$)", re.IGNORECASE)
 _PASSING = (408, 425, 429)
 """Answers below 500 after which another try may do."""
-_OF_HUB: dict[str, dict[str, Any]] = {
-    "cat_file": {"cache_type": "none"},
-    "info": {"refresh": True, "expand_info": True},
-}
-"""What methods of the hub's file system are told: the bytes that are asked for and no block more;
-what is there now, with digests."""
 _NO_HELP = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 _HINTS = {
     "s3": "say who you are: aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; where "
@@ -153,6 +146,10 @@ def read(address: str, start: int = 0, size: int | None = None, *, most: int) ->
         RemoteError: It cannot be read, or ends before.
     """
     system, path = _opened(address)
+    is_web = scheme_of(address) in ("http", "https")
+    whole = 0
+    if size is None and not is_web:
+        whole = _patiently(address, "read", lambda: int(_call(system, "info", path)["size"]))
 
     def once() -> bytes:
         if size is not None:
@@ -160,10 +157,9 @@ def read(address: str, start: int = 0, size: int | None = None, *, most: int) ->
             data = _call(system, "cat_file", path, start=start, end=end, size=size) if size else b""
             if len(data) != size:
                 raise OSError(f"it ends {size - len(data)} bytes too early")
-        elif scheme_of(address) in ("http", "https"):
+        elif is_web:
             data = _call(system, "cat_file", path, most=most + 1, size=most)
         else:
-            whole = int(_call(system, "info", path)["size"])
             end = min(whole, most + 1)
             data = _call(system, "cat_file", path, start=0, end=end, size=end) if whole else b""
         return bytes(data)
@@ -268,7 +264,11 @@ def _opened(address: str) -> tuple[Any, str]:
             "AWS_ENDPOINT_URL and s3://",
         )
     if scheme == "hf":
-        return _opened_hub(address)
+        from speechft.hub_files import HubFileSystem
+
+        hub, path = HubFileSystem(SILENCE), address.partition("://")[2]
+        _patiently(address, "read", lambda: hub.look(path))
+        return hub, path
     if scheme == "s3":
         with needs("remote", f"{address}: s3://"):
             from s3fs import S3FileSystem
@@ -282,22 +282,11 @@ def _opened(address: str) -> tuple[Any, str]:
     return WebFileSystem(SILENCE), address
 
 
-def _opened_hub(address: str) -> tuple[Any, str]:
-    """Return the hub's file system, which then knows the repository, and the path in it."""
-    from huggingface_hub import HfFileSystem
-
-    logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)  # one message: ours
-    system, path = HfFileSystem(), address.partition("://")[2]
-    _patiently(address, "read", lambda: system.resolve_path(path))
-    return system, path
-
-
 def _call(system: Any, name: str, *given: Any, size: int | None = None, **more: Any) -> Any:
     """Call a method of a file system, for so long as so many bytes may take at most."""
     if name == "take":
         more["size"] = size
     if not system.async_impl:
-        more |= _OF_HUB.get(name, {})
         return getattr(system, name)(*given, **more)
     from fsspec.asyn import sync
 
@@ -340,7 +329,7 @@ def _patiently(
         except SpeechftError:
             raise
         except Exception as error:  # of several libraries, each with kinds of its own
-            status, told, passing = _reason(error)
+            status, told, passing = _reason(error, scheme_of(address))
             if gone() >= reached + _PROGRESS:
                 tries, reached = 0, gone()
             if not passing or tries == len(pauses):
@@ -362,11 +351,12 @@ def _refusal(message: str, status: int, passing: bool, more_tries: int) -> Remot
     return kind(message, hint=hint)
 
 
-def _reason(error: BaseException) -> tuple[int, str, bool]:
+def _reason(error: BaseException, scheme: str) -> tuple[int, str, bool]:
     """Return the server's answer, words for it, and whether another try may do.
 
     The answer is 404 where nothing is there, and 0 where none came.
     """
+    silence = "too long" if scheme == "hf" else f"{SILENCE:g} s"  # the hub's client has its own
     chain = list(_chain(error))
     for one in chain:
         if (status := _status(one)) is not None:
@@ -376,7 +366,7 @@ def _reason(error: BaseException) -> tuple[int, str, bool]:
     last = chain[-1]
     kinds = " ".join(kind.__name__ for one in chain for kind in type(one).__mro__)
     if "Timeout" in kinds:
-        return 0, f"the server sent nothing, or too little, for {SILENCE:g} s", True
+        return 0, f"the server sent nothing, or too little, for {silence}", True
     if "PayloadError" in kinds:
         return 0, "the connection ended before the file did", True
     told = " ".join(str(last).split())[:300] or type(last).__name__
