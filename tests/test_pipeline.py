@@ -78,7 +78,7 @@ def test_a_run_writes_what_its_readers_look_for(
     assert {row.split for row in rows if row.encoder == "alpha 0.5"} == {"dev"}
     assert len({row.encoder_digest for row in rows}) == 7
     assert [row.alpha for row in summary.curve] == [0.0, 0.25, 0.5, 1.0]
-    assert len(summary.verdict) == 2
+    assert len(summary.verdict) == 3
     assert "wins" not in " ".join(summary.verdict)
 
 

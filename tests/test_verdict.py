@@ -64,6 +64,7 @@ class Run:
             "details": {"converged": True},
             "role": ROLES[encoder],
             "strategy": None if encoder == PRE_TRAINED else "stable",
+            "alpha": 0.25 if encoder == MERGED else None,
             "predictions": str(path.relative_to(self.folder)),
         }
         self.rows.append(ResultRow.model_validate({**settings, **fields}))
@@ -110,7 +111,7 @@ def test_phrase_follows_the_paired_interval(
 ) -> None:
     """What is kept within the margin may be significantly lower: both are said."""
     run.compare(hits(0.7), hits(other))
-    first, second = run.say()
+    first, second, *_ = run.say()
     value = f"accuracy 70.0 to {100 * other:.1f}{beside}"
     assert first == f"Stable fine-tuning {phrase} sid ({value})."
     assert second.startswith(f"Speech-FT (0.25) {phrase} sid ({value}). ")
@@ -196,7 +197,7 @@ def test_tasks_of_the_same_judgement_stand_together(run: Run) -> None:
 def test_probe_seeds_are_judged_together(run: Run) -> None:
     for place, (base, other) in enumerate([(0.5, 0.9), (0.9, 0.5), (0.7, 0.7)]):
         run.compare(hits(base), hits(other), place=place)
-    first, second = run.say()
+    first, second, *_ = run.say()
     assert "leaves open sid (accuracy 70.0 to 70.0, +0.0 with 90 % interval -" in first
     assert second.endswith("intervals cover the test items and probe seeds only.")
 
@@ -211,7 +212,7 @@ def test_margins_of_a_figure_between_0_and_1_are_hundredths(run: Run) -> None:
         run.add(encoder, "qbe", [0.0] * 48, metric="mtwv", value=float(hit > 0.5))
         path = run.folder / slug(encoder) / "qbe.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
-    first, second = run.say(tuned_on="qbe")
+    first, second, _ = run.say(tuned_on="qbe")
     assert first == "Stable fine-tuning loses on qbe (mtwv 1.000 to 0.000)."
     assert second.startswith("Speech-FT (0.25) keeps qbe (mtwv 1.000 to 1.000).")
 
@@ -259,7 +260,7 @@ def test_every_further_encoder_is_judged_and_floors_are_not(run: Run) -> None:
 def test_one_seed_never_wins(run: Run, other: float) -> None:
     run.compare(hits(0.7), hits(other))
     said = run.say()
-    assert len(said) == 2
+    assert len(said) == 3
     assert "win" not in " ".join(said).lower()
     assert said[1].endswith("One fine-tuning seed; intervals cover the test items only.")
 
@@ -314,3 +315,34 @@ def test_trials_are_judged_by_their_error_rate(run: Run) -> None:
         path = run.folder / slug(encoder) / "asv.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
     assert "gains on asv" in run.say(tuned_on="asv")[0]
+
+
+@pytest.mark.parametrize(
+    ("sid", "pr", "advice"),
+    [
+        ((0.9, 0.8), (0.6, 0.6), "A smaller alpha than the merge's loses less on pr. `speechft"),
+        ((0.9, 0.8), (0.6, 0.7), "The merge gives back what fine-tuning loses on pr; a larger"),
+        ((0.9, 0.8), (0.7, 0.7), "Fine-tuning loses nothing for certain: a larger alpha, or"),
+        ((0.9, 0.8), (0.8, 0.7), "Fine-tuning loses nothing for certain: a larger alpha, or"),
+        ((0.7, 0.7), (0.6, 0.6), "Fine-tuning gains nothing for certain on sid, so that no"),
+        ((0.6, 0.7), (0.7, 0.7), "Fine-tuning gains nothing for certain on sid, so that no"),
+        ((0.9, 0.8), None, "Nothing beside sid is judged: evaluate tasks"),
+    ],
+)
+def test_where_a_better_alpha_lies(
+    run: Run, sid: tuple[float, float], pr: tuple[float, float] | None, advice: str
+) -> None:
+    for task, shares in (("sid", sid), ("pr", pr)):
+        for encoder, share in zip(
+            (PRE_TRAINED, TUNED, MERGED), (0.7, *(shares or ())), strict=False
+        ):
+            if shares is not None:
+                run.add(encoder, task, hits(share))
+    assert run.say()[2].startswith(advice)
+
+
+def test_a_method_without_alpha_gets_no_advice_about_it(run: Run) -> None:
+    run.compare(hits(0.7), hits(0.8))
+    run.compare(hits(0.7), hits(0.6), task="pr")
+    run.rows = [row.model_copy(update={"alpha": None}) for row in run.rows]
+    assert len(run.say()) == 2

@@ -13,6 +13,7 @@ from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role, mean_over_seeds
 from speechft.tasks import measure_of
 
+_SWEEP = "`speechft sweep` shows which, on dev."
 Figure = tuple[str, str, str]
 """(encoder, task, metric)."""
 
@@ -84,7 +85,9 @@ def verdict(
     judgements: Mapping[Figure, Judgement],
     tuned_on: str,
 ) -> tuple[str, ...]:
-    """Say in two sentences what fine-tuning and merging did; one seed never says "wins".
+    """Say what fine-tuning did, what merging did, and where to look for a better alpha.
+
+    One seed never says "wins".
 
     Args:
         rows: Test figures.
@@ -103,7 +106,46 @@ def verdict(
         for name in (tuned.encoder, merged.encoder)
     )
     note = f"One fine-tuning seed; intervals cover the {_covered(shown, judgements)} only."
-    return first, f"{second} {note}"
+    said = first, f"{second} {note}"
+    if merged.alpha is None:  # the method has found its own
+        return said
+    return *said, _advice(tuned.encoder, merged.encoder, tuned_on, judgements)
+
+
+def _advice(tuned: str, merged: str, tuned_on: str, judgements: Mapping[Figure, Judgement]) -> str:
+    """Say in which direction a better alpha lies, from what the tasks gained and lost.
+
+    It rests on the alphas that lost least in the study, ``docs/results.md``: small ones where
+    tuning took from other tasks, large ones where it took nothing.
+    """
+
+    def tasks(encoder: str, *findings: Finding, own: bool = False) -> list[str]:
+        found = [
+            task
+            for (name, task, _), judged in judgements.items()
+            if name == encoder and (task == tuned_on) == own and judged.finding in findings
+        ]
+        return list(dict.fromkeys(found))
+
+    judged = (Finding.GAINS, Finding.KEEPS, Finding.LOSES, Finding.OPEN)
+    if not tasks(tuned, *judged):
+        return f"Nothing beside {tuned_on} is judged: evaluate tasks that you must not lose."
+    if not tasks(tuned, Finding.GAINS, own=True) and tasks(tuned, *judged, own=True):
+        return (
+            f"Fine-tuning gains nothing for certain on {tuned_on}, so that no alpha can keep it: "
+            "tune for longer, at another rate or on more data."
+        )
+    if lost := tasks(merged, Finding.LOSES):
+        return f"A smaller alpha than the merge's loses less on {' and '.join(lost)}. {_SWEEP}"
+    if lost := tasks(tuned, Finding.LOSES):
+        return (
+            f"The merge gives back what fine-tuning loses on {' and '.join(lost)}; a larger alpha "
+            f"keeps more of the gain on {tuned_on}, as long as that stays so. {_SWEEP}"
+        )
+    return (
+        f"Fine-tuning loses nothing for certain: a larger alpha, or the tuned encoder as it is, "
+        f"keeps more of the gain on {tuned_on}. {_SWEEP}"
+    )
 
 
 def _covered(rows: Sequence[ResultRow], judgements: Mapping[Figure, Judgement]) -> str:
