@@ -202,7 +202,8 @@ def write_repeated(folder: Path, corpus: Path, count: int) -> None:
     content = json.loads((corpus / "corpus.json").read_text())
     kept = {name: content["statistics"][name] for name in ("train", "dev", "test")}
     for split, told in kept.items():
-        lines = gzip.open(corpus / f"{split}.jsonl.gz", "rt").readlines()
+        with gzip.open(corpus / f"{split}.jsonl.gz", "rt") as manifest:
+            lines = manifest.readlines()
         wanted = count if split == "train" else len(lines)
         with gzip.open(folder / f"{split}.jsonl.gz", "wt", 1) as file:
             for number in range(wanted):
@@ -215,7 +216,7 @@ def write_repeated(folder: Path, corpus: Path, count: int) -> None:
                     source["source"] = str(corpus / source["source"])
                 file.write(json.dumps(cut) + "\n")
         told["hours"] *= wanted / told["utterances"]
-        told["labels"] = {label: wanted for label in told["labels"]}
+        told["labels"] = dict.fromkeys(told["labels"], wanted)
         told["utterances"] = wanted
     told_of = {"name": "repeated", "digest": str(count), "statistics": kept, "info": {}}
     (folder / "corpus.json").write_text(json.dumps(told_of))
@@ -275,7 +276,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sizes", default="1000,10000,100000", help="utterances, with commas")
-    parser.add_argument("--parts", default=",".join(PARTS[:3]), help="what is measured, with commas")
+    parser.add_argument("--parts", default=",".join(PARTS[:3]), help="with commas")
     parser.add_argument("--place", help="folder of what is written; else TMPDIR")
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     return parser.parse_args(given)

@@ -1,7 +1,7 @@
 """One process against two that share a folder: features, probes and a sweep, results compared.
 
     python benchmarks/scale.py [--parts features,probes,sweep] [--processes 1,2] [--runs 1]
-                               [--limit 0] [--corpus synthetic]
+                               [--limit 0] [--corpus synthetic] [--alphas 0:1:0.05] [--no-apart]
 
 Real commands in processes of their own, one thread each, on `tiny-hubert` and copies of it with
 noise on their weights, and the embedded corpus (spoken on first use). Time is that of the clock
@@ -14,7 +14,7 @@ processes do it whole, each in a folder of its own, sharing nothing but the mach
 
 ``features``  `extract` of every hidden state of all recordings
 ``probes``    `evaluate` of four encoders on three tasks whose features are cached already
-``sweep``     `sweep` of 21 alphas on one task
+``sweep``     `sweep` of 21 alphas, or others, on one task
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def command(
         return ["extract", encoders[0], str(place), "--out", str(out)]
     if part == "probes":
         return ["evaluate", *encoders, *tasks, *corpus, *cached, "--out", str(out)]
-    alphas = ["--alphas", "0:1:0.05", "--tasks", "sid", "--tuned-on", "sid"]
+    alphas = ["--alphas", given.alphas, "--tasks", "sid", "--tuned-on", "sid"]
     return ["sweep", *encoders[:2], *alphas, *corpus, "--out", str(out)]
 
 
@@ -118,6 +118,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--corpus", default="synthetic", help="embedded corpus")
     parser.add_argument("--limit", type=int, default=0, help="utterances of a split; 0: all")
+    parser.add_argument("--alphas", default="0:1:0.05", help="of the sweep")
+    parser.add_argument("--no-apart", action="store_true", help="leave the machine's limit out")
     given = parser.parse_args()
     counts = [int(count) for count in given.processes.split(",")]
     seconds_of = " | ".join(f"{n} (s)" for n in counts)
@@ -133,7 +135,7 @@ def main() -> None:
                 return command(part, encoders, folder, folder / out, given)
 
             if part == "probes":  # so that probes alone are measured
-                run(told("warm"))
+                run(told("warm"), told("warm"))
             seconds, found = dict.fromkeys(counts, float("inf")), {}
             start, apart = float("inf"), float("inf")
             for turn in range(given.runs):
@@ -143,13 +145,14 @@ def main() -> None:
                     seconds[count] = min(seconds[count], took)
                     found[count] = contents(folder / out)
                     start = min(start, run(told(out)))
-                apart = min(apart, run(told(f"{part}-a-{turn}"), told(f"{part}-b-{turn}")))
+                if not given.no_apart:
+                    apart = min(apart, run(told(f"{part}-a-{turn}"), told(f"{part}-b-{turn}")))
             wrong = differing(found[counts[0]], found[counts[-1]])
             cells = " | ".join(f"{seconds[count]:.1f}" for count in counts)
             same = "equal" if not wrong else f"{len(wrong)} files differ: {wrong[0]}"
             ratio = seconds[counts[0]] / seconds[counts[-1]]
-            most = 2 * seconds[counts[0]] / apart
-            about = f"{ratio:.2f} | {start:.1f} | {most:.2f} | {same} | {load:.1f}"
+            most = "" if given.no_apart else f"{2 * seconds[counts[0]] / apart:.2f}"
+            about = f"{ratio:.2f} | {start:.1f} | {most} | {same} | {load:.1f}"
             print(f"| {part} | {cells} | {about} |", flush=True)
 
 
