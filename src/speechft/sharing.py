@@ -39,6 +39,10 @@ def _always() -> bool:
     return True
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Unit:
     """A part of the work that one process does whole; doing it twice gives the same."""
@@ -51,6 +55,8 @@ class Unit:
     """Makes them; asks `Claim.check` before it publishes, if there is a claim."""
     ready: Callable[[], bool] = _always
     """Tells whether it can be done now; what it needs may be with another process."""
+    ask: Callable[[], None] = _nothing
+    """Asks that process for what it needs; called where this one has nothing else to do."""
     after: Sequence[str] = ()
     """Units before it that must be done; where one of them fails, this one is not begun."""
 
@@ -138,6 +144,7 @@ class _Work:
         before = [workers.state(unit.name) for unit in units]
         self._tried = {seen.name: seen.number for seen in before if seen.state == "failed"}
         self._lost: set[str] = set()
+        self._wanting: list[Unit] = []
         self._told = False
 
     def go_on(self) -> None:
@@ -151,13 +158,15 @@ class _Work:
     def _go_on(self) -> None:
         pause = _PAUSE[0]
         while self._left and not self.ending.is_set():
-            settled = False
+            settled, self._wanting = False, []
             for name, unit in list(self._left.items()):
                 if not self.ending.is_set() and self._settle(unit):
                     settled = self._left.pop(name, None) is not None or settled
             if settled:
                 pause = _PAUSE[0]
             elif self._left:
+                for unit in self._wanting:  # while there is other work, nobody is asked
+                    unit.ask()
                 self._tell()
                 self.ending.wait(pause)
                 pause = min(2 * pause, _PAUSE[1])
@@ -182,7 +191,10 @@ class _Work:
         if not self._lost.isdisjoint(unit.after):
             self._lost.add(unit.name)
             return True
-        if not self._left.keys().isdisjoint(unit.after) or not unit.ready():
+        if not self._left.keys().isdisjoint(unit.after):
+            return False
+        if not unit.ready():
+            self._wanting.append(unit)
             return False
         claim = self._workers.claim(unit.name, again=tried)
         if claim is not None:

@@ -114,6 +114,9 @@ def test_features_are_made_once_and_handed_over(
         share(one.units(here)[:1], here)
         encoded = sum(passes)
         units = two.units(there)[1:]
+        assert not units[0].ready()
+        assert not list((tmp_path / FOLDER).glob("*.asked")), "looking asks nobody"
+        units[0].ask()
         while not units[0].ready():
             time.sleep(0.05)
         share(units, there)

@@ -119,10 +119,16 @@ class EncoderJobs:
         def ready(task: str) -> bool:
             return workers is None or self._pass_of(task).ready(workers)
 
+        def ask(task: str) -> None:
+            if workers is not None:
+                self._pass_of(task).ask(workers)
+
         def run(task: str, claim: Claim | None) -> None:
             try:
                 if not self._begun:
                     begin()
+                    if workers is not None:  # before what takes seconds
+                        self._pass_of(task).reserve(workers)
                     self._begin()
                 self._run(task, claim, workers)
             except (DataError, TrainingError) as error:
@@ -135,6 +141,7 @@ class EncoderJobs:
                 functools.partial(self._done, task),
                 functools.partial(run, task),
                 functools.partial(ready, task),
+                ask=functools.partial(ask, task),
             )
             for task in self.jobs
         ]

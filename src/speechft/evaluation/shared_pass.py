@@ -50,13 +50,19 @@ class SharedPass:
         self._claim: Claim | None = None
 
     def ready(self, workers: Workers) -> bool:
-        """Return whether features can be had without waiting; else ask who has them."""
+        """Return whether features can be had without waiting."""
         if self._features is not None or self._apart:
             return True
-        if workers.state(self._name).state != "running":
-            return True
+        return workers.state(self._name).state != "running"
+
+    def reserve(self, workers: Workers) -> None:
+        """Claim the features if nobody has them, so that others begin with another encoder."""
+        if workers.state(self._name).state not in ("running", "done"):
+            self._claim = workers.claim(self._name)
+
+    def ask(self, workers: Workers) -> None:
+        """Ask who has the features to hand them over, which costs that process their writing."""
         workers.ask(self._name)
-        return False
 
     def features(self, job: TaskEvaluation, workers: Workers | None) -> Features:
         """Return the features of a task, with those of all other tasks where that can be.
@@ -65,9 +71,10 @@ class SharedPass:
             DataError: A recording of this task cannot be read.
         """
         if self._features is None and not self._apart:
-            if workers is None or (claim := self._claimed(workers)) is not None:
+            if workers is None:
                 self._make()
-            if workers is not None and claim is not None:
+            elif (claim := self._claim or self._claimed(workers)) is not None:
+                self._make()
                 self._offer(workers, claim)
         return self._encode([job], None) if self._features is None else self._features
 
@@ -108,6 +115,7 @@ class SharedPass:
     def _offer(self, workers: Workers, claim: Claim) -> None:
         if self._apart:
             claim.end("done", apart=True)
+            self._claim = None
         else:
             self._claim = claim
             workers.serve(self._name, self._hand_out)
