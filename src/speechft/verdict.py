@@ -130,7 +130,8 @@ def _advice(tuned: str, merged: str, tuned_on: str, judgements: Mapping[Figure, 
     judged = (Finding.GAINS, Finding.KEEPS, Finding.LOSES, Finding.OPEN)
     if not tasks(tuned, *judged):
         return f"Nothing beside {tuned_on} is judged: evaluate tasks that you must not lose."
-    if not tasks(tuned, Finding.GAINS, own=True) and tasks(tuned, *judged, own=True):
+    gained = [task for name in (tuned, merged) for task in tasks(name, Finding.GAINS, own=True)]
+    if not gained and tasks(tuned, *judged, own=True):
         return (
             f"Fine-tuning gains nothing for certain on {tuned_on}, so that no alpha can keep it: "
             "tune for longer, at another rate or on more data."
