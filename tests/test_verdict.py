@@ -320,12 +320,12 @@ def test_trials_are_judged_by_their_error_rate(run: Run) -> None:
 @pytest.mark.parametrize(
     ("sid", "pr", "advice"),
     [
-        ((0.9, 0.8), (0.6, 0.6), "A smaller alpha than the merge's loses less on pr. `speechft"),
+        ((0.9, 0.8), (0.6, 0.6), "A smaller alpha than the merge's should lose less on pr."),
         ((0.9, 0.8), (0.6, 0.7), "The merge gives back what fine-tuning loses on pr; a larger"),
         ((0.9, 0.8), (0.7, 0.7), "Fine-tuning loses nothing for certain: a larger alpha, or"),
         ((0.9, 0.8), (0.8, 0.7), "Fine-tuning loses nothing for certain: a larger alpha, or"),
         ((0.7, 0.7), (0.6, 0.6), "Fine-tuning gains nothing for certain on sid, so that no"),
-        ((0.7, 0.8), (0.6, 0.6), "A smaller alpha than the merge's loses less on pr. `speechft"),
+        ((0.7, 0.8), (0.6, 0.6), "A smaller alpha than the merge's should lose less on pr."),
         ((0.7, 0.8), (0.6, 0.7), "The merge gives back what fine-tuning loses on pr; a larger"),
         ((0.6, 0.7), (0.7, 0.7), "Fine-tuning gains nothing for certain on sid, so that no"),
         ((0.6, 0.6), (0.7, 0.7), "Fine-tuning gains nothing for certain on sid, so that no"),

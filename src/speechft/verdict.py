@@ -13,7 +13,7 @@ from speechft.recipe import VerdictConfig
 from speechft.results import ResultRow, Role, mean_over_seeds
 from speechft.tasks import measure_of
 
-_SWEEP = "`speechft sweep` shows which, on dev."
+_SWEEP = "The verb sweep shows which, on dev."
 Figure = tuple[str, str, str]
 """(encoder, task, metric)."""
 
@@ -137,7 +137,8 @@ def _advice(tuned: str, merged: str, tuned_on: str, judgements: Mapping[Figure, 
             "tune for longer, at another rate or on more data."
         )
     if lost := tasks(merged, Finding.LOSES):
-        return f"A smaller alpha than the merge's loses less on {' and '.join(lost)}. {_SWEEP}"
+        where = " and ".join(lost)
+        return f"A smaller alpha than the merge's should lose less on {where}. {_SWEEP}"
     if lost := tasks(tuned, Finding.LOSES):
         return (
             f"The merge gives back what fine-tuning loses on {' and '.join(lost)}; a larger alpha "
