@@ -10,12 +10,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from speechft.answers import reason
 from speechft.documents import is_plain
 from speechft.errors import AbsentError, ConfigError, RemoteError, SpeechftError
 from speechft.extras import needs
@@ -38,9 +39,6 @@ _PROGRESS = 1 << 20
 """Bytes of a download after which a failure counts as the first."""
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _LOST_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):(/(?!/)|$)", re.IGNORECASE)
-_PASSING = (408, 425, 429)
-"""Answers below 500 after which another try may do."""
-_NO_HELP = (ValueError, TypeError, AttributeError, LookupError, NotImplementedError)
 _HINTS = {
     "s3": "say who you are: aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; where "
     "you may not list, a store says 403 for what does not exist, too",
@@ -202,7 +200,9 @@ def download(address: str, out: Path, told: Told, *, most: int) -> None:
             if file.tell() > most:
                 raise ValueError(f"it has more than {most:,} bytes")
 
-    have = lambda: out.stat().st_size if out.exists() else 0  # noqa: E731
+    def have() -> int:
+        return out.stat().st_size if out.exists() else 0
+
     _patiently(address, "read", once, _pauses(address), have)
     if stat(address) != told:
         out.unlink()
@@ -322,6 +322,7 @@ def _patiently(
         RemoteError: It does not get done.
     """
     pauses = PAUSES if pauses is None else pauses
+    hub = scheme_of(address) == "hf"  # whose client has a patience of its own
     tries, reached = 0, gone()
     while True:
         try:
@@ -329,7 +330,7 @@ def _patiently(
         except SpeechftError:
             raise
         except Exception as error:  # of several libraries, each with kinds of its own
-            status, told, passing = _reason(error, scheme_of(address))
+            status, told, passing = reason(error, "too long" if hub else f"{SILENCE:g} s")
             if gone() >= reached + _PROGRESS:
                 tries, reached = 0, gone()
             if not passing or tries == len(pauses):
@@ -349,57 +350,3 @@ def _refusal(message: str, status: int, passing: bool, more_tries: int) -> Remot
     else:
         hint = "look at the address, and at what the server says"
     return kind(message, hint=hint)
-
-
-def _reason(error: BaseException, scheme: str) -> tuple[int, str, bool]:
-    """Return the server's answer, words for it, and whether another try may do.
-
-    The answer is 404 where nothing is there, and 0 where none came.
-    """
-    silence = "too long" if scheme == "hf" else f"{SILENCE:g} s"  # the hub's client has its own
-    chain = list(_chain(error))
-    for one in chain:
-        if (status := _status(one)) is not None:
-            code = _code(one)
-            told = f"the server answers {status}" + (f" ({code})" if code else "")
-            return status, told, status >= 500 or status in _PASSING
-    last = chain[-1]
-    kinds = " ".join(kind.__name__ for one in chain for kind in type(one).__mro__)
-    if "Timeout" in kinds:
-        return 0, f"the server sent nothing, or too little, for {silence}", True
-    if "PayloadError" in kinds:
-        return 0, "the connection ended before the file did", True
-    told = " ".join(str(last).split())[:300] or type(last).__name__
-    if "Credentials" in type(last).__name__:
-        return 403, told, False
-    if isinstance(last, FileNotFoundError):
-        return 404, "there is nothing", False
-    if isinstance(last, PermissionError):
-        return 403, told, False
-    return 0, told, not isinstance(last, _NO_HELP)
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    one: BaseException | None = error
-    for _ in range(8):
-        if one is None:
-            return
-        yield one
-        one = one.__cause__
-
-
-def _status(error: BaseException) -> int | None:
-    """Return the number with which a server answered, as one of the libraries keeps it."""
-    response = getattr(error, "response", None)
-    if isinstance(response, dict):
-        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    else:
-        status = getattr(response, "status_code", getattr(error, "status", None))
-    return status if isinstance(status, int) else None
-
-
-def _code(error: BaseException) -> str:
-    """Return the name that an object store has for its answer."""
-    response = getattr(error, "response", None)
-    code = response.get("Error", {}).get("Code", "") if isinstance(response, dict) else ""
-    return "" if str(code).isdecimal() else str(code)
