@@ -85,21 +85,19 @@ def regret_table(judge: Judge) -> str:
     every, asked = _rules_table(judge, "every"), _rules_table(judge, "asked")
     if not every:
         return "No path is measured yet.\n"
-    taken = [
-        f"{task.upper()} " + ", ".join(f"{value:g}" for value in sorted(values))
-        for task in TUNED_ON
-        if (values := _taken(judge, task))
-    ]
-    best = [
-        f"{task.upper()} " + ", ".join(f"{value:g}" for value in sorted(values))
-        for task in TUNED_ON
-        if (values := _best(judge, task))
-    ]
-    lines = [_REGRET, every, f"Best on the path, encoder by encoder: {'; '.join(best)}.\n"]
+    best, taken = _by_task(judge, _best), _by_task(judge, _taken)
+    lines = [_REGRET, every, f"Best on the path, encoder by encoder: {best}.\n"]
     if taken:
         lines += ["The same for those encoders alone for which `--suggest` was asked:\n", asked]
-        lines += [f"Suggested: {'; '.join(taken)}.\n"]
+        lines += [f"Suggested: {taken}.\n"]
     return "\n".join(lines)
+
+
+def _by_task(judge: Judge, alphas: Callable[[Judge, str], list[float]]) -> str:
+    """Return coefficients in words, by tuned task; nothing where there are none."""
+    found = {task: sorted(alphas(judge, task)) for task in TUNED_ON}
+    listed = {task: ", ".join(f"{value:g}" for value in values) for task, values in found.items()}
+    return "; ".join(f"{task.upper()} {words}" for task, words in listed.items() if words)
 
 
 def _rules_table(judge: Judge, seeds: str) -> str:
