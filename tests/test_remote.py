@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfFileSystem
+from huggingface_hub import HfFileSystem, close_session, constants
 
 from servers import Web, serve
 from speechft import remote
@@ -293,6 +293,19 @@ def test_a_hub_that_fails(hub_server: Web, capfd: pytest.CaptureFixture) -> None
     assert "goes on" in (caught.value.hint or "")
     assert sum(method == "GET" for method, _, _ in hub_server.asked) <= 6, "not by two layers"
     assert capfd.readouterr().err == "", "one message, ours"
+
+
+def test_a_client_that_is_told_to_stay_offline(
+    hub_server: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()  # the client asks that when it is made
+    try:
+        with pytest.raises(RemoteError, match=r"told to stay offline \(HF_HUB_OFFLINE\)\n"):
+            read("hf://datasets/me/set/x.bin", most=MOST)
+    finally:
+        close_session()
+    assert hub_server.asked == []
 
 
 def test_a_hub_that_says_nothing(hub_server: Web, monkeypatch: pytest.MonkeyPatch) -> None:

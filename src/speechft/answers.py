@@ -28,6 +28,8 @@ def reason(error: BaseException, silence: str) -> tuple[int, str, bool]:
     kinds = " ".join(kind.__name__ for one in chain for kind in type(one).__mro__)
     if "Timeout" in kinds:
         return 0, f"the server sent nothing, or too little, for {silence}", True
+    if "OfflineModeIsEnabled" in kinds:
+        return 0, "the hub's client is told to stay offline (HF_HUB_OFFLINE)", False
     if "PayloadError" in kinds:
         return 0, "the connection ended before the file did", True
     told = " ".join(str(last).split())[:300] or type(last).__name__
