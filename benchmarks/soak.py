@@ -73,6 +73,7 @@ def main() -> None:
     from speechft import pipeline
     from speechft.console import Bar
     from speechft.evaluation.config import EvaluationConfig
+    from speechft.evaluation.encoders import evaluate
     from speechft.recipe import Recipe
 
     torch.set_num_threads(1)
@@ -110,7 +111,7 @@ def main() -> None:
     for number in range(options.evaluations):
         config = EvaluationConfig(tasks=("sid",), floors=())
         place = options.out / "evaluations" / str(number)
-        pipeline.evaluate([str(base)], str(corpus.folder), config, place, seed=number)
+        evaluate([str(base)], str(corpus.folder), config, place, seed=number)
         watch.note()
     rows.append(watch.report(time.monotonic() - began, options.evaluations))
     (options.out / "soak.json").write_text(json.dumps(rows, indent=2) + "\n")

@@ -21,9 +21,9 @@ from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.miniature_score import Anchor, Anchors
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
-from speechft.files import write_json
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.runs import stage
+from speechft.storage.files import write_json
 
 SEED = 0
 STEPS = {"pr": 600, "sid": 300, "ic": 400, "style": 600}

@@ -38,8 +38,8 @@ from speechft.data.corpora.synthetic.voices import (
 )
 from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, open_corpus, write_corpus
-from speechft.files import json_digest
 from speechft.runs import stage
+from speechft.storage.files import json_digest
 
 VERSION = 1
 """Raised whenever the same cell would give other audio."""

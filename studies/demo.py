@@ -36,9 +36,9 @@ from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.downsampler import DownsamplerCache
-from speechft.files import json_digest, write_json
 from speechft.recipe import Recipe, load_recipe
 from speechft.results import ResultRow
+from speechft.storage.files import json_digest, write_json
 
 ROWS = Path(__file__).with_suffix("")
 CORPUS = "synthetic-study"

@@ -129,9 +129,9 @@ def run_units(
     Returns:
         1 if one failed, else 0.
     """
-    from speechft import sharing
-    from speechft.claims import Claim
     from speechft.errors import DataError, SpeechftError
+    from speechft.parallel import sharing
+    from speechft.parallel.claims import Claim
 
     def shared(unit: Unit) -> sharing.Unit:
         path = rows / f"{unit.name}.jsonl"

@@ -19,10 +19,10 @@ from rows import as_fixed, changed_of
 
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.files import json_digest
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.phases import Phase, stable_phases
 from speechft.recipe import Recipe, load_recipe
+from speechft.storage.files import json_digest
 
 ROWS = Path(__file__).with_name("evidence")
 CONFIRMING = (4, 5, 6, 7)

@@ -37,8 +37,8 @@ from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.predictions import dev_file, read_items
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.downsampler import DownsamplerCache
-from speechft.files import write_json
 from speechft.results import ResultRow
+from speechft.storage.files import write_json
 from speechft.sweeping.settings import SweepSettings
 from speechft.sweeping.suggestion import suggest
 from speechft.tasks.measures import Item

@@ -37,8 +37,8 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import count_frames
-from speechft.files import write_text
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
+from speechft.storage.files import write_text
 
 TASKS = ("pr", "pc", "sid", "ic", "style")
 TOPLINE = {"pr": 2000, "sid": 1500}

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from speechft.encoders.families.decoar2.model import Decoar2Config, Decoar2Model
 from speechft.encoders.hugging_face import HuggingFaceEncoder
-from speechft.files import write_text
+from speechft.storage.files import write_text
 
 ASSETS = Path(__file__).parents[1] / "src" / "speechft" / "assets"
 SIZES: dict[str, Any] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.config import Config
-from speechft.files import atomic_write
+from speechft.storage.files import atomic_write
 
 KEPT = Path(__file__).with_name("pretraining")
 """Encoders of the lineages after the first."""

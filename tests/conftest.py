@@ -56,7 +56,7 @@ def bucket(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return the address of an empty bucket; caches are empty too, and nobody waits for long."""
     from s3fs import S3FileSystem
 
-    from speechft import copies, remote
+    from speechft.storage import copies, remote
 
     known = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
     known |= {"AWS_ENDPOINT_URL": store, "AWS_DEFAULT_REGION": "us-east-1"}
@@ -76,7 +76,7 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
-    from speechft import copies, remote
+    from speechft.storage import copies, remote
 
     monkeypatch.setenv("SPEECHFT_CACHE", str(tmp_path / "caches"))
     monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01, 0.01))

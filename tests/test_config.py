@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from speechft.config import Config, apply_overrides, build
 from speechft.errors import ConfigError
-from speechft.files import read_yaml
+from speechft.storage.files import read_yaml
 
 
 class Schedule(Config):

@@ -30,7 +30,7 @@ import torch
 import speechft
 from helpers import speech_encoder
 from speechft import cli
-from speechft.documents import parse_json, parse_yaml
+from speechft.storage.documents import parse_json, parse_yaml
 from test_commands import parse
 
 ROOT = Path(__file__).parent.parent

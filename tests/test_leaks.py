@@ -25,8 +25,8 @@ from speechft import cli
 from speechft.data.manifest import Corpus
 from speechft.data.shar import export_shards
 from speechft.evaluation.candidates import ENCODER_FILE
-from speechft.files import read_json
-from speechft.headers import read_header
+from speechft.storage.files import read_json
+from speechft.storage.headers import read_header
 
 pytestmark = pytest.mark.usefixtures("quick_probes")
 
@@ -224,7 +224,7 @@ def test_cards_name_what_came_from_the_hub_and_with_the_package(
 def test_errors_mask_passwords(
     arguments: tuple[str, ...], tmp_path: Path, speechft: Speechft, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("speechft.remote.PAUSES", ())
+    monkeypatch.setattr("speechft.storage.remote.PAUSES", ())
     given = [a.replace("OUT", str(tmp_path / "out")) for a in arguments]
     _, err = speechft(*given, code=1)
     assert "error" in err

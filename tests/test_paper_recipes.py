@@ -22,9 +22,9 @@ from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import choose_tasks
-from speechft.files import read_json
 from speechft.recipe import Recipe, load_recipe, packaged_recipes
 from speechft.recipe_files import packaged_bases
+from speechft.storage.files import read_json
 from speechft.tasks import SUPERB, TASKS
 from speechft.tasks.label import classification
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from speechft import disk, locks, outputs
 from speechft.errors import RunError
-from speechft.outputs import overwriting
 from speechft.runs import STAGE_FILE, is_done, lock, publish, stage
+from speechft.storage import disk, locks, outputs
+from speechft.storage.outputs import overwriting
 
 
 def visible(folder: Path) -> set[str]:

@@ -11,8 +11,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from speechft.config import Config, apply_overrides, build
-from speechft.files import read_yaml
 from speechft.recipe import Recipe, load_recipe
+from speechft.storage.files import read_yaml
 from speechft.typed_text import typed
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.arguments import PathLike, changes_of, folder_of, listed_encoders, texts_of
-from speechft.outputs import overwriting
-from speechft.remote import address_of
-from speechft.uploads import at_hand, moved_up
+from speechft.storage.outputs import overwriting
+from speechft.storage.remote import address_of
+from speechft.storage.uploads import at_hand, moved_up
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
@@ -221,9 +221,9 @@ def evaluate(
     Raises:
         SpeechftError: Something is wrong with an encoder, a task or the corpus.
     """
-    from speechft import pipeline
     from speechft.devices import use_device
     from speechft.evaluation.config import evaluation_config
+    from speechft.evaluation.encoders import evaluate as follow
 
     folder = folder_of(out)
     given = {
@@ -240,9 +240,7 @@ def evaluate(
     }
     config = evaluation_config(given, overrides, changes_of(settings, {}))
     with overwriting(overwrite), use_device(device):
-        return pipeline.evaluate(
-            listed_encoders(encoders), texts_of(corpus), config, folder, seed=seed
-        )
+        return follow(listed_encoders(encoders), texts_of(corpus), config, folder, seed=seed)
 
 
 @moved_up("out")

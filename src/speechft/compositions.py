@@ -13,7 +13,6 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of, resolve_encoder
 from speechft.errors import ConfigError
 from speechft.features.downsampler import DownsamplerCache
-from speechft.files import read_json
 from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
 from speechft.finetuning.distributed import shared_job
 from speechft.finetuning.finetune import check_config, finetune
@@ -21,6 +20,7 @@ from speechft.merging.config import MergeSettings
 from speechft.merging.execution import check_base, write_merge
 from speechft.recipe import Recipe
 from speechft.runs import stage
+from speechft.storage.files import read_json
 from speechft.tasks.base import file_name
 
 

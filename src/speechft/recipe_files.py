@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.errors import ConfigError, unknown_choice
-from speechft.files import read_yaml
+from speechft.storage.files import read_yaml
 
 EXTENDS = "extends"
 """Key that names the recipe whose settings a recipe begins with."""

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from speechft.config import Config
-from speechft.documents import read_limited
 from speechft.errors import DataError
-from speechft.files import atomic_write
+from speechft.storage.documents import read_limited
+from speechft.storage.files import atomic_write
 
 Part = Literal["dev", "test"]
 MAX_ENCODERS, MAX_TASKS = 1_000, 100

@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from speechft.console import warn
-from speechft.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.errors import CheckpointError, RunError
-from speechft.files import json_digest, read_json, write_error, write_json
-from speechft.locks import is_unwritable, make_scratch
-from speechft.locks import lock as lock
 from speechft.naming import public
-from speechft.outputs import fingerprints, foreign, listed, refuse, written_at
-from speechft.outputs import publish as publish
+from speechft.storage.disk import disk_refusal, remove, swap, sweep, sync_folder
+from speechft.storage.files import json_digest, read_json, write_error, write_json
+from speechft.storage.locks import is_unwritable, make_scratch
+from speechft.storage.locks import lock as lock
+from speechft.storage.outputs import fingerprints, foreign, listed, refuse, written_at
+from speechft.storage.outputs import publish as publish
 
 STAGE_FILE = "stage.json"
 _MOVING_FILE = ".moving.json"

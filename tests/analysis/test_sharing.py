@@ -11,9 +11,9 @@ import torch
 from processes import Child
 from speechft.analysis.analyze import analysis_rows
 from speechft.analysis.settings import read_settings
-from speechft.claims import FOLDER
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import load_encoder
+from speechft.parallel.claims import FOLDER
 
 _VERB = """
 import sys, time

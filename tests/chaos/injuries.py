@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechft.files import file_digest
+from speechft.storage.files import file_digest
 
 INJURIES = ("kill", "term", "interrupt", "twice", "full disk", "read-only", "lost input")
 _TIMES = ("seconds", "started", "duration")

@@ -15,7 +15,6 @@ import pytest
 
 from helpers import tone_corpus
 from servers import Web, serve
-from speechft import copies, remote
 from speechft.data.corpora import find_corpus
 from speechft.data.cuts import read_cuts, to_lhotse
 from speechft.data.manifest import Corpus
@@ -24,6 +23,7 @@ from speechft.data.waveform import load_waveform, place_of
 from speechft.errors import DataError, RemoteError
 from speechft.features.looks import DataInspection, inspect_anything
 from speechft.features.sources import find_sources
+from speechft.storage import copies, remote
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, LineageError
-from speechft.files import encoder_digest, file_digest
 from speechft.merging import merge
+from speechft.storage.files import encoder_digest, file_digest
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing.:FutureWarning"),  # peft asks

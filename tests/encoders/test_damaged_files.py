@@ -31,7 +31,7 @@ from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, SpeechftError
-from speechft.files import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, weight_files
+from speechft.storage.files import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME, weight_files
 
 SLOWEST = 20.0
 ODD: list[Any] = [

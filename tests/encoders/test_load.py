@@ -28,7 +28,7 @@ from speechft.encoders.load import (
 )
 from speechft.encoders.mfcc import MfccEncoder
 from speechft.errors import CheckpointError, ConfigError
-from speechft.files import encoder_digest, file_digest
+from speechft.storage.files import encoder_digest, file_digest
 
 
 @pytest.fixture

@@ -28,8 +28,8 @@ from speechft.encoders.families import FAMILIES
 from speechft.encoders.inspection import inspect_encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import CheckpointError, SpeechftError
-from speechft.files import read_json, write_json
 from speechft.merging import merge
+from speechft.storage.files import read_json, write_json
 
 PUBLISHED: dict[str, dict[str, Any]] = {
     "hubert base": {},

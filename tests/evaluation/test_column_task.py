@@ -17,11 +17,11 @@ from speechft.data.utterances import Utterance
 from speechft.evaluation import suite
 from speechft.evaluation.compare import compare
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
+from speechft.evaluation.encoders import evaluate
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.suite import assign_tasks
 from speechft.finetuning.config import FinetuningConfig
 from speechft.finetuning.finetune import finetune_encoder
-from speechft.pipeline import evaluate
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import SUPERB
 

@@ -19,15 +19,15 @@ from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.evaluation.candidates import Candidate, save_candidate
 from speechft.evaluation.compare import compare
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
+from speechft.evaluation.encoders import evaluate
 from speechft.evaluation.identity import Identity, encoder_folder, slug
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.evaluation.suite import evaluate_encoder
 from speechft.evaluation.task_evaluation import APART
-from speechft.files import read_json
-from speechft.outputs import RECORD_NAME
-from speechft.pipeline import evaluate
 from speechft.results import ResultRow, Role, mean_over_seeds, read_rows, write_rows
+from speechft.storage.files import read_json
+from speechft.storage.outputs import RECORD_NAME
 from speechft.tasks import TASKS, find_task
 
 QUICK = {

@@ -14,9 +14,9 @@ from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError
 from speechft.evaluation import task_evaluation
 from speechft.evaluation.config import BeamSearchConfig, EvaluationConfig, ProbeConfig
+from speechft.evaluation.encoders import evaluate
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.pipeline import evaluate
 from speechft.results import read_rows
 from speechft.tasks import LanguageModel, find_task
 

@@ -10,15 +10,15 @@ import pytest
 
 from helpers import tiny_encoder
 from processes import Child
-from speechft.claims import FOLDER, Workers
 from speechft.data.manifest import Corpus
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.jobs import EncoderJobs
 from speechft.evaluation.suite import choose_tasks, evaluate_encoder
 from speechft.features.extract import extract
+from speechft.parallel.claims import FOLDER, Workers
+from speechft.parallel.sharing import share
 from speechft.results import ResultRow
-from speechft.sharing import share
 
 _VERB = (
     "from helpers import quicken_probes; quicken_probes(); from speechft.cli import main; main()"

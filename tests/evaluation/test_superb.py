@@ -19,11 +19,11 @@ from speechft.evaluation import task_evaluation
 from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.compare import compare, difference_table
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
+from speechft.evaluation.encoders import evaluate
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS, differences, protocol_notes, settings_of
 from speechft.evaluation.score import resampled
 from speechft.evaluation.suite import evaluate_encoder
-from speechft.pipeline import evaluate
 from speechft.prediction.pipelines import load_pipeline
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.tasks import SUPERB, TASKS, find_task

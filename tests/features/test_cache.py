@@ -24,7 +24,7 @@ from speechft.features.cache import (
 )
 from speechft.features.extract import extract
 from speechft.features.keeping import Features, Storage
-from speechft.scratch import Names
+from speechft.storage.scratch import Names
 
 CPU = torch.device("cpu")
 

@@ -20,15 +20,15 @@ from helpers import cut_of, speech_encoder
 from oracle_data import oracle
 from processes import VERB, Child
 from speechft import cli
-from speechft.claims import FOLDER
-from speechft.disk import remove
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
 from speechft.features import files, items
 from speechft.features.files import ExtractionReport, extract_files
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
-from speechft.sharing import status
+from speechft.parallel.claims import FOLDER
+from speechft.parallel.sharing import status
+from speechft.storage.disk import remove
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
 

@@ -19,11 +19,11 @@ from speechft.data.manifest import Corpus
 from speechft.encoders.build import torch_tensors
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, RunError
-from speechft.files import read_json
 from speechft.finetuning.baselines import Distillation, L2sp, add_adapters, merge_adapters
 from speechft.finetuning.finetune import FinetuningConfig, Strategy, Tuned, finetune_encoder
 from speechft.finetuning.layers import transformer_layers
 from speechft.recipe import Recipe
+from speechft.storage.files import read_json
 
 _SETTINGS = {
     "task": "sid",

@@ -15,11 +15,11 @@ from speechft.config import build
 from speechft.data.manifest import Corpus
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.errors import ConfigError
-from speechft.files import file_digest
 from speechft.finetuning import loop
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.layers import encoder_rates, layer_numbers
 from speechft.finetuning.loop import _Training
+from speechft.storage.files import file_digest
 
 _SETTINGS: dict[str, Any] = {
     "task": "pr",

@@ -19,11 +19,11 @@ from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, load_waveform, open_corpus, write_corpus
 from speechft.data.utterances import Utterance
 from speechft.errors import DataError, RunError, TrainingError
-from speechft.files import file_digest
 from speechft.finetuning.distributed import make_accelerator
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.loop import _Training
 from speechft.finetuning.state import load_checkpoint, save_checkpoint
+from speechft.storage.files import file_digest
 
 _SETTINGS = {
     "task": "sid",

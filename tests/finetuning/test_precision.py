@@ -11,11 +11,11 @@ import torch
 
 from helpers import tiny_encoder
 from speechft.data.manifest import Corpus
-from speechft.files import file_digest
 from speechft.finetuning import loop, training_setup
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.loop import _Training
 from speechft.finetuning.state import History, load_checkpoint
+from speechft.storage.files import file_digest
 
 _SETTINGS: dict[str, Any] = {
     "task": "pr",

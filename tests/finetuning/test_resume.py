@@ -9,9 +9,9 @@ import pytest
 
 from helpers import tiny_encoder
 from speechft.data.manifest import Corpus
-from speechft.files import file_digest
 from speechft.finetuning.finetune import FinetuningConfig, finetune_encoder
 from speechft.finetuning.loop import _Training
+from speechft.storage.files import file_digest
 
 _SETTINGS = {
     "task": "pr",

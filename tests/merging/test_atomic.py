@@ -21,9 +21,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from speechft.errors import RunError
-from speechft.files import encoder_digest
 from speechft.merging import merge, output
-from speechft.outputs import RECORD_NAME
+from speechft.storage.files import encoder_digest
+from speechft.storage.outputs import RECORD_NAME
 
 
 def hidden(folder: Path) -> list[str]:

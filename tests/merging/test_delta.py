@@ -17,9 +17,9 @@ from speechft import cli
 from speechft.encoders.build import torch_tensors
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, LineageError, RunError
-from speechft.files import encoder_digest, file_digest
 from speechft.merging import load_delta, make_delta, merge
 from speechft.merging.low_rank import LowRankReport, low_rank
+from speechft.storage.files import encoder_digest, file_digest
 
 
 def test_float32_delta_gives_the_same_bits(pair: Any, tmp_path: Path) -> None:

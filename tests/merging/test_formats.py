@@ -20,11 +20,11 @@ from transformers import AutoModel, HubertForCTC
 from speechft.commands import running
 from speechft.encoders.conversion.tensors import encode
 from speechft.errors import CheckpointError, ConfigError, RunError
-from speechft.files import encoder_digest, file_digest
 from speechft.merging import merge
 from speechft.merging.config import MergeConfig
 from speechft.merging.execution import write_merge
 from speechft.merging.methods import METHODS
+from speechft.storage.files import encoder_digest, file_digest
 
 
 def test_folder_is_whole_and_loads(pair: Any, tmp_path: Path, official_formula: Any) -> None:

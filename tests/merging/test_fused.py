@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel
 
 from speechft.errors import ConfigError
-from speechft.files import file_digest
 from speechft.merging import make_delta, merge
+from speechft.storage.files import file_digest
 
 
 def kernel(model: Any) -> torch.Tensor:

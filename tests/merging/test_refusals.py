@@ -12,9 +12,9 @@ import torch
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from speechft.errors import CheckpointError, ConfigError, LineageError, RunError
-from speechft.files import file_digest
 from speechft.merging import make_delta, merge
 from speechft.merging.digests import InputDigests
+from speechft.storage.files import file_digest
 
 SIZES = {
     "hidden_size": 16,

@@ -16,10 +16,10 @@ import torch
 import speechft
 from speechft.data.manifest import Corpus
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
+from speechft.evaluation.encoders import evaluate
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.protocols import PROTOCOLS
 from speechft.merging import merge
-from speechft.pipeline import evaluate
 
 FAMILIES = {
     "hubert": {"task_cfg", "model_cfg", "model_weight"},

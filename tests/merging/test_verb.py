@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from speechft import cli
-from speechft.files import encoder_digest, file_digest
 from speechft.merging import merge
 from speechft.merging.methods import METHODS
+from speechft.storage.files import encoder_digest, file_digest
 
 
 @pytest.fixture

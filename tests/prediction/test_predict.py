@@ -20,9 +20,9 @@ from helpers import speech_encoder, tiny_encoder
 from pipelines import SIZES, save_head
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
-from speechft.locks import lock
 from speechft.prediction import predict as verb
 from speechft.prediction.pipelines import Pipeline
+from speechft.storage.locks import lock
 from speechft.tasks import SUPERB
 
 SECONDS = {"a": 1.5, "b/b": 0.7, "b/c": 2.3, "d": 0.7}

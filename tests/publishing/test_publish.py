@@ -26,8 +26,8 @@ from speechft import cli
 from speechft.cards.card import with_metadata
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
-from speechft.files import file_digest
 from speechft.results import ResultRow, write_rows
+from speechft.storage.files import file_digest
 
 REPO = "somebody/some-model"
 

@@ -14,11 +14,11 @@ from pages import HOSTILE, Page
 from speechft.analysis.rows import AnalysisRow, write_analysis
 from speechft.errors import SpeechftError
 from speechft.evaluation.predictions import write_items
-from speechft.files import write_json, write_text
 from speechft.recipe import Recipe, load_recipe
 from speechft.reporting.folder import curve_of, read_report, write_report
 from speechft.reporting.report import render
 from speechft.results import ResultRow, Role, read_rows, write_rows
+from speechft.storage.files import write_json, write_text
 from speechft.tasks.measures import Item
 
 MakeRow = Callable[..., ResultRow]

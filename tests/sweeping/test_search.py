@@ -12,9 +12,9 @@ import speechft
 from processes import Child
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError, PackageError
-from speechft.files import read_json
 from speechft.merging.config_file import merge_config
 from speechft.merging.execution import write_merge
+from speechft.storage.files import read_json
 from speechft.sweeping import search as searching
 from speechft.sweeping.search import half_of
 from speechft.tasks.measures import Item

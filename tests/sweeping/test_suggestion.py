@@ -14,7 +14,7 @@ import speechft
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError
-from speechft.files import read_json
+from speechft.storage.files import read_json
 from speechft.sweeping import suggestion
 from speechft.sweeping.suggestion import GRID, Measurement, read_off
 from speechft.sweeping.tuning import find_tuning, kept_head

@@ -16,10 +16,10 @@ from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, ConfigError, DataError, LineageError, RunError
 from speechft.evaluation.predictions import items_of
 from speechft.features import extract
-from speechft.files import read_json
 from speechft.merging.config import MergeSettings
 from speechft.merging.repeated import Merger
 from speechft.results import ResultRow, Role, read_rows
+from speechft.storage.files import read_json
 from speechft.sweeping import sweep as sweeping
 
 

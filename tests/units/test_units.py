@@ -21,7 +21,7 @@ from speechft import cli
 from speechft.data.manifest import Corpus
 from speechft.errors import CheckpointError, ConfigError, DataError, RunError
 from speechft.features.files import extract_files
-from speechft.locks import lock
+from speechft.storage.locks import lock
 from speechft.units import apply_units, fit_units
 from speechft.units import listening as listening_module
 

@@ -17,7 +17,7 @@ from speechft.analysis.neighbours import neighbours_accuracy
 from speechft.analysis.reading import States
 from speechft.analysis.rows import Question
 from speechft.analysis.speakers import speaker_eer
-from speechft.files import json_digest
+from speechft.storage.files import json_digest
 
 
 @dataclass(frozen=True)

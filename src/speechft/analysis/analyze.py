@@ -32,19 +32,19 @@ from speechft.analysis.settings import MEASURES, Settings
 from speechft.analysis.similarity import batches_of, centred_cosine, cka
 from speechft.analysis.subjects import Subject, open_subjects
 from speechft.analysis.weights import TOP, Moves, agreement, moves, weights_of
-from speechft.claims import FOLDER, Claim, Workers
 from speechft.console import log
 from speechft.data.corpora import find_corpus
 from speechft.data.labels import label_of
 from speechft.devices import pick_device
-from speechft.disk import remove
 from speechft.encoders.base import Encoder
 from speechft.errors import DataError
 from speechft.evaluation.limit import limited
 from speechft.features.extract import count_frames
-from speechft.files import json_digest, write_text
-from speechft.locks import lock, waiting
-from speechft.sharing import Unit, share
+from speechft.parallel.claims import FOLDER, Claim, Workers
+from speechft.parallel.sharing import Unit, share
+from speechft.storage.disk import remove
+from speechft.storage.files import json_digest, write_text
+from speechft.storage.locks import lock, waiting
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -75,7 +75,7 @@ def analysis_rows(
         corpus: As `find_corpus` takes it.
         folder: For the rows; it is there.
         settings: What is measured.
-        earlier: See `speechft.outputs.replacing`.
+        earlier: See `speechft.storage.outputs.replacing`.
 
     Raises:
         ConfigError: An encoder has another shape than the base and nobody asked for that, or a

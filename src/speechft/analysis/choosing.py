@@ -13,7 +13,7 @@ import numpy.typing as npt
 from speechft.analysis.abx import MODES, Cell, Mode, Token, choose_cells
 from speechft.data.labels import aligned, label_of, phones_of
 from speechft.encoders.timing import FrameTiming
-from speechft.files import json_digest
+from speechft.storage.files import json_digest
 from speechft.tasks.pr import SILENCES
 
 if TYPE_CHECKING:

@@ -13,13 +13,13 @@ import torch
 
 from speechft.analysis.choosing import Choice
 from speechft.analysis.reading import Line, Reading, States, read_states
-from speechft.claims import Claim
 from speechft.devices import Precision
-from speechft.disk import reading
 from speechft.encoders.base import Encoder
 from speechft.features.together import grouped_together
-from speechft.files import atomic_write
-from speechft.sharing import Unit
+from speechft.parallel.claims import Claim
+from speechft.parallel.sharing import Unit
+from speechft.storage.disk import reading
+from speechft.storage.files import atomic_write
 
 _PARTS = 64
 """Parts at most; each holds whole batches, so that nothing depends on how many there are."""

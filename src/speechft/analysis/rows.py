@@ -11,9 +11,9 @@ from pydantic import Field
 
 from speechft.analysis.intervals import Estimate
 from speechft.config import Config
-from speechft.documents import read_limited
 from speechft.errors import DataError
-from speechft.outputs import put_text
+from speechft.storage.documents import read_limited
+from speechft.storage.outputs import put_text
 
 Question = Literal["similarity", "linearity", "weights", "phones", "words", "speakers", "labels"]
 
@@ -76,7 +76,7 @@ def write_analysis(
     Args:
         path: The file.
         rows: Its rows.
-        earlier: See `speechft.outputs.replacing`.
+        earlier: See `speechft.storage.outputs.replacing`.
     """
     lines = (json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in rows)
     put_text(path, "".join(lines), earlier=earlier)

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from speechft.cards.licences import derived
 from speechft.console import visible_name
-from speechft.documents import parse_yaml, read_limited
 from speechft.errors import CheckpointError
 from speechft.naming import hub_id, is_hub_id, public_name, public_text
+from speechft.storage.documents import parse_yaml, read_limited
 
 CARD_NAME = "README.md"
 _MAX_CARD = 4 << 20

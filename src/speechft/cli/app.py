@@ -81,7 +81,7 @@ def _in_words(error: Exception) -> Exception:
         package = (error.name or "speechft").partition(".")[0]
         ours = package == "speechft"
         return error if ours else missing("this", package, f"{CORE}; see {command('doctor')}")
-    from speechft.disk import disk_refusal
+    from speechft.storage.disk import disk_refusal
 
     refused = disk_refusal(error, Path.cwd())
     if refused is not None:

@@ -50,7 +50,7 @@ def prepare(
     from speechft import api
     from speechft.cli.tables import print_corpus
     from speechft.data.issues import ISSUES_FILE, read_issues
-    from speechft.uploads import path_here
+    from speechft.storage.uploads import path_here
 
     found = api.prepare(
         corpus,

@@ -19,8 +19,8 @@ from speechft.console import say
 @app.command()
 def recipes(as_json: Json = False) -> None:
     """List the packaged recipes, and the verbs that take them."""
-    from speechft.files import read_yaml
     from speechft.recipe_files import packaged_recipes, read_recipe, verbs_of
+    from speechft.storage.files import read_yaml
 
     found, read = {}, functools.cache(read_yaml)
     for name in packaged_recipes():
@@ -65,9 +65,9 @@ def status(
 
     Example: speechft status runs/eval
     """
-    from speechft import sharing
     from speechft.console import print_table
-    from speechft.uploads import path_here
+    from speechft.parallel import sharing
+    from speechft.storage.uploads import path_here
 
     units = [unit.as_dict() for unit in sharing.status(out)]
     counts = Counter(unit["state"] for unit in units)

@@ -60,7 +60,7 @@ def merge(
         return
     from speechft.merging.config_file import merge_config
     from speechft.merging.execution import write_merge
-    from speechft.outputs import overwriting
+    from speechft.storage.outputs import overwriting
 
     given = {
         "base": base,

@@ -26,8 +26,8 @@ from speechft.data.containers import lacks_end, missing_bytes, what_it_is, with_
 from speechft.data.cut_fields import RATES
 from speechft.data.places import MAX_BYTES
 from speechft.data.plain_wav import read_plain
-from speechft.documents import read_limited
 from speechft.errors import DataError
+from speechft.storage.documents import read_limited
 
 Samples = npt.NDArray[np.float32]
 

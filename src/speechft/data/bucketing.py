@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from speechft.scratch import Column
+from speechft.storage.scratch import Column
 
 Numbers = npt.NDArray[np.int64]
 Seconds = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ from typing import Any
 
 from speechft.commands import command
 from speechft.data.text import composed
-from speechft.documents import is_plain
 from speechft.errors import DataError
+from speechft.storage.documents import is_plain
 
 KNOWN = ("path", "split", "start", "end", "duration", "channel", "text", "phones", "speaker")
 """Columns that are read; all others become labels of their own name."""

@@ -6,8 +6,8 @@ import os
 import struct
 from pathlib import Path
 
-from speechft.disk import reading
-from speechft.documents import read_limited
+from speechft.storage.disk import reading
+from speechft.storage.documents import read_limited
 
 _TOLD: tuple[tuple[int, bytes, str], ...] = (
     (0, b"version https://git-lfs", "is a Git LFS pointer, not audio: run git lfs pull"),

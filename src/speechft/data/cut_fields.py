@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from speechft.data.places import check_source
-from speechft.documents import is_plain
+from speechft.storage.documents import is_plain
 
 RATES = (1_000, 1_000_000)
 """Samples a second of a recording, from and to."""

@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.data.cut_fields import KINDS, check_cut, check_recording
 from speechft.data.places import check_source, part_of
-from speechft.documents import MAX_DOCUMENT, is_plain, parse_json, parse_yaml, read_limited, unpack
-from speechft.documents import read_lines as lines_of
 from speechft.errors import DataError
+from speechft.storage.documents import (
+    MAX_DOCUMENT,
+    is_plain,
+    parse_json,
+    parse_yaml,
+    read_limited,
+    unpack,
+)
+from speechft.storage.documents import read_lines as lines_of
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -10,8 +10,8 @@ from pathlib import Path
 from speechft.console import log, warn
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.text import composed
-from speechft.documents import is_plain
 from speechft.errors import DataError
+from speechft.storage.documents import is_plain
 
 CORPUS_FILE = "corpus.json"
 """What a prepared corpus has; a folder with it below another holds what was made, not found."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speechft.documents import read_limited
-from speechft.files import write_text
+from speechft.storage.documents import read_limited
+from speechft.storage.files import write_text
 
 ISSUES_FILE = "issues.tsv"
 COLUMNS = ("kind", "outcome", "split", "id", "path", "problem")

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechft.data.waveform import count_samples
-from speechft.scratch import Column, Names, Rows
+from speechft.storage.scratch import Column, Names, Rows
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

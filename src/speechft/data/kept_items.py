@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from typing import Any, Generic, TypeVar, overload
 
-from speechft.scratch import Rows
+from speechft.storage.scratch import Rows
 
 T = TypeVar("T")
 

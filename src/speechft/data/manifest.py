@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
-from speechft.copies import copied_file
 from speechft.data.cuts import read_cuts
 from speechft.data.kept_cuts import Cuts
 from speechft.data.places import below
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.utterances import Utterance, by_id, statistics_of, to_cut, utterance_digest
 from speechft.data.waveform import load_waveform as load_waveform
-from speechft.documents import parse_json
 from speechft.errors import CheckpointError, DataError
-from speechft.files import json_digest, read_json, write_json
-from speechft.remote import address_of, is_address
+from speechft.storage.copies import copied_file
+from speechft.storage.documents import parse_json
+from speechft.storage.files import json_digest, read_json, write_json
+from speechft.storage.remote import address_of, is_address
 
 if TYPE_CHECKING:
     from lhotse import CutSet

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from speechft.disk import reading
-from speechft.documents import is_plain
 from speechft.errors import AbsentError, DataError
-from speechft.remote import SCHEMES_VARIABLE, is_address, is_asked, joined, read
+from speechft.storage.disk import reading
+from speechft.storage.documents import is_plain
+from speechft.storage.remote import SCHEMES_VARIABLE, is_address, is_asked, joined, read
 
 MAX_BYTES = 1 << 30
 """Bytes of one file, or of the part of one, that are read into memory."""

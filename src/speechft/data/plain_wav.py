@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechft.disk import open_regular
+from speechft.storage.disk import open_regular
 
 _HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
 _LONG = 1 << 24

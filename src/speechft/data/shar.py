@@ -19,17 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from speechft.claims import Claim
 from speechft.console import Bar, progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.shards import SHARDED
 from speechft.data.waveform import load_waveform
-from speechft.disk import remove
-from speechft.files import json_digest, write_json, write_text
-from speechft.locks import waiting
+from speechft.parallel.claims import Claim
+from speechft.parallel.sharing import Unit, work_off
 from speechft.runs import check_free, is_done, make_scratch_of, scratch_of, stage
-from speechft.sharing import Unit, work_off
+from speechft.storage.disk import remove
+from speechft.storage.files import json_digest, write_json, write_text
+from speechft.storage.locks import waiting
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.data.cuts import to_lhotse
 from speechft.data.places import below, part_of, read_bytes
-from speechft.documents import parse_json, read_lines
 from speechft.errors import DataError
+from speechft.storage.documents import parse_json, read_lines
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -23,10 +23,10 @@ from speechft.commands import shell
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
 from speechft.data.kept_items import KeptItems, kept_rows
 from speechft.data.places import MAX_BYTES
-from speechft.disk import reading
-from speechft.documents import parse_json, read_lines
 from speechft.errors import DataError
-from speechft.scratch import Column
+from speechft.storage.disk import reading
+from speechft.storage.documents import parse_json, read_lines
+from speechft.storage.scratch import Column
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl", ".ndjson", ".json")
 """What is read as a table, with `.parquet`, which has a reader of its own."""

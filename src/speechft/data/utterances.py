@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.kept_cuts import sorted_order
 from speechft.data.kept_items import KeptItems, as_values
-from speechft.files import list_digest
+from speechft.storage.files import list_digest
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -12,7 +12,6 @@ import torch
 
 from speechft.cards.card import CARD_NAME, Card, encoder_origin
 from speechft.commands import typed_command
-from speechft.disk import as_usual
 from speechft.encoders.build import all_finite, build_encoder, check_family, torch_tensors
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.keys import is_pretraining_head, to_s3prl
@@ -27,11 +26,12 @@ from speechft.encoders.families import FAMILIES, Family
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, unknown_choice
-from speechft.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json, write_text
-from speechft.headers import sorted_metadata
 from speechft.naming import public_config
-from speechft.outputs import check_own, overwriting, publish, replacing
-from speechft.uploads import moved_up
+from speechft.storage.disk import as_usual
+from speechft.storage.files import CONFIG_NAME, PROCESSOR_NAME, WEIGHTS_NAME, write_json, write_text
+from speechft.storage.headers import sorted_metadata
+from speechft.storage.outputs import check_own, overwriting, publish, replacing
+from speechft.storage.uploads import moved_up
 
 Target = Literal["hf", "s3prl"]
 TARGETS: tuple[Target, ...] = ("hf", "s3prl")

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechft.disk import as_usual
 from speechft.encoders.base import Encoder, EncoderOutput, Mode
 from speechft.encoders.families import FAMILIES
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import ConfigError, DataError, unknown_choice
-from speechft.files import CONFIG_NAME, PROCESSOR_NAME, read_json, write_json
 from speechft.naming import public_config
+from speechft.storage.disk import as_usual
+from speechft.storage.files import CONFIG_NAME, PROCESSOR_NAME, read_json, write_json
 
 
 def s3prl_lengths(samples: Tensor, frames: int, rate: int) -> Tensor:

@@ -25,7 +25,7 @@ from speechft.encoders.opening import (
     resolve_encoder,
 )
 from speechft.errors import unknown_choice
-from speechft.files import (
+from speechft.storage.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,

@@ -13,7 +13,6 @@ from typing import Any
 from speechft.cards.card import CARD_NAME
 from speechft.commands import command
 from speechft.console import log
-from speechft.copies import copied_file, copied_folder, latest_copy
 from speechft.encoders.conversion.adapted import with_adapter
 from speechft.encoders.conversion.adapters import (
     ADAPTER_NAME,
@@ -23,15 +22,16 @@ from speechft.encoders.conversion.adapters import (
 )
 from speechft.encoders.conversion.checkpoints import Checkpoint, open_checkpoint
 from speechft.errors import AbsentError, CheckpointError
-from speechft.files import (
+from speechft.naming import is_hub_id, public_name
+from speechft.storage.copies import copied_file, copied_folder, latest_copy
+from speechft.storage.files import (
     CONFIG_NAME,
     INDEX_NAME,
     NESTED_PROCESSOR_NAME,
     PROCESSOR_NAME,
     WEIGHTS_NAME,
 )
-from speechft.naming import is_hub_id, public_name
-from speechft.remote import address_of, parted
+from speechft.storage.remote import address_of, parted
 
 FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
 """Encoders without weights, by name: arguments of `speechft.encoders.mfcc.MfccEncoder`."""

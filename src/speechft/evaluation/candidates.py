@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.evaluation.config import RANDOM, Mode
-from speechft.files import read_json, write_json
 from speechft.naming import distinct_names
 from speechft.results import Role
+from speechft.storage.files import read_json, write_json
 
 if TYPE_CHECKING:
     from speechft.encoders.base import Encoder

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from speechft.data.batching import seed_of
 from speechft.data.kept_cuts import Cuts, kept_alike
-from speechft.files import atomic_write
-from speechft.scratch import Column, Names
+from speechft.storage.files import atomic_write
+from speechft.storage.scratch import Column, Names
 from speechft.tasks.base import Task
 
 if TYPE_CHECKING:

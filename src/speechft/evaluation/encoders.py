@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from speechft.claims import Workers
 from speechft.console import log, warn
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
@@ -19,9 +18,10 @@ from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
 from speechft.features.downsampler import DownsamplerCache
-from speechft.locks import lock, waiting
-from speechft.outputs import check_own, is_overwriting, replacing
+from speechft.parallel.claims import Workers
 from speechft.results import ResultRow, read_rows, write_rows
+from speechft.storage.locks import lock, waiting
+from speechft.storage.outputs import check_own, is_overwriting, replacing
 from speechft.tasks import TASKS, find_task, is_task
 from speechft.tasks.base import Task
 

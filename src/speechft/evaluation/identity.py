@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechft.files import json_digest
+from speechft.storage.files import json_digest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from speechft.claims import Claim, Workers
 from speechft.console import log, warn
 from speechft.data.kept_cuts import Cuts
 from speechft.data.manifest import Corpus
@@ -23,9 +22,10 @@ from speechft.features.cache import FrameCache, PooledCache
 from speechft.features.downsampler import DownsamplerCache
 from speechft.features.extract import extract
 from speechft.features.keeping import Features, Storage
+from speechft.parallel.claims import Claim, Workers
+from speechft.parallel.sharing import Unit, share
 from speechft.results import ResultRow
-from speechft.scratch import Names, scratch_in
-from speechft.sharing import Unit, share
+from speechft.storage.scratch import Names, scratch_in
 from speechft.tasks.base import Task
 
 

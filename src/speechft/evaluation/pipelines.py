@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import save
 
-from speechft.files import atomic_write
 from speechft.naming import public
+from speechft.storage.files import atomic_write
 from speechft.tasks.saved import (
     PIPELINE_FILE,
     PROBE_WEIGHTS,

@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from speechft.documents import parse_json, read_lines
 from speechft.errors import DataError
-from speechft.files import atomic_write
 from speechft.results import ResultRow
+from speechft.storage.documents import parse_json, read_lines
+from speechft.storage.files import atomic_write
 from speechft.tasks.measures import Item
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechft.claims import FOLDER, Claim, Workers
 from speechft.console import warn
 from speechft.data.kept_cuts import Cuts
 from speechft.errors import DataError
@@ -17,7 +16,8 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.task_evaluation import TaskEvaluation
 from speechft.features.cache import Codec, FrameCache, PooledCache, audio_key
 from speechft.features.keeping import Features, Storage
-from speechft.scratch import scratch_in
+from speechft.parallel.claims import FOLDER, Claim, Workers
+from speechft.storage.scratch import scratch_in
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -27,10 +27,10 @@ from speechft.evaluation.task_rows import TaskRows
 from speechft.features.extract import count_frames
 from speechft.features.keeping import Features
 from speechft.features.layers import pick_layers
-from speechft.files import file_digest, json_digest
 from speechft.results import ResultRow, of_all_layers, read_rows, write_rows
 from speechft.runs import is_done, stage
-from speechft.scratch import Names
+from speechft.storage.files import file_digest, json_digest
+from speechft.storage.scratch import Names
 from speechft.tasks.base import Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.word_search import LanguageModel

@@ -9,7 +9,7 @@ from speechft.cards.card import Card, Origin, encoder_origin
 from speechft.commands import typed_command
 from speechft.encoders.load import resolve_encoder
 from speechft.evaluation.candidates import find_candidate
-from speechft.files import file_digest
+from speechft.storage.files import file_digest
 from speechft.tasks.saved import read_record
 
 if TYPE_CHECKING:

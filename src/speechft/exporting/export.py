@@ -14,19 +14,19 @@ import torch
 from torch import Tensor
 
 from speechft.cards.card import CARD_NAME
-from speechft.disk import as_usual
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.exporting.card import export_card
 from speechft.exporting.counterparts import Counterpart, counterpart_of, refused
 from speechft.exporting.tokenizer import write_tokenizer
-from speechft.files import CONFIG_NAME, read_json, write_json, write_text
 from speechft.naming import public_config, public_name
-from speechft.outputs import check_own, overwriting, publish
 from speechft.prediction.finding import find_pipeline
 from speechft.prediction.pipelines import GREEDY, Pipeline, open_pipeline
+from speechft.storage.disk import as_usual
+from speechft.storage.files import CONFIG_NAME, read_json, write_json, write_text
+from speechft.storage.outputs import check_own, overwriting, publish
+from speechft.storage.uploads import moved_up
 from speechft.tasks.saved import read_record
-from speechft.uploads import moved_up
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, over max(1, the largest logit), that counts as equal."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from speechft.data.labels import UNKNOWN
-from speechft.files import write_json
+from speechft.storage.files import write_json
 from speechft.tasks.word_search import BOUNDARY
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from speechft.disk import is_regular, sweep
 from speechft.errors import RunError
-from speechft.files import atomic_write
-from speechft.locks import is_unwritable
-from speechft.scratch import Names
+from speechft.storage.disk import is_regular, sweep
+from speechft.storage.files import atomic_write
+from speechft.storage.locks import is_unwritable
+from speechft.storage.scratch import Names
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -12,7 +12,7 @@ from speechft.devices import Resolved
 from speechft.encoders.base import Encoder
 from speechft.features.cache import Room, audio_key
 from speechft.features.kept import Timed
-from speechft.scratch import Names, Rows
+from speechft.storage.scratch import Names, Rows
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -22,7 +22,7 @@ from speechft.features.downsampler import Downsampled, DownsamplerCache, downsam
 from speechft.features.frame_plan import FramePlan
 from speechft.features.keeping import Features, Keeper, Storage, frames_of
 from speechft.features.kept import Timed
-from speechft.scratch import free_bytes, scratch_folder
+from speechft.storage.scratch import free_bytes, scratch_folder
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

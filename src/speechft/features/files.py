@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from speechft.claims import Claim
 from speechft.console import Bar, progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import place_of
@@ -32,7 +31,9 @@ from speechft.features.items import (
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
 from speechft.features.streaming import encoded
-from speechft.files import (
+from speechft.parallel.claims import Claim
+from speechft.parallel.sharing import ItemsError, Unit, work_off
+from speechft.storage.files import (
     atomic_write,
     create_text,
     json_digest,
@@ -40,10 +41,9 @@ from speechft.files import (
     read_json,
     write_error,
 )
-from speechft.headers import sorted_metadata
-from speechft.outputs import overwriting, refuse
-from speechft.sharing import ItemsError, Unit, work_off
-from speechft.uploads import moved_up
+from speechft.storage.headers import sorted_metadata
+from speechft.storage.outputs import overwriting, refuse
+from speechft.storage.uploads import moved_up
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

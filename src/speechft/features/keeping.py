@@ -15,7 +15,7 @@ from speechft.encoders.base import EncoderOutput, pooled
 from speechft.features.cache import FrameCache, PooledCache, audio_key
 from speechft.features.frame_plan import FramePlan
 from speechft.features.kept import Picked, TensorRows, TensorsByName
-from speechft.scratch import Column, Names
+from speechft.storage.scratch import Column, Names
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

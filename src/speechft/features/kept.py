@@ -1,4 +1,4 @@
-"""Tensors that are kept for the time of some work, in files without a name (`speechft.scratch`)."""
+"""Tensors that are kept for the time of some work, in files without a name (`storage/scratch`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechft.scratch import Column, Names, Rows
+from speechft.storage.scratch import Column, Names, Rows
 
 _NUMPY = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
 

@@ -17,7 +17,7 @@ from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.folders import CORPUS_FILE, look_below
 from speechft.data.tables import SUFFIXES, is_manifest, is_table, read_table
 from speechft.errors import DataError, SpeechftError
-from speechft.remote import address_of, joined, stat
+from speechft.storage.remote import address_of, joined, stat
 
 if TYPE_CHECKING:
     from speechft.encoders.inspection import Inspection

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from speechft.commands import command
 from speechft.console import warn
-from speechft.copies import copied_file
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
@@ -20,9 +19,10 @@ from speechft.data.manifest import CORPUS_FILE, open_corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
 from speechft.data.utterances import Utterance, to_cut
-from speechft.documents import is_plain
 from speechft.errors import DataError
-from speechft.remote import address_of, parted
+from speechft.storage.copies import copied_file
+from speechft.storage.documents import is_plain
+from speechft.storage.remote import address_of, parted
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -25,9 +25,9 @@ from speechft.encoders.conversion.tensors import memory_tensor
 from speechft.encoders.families import FAMILIES
 from speechft.errors import ConfigError
 from speechft.extras import needs
-from speechft.files import atomic_write, write_json
 from speechft.finetuning.encoding import encode
-from speechft.headers import sorted_metadata
+from speechft.storage.files import atomic_write, write_json
+from speechft.storage.headers import sorted_metadata
 
 
 class Regularizer(Protocol):

@@ -19,7 +19,6 @@ from speechft.encoders.base import Encoder
 from speechft.encoders.load import FEATURES, load_encoder
 from speechft.errors import DataError, RunError
 from speechft.features.extract import count_frames
-from speechft.files import atomic_write
 from speechft.finetuning.config import Targets
 from speechft.finetuning.distributed import Group
 from speechft.finetuning.targets import (
@@ -29,6 +28,7 @@ from speechft.finetuning.targets import (
     are_whole,
     write_index,
 )
+from speechft.storage.files import atomic_write
 from speechft.units.clustering import BATCH, assign, fit_centroids
 
 if TYPE_CHECKING:

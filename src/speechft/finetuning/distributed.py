@@ -12,10 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from speechft import launcher, process_group
+from speechft import launcher
 from speechft.console import is_main_process
 from speechft.devices import Precision, pick_device, resolve_precision
 from speechft.errors import ConfigError, RunError
+from speechft.parallel import process_group
 
 Shared = TypeVar("Shared")
 

@@ -16,7 +16,6 @@ from speechft.encoders.base import Encoder
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError, TrainingError
 from speechft.features.downsampler import DownsamplerCache
-from speechft.files import write_json, write_text
 from speechft.finetuning.baselines import add_adapters, merge_adapters, save_adapters
 from speechft.finetuning.cards import tuned_card
 from speechft.finetuning.config import ADAPTER_FOLDER, PRETRAINING, FinetuningConfig, Strategy
@@ -30,7 +29,8 @@ from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.state import History, weights_of
 from speechft.finetuning.trackers import check_trackers
 from speechft.finetuning.training_setup import Corpora, SupervisedSetup, TrainingSetup
-from speechft.scratch import scratch_in
+from speechft.storage.files import write_json, write_text
+from speechft.storage.scratch import scratch_in
 from speechft.tasks import find_task
 
 __all__ = ["FinetuningConfig", "Strategy", "Tuned", "finetune", "finetune_encoder"]

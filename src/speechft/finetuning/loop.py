@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from speechft import interruption, process_group
+from speechft import interruption
 from speechft.console import log, progress_bar, warn
 from speechft.data.batching import Batch, load_steps, seed_of
 from speechft.devices import returning_memory
@@ -42,6 +42,7 @@ from speechft.finetuning.state import (
     weights_of,
 )
 from speechft.finetuning.trackers import Trackers
+from speechft.parallel import process_group
 
 _MAX_SKIPPED_IN_A_ROW, _MAX_SKIPPED_SHARE = 20, 0.05
 

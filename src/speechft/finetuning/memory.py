@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from speechft import process_group
 from speechft.console import warn
 from speechft.data.batching import Batch
 from speechft.errors import TrainingError
-from speechft.files import read_json, write_json
 from speechft.finetuning.distributed import agree
 from speechft.finetuning.objective import Objective
 from speechft.finetuning.optimization import Optimization
 from speechft.finetuning.phases import Phase, apply_phase
+from speechft.parallel import process_group
+from speechft.storage.files import read_json, write_json
 
 
 @dataclass(frozen=True)

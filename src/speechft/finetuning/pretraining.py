@@ -22,7 +22,6 @@ from speechft.devices import pick_device
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.encoders.load import digest_of, load_encoder
 from speechft.errors import DataError
-from speechft.files import write_json, write_text
 from speechft.finetuning.cards import pretrained_card
 from speechft.finetuning.clusters import load_source, make_targets, row_bytes
 from speechft.finetuning.config import PretrainingConfig
@@ -39,7 +38,8 @@ from speechft.finetuning.phases import Phase
 from speechft.finetuning.pretraining_data import Crops
 from speechft.finetuning.state import History, weights_of
 from speechft.runs import lock, stage
-from speechft.scratch import scratch_in
+from speechft.storage.files import write_json, write_text
+from speechft.storage.scratch import scratch_in
 
 
 def pretrain_recipe(config: PretrainingConfig, folder: Path, *, dry_run: bool = False) -> None:

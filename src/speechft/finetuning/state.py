@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from speechft import process_group
 from speechft.console import warn
-from speechft.disk import is_regular
 from speechft.errors import CheckpointError
-from speechft.files import atomic_write, file_digest
 from speechft.finetuning.layers import transformer_layers
+from speechft.parallel import process_group
+from speechft.storage.disk import is_regular
+from speechft.storage.files import atomic_write, file_digest
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.state_dict import StateDictOptions

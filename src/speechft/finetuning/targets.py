@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from speechft.data.batching import seed_of
-from speechft.disk import open_regular
 from speechft.errors import DataError
-from speechft.files import atomic_write
+from speechft.storage.disk import open_regular
+from speechft.storage.files import atomic_write
 
 CLUSTERS_NAME, _PLACES_NAME, _KEYS_NAME = "clusters.i16", "places.npy", "keys.npy"
 

@@ -23,7 +23,6 @@ from speechft.encoders.base import Encoder
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError
 from speechft.features.downsampler import DownsamplerCache
-from speechft.files import atomic_write, write_json
 from speechft.finetuning.baselines import Distillation, L2sp, Regularizer
 from speechft.finetuning.config import BY_DEV, FinetuningConfig
 from speechft.finetuning.distributed import make_accelerator
@@ -35,6 +34,7 @@ from speechft.finetuning.phases import head_only_updates
 from speechft.finetuning.selection import DevEvaluator, warn_if_all_blank
 from speechft.finetuning.splits import SplitReader, TuningSplits
 from speechft.finetuning.task_schedule import task_schedule
+from speechft.storage.files import atomic_write, write_json
 from speechft.tasks import find_task
 from speechft.tasks.base import Split, Task, file_name
 from speechft.tasks.left_out import LeftOut

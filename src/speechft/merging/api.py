@@ -13,7 +13,7 @@ from speechft.merging.plan import build_plan
 from speechft.merging.report import MergeReport
 from speechft.merging.sources import open_models
 from speechft.merging.stream import NoSink, run
-from speechft.outputs import overwriting
+from speechft.storage.outputs import overwriting
 
 if TYPE_CHECKING:
     import torch

@@ -12,11 +12,11 @@ from speechft.commands import command
 from speechft.encoders.conversion.adapters import find_adapter
 from speechft.encoders.opening import WEIGHT_SUFFIXES, resolve_encoder
 from speechft.errors import CheckpointError, SpeechftError
-from speechft.files import CONFIG_NAME
 from speechft.merging import lineage
 from speechft.merging.plan import build_plan
 from speechft.merging.sources import open_models
 from speechft.merging.stream import NoSink, run
+from speechft.storage.files import CONFIG_NAME
 
 APART = 1.5
 """How many times nearer (in 1 - cosine) the first of two related candidates has to be. A sibling

@@ -9,9 +9,9 @@ from typing import Any
 
 from speechft.commands import command
 from speechft.errors import ConfigError, nearest, unknown_choice
-from speechft.files import read_yaml
 from speechft.merging.config import MergeConfig
 from speechft.merging.methods import METHODS
+from speechft.storage.files import read_yaml
 
 OFFICIAL_KEYS = (
     "merge_method",

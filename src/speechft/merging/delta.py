@@ -33,8 +33,8 @@ from speechft.merging.sources import check_not_input, open_models
 from speechft.merging.stream import NoSink, pieces, run
 from speechft.merging.writers import blank_item, write_tensors_file
 from speechft.naming import public, public_config
-from speechft.outputs import overwriting
-from speechft.uploads import moved_up
+from speechft.storage.outputs import overwriting
+from speechft.storage.uploads import moved_up
 
 if TYPE_CHECKING:
     import torch

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechft.disk import reading
 from speechft.errors import CheckpointError
-from speechft.files import CONFIG_NAME, file_digest
+from speechft.storage.disk import reading
+from speechft.storage.files import CONFIG_NAME, file_digest
 
 _BLOCK = 1 << 20
 
@@ -68,7 +68,7 @@ class InputDigests:
 def combined_digest(folder: Path | None, files: Sequence[Path], digests: dict[Path, str]) -> str:
     """Return one digest for a checkpoint out of the digests of its files.
 
-    For an encoder folder it is `speechft.files.encoder_digest`; for a single file without a
+    For an encoder folder it is `speechft.storage.files.encoder_digest`; for a single file without a
     configuration, the digest of that file.
     """
     parts = [digests[path] for path in files]

@@ -28,8 +28,8 @@ from speechft.merging.sources import (
 )
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
 from speechft.merging.writers import folder_settings, write_folder, write_s3prl, write_tensors
-from speechft.remote import address_of
-from speechft.uploads import output_at
+from speechft.storage.remote import address_of
+from speechft.storage.uploads import output_at
 
 
 @dataclass(frozen=True)

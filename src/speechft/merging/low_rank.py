@@ -28,7 +28,6 @@ from speechft.encoders.conversion.settings import complete_settings
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.encoders.families import FAMILIES
 from speechft.errors import ConfigError
-from speechft.files import write_json
 from speechft.merging.coefficients import layer_of
 from speechft.merging.lineage import Change
 from speechft.merging.output import SafetensorsWriter
@@ -37,6 +36,7 @@ from speechft.merging.stream import pieces
 from speechft.merging.writers import blank_item
 from speechft.naming import public
 from speechft.runs import publish
+from speechft.storage.files import write_json
 
 REPORT_NAME = "delta.json"
 

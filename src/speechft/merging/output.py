@@ -16,14 +16,14 @@ import numpy as np
 from speechft.cards.card import CARD_NAME
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, Buffer
 from speechft.errors import RunError
-from speechft.files import (
+from speechft.merging.plan import TensorPlan
+from speechft.storage.files import (
     CONFIG_NAME,
     INDEX_NAME,
     PROCESSOR_NAME,
     WEIGHTS_NAME,
 )
-from speechft.merging.plan import TensorPlan
-from speechft.outputs import check_own
+from speechft.storage.outputs import check_own
 
 SHARD_BYTES = 5_000_000_000
 """Largest size of one weight file, as on the Hugging Face hub."""

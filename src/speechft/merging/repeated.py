@@ -10,7 +10,6 @@ from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer
 from speechft.encoders.load import digest_if_written
 from speechft.encoders.opening import open_encoder
-from speechft.files import json_digest
 from speechft.merging.checks import unique
 from speechft.merging.config import MergeSettings
 from speechft.merging.execution import check_delta, check_weights, prepare_opened
@@ -21,6 +20,7 @@ from speechft.merging.plan import TensorPlan
 from speechft.merging.sources import open_models
 from speechft.merging.stream import ArraySink, run
 from speechft.merging.writers import folder_settings
+from speechft.storage.files import json_digest
 
 
 @dataclass(frozen=True)

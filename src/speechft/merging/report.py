@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from speechft.files import encoder_digest, file_digest
 from speechft.merging.lineage import Evidence
 from speechft.naming import public
+from speechft.storage.files import encoder_digest, file_digest
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MergeReport:
     formats: tuple[str, ...]
     """Format and family of the base and of every tuned model, such as ``s3prl hubert``."""
     base_digest: str | None
-    """Of an encoder folder, `speechft.files.encoder_digest`; None for results in memory."""
+    """Of an encoder folder, `speechft.storage.files.encoder_digest`; None for results in memory."""
     tuned_digests: tuple[str | None, ...]
     merged: int
     """Number of tensors that were merged."""

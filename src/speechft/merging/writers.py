@@ -17,7 +17,6 @@ from speechft.encoders.conversion.settings import implied_normalisation, publish
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer
 from speechft.encoders.families import find_family
 from speechft.errors import CheckpointError
-from speechft.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 from speechft.merging.card import model_card
 from speechft.merging.memory import as_torch
 from speechft.merging.output import (
@@ -31,6 +30,7 @@ from speechft.merging.report import MergeReport
 from speechft.merging.stream import ArraySink, Sink
 from speechft.naming import public_config
 from speechft.runs import publish
+from speechft.storage.files import CONFIG_NAME, PROCESSOR_NAME, write_json, write_text
 
 Stream = Callable[[Sink], MergeReport]
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}

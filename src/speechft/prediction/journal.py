@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from speechft.console import log
-from speechft.disk import remove
 from speechft.errors import CheckpointError
-from speechft.files import json_digest, read_json, write_error, write_json
-from speechft.kept_lines import KeptLines, kept_lines
-from speechft.locks import lock, make_scratch
+from speechft.storage.disk import remove
+from speechft.storage.files import json_digest, read_json, write_error, write_json
+from speechft.storage.kept_lines import KeptLines, kept_lines
+from speechft.storage.locks import lock, make_scratch
 
 _KEY, _LINES = "key.json", "answers.jsonl"
 

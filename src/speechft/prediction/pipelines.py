@@ -18,9 +18,9 @@ from speechft.evaluation.candidates import find_candidate
 from speechft.evaluation.grid import Probe
 from speechft.features.extract import batch_limits
 from speechft.features.layers import Layers, pick_layers, read_layers
-from speechft.files import file_digest
 from speechft.prediction.finding import find_pipeline
 from speechft.prediction.windows import Window, cut_windows
+from speechft.storage.files import file_digest
 from speechft.tasks import find_task
 from speechft.tasks.saved import SavedHead, read_record, with_weights
 from speechft.tasks.word_search import LanguageModel

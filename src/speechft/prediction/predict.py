@@ -25,8 +25,6 @@ from speechft.features.items import (
     usable_cuts,
 )
 from speechft.features.sources import find_sources
-from speechft.files import file_digest
-from speechft.outputs import check_own, overwriting, publish
 from speechft.prediction.finding import find_pipeline
 from speechft.prediction.formats import (
     Answered,
@@ -36,8 +34,10 @@ from speechft.prediction.formats import (
 )
 from speechft.prediction.journal import Journal, journal
 from speechft.prediction.pipelines import CONTEXT, GREEDY, WINDOW, Pipeline, open_pipeline
+from speechft.storage.files import file_digest
+from speechft.storage.outputs import check_own, overwriting, publish
+from speechft.storage.uploads import moved_up
 from speechft.tasks.saved import read_record
-from speechft.uploads import moved_up
 from speechft.version import __version__
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from typing import Any
 
 from speechft.cards.card import CARD_NAME
 from speechft.commands import command
-from speechft.documents import is_plain, read_limited
 from speechft.encoders.conversion.tensors import is_finite, safetensors_tensors
 from speechft.errors import CheckpointError
-from speechft.files import (
+from speechft.naming import public, public_text
+from speechft.storage.documents import is_plain, read_limited
+from speechft.storage.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
@@ -24,8 +25,7 @@ from speechft.files import (
     indexed_files,
     read_json,
 )
-from speechft.headers import read_header
-from speechft.naming import public, public_text
+from speechft.storage.headers import read_header
 
 KNOWN = ("*.safetensors", "*.json", "*.md", "results.jsonl", "vocab.txt", "merges.txt")
 """Names of files that are published, at any depth; and `_LEGAL`, whatever stands behind."""

@@ -12,10 +12,10 @@ from speechft.console import log
 from speechft.data.corpora import cards as corpus_cards
 from speechft.encoders.conversion.adapters import ADAPTER_NAME
 from speechft.errors import CheckpointError, ConfigError, DataError
-from speechft.files import CONFIG_NAME, read_json
 from speechft.naming import hub_id, is_hub_id
 from speechft.publishing.contents import File
 from speechft.results import ResultRow, mean_over_seeds, of_all_layers, read_rows
+from speechft.storage.files import CONFIG_NAME, read_json
 from speechft.tasks import find_task, is_task, measure_of
 from speechft.tasks.base import Task
 

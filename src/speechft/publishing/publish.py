@@ -12,10 +12,10 @@ from typing import Any
 from speechft.cards.card import CARD_NAME, read_card
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, SpeechftError
-from speechft.files import CONFIG_NAME, encoder_digest
 from speechft.publishing.contents import File, private_things, read_contents
 from speechft.publishing.describing import RESULTS_NAME, figures_of, published_card
 from speechft.publishing.upload import Upload, check_repo_id, upload
+from speechft.storage.files import CONFIG_NAME, encoder_digest
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from speechft.cards.card import CARD_NAME
-from speechft.disk import reading
 from speechft.errors import ConfigError, RunError
 from speechft.naming import is_hub_id
 from speechft.publishing.contents import File
+from speechft.storage.disk import reading
 
 _ITS_OWN = ".gitattributes"
 _NAMED = 4

@@ -18,11 +18,11 @@ from speechft.data.manifest import Corpus
 from speechft.devices import use_device
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError, DataError
-from speechft.locks import waiting
-from speechft.outputs import RECORD_NAME, check_own, overwriting
 from speechft.reporting.layers import PAGE_NAME, TITLES, write_page
 from speechft.runs import lock, stage
-from speechft.uploads import moved_up
+from speechft.storage.locks import waiting
+from speechft.storage.outputs import RECORD_NAME, check_own, overwriting
+from speechft.storage.uploads import moved_up
 
 
 @moved_up("out")

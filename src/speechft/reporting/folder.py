@@ -18,13 +18,9 @@ from speechft.analysis.rows import AnalysisRow, read_analysis
 from speechft.analysis.sentences import sentences
 from speechft.commands import command
 from speechft.config import as_yaml, build
-from speechft.documents import read_limited
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
-from speechft.files import read_json, read_yaml, write_text
-from speechft.locks import lock
 from speechft.naming import distinct_names, public, public_command, public_text
-from speechft.outputs import RECORD_NAME, check_own, replacing
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
@@ -40,6 +36,10 @@ from speechft.results import (
     read_rows,
 )
 from speechft.runs import STAGE_FILE
+from speechft.storage.documents import read_limited
+from speechft.storage.files import read_json, read_yaml, write_text
+from speechft.storage.locks import lock
+from speechft.storage.outputs import RECORD_NAME, check_own, replacing
 from speechft.verdict import colours, judge, verdict
 
 REPORT_NAME = "report.html"

@@ -11,10 +11,10 @@ from speechft.analysis.sentences import LEADING, sentences
 from speechft.console import log
 from speechft.errors import PackageError
 from speechft.extras import needs
-from speechft.outputs import put_text
 from speechft.reporting.figures import Look
 from speechft.reporting.plots import shorten
 from speechft.reporting.svg import Style, panel, styles_of, to_svg
+from speechft.storage.outputs import put_text
 
 PAGE_NAME = "analysis.md"
 
@@ -54,7 +54,7 @@ def write_page(
     Args:
         rows: Of one analysis.
         folder: Where ``analysis.md`` and the figures go.
-        earlier: See `speechft.outputs.replacing`.
+        earlier: See `speechft.storage.outputs.replacing`.
 
     Returns:
         The files; without matplotlib the page alone.

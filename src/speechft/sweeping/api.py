@@ -13,7 +13,7 @@ from speechft.arguments import (
     names_of,
     texts_of,
 )
-from speechft.uploads import moved_up
+from speechft.storage.uploads import moved_up
 
 if TYPE_CHECKING:
     from speechft.evaluation.config import EvaluationConfig
@@ -97,7 +97,7 @@ def sweep(
     from speechft.devices import use_device
     from speechft.errors import ConfigError
     from speechft.merging.config_file import split_options
-    from speechft.outputs import overwriting
+    from speechft.storage.outputs import overwriting
     from speechft.sweeping import suggestion
     from speechft.sweeping import sweep as sweeping
     from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
@@ -194,7 +194,7 @@ def search(
             corpus.
     """
     from speechft.devices import use_device
-    from speechft.outputs import overwriting
+    from speechft.storage.outputs import overwriting
     from speechft.sweeping import search as searching
     from speechft.sweeping.settings import Rule, SweepSettings
     from speechft.sweeping.space import SearchSettings

@@ -8,10 +8,10 @@ from typing import Any
 
 from speechft.console import warn
 from speechft.errors import RunError
-from speechft.outputs import put_text
 from speechft.reporting import sweep_plots as plots
 from speechft.reporting.report import require_extra
 from speechft.reporting.sweeps import read_suggestion, read_swept
+from speechft.storage.outputs import put_text
 
 CURVE, FRONT, SUGGESTION = "curve.svg", "front.svg", "suggestion.svg"
 PICTURES = (CURVE, FRONT)

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from speechft.claims import Workers
 from speechft.console import log
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.encoders import open_tasks
 from speechft.extras import needs
-from speechft.files import json_digest
-from speechft.locks import lock, waiting
 from speechft.merging.config import MergeSettings
 from speechft.merging.repeated import Merger
-from speechft.outputs import put_text
+from speechft.parallel.claims import Workers
 from speechft.results import ResultRow
+from speechft.storage.files import json_digest
+from speechft.storage.locks import lock, waiting
+from speechft.storage.outputs import put_text
 from speechft.sweeping.drawing import FRONT, draw_front
 from speechft.sweeping.judging import Items, Judged, chosen, in_words, judged
 from speechft.sweeping.merged import merge_command

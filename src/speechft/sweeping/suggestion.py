@@ -27,10 +27,10 @@ from speechft.evaluation.encoders import open_corpora
 from speechft.evaluation.limit import limited
 from speechft.features.downsampler import DownsamplerCache, downsampler_key
 from speechft.features.extract import batch_limits, count_frames, encode, group_by_length, in_float
-from speechft.files import json_digest, read_json, write_json
 from speechft.finetuning.splits import SplitReader
 from speechft.merging.repeated import Merger
 from speechft.runs import lock, stage
+from speechft.storage.files import json_digest, read_json, write_json
 from speechft.sweeping.drawing import draw_suggestion
 from speechft.sweeping.merged import Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, read_alphas

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from speechft.claims import Claim, Workers
 from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError, SpeechftError
@@ -18,13 +17,14 @@ from speechft.evaluation.identity import slug
 from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.predictions import dev_file, items_of, read_items
 from speechft.features.downsampler import DownsamplerCache
-from speechft.files import json_digest
-from speechft.locks import lock, waiting
 from speechft.merging.lineage import evidence
 from speechft.merging.repeated import Merger
-from speechft.outputs import replacing
+from speechft.parallel.claims import Claim, Workers
+from speechft.parallel.sharing import Unit, work_off
 from speechft.results import ResultRow, Role, of_all_layers, write_rows
-from speechft.sharing import Unit, work_off
+from speechft.storage.files import json_digest
+from speechft.storage.locks import lock, waiting
+from speechft.storage.outputs import replacing
 from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, in_words, judged
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command

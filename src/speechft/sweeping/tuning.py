@@ -13,10 +13,10 @@ from speechft.config import build
 from speechft.data.labels import Vocabulary
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, ConfigError
-from speechft.files import file_digest, read_json
 from speechft.finetuning.config import PRETRAINING, FinetuningConfig
 from speechft.finetuning.training_setup import tuning_head
 from speechft.runs import STAGE_FILE
+from speechft.storage.files import file_digest, read_json
 from speechft.tasks import find_task
 from speechft.tasks.base import Task
 from speechft.tasks.saved import with_weights

@@ -6,16 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from speechft.files import json_text
 from speechft.naming import public
-from speechft.outputs import check_own, put_text
 from speechft.results import read_rows
+from speechft.storage.files import json_text
+from speechft.storage.outputs import check_own, put_text
 
 RESULTS_FILE = "results.jsonl"
 
 
 def put_json(path: Path, content: Any, places: Iterable[Any] = ()) -> None:
-    """Write JSON in the place of an earlier file of ours; see `speechft.outputs.put_text`.
+    """Write JSON in the place of an earlier file of ours; see `speechft.storage.outputs.put_text`.
 
     Args:
         path: The file.

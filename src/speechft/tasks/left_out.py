@@ -16,7 +16,7 @@ from speechft.console import warn
 from speechft.data.kept_cuts import chosen, picked
 from speechft.data.labels import Vocabulary
 from speechft.errors import DataError
-from speechft.files import atomic_write
+from speechft.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

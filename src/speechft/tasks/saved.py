@@ -15,9 +15,9 @@ from pydantic import Field
 from speechft.config import Config, build
 from speechft.devices import Precision
 from speechft.errors import CheckpointError, ConfigError
-from speechft.files import file_digest, read_json, write_json
-from speechft.headers import read_header
 from speechft.naming import public_name
+from speechft.storage.files import file_digest, read_json, write_json
+from speechft.storage.headers import read_header
 
 if TYPE_CHECKING:
     from torch import nn

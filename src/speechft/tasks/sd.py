@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import Vocabulary, label_of
-from speechft.documents import parse_json
 from speechft.errors import DataError
+from speechft.storage.documents import parse_json
 from speechft.tasks.answers import Answer, Heard, Span, known_timing
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, ratio

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from speechft.documents import numbered_lines
 from speechft.errors import DataError
 from speechft.extras import needs
+from speechft.storage.documents import numbered_lines
 
 if TYPE_CHECKING:
     from pathlib import Path

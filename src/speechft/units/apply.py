@@ -14,19 +14,19 @@ from typing import Any
 from speechft.commands import command
 from speechft.console import warn
 from speechft.devices import Precision
-from speechft.disk import reading
-from speechft.documents import parse_json
 from speechft.encoders.base import Mode
 from speechft.errors import CheckpointError, ConfigError
 from speechft.features.items import none_usable
-from speechft.files import file_digest
-from speechft.kept_lines import KeptLines, kept_lines
-from speechft.outputs import overwriting
 from speechft.runs import stage
+from speechft.storage.disk import reading
+from speechft.storage.documents import parse_json
+from speechft.storage.files import file_digest
+from speechft.storage.kept_lines import KeptLines, kept_lines
+from speechft.storage.outputs import overwriting
+from speechft.storage.uploads import moved_up
 from speechft.units.clustering import without_repeats
 from speechft.units.codebook import CENTROIDS_NAME, Codebook, load_codebook
 from speechft.units.listening import Listener
-from speechft.uploads import moved_up
 
 KM_NAME = "units.km"
 ROWS_NAME = "units.jsonl"

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speechft.errors import CheckpointError
-from speechft.files import atomic_write, read_json, write_json
-from speechft.headers import sorted_metadata
+from speechft.storage.files import atomic_write, read_json, write_json
+from speechft.storage.headers import sorted_metadata
 from speechft.units.clustering import assign
 
 CENTROIDS_NAME = "centroids.safetensors"

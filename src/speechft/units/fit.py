@@ -25,14 +25,14 @@ from speechft.encoders.timing import FrameTiming
 from speechft.errors import ConfigError, unknown_choice
 from speechft.features.extract import count_frames
 from speechft.features.items import none_usable
-from speechft.files import read_json, write_json
 from speechft.naming import public_name
-from speechft.outputs import overwriting
 from speechft.runs import stage
+from speechft.storage.files import read_json, write_json
+from speechft.storage.outputs import overwriting
+from speechft.storage.uploads import moved_up
 from speechft.units.clustering import Agreement, agreement, assign, fit_centroids
 from speechft.units.codebook import CENTROIDS_NAME, SETTINGS_NAME, Codebook
 from speechft.units.listening import Frames, Listener
-from speechft.uploads import moved_up
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

@@ -22,7 +22,7 @@ from speechft.features.items import announce, named_groups, none_usable, usable_
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
 from speechft.features.streaming import encoded
-from speechft.files import json_digest
+from speechft.storage.files import json_digest
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut

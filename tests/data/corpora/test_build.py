@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechft.claims import FOLDER
 from speechft.console import progress_bar
 from speechft.data import inspection
 from speechft.data.corpora import build as building
@@ -21,6 +20,7 @@ from speechft.data.corpora.build import Options, build
 from speechft.data.issues import COLUMNS, HINTS, ISSUES_FILE, KINDS, Issue
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError
+from speechft.parallel.claims import FOLDER
 
 CARD = Card("mine", "title", "a folder", "CC0", "1 h", "train, test", ("asr",), "here")
 RNG = np.random.default_rng(0)

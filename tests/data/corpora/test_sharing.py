@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from processes import VERB, Child
-from speechft.claims import FOLDER
+from speechft.parallel.claims import FOLDER
 
 _SLOW = """
 import time

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.data.corpora.base import Card
 from speechft.errors import DataError, nearest
-from speechft.files import cache_folder as cache_folder
-from speechft.remote import address_of, is_address
+from speechft.storage.files import cache_folder as cache_folder
+from speechft.storage.remote import address_of, is_address
 
 if TYPE_CHECKING:
     from speechft.data.manifest import Corpus
@@ -65,8 +65,8 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     Raises:
         DataError: There is no such corpus.
     """
-    from speechft.locks import waiting
-    from speechft.scratch import scratch_in
+    from speechft.storage.locks import waiting
+    from speechft.storage.scratch import scratch_in
 
     with waiting(), scratch_in(work_folder):
         return _find(name, work_folder)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from speechft.data.issues import Issue
-from speechft.documents import read_limited
 from speechft.errors import DataError
+from speechft.storage.documents import read_limited
 
 if TYPE_CHECKING:
     from speechft.data.kept_items import KeptItems

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from speechft.claims import FOLDER, Claim
 from speechft.console import progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.corpora.base import Card, Draft, Scan
@@ -26,12 +25,13 @@ from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus, write_corpu
 from speechft.data.text import composed, words
 from speechft.data.utterances import Utterance, kept_utterances
 from speechft.errors import DataError
-from speechft.files import file_digest, json_digest, list_digest, write_text
-from speechft.locks import waiting
-from speechft.outputs import replacing
+from speechft.parallel.claims import FOLDER, Claim
+from speechft.parallel.sharing import Unit, work_off
 from speechft.runs import check_free, invalidate, is_done, is_output, stage
-from speechft.scratch import Column, Names
-from speechft.sharing import Unit, work_off
+from speechft.storage.files import file_digest, json_digest, list_digest, write_text
+from speechft.storage.locks import waiting
+from speechft.storage.outputs import replacing
+from speechft.storage.scratch import Column, Names
 
 _FRAME, _HOP = 400, 320
 """Window and step of the common encoders in samples at 16 kHz."""

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from speechft.data.corpora.base import MAX_LABELS, Card, Draft, Scan, audio_below, need, unlabelled
 from speechft.data.issues import Issue
-from speechft.documents import read_limited
 from speechft.errors import DataError
+from speechft.storage.documents import read_limited
 
 CARD = Card(
     name="fluent-speech-commands",

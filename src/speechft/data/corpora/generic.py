@@ -24,7 +24,7 @@ from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read_table
 from speechft.errors import DataError
-from speechft.scratch import Names
+from speechft.storage.scratch import Names
 
 _SPLITS = {
     "train": "train",

@@ -26,9 +26,9 @@ from speechft.data.corpora.settings import keywords
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.extras import how_to_get, needs
-from speechft.files import json_digest
-from speechft.locks import lock, waiting
 from speechft.naming import is_hub_id
+from speechft.storage.files import json_digest
+from speechft.storage.locks import lock, waiting
 
 PREFIX = "hf:"
 _REFERENCE = re.compile(

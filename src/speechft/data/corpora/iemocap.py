@@ -8,9 +8,9 @@ from typing import Any
 
 from speechft.data.corpora.base import Card, Draft, Scan, need, read_lines
 from speechft.data.issues import Issue
-from speechft.documents import read_limited
 from speechft.errors import CheckpointError, DataError
-from speechft.files import read_json
+from speechft.storage.documents import read_limited
+from speechft.storage.files import read_json
 
 CARD = Card(
     name="iemocap",

@@ -11,15 +11,15 @@ from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 
-from speechft.claims import Claim
 from speechft.console import Bar
 from speechft.data.corpora.base import Draft, Drafts
 from speechft.data.inspection import Found, Header, inspect
-from speechft.disk import reading
-from speechft.documents import parse_json, read_lines
-from speechft.files import write_text
-from speechft.scratch import Names, Rows
-from speechft.sharing import Unit
+from speechft.parallel.claims import Claim
+from speechft.parallel.sharing import Unit
+from speechft.storage.disk import reading
+from speechft.storage.documents import parse_json, read_lines
+from speechft.storage.files import write_text
+from speechft.storage.scratch import Names, Rows
 
 _CHUNK = 32
 """Recordings that a thread takes at a time, at most."""

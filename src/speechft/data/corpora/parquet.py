@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from speechft.data.columns import meaning, unusable
-from speechft.disk import is_regular
-from speechft.documents import UNPACKED, parse_json
 from speechft.errors import DataError
 from speechft.extras import needs
-from speechft.files import atomic_write
+from speechft.storage.disk import is_regular
+from speechft.storage.documents import UNPACKED, parse_json
+from speechft.storage.files import atomic_write
 
 _ROWS = 256
 _FEW_ROWS, _LEAST = 10_000, 8

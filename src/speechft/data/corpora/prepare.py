@@ -13,8 +13,8 @@ from speechft.data.corpora.settings import keywords
 from speechft.data.manifest import Corpus
 from speechft.data.tables import SUFFIXES
 from speechft.errors import ConfigError, unknown_choice
-from speechft.locks import waiting
-from speechft.scratch import scratch_in
+from speechft.storage.locks import waiting
+from speechft.storage.scratch import scratch_in
 
 
 def prepare(

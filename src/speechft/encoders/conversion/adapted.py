@@ -26,7 +26,7 @@ from speechft.encoders.conversion.tensors import (
 )
 from speechft.encoders.families.tables import normalise_weight_norm
 from speechft.errors import CheckpointError
-from speechft.headers import read_header
+from speechft.storage.headers import read_header
 
 BASE_KEY = "speechft_base"
 """In the metadata of an adapter's weights: what `weights_digest` says of the base it is for."""

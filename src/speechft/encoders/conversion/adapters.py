@@ -10,7 +10,7 @@ from typing import Any
 
 from speechft.commands import command
 from speechft.errors import CheckpointError
-from speechft.files import read_json
+from speechft.storage.files import read_json
 
 ADAPTER_NAME = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")

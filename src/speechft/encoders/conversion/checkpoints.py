@@ -48,7 +48,7 @@ from speechft.encoders.conversion.tensors import Tensor, memory_tensor, safetens
 from speechft.encoders.families import FAMILIES, recognise
 from speechft.encoders.families.tables import normalise_weight_norm
 from speechft.errors import CheckpointError
-from speechft.files import (
+from speechft.storage.files import (
     CONFIG_NAME,
     INDEX_NAME,
     WEIGHTS_NAME,
@@ -56,7 +56,7 @@ from speechft.files import (
     read_json,
     read_processor,
 )
-from speechft.headers import read_header
+from speechft.storage.headers import read_header
 
 BIN_NAME = "pytorch_model.bin"
 BIN_INDEX_NAME = "pytorch_model.bin.index.json"

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from speechft.documents import parse_json
 from speechft.encoders.conversion.tensors import ArrayTensor, Buffer, FileTensor, Tensor
 from speechft.errors import CheckpointError
+from speechft.storage.documents import parse_json
 
 DELTA_KEY = "speechft_delta"
 SCALE_SUFFIX = "::scale"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from speechft.commands import command
-from speechft.disk import reading
 from speechft.errors import CheckpointError
+from speechft.storage.disk import reading
 
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (

@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-from speechft.disk import reading
+from speechft.storage.disk import reading
 
 MAX_PICKLE_BYTES = 16 << 20
 """Of the structure of a checkpoint, beside its numbers; that of a large one takes 1 MB."""

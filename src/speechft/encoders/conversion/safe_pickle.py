@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechft.disk import reading
 from speechft.encoders.conversion.pickle_scan import scan
 from speechft.errors import CheckpointError
+from speechft.storage.disk import reading
 
 
 class Inert:

@@ -15,7 +15,7 @@ from speechft.encoders.families.fairseq import CONFIG_HINT
 from speechft.encoders.opening import open_encoder
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import CheckpointError
-from speechft.files import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
+from speechft.storage.files import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
 
 
 def complete_settings(

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from speechft.disk import open_regular
 from speechft.errors import CheckpointError
-from speechft.headers import read_header
+from speechft.storage.disk import open_regular
+from speechft.storage.headers import read_header
 
 FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Safetensors names of the types that can be merged, with bytes per element."""

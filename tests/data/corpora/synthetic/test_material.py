@@ -20,7 +20,7 @@ from speechft.data.waveform import load_waveform
 from speechft.errors import ConfigError
 from speechft.evaluation import protocols
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
-from speechft.pipeline import evaluate
+from speechft.evaluation.encoders import evaluate
 from speechft.tasks import SUPERB, find_task
 
 pytest.importorskip("espeakng_loader")

@@ -25,8 +25,8 @@ from speechft.data.corpora.synthetic.voices import VoicePool
 from speechft.data.manifest import Corpus, open_corpus, write_corpus
 from speechft.data.utterances import Utterance
 from speechft.errors import DataError
-from speechft.files import json_digest
 from speechft.runs import stage
+from speechft.storage.files import json_digest
 
 GENERATOR_VERSION = 7
 """Raised whenever the same spec would give other audio."""

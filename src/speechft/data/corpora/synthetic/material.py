@@ -27,8 +27,8 @@ from speechft.data.corpora.synthetic.espeak import variants
 from speechft.data.corpora.synthetic.voices import Speaker, VoicePool, make_speakers, prosody
 from speechft.data.manifest import Corpus, open_corpus, write_corpus
 from speechft.data.utterances import Utterance
-from speechft.files import json_digest, write_text
 from speechft.runs import stage
+from speechft.storage.files import json_digest, write_text
 
 VERSION = 3
 """Raised whenever the same spec would give other audio or lists."""

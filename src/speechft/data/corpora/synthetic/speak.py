@@ -18,7 +18,7 @@ from speechft.data.acoustics import SAMPLE_RATE, distort, resample, set_level
 from speechft.data.corpora.synthetic.espeak import Espeak, Prosody
 from speechft.data.corpora.synthetic.worker import align, trim
 from speechft.errors import SpeechftError
-from speechft.files import write_text
+from speechft.storage.files import write_text
 
 
 def run(job: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ from speechft.data.corpora.synthetic.voices import (
     prosody,
 )
 from speechft.errors import SpeechftError
-from speechft.files import write_text
+from speechft.storage.files import write_text
 
 _EDGE = 0.06
 """Seconds of pause kept before and after the speech."""

@@ -1,0 +1,1 @@
+"""Bytes on disks and at addresses: read within limits, written whole; only our own replaced."""
