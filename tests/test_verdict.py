@@ -83,8 +83,8 @@ class Run:
         for name in (TUNED, MERGED):
             self.add(name, task, other, **fields)
 
-    def say(self, config: VerdictConfig = CONFIG, tuned_on: str = "sid") -> tuple[str, ...]:
-        return verdict(self.rows, judge(self.rows, self.folder, config), tuned_on)
+    def say(self, config: VerdictConfig = CONFIG, *tuned_on: str) -> tuple[str, ...]:
+        return verdict(self.rows, judge(self.rows, self.folder, config), tuned_on or ("sid",))
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_margins_of_a_figure_between_0_and_1_are_hundredths(run: Run) -> None:
         run.add(encoder, "qbe", [0.0] * 48, metric="mtwv", value=float(hit > 0.5))
         path = run.folder / slug(encoder) / "qbe.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
-    first, second, _ = run.say(tuned_on="qbe")
+    first, second, _ = run.say(CONFIG, "qbe")
     assert first == "Stable fine-tuning loses on qbe (mtwv 1.000 to 0.000)."
     assert second.startswith("Speech-FT (0.25) keeps qbe (mtwv 1.000 to 1.000).")
 
@@ -225,8 +225,8 @@ def test_a_fixed_number_of_steps_is_judged(run: Run) -> None:
 def test_task_tuned_on_comes_first(run: Run) -> None:
     for task in ("pr", "sid"):
         run.compare(hits(0.7), hits(0.7), task=task)
-    assert "keeps pr (accuracy 70.0 to 70.0) and sid" in run.say(tuned_on="pr")[0]
-    assert "keeps sid (accuracy 70.0 to 70.0) and pr" in run.say(tuned_on="sid")[0]
+    assert "keeps pr (accuracy 70.0 to 70.0) and sid" in run.say(CONFIG, "pr")[0]
+    assert "keeps sid (accuracy 70.0 to 70.0) and pr" in run.say(CONFIG, "sid")[0]
 
 
 def test_colours_follow_the_verdict_not_the_interval_of_one_encoder(run: Run) -> None:
@@ -298,7 +298,7 @@ def test_every_figure_of_a_task_gets_its_own_judgement(run: Run) -> None:
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
     merged = {"encoder": MERGED, "role": Role.MERGED}
     run.rows += [row.model_copy(update=merged) for row in run.rows[2:]]
-    assert run.say(tuned_on="sf")[0] == (
+    assert run.say(CONFIG, "sf")[0] == (
         "Stable fine-tuning gains on sf (slot_type_f1 70.0 to 90.0); "
         "loses on sf (slot_value_cer 40.0 to 60.0)."
     )
@@ -314,7 +314,7 @@ def test_trials_are_judged_by_their_error_rate(run: Run) -> None:
         items = [Item(f"{n:03d}", "", "", float(scores[n]), float(truth[n])) for n in range(400)]
         path = run.folder / slug(encoder) / "asv.jsonl"
         path.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items))
-    assert "gains on asv" in run.say(tuned_on="asv")[0]
+    assert "gains on asv" in run.say(CONFIG, "asv")[0]
 
 
 @pytest.mark.parametrize(
@@ -342,6 +342,24 @@ def test_where_a_better_alpha_lies(
             if shares is not None:
                 run.add(encoder, task, hits(share))
     assert run.say()[2].startswith(advice)
+
+
+def test_advice_on_several_tuned_tasks_is_about_all_of_them(run: Run) -> None:
+    for task, tuned, merged in (("sid", 0.7, 0.7), ("pr", 0.9, 0.8), ("ic", 0.6, 0.6)):
+        for encoder, share in ((PRE_TRAINED, 0.7), (TUNED, tuned), (MERGED, merged)):
+            run.add(encoder, task, hits(share))
+    first, _, advice = run.say(CONFIG, "sid", "pr")
+    assert max(first.index("sid"), first.index("pr")) < first.index("ic")
+    assert advice.startswith("A smaller alpha than the merge's should lose less on ic.")
+    assert run.say(CONFIG, "sid", "ic")[2].startswith(
+        "Fine-tuning gains nothing for certain on sid and ic"
+    )
+    assert run.say(CONFIG, "sid", "pr", "ic")[2].startswith(
+        "Nothing beside sid and pr and ic is judged"
+    )
+    run.rows = [row for row in run.rows if row.task != "ic"]
+    run.compare(hits(0.7), hits(0.7), task="ic")
+    assert "keeps more of the gain on pr." in run.say(CONFIG, "sid", "pr")[2], "sid gained nothing"
 
 
 def test_a_method_without_alpha_gets_no_advice_about_it(run: Run) -> None:

@@ -168,9 +168,9 @@ class Recipe(Config):
         return found
 
     @property
-    def tuned_on(self) -> str:
-        """Return the task that the run is about, the first where there are several."""
-        return (*self.composition.tasks, *self.finetuning.task_weights())[0]
+    def tuned_on(self) -> tuple[str, ...]:
+        """Return the tasks that the run fine-tunes on, in order."""
+        return self.composition.tasks or tuple(self.finetuning.task_weights())
 
 
 KINDS: dict[str, type[Config]] = {

@@ -83,7 +83,7 @@ def judge(
 def verdict(
     rows: Sequence[ResultRow],
     judgements: Mapping[Figure, Judgement],
-    tuned_on: str,
+    tuned_on: Sequence[str],
 ) -> tuple[str, ...]:
     """Say what fine-tuning did, what merging did, and where to look for a better alpha.
 
@@ -92,7 +92,7 @@ def verdict(
     Args:
         rows: Test figures.
         judgements: From `judge`.
-        tuned_on: Task that was fine-tuned on.
+        tuned_on: Tasks that were fine-tuned on.
     """
     shown = mean_over_seeds(rows)
     figures = {(row.encoder, row.task, row.metric): row for row in shown}
@@ -100,7 +100,7 @@ def verdict(
     merged = next(row for row in shown if row.role is Role.MERGED)
     tuned = next(r for r in shown if r.role is Role.TUNED and r.strategy == merged.strategy)
     keys = dict.fromkeys((row.task, row.metric) for row in rows)
-    order = sorted(keys, key=lambda key: key[0] != tuned_on)
+    order = sorted(keys, key=lambda key: key[0] not in tuned_on)
     first, second = (
         _sentence(name, base, order, figures, judgements)
         for name in (tuned.encoder, merged.encoder)
@@ -112,7 +112,9 @@ def verdict(
     return *said, _advice(tuned.encoder, merged.encoder, tuned_on, judgements)
 
 
-def _advice(tuned: str, merged: str, tuned_on: str, judgements: Mapping[Figure, Judgement]) -> str:
+def _advice(
+    tuned: str, merged: str, tuned_on: Sequence[str], judgements: Mapping[Figure, Judgement]
+) -> str:
     """Say in which direction a better alpha lies, from what the tasks gained and lost.
 
     It rests on the alphas that lost least in the study, ``docs/results.md``: small ones where
@@ -123,30 +125,32 @@ def _advice(tuned: str, merged: str, tuned_on: str, judgements: Mapping[Figure, 
         found = [
             task
             for (name, task, _), judged in judgements.items()
-            if name == encoder and (task == tuned_on) == own and judged.finding in findings
+            if name == encoder and (task in tuned_on) == own and judged.finding in findings
         ]
         return list(dict.fromkeys(found))
 
     judged = (Finding.GAINS, Finding.KEEPS, Finding.LOSES, Finding.OPEN)
+    every = " and ".join(tuned_on)
     if not tasks(tuned, *judged):
-        return f"Nothing beside {tuned_on} is judged: evaluate tasks that you must not lose."
+        return f"Nothing beside {every} is judged: evaluate tasks that you must not lose."
     gained = [task for name in (tuned, merged) for task in tasks(name, Finding.GAINS, own=True)]
     if not gained and tasks(tuned, *judged, own=True):
         return (
-            f"Fine-tuning gains nothing for certain on {tuned_on}, so that no alpha can keep it: "
+            f"Fine-tuning gains nothing for certain on {every}, so that no alpha can keep it: "
             "tune for longer, at another rate or on more data."
         )
+    gain = f"the gain on {' and '.join(dict.fromkeys(gained) or tuned_on)}"
     if lost := tasks(merged, Finding.LOSES):
         where = " and ".join(lost)
         return f"A smaller alpha than the merge's should lose less on {where}. {_SWEEP}"
     if lost := tasks(tuned, Finding.LOSES):
         return (
             f"The merge gives back what fine-tuning loses on {' and '.join(lost)}; a larger alpha "
-            f"keeps more of the gain on {tuned_on}, as long as that stays so. {_SWEEP}"
+            f"keeps more of {gain}, as long as that stays so. {_SWEEP}"
         )
     return (
         f"Fine-tuning loses nothing for certain: a larger alpha, or the tuned encoder as it is, "
-        f"keeps more of the gain on {tuned_on}. {_SWEEP}"
+        f"keeps more of {gain}. {_SWEEP}"
     )
 
 

@@ -96,7 +96,7 @@ def report(rows: tuple[ResultRow, ...], curve: tuple[ResultRow, ...]) -> Report:
     }
     return Report(
         title="demo",
-        tuned_on="sid",
+        tuned_on=("sid",),
         verdict=("SID rose by 14 points.", "PR stayed within 1 point."),
         rows=rows,
         curve=curve,

@@ -11,7 +11,7 @@ import pytest
 from speechft.reporting.cells import detail_table, main_lines
 from speechft.reporting.figures import Figures, Look, number
 from speechft.reporting.report import table
-from speechft.reporting.sections import alpha_points, layer_section, trades_of
+from speechft.reporting.sections import alpha_points, layer_section, trade_section, trades_of
 from speechft.results import ResultRow, Role, read_rows, write_rows
 
 MakeRow = Callable[..., ResultRow]
@@ -120,11 +120,25 @@ def test_differences_have_a_sign_and_the_word_of_the_paired_comparison(
 
 
 def test_trade_counts_better_as_positive(rows: tuple[ResultRow, ...]) -> None:
-    trades = {trade.encoder: trade for trade in trades_of(Figures(rows), "sid")}
+    trades = {trade.encoder: trade for trade in trades_of(Figures(rows), ["sid"])}
     assert next(iter(trades)) == "pre-trained"
     plain = trades["plain fine-tuning"]
     assert (plain.on_task, plain.others, plain.off_task) == (28.0, (-15.0, -13.0), -14.0)
-    assert trades_of(Figures(rows), "unknown") == []
+    assert trades_of(Figures(rows), ["unknown"]) == []
+
+
+def test_trade_of_several_tuned_tasks_is_their_mean(rows: tuple[ResultRow, ...]) -> None:
+    figures = Figures(rows)
+    alone = {t: {one.encoder: one for one in trades_of(figures, [t])} for t in ("sid", "pr")}
+    both = {trade.encoder: trade for trade in trades_of(figures, ["sid", "pr", "unknown"])}
+    for name, trade in both.items():
+        assert trade.on_task == pytest.approx(
+            (alone["sid"][name].on_task + alone["pr"][name].on_task) / 2
+        )
+        assert len(trade.others) == len(figures.columns) - 2
+    text = trade_section(figures, ["sid", "pr", "unknown"])
+    assert text is not None
+    assert text.text.startswith("Fine-tuning on sid and pr should")
 
 
 def test_curve_is_sorted_and_ends_are_known_by_name(make_row: MakeRow) -> None:

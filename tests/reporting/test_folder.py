@@ -134,7 +134,7 @@ def run(tmp_path: Path, make_row: MakeRow) -> Path:
 
 def test_a_run_is_read_from_its_files_alone(run: Path) -> None:
     report = read_report(run)
-    assert (report.tuned_on, len(report.rows)) == ("sid", 9)
+    assert (report.tuned_on, len(report.rows)) == (("sid",), 9)
     assert report.facts == {"command": "speechft run demo"}
     assert report.scores == {"pre-trained": 500.0}
     assert [name for name, *_ in report.costs] == [
@@ -147,6 +147,16 @@ def test_a_run_is_read_from_its_files_alone(run: Path) -> None:
     for words in ("Read with care", "What it cost", "Examples", "1 min 15 s"):
         assert words in text
     assert {row.split for row in report.curve if row.task == "sid"} == {"sid-dev"}
+
+
+def test_tasks_of_one_fine_tuning_are_all_tuned_on(run: Path) -> None:
+    (run / "recipe.yaml").unlink()
+    config = {"strategy": "stable", "task": "asr", "tasks": {"asr": 1.0, "sid": 0.5}}
+    write_json(run / "finetuning" / "stable" / "stage.json", {"config": config})
+    report = read_report(run)
+    assert report.tuned_on == ("asr", "sid")
+    assert render(report).count("tuned on this") >= 2
+    assert "Fine-tuned on asr (" in render(report)
 
 
 def test_same_files_same_bytes_whoever_writes_them(run: Path, tmp_path: Path) -> None:
@@ -175,7 +185,7 @@ def test_a_sweep_a_suggestion_and_an_analysis_have_sections(tmp_path: Path) -> N
     write_json(tmp_path / "suggestion.json", suggestion_json())
     write_analysis(tmp_path / "analysis.jsonl", analysis_rows())
     report = read_report(tmp_path)
-    assert (report.tuned_on, report.warnings) == ("sid", ())
+    assert (report.tuned_on, report.warnings) == (("sid",), ())
     text = render(report)
     page = Page(text)
     assert len(page.all("figure")) == 2 + 1 + 1 + 1

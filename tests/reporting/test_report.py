@@ -73,7 +73,7 @@ def test_untrusted_names_are_escaped(report: Report, make_row: MakeRow) -> None:
         report,
         title=HOSTILE,
         verdict=(HOSTILE,),
-        tuned_on=HOSTILE,
+        tuned_on=(HOSTILE,),
         rows=rows,
         curve=curve,
         scores={HOSTILE: 1.0},

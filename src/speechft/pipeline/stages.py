@@ -191,7 +191,7 @@ def _report(state: Run) -> tuple[str, ...]:
     with _replacing(folder, REPORT_NAME) as hidden:
         (report,) = write_report([folder], hidden)
     header, cells = table(report.rows, report.scores)
-    print_table(f"{report.title}: tuned on {report.tuned_on}", header, cells)
+    print_table(f"{report.title}: tuned on {' and '.join(report.tuned_on)}", header, cells)
     if report.superb is not None:
         print_table("SUPERB_S beside published rows", *report.superb.cells(brief=True))
         say("\n".join(report.superb.notes))

@@ -275,7 +275,7 @@ def _as_dev(row: ResultRow, alpha: float, split: str) -> ResultRow:
 
 
 def _judged(
-    files: _Files, rows: Sequence[ResultRow], recipe: Recipe | None, tuned_on: str
+    files: _Files, rows: Sequence[ResultRow], recipe: Recipe | None, tuned_on: Sequence[str]
 ) -> tuple[tuple[str, ...], Mapping[tuple[str, str, str], str]]:
     """Return the verdict in sentences and the colours of the table, where there is a baseline."""
     roles = {row.role for row in rows}
@@ -307,7 +307,8 @@ def _histories(files: _Files, recipe: Recipe | None) -> dict[str, Mapping[str, A
         strategy = str(config.get("strategy") or (inner[0] if inner else "fine-tuning"))
         task = str(config.get("task") or inner[-1]) if len(inner) > 1 else ""
         name = f"{strategy} on {task}" if task else strategy
-        found[name] = {"task": config.get("task"), "strategy": strategy, **_checked(history)}
+        tasks = [*_mapping(config.get("tasks"))] or [str(config.get("task") or "")]
+        found[name] = {"tasks": tasks, "strategy": strategy, **_checked(history)}
     own = None if recipe is None else recipe.finetuning.strategy
     return dict(sorted(found.items(), key=lambda pair: pair[1]["strategy"] != own))
 
@@ -327,12 +328,14 @@ def _stage(folder: Path) -> Any:
 
 def _tuned_on(
     recipe: Recipe | None, swept: Swept | None, histories: Mapping[str, Mapping[str, Any]]
-) -> str:
-    """Return the task that was tuned on; nothing where no file tells it."""
+) -> tuple[str, ...]:
+    """Return the tasks that were tuned on; nothing where no file tells it."""
     if recipe is not None:
         return recipe.tuned_on
-    told = [*(swept.tuned_on if swept else ()), *(h.get("task") for h in histories.values())]
-    return next((str(task) for task in told if task), "")
+    if swept is not None and swept.tuned_on:
+        return swept.tuned_on
+    told = [task for history in histories.values() for task in history["tasks"]]
+    return tuple(dict.fromkeys(str(task) for task in told if task))
 
 
 def _swept(files: _Files) -> Swept | None:

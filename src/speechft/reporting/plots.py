@@ -18,7 +18,7 @@ _BINS = 60
 
 @dataclass(frozen=True)
 class Trade:
-    """What one encoder gained on the task it was tuned on, and elsewhere, in points."""
+    """What one encoder gained on the tasks it was tuned on (mean), and elsewhere, in points."""
 
     encoder: str
     on_task: float
@@ -64,11 +64,11 @@ def alpha_curve(
 
 
 def trade_off(name: str, task: str, trades: Sequence[Trade], styles: Mapping[str, Style]) -> str:
-    """Draw gain on the tuned task (right) against mean gain on the others (up).
+    """Draw gain on the tuned tasks (right) against mean gain on the others (up).
 
     Args:
         name: Unique on the page.
-        task: The task that was tuned on.
+        task: What was tuned on, in words.
         trades: By encoder; the pre-trained one is the origin.
         styles: By encoder.
     """

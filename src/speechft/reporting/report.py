@@ -31,8 +31,8 @@ class Report:
 
     title: str
     """Name of the run, such as ``demo``."""
-    tuned_on: str
-    """Key of the task that was tuned on, such as ``sid``."""
+    tuned_on: tuple[str, ...]
+    """Keys of the tasks that were tuned on, such as ``sid``; empty where no file tells."""
     verdict: tuple[str, ...]
     """What happened, in plain sentences."""
     rows: tuple[ResultRow, ...]
@@ -124,7 +124,7 @@ def _content(report: Report, prefix: str) -> dict[str, Any]:
     figures, curve = Figures(report.rows), Figures(report.curve)
     merged = figures.with_look(Look.MERGED)
     alpha = next((row.alpha for row in report.rows if row.encoder == merged), None)
-    tuned = next((c for c in figures.columns if c.task == report.tuned_on), None)
+    tuned = next((c for c in figures.columns if c.task in report.tuned_on), None)
     parts = (
         sections.trade_section(figures, report.tuned_on),
         sections.alpha_section(curve, report.tuned_on, alpha),
@@ -164,8 +164,9 @@ def _lead(report: Report, figures: Figures, alpha: float | None) -> str:
     evaluated = f"evaluated frozen on {tasks}{on}" if count else ""
     parts = []
     if report.tuned_on:
-        title = titles_of(figures.columns).get(report.tuned_on)
-        parts.append(f"fine-tuned on {report.tuned_on}{f' ({title})' if title else ''}")
+        titles = titles_of(figures.columns)
+        told = [f"{t} ({titles[t]})" if titles.get(t) else t for t in report.tuned_on]
+        parts.append(f"fine-tuned on {' and '.join(told)}")
     if alpha is not None and report.swept is None:
         parts.append(f"merged at alpha {alpha:g}")
     if report.swept is not None:

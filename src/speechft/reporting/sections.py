@@ -51,7 +51,7 @@ class Section:
         return replace(self, panels=panels)
 
 
-def alpha_section(curve: Figures, tuned_on: str, alpha: float | None) -> Section | None:
+def alpha_section(curve: Figures, tuned_on: Sequence[str], alpha: float | None) -> Section | None:
     """Return the curves over alpha on the dev split, one panel a task."""
     panels: list[Panel] = []
     for column in curve.columns:
@@ -86,15 +86,17 @@ def alpha_points(curve: Figures, column: Column) -> list[tuple[float, float]]:
     return sorted(points.items())
 
 
-def trade_section(figures: Figures, tuned_on: str) -> Section | None:
-    """Return gain on the tuned task against gain elsewhere."""
+def trade_section(figures: Figures, tuned_on: Sequence[str]) -> Section | None:
+    """Return gain on what was tuned on against gain elsewhere."""
     trades = trades_of(figures, tuned_on)
     if len(trades) < 2:
         return None
     styles = styles_of(figures.looks)
-    svg = plots.trade_off("trade", tuned_on, trades, styles)
+    measured = {column.task for column in figures.columns}
+    tasks = " and ".join(task for task in tuned_on if task in measured)
+    svg = plots.trade_off("trade", tasks, trades, styles)
     text = (
-        f"Fine-tuning on {tuned_on} should move an encoder to the right, and not down. Points are "
+        f"Fine-tuning on {tasks} should move an encoder to the right, and not down. Points are "
         "absolute differences to the pre-trained encoder, counted so that more is better. Small "
         "dashes are the single other tasks."
     )
@@ -102,19 +104,20 @@ def trade_section(figures: Figures, tuned_on: str) -> Section | None:
     return Section("trade", "What was traded", text, (Panel("", svg),), legend)
 
 
-def trades_of(figures: Figures, tuned_on: str) -> list[Trade]:
+def trades_of(figures: Figures, tuned_on: Sequence[str]) -> list[Trade]:
     """Return what each encoder gained over the pre-trained one, floors left out."""
     reference = figures.reference
-    main = next((column for column in figures.columns if column.task == tuned_on), None)
-    if reference is None or main is None:
+    first = {column.task: column for column in reversed(figures.columns)}
+    own = [column for task, column in first.items() if task in tuned_on]
+    if reference is None or not own:
         return []
     trades = []
     for name in figures.encoders:
         gains = {column: _gain(figures, name, reference, column) for column in figures.columns}
-        on_task = gains[main]
-        others = [g for c, g in gains.items() if c.task != tuned_on and g is not None]
-        if figures.looks[name] is not Look.FLOOR and on_task is not None and others:
-            trades.append(Trade(name, on_task, tuple(others)))
+        on_task = [g for c in own if (g := gains[c]) is not None]
+        others = [g for c, g in gains.items() if c.task not in tuned_on and g is not None]
+        if figures.looks[name] is not Look.FLOOR and len(on_task) == len(own) and others:
+            trades.append(Trade(name, sum(on_task) / len(on_task), tuple(others)))
     return trades
 
 
@@ -123,7 +126,7 @@ def _gain(figures: Figures, name: str, reference: str, column: Column) -> float 
     return None if value is None or base is None else column.gain(value, base)
 
 
-def layer_section(figures: Figures, tuned_on: str) -> Section | None:
+def layer_section(figures: Figures, tuned_on: Sequence[str]) -> Section | None:
     """Return which layers the probes use, one panel a task."""
     wanted = {Look.REFERENCE, Look.TUNED, Look.MERGED}
     names = [name for name in figures.encoders if figures.looks[name] in wanted]
@@ -161,7 +164,7 @@ def _weights(figures: Figures, name: str, column: Column) -> list[float] | None:
     return None if any(math.isnan(v) for v in numbers) else numbers
 
 
-def ability_section(rows: Sequence[ResultRow], tuned_on: str) -> Section | None:
+def ability_section(rows: Sequence[ResultRow], tuned_on: Sequence[str]) -> Section | None:
     """Return what probes on single layers reach, one panel a task."""
     if not rows:
         return None
@@ -313,8 +316,8 @@ def _evaluations(
     return found
 
 
-def _note(column: Column, tuned_on: str) -> str:
-    return "tuned on this" if column.task == tuned_on else ""
+def _note(column: Column, tuned_on: Sequence[str]) -> str:
+    return "tuned on this" if column.task in tuned_on else ""
 
 
 def _legend(names: Sequence[str], styles: Mapping[str, Style]) -> tuple[tuple[str, str], ...]:

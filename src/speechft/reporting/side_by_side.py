@@ -51,7 +51,7 @@ def overview(reports: Sequence[Report]) -> Overview:
     for report, one in zip(reports, figures, strict=True):
         lines = main_lines(one, {}, report.colours, columns)
         kept = [line for line in lines if line.look is not Look.FLOOR]
-        about = [f"tuned on {report.tuned_on}"] if report.tuned_on else []
+        about = [f"tuned on {' and '.join(report.tuned_on)}"] if report.tuned_on else []
         if report.swept is not None:
             ends = {*spread([line.encoder for line in kept], 2), report.swept.choice}
             kept = [line for line in kept if line.encoder in ends]
@@ -73,7 +73,7 @@ def _trades(reports: Sequence[Report], figures: Sequence[Figures]) -> Section | 
                 styles[name] = Style(colour, _SHAPES[look])
     if len(trades) < 2:
         return None
-    svg = plots.trade_off("trade", "the tuned task", trades, styles)
+    svg = plots.trade_off("trade", "what was tuned on", trades, styles)
     text = (
         "Each run beside its own pre-trained encoder, in points, counted so that more is better: "
         "to the right the task that it was tuned on, up the mean of its other tasks. Triangles are "
