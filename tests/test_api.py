@@ -18,6 +18,7 @@ import speechft
 from speechft import api, cli, devices, pipeline
 from speechft.encoders.load import resolve_encoder
 from speechft.errors import ConfigError
+from speechft.evaluation import encoders
 from speechft.evaluation.config import EvaluationConfig
 from speechft.finetuning import pretraining
 from speechft.merging import load_delta, make_delta
@@ -96,7 +97,7 @@ def test_every_field_of_an_evaluation_can_be_given(
         given.append((*arguments, named))
         raise ConfigError("far enough")
 
-    monkeypatch.setattr(pipeline, "evaluate", evaluate)
+    monkeypatch.setattr(encoders, "evaluate", evaluate)
     values: dict[str, tuple[str, Any]] = {
         "tasks": ("pr,sid", ("pr", "sid")),
         "protocol": ("s3prl", "s3prl"),
@@ -138,7 +139,7 @@ def test_defaults_of_an_evaluation_are_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     given: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(pipeline, "evaluate", lambda *a, **named: given.append((*a, named)) or [])
+    monkeypatch.setattr(encoders, "evaluate", lambda *a, **named: given.append((*a, named)) or [])
     assert call(f"evaluate a --json --out {tmp_path}", monkeypatch) == 0
     speechft.evaluate("a", out=tmp_path)
     assert call(f"evaluate a --json --no-cache --out {tmp_path}", monkeypatch) == 0
