@@ -74,7 +74,7 @@ class TrainingError(SpeechftError):
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice that looks most like ``value``, or None when nothing is near."""
-    matches = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
