@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 PathLike = str | Path
+Paths = PathLike | Sequence[PathLike]
+"""One, or several."""
+Texts = str | Sequence[str]
 
 
 def folder_of(path: PathLike) -> Path:
@@ -15,13 +18,13 @@ def folder_of(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def names_of(given: str | Sequence[str]) -> tuple[str, ...]:
+def names_of(given: Texts) -> tuple[str, ...]:
     """Return names of a list, or of a text with commas."""
     parts = given.split(",") if isinstance(given, str) else given
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def texts_of(names: PathLike | Sequence[PathLike]) -> list[str]:
+def texts_of(names: Paths) -> list[str]:
     """Return one or several names as a list of texts."""
     return [str(name) for name in ([names] if isinstance(names, (str, Path)) else names)]
 
