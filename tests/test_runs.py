@@ -63,6 +63,30 @@ def test_changed_stage_is_redone(tmp_path: Path, change: dict[str, Any]) -> None
     assert (tmp_path / "a.txt").read_text() == str({**first, **change})
 
 
+def test_what_a_training_made_is_not_replaced_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(inputs: dict[str, str], costly: bool = True, **config: Any) -> str:
+        with stage(tmp_path, name="t", config=config, inputs=inputs, costly=costly) as work:
+            if not work.done:
+                (work.scratch / "encoder").write_text(str(config))
+        return " ".join(capsys.readouterr().err.split())
+
+    one = {"corpus": "1" * 64}
+    assert train(one, optimization={"steps": 10, "rate": 0.1}, seed=0) == ""
+    assert train(one, optimization={"steps": 10, "rate": 0.1}, seed=0) == ""
+    said = train(one, optimization={"steps": 6, "rate": 0.1}, seed=0, ema=0.9)
+    assert (
+        "holds what other settings made (optimization.steps 10 -> 6, ema not given -> 0.9)" in said
+    )
+    assert "another folder would keep it" in said
+    said = train({"corpus": "2" * 64}, optimization={"steps": 6, "rate": 0.1}, seed=0, ema=0.9)
+    assert "other settings made (another corpus)" in said
+    many = dict.fromkeys("abcde", 1)
+    assert "and 7 more)" in train(one, **many)
+    assert train(one, costly=False, seed=9) == ""
+
+
 def test_order_of_keys_does_not_matter(tmp_path: Path) -> None:
     with stage(tmp_path, name="s", config={"a": 1, "b": 2}, inputs={"x": "1", "y": "2"}):
         pass

@@ -31,6 +31,8 @@ _MOVING_FILE = ".moving.json"
 _SCHEMA = 1
 _KEY = re.compile(r"[0-9a-f]{16}")
 _REPLACED = "replaced"
+_TOLD = 3
+"""Settings that are named where they have changed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def stage(
     config: Any,
     inputs: Mapping[str, str] | None = None,
     outputs: tuple[str, ...] = (),
+    costly: bool = False,
 ) -> Iterator[Stage]:
     """Open the folder of a stage.
 
@@ -66,6 +69,7 @@ def stage(
         inputs: Digest of every input by name.
         outputs: Names that it will surely write; whether somebody else's files are in their place
             is then seen before the work. All others are seen before they are published.
+        costly: Say it before outputs of other settings are replaced: they took a training.
 
     Raises:
         RunError: The folder is in use by another process, cannot be written, or holds what no
@@ -87,6 +91,8 @@ def stage(
         if not done:
             check_free(folder, outputs)
             _mention_others(scratch)
+            if costly:
+                _mention_replaced(folder, public(content))
             make_scratch_of(scratch)
             sweep(scratch, deep=True)
         try:
@@ -194,6 +200,37 @@ def _mention_others(scratch: Path) -> None:
                 "with these it starts anew"
             )
             return
+
+
+def _mention_replaced(folder: Path, content: Mapping[str, Any]) -> None:
+    """Say that a finished stage of other settings lies there, and in which they differ."""
+    record = _record(folder / STAGE_FILE)
+    if record["key"] is None or not any((folder / name).exists() for name in record["outputs"]):
+        return
+    old, new = (
+        dict(_leaves({k: one.get(k) for k in ("config", "inputs")})) for one in (record, content)
+    )
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    told = [
+        f"{'.'.join(key[1:])} {old.get(key, 'not given')} -> {new.get(key, 'not given')}"
+        if key[0] == "config"
+        else f"another {key[-1]}"
+        for key in changed[:_TOLD]
+    ]
+    more = f" and {len(changed) - _TOLD} more" * (len(changed) > _TOLD)
+    warn(
+        f"{folder} holds what other settings made ({', '.join(told)}{more}); it is replaced "
+        "when this is complete, another folder would keep it"
+    )
+
+
+def _leaves(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of nested mappings with the keys that lead there."""
+    if isinstance(content, Mapping) and content:
+        for key, value in content.items():
+            yield from _leaves(value, (*place, str(key)))
+    else:
+        yield place, content
 
 
 def _foreign(folder: Path, name: str, new: Path | None = None) -> list[str]:

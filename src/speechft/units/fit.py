@@ -164,7 +164,7 @@ def fit_units(
     folder = Path(os.path.expanduser(out))
     job: Any = {"name": "units", "config": settings, "inputs": inputs}
     names = (CENTROIDS_NAME, SETTINGS_NAME)
-    with overwriting(overwrite), stage(folder, outputs=names, **job) as work:
+    with overwriting(overwrite), stage(folder, outputs=names, costly=True, **job) as work:
         if not work.done:
             sample = _Sample(work.scratch, listener, number, frames, seed)
             sample.gather()
