@@ -18,6 +18,16 @@ def folder_of(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def real_place(given: Any) -> str:
+    """Return one name for a place, however it was typed: links followed; other texts stay.
+
+    Objects are called by their type.
+    """
+    text = str(given) if isinstance(given, (str, Path)) else type(given).__name__
+    path = os.path.expanduser(text)
+    return os.path.realpath(path) if os.path.exists(path) else text
+
+
 def names_of(given: Texts) -> tuple[str, ...]:
     """Return names of a list, or of a text with commas."""
     parts = given.split(",") if isinstance(given, str) else given

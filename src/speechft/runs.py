@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from speechft.errors import CheckpointError, RunError
 from speechft.naming import public
 from speechft.storage.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.storage.files import json_digest, read_json, write_error, write_json
-from speechft.storage.locks import is_unwritable, make_scratch
+from speechft.storage.locks import is_unwritable, lock_over, make_scratch
 from speechft.storage.locks import lock as lock
 from speechft.storage.outputs import fingerprints, foreign, listed, refuse, written_at
 from speechft.storage.outputs import publish as publish
@@ -55,6 +56,7 @@ def stage(
     inputs: Mapping[str, str] | None = None,
     outputs: tuple[str, ...] = (),
     costly: bool = False,
+    over_sleeper: bool = False,
 ) -> Iterator[Stage]:
     """Open the folder of a stage.
 
@@ -70,6 +72,8 @@ def stage(
         outputs: Names that it will surely write; whether somebody else's files are in their place
             is then seen before the work. All others are seen before they are published.
         costly: Say it before outputs of other settings are replaced: they took a training.
+        over_sleeper: Take the folder over from a process that is known to sleep, and work apart
+            from what that one may go on to write.
 
     Raises:
         RunError: The folder is in use by another process, cannot be written, or holds what no
@@ -77,10 +81,10 @@ def stage(
     """
     content = _content(name, config, inputs)
     key = json_digest(content)
-    scratch = _scratch(folder, key)
+    scratch = _scratch(folder, secrets.token_hex(8) if over_sleeper else key)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(lock(folder))
+            held.enter_context(lock_over(folder) if over_sleeper else lock(folder))
         except RunError as error:
             if is_unwritable(error) and _is_complete(folder, key):
                 yield Stage(folder, scratch, key, True)
@@ -90,7 +94,8 @@ def stage(
         done = _is_complete(folder, key)
         if not done:
             check_free(folder, outputs)
-            _mention_others(scratch)
+            if not over_sleeper:
+                _mention_others(scratch)
             if costly:
                 _mention_replaced(folder, public(content))
             make_scratch_of(scratch)
@@ -98,6 +103,8 @@ def stage(
         try:
             yield Stage(folder, scratch, key, done)
         except Exception as error:
+            if not done and _is_complete(folder, key):  # by another process, while this one slept
+                _remove_scratch(folder, scratch.name)
             if (refused := disk_refusal(error, folder)) is not None:
                 raise write_error(folder, refused) from error
             raise
@@ -262,6 +269,7 @@ def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:
         before = {name: fingerprints(folder / name) for name in there}
         journal = {
             **record,
+            "scratch": scratch.name,
             "outputs": outputs,
             "written": written,
             "stale": stale,
@@ -292,10 +300,11 @@ def _finish_moving(folder: Path) -> None:
         return
     journal = _record(moving)
     key, stale, written = journal["key"], journal.get("stale"), journal["written"]
+    journal.setdefault("scratch", str(key)[:16])
     try:
         if not (
             isinstance(key, str)
-            and _KEY.fullmatch(key[:16])
+            and _KEY.fullmatch(str(journal["scratch"]))
             and isinstance(stale, list)
             and isinstance(written, dict)
         ):  # of a version up to 2026-11, or not ours:
@@ -304,7 +313,7 @@ def _finish_moving(folder: Path) -> None:
         journal["written"] = {n: written.get(n) for n in journal["outputs"]}
         journal["stale"] = [n for n in stale if isinstance(n, str) and _is_name(n)]
         _check_journal(folder, journal)
-        scratch = folder / ".partial" / key[:16]
+        scratch = _scratch(folder, journal["scratch"])
         if not scratch.parent.is_symlink() and all(
             (scratch / n).exists() or (folder / n).exists() for n in journal["outputs"]
         ):
@@ -332,7 +341,7 @@ def _check_journal(folder: Path, journal: Mapping[str, Any]) -> None:
 
 def _move(folder: Path, journal: Mapping[str, Any]) -> None:
     """Do what a journal says; begun again after a kill it goes on."""
-    scratch = folder / ".partial" / str(journal["key"])[:16]
+    scratch = _scratch(folder, journal["scratch"])
     replaced = scratch.parent / _REPLACED
     outputs, stale = journal["outputs"], journal["stale"]
     (folder / STAGE_FILE).unlink(missing_ok=True)
@@ -352,20 +361,21 @@ def _move(folder: Path, journal: Mapping[str, Any]) -> None:
             swap(new, out, replaced / name)
     sync_folder(folder)
     ends = ("outputs", "written")  # in one order, whether the journal was just made or is read
-    own = (*ends, "stale", "before")
+    own = (*ends, "stale", "before", "scratch")
     record = {name: value for name, value in journal.items() if name not in own}
     write_json(folder / STAGE_FILE, record | {name: journal[name] for name in ends})
     (folder / _MOVING_FILE).unlink()
     _remove_scratch(folder)
 
 
-def _remove_scratch(folder: Path) -> None:
-    """Remove unfinished work of stages, and nothing else that lies under that name."""
+def _remove_scratch(folder: Path, only: str | None = None) -> None:
+    """Remove unfinished work of stages, all or one, and nothing else that lies under that name."""
     partial = folder / ".partial"
     if partial.is_symlink() or not partial.is_dir():
         return
     for path in partial.iterdir():
-        if path.name == _REPLACED or _KEY.fullmatch(path.name):
+        known = path.name == _REPLACED or _KEY.fullmatch(path.name)
+        if known and only in (None, path.name):
             remove(path)
     with contextlib.suppress(OSError):
         partial.rmdir()
