@@ -62,10 +62,14 @@ class Child:
 
     def kill(self) -> None:
         """End it and its own children at once (SIGKILL)."""
+        self.send(signal.SIGKILL)
+        self._process.join()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to it and its own children."""
         assert self.running, self._files[1].read_text()
         assert self._process.pid is not None
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.join()
+        os.killpg(self._process.pid, number)
 
     def wait(self, timeout: float = 280) -> tuple[int, str, str]:
         """Return its exit code, what it printed, and what it said on stderr."""

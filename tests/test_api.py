@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import sys
 from collections.abc import Callable
@@ -16,10 +17,12 @@ import typer
 
 import speechft
 from speechft import api, cli, devices, pipeline
+from speechft.data.manifest import Corpus
 from speechft.encoders.load import resolve_encoder
 from speechft.errors import ConfigError
 from speechft.evaluation import encoders
 from speechft.evaluation.config import EvaluationConfig
+from speechft.features.sources import find_sources
 from speechft.finetuning import pretraining
 from speechft.merging import load_delta, make_delta
 from speechft.recipe import Recipe
@@ -73,6 +76,27 @@ def test_a_verb_has_the_arguments_of_its_function(verb: str) -> None:
     assert len(named) == len(python), (sorted(named), sorted(python))
     first = {"path", "name"}  # what inspect takes
     assert set(named) - first == python - first
+
+
+def test_one_text_stands_for_a_list_of_one() -> None:
+    """Else a text would be read letter by letter: ``extract(encoder, "a/b.wav")`` as a, /, b."""
+    functions = [getattr(speechft, name) for name in dir(speechft) if not name.startswith("_")]
+    for function in filter(inspect.isfunction, functions):
+        for parameter in inspect.signature(function).parameters.values():
+            kinds = str(parameter.annotation).replace("str | Path", "PathLike")
+            rest, lists = re.subn(r"Sequence\[(str|PathLike)\]", "", kinds)
+            assert not lists or re.search(r"\b(str|PathLike)\b", rest), (function, parameter)
+
+
+def test_one_recording_is_not_read_letter_by_letter(tmp_path: Path, tones: Corpus) -> None:
+    cut = next(iter(tones.split("train")))
+    audio = Path(cut.recording.sources[0].source)
+    place = tmp_path / "a name.wav"
+    place.write_bytes(audio.read_bytes())
+    for given in (str(place), place, [place]):
+        assert list(find_sources(given).cuts) == ["a name"]
+    missing = str(tmp_path / "nothing.wav")
+    assert list(find_sources(missing).problems) == [missing]
 
 
 def test_the_corpus_is_one_option_in_every_verb() -> None:

@@ -72,7 +72,7 @@ def test_unknown_key_that_resembles_nothing_has_no_hint() -> None:
 
 def test_every_wrong_key_is_named_with_the_given_value() -> None:
     text = message({"steps": 0, "title": 3, "schedule": {"warmup": "soon"}})
-    assert "steps: Input should be greater than or equal to 1 (given: 0)" in text
+    assert "steps: expected a value greater than or equal to 1 (given: 0)" in text
     assert "title: " in text
     assert "schedule.warmup: " in text
     assert "'soon'" in text

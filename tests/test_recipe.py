@@ -102,7 +102,7 @@ def test_values_from_python_are_taken_as_they_are() -> None:
     assert (recipe.merging.curve, recipe.evaluation.tasks) == ((0.5,), ("sid",))
     assert recipe.data.corpus == "/data/a"
     assert recipe.data.evaluation == ("/data/b", "c")
-    with pytest.raises(ConfigError, match=r"merging\.curve\.0: Input should be less than"):
+    with pytest.raises(ConfigError, match=r"merging\.curve\.0: expected a value less than"):
         load_recipe(Recipe, "demo", changes={"merging.curve": (1.5,)})
 
 
@@ -233,9 +233,9 @@ def test_baselines_are_names_or_say_where_they_are_merged() -> None:
     several += "{strategy: stable, alpha: 0.25}, {strategy: stable, alpha: 0.75}]"
     recipe = load_recipe(Recipe, "demo", [f"baselines={several}"])
     assert recipe.merged_at() == {"stable": [0.75], "plain": [0.25, 0.5]}
-    with pytest.raises(ConfigError, match=r"baselines\.0\.strategy: Input should be"):
+    with pytest.raises(ConfigError, match=r"baselines\.0: expected one of"):
         load_recipe(Recipe, "demo", ["baselines=[plian]"])
-    with pytest.raises(ConfigError, match=r"baselines\.0\.alpha: Input should be less than"):
+    with pytest.raises(ConfigError, match=r"baselines\.0\.alpha: expected a value less than"):
         load_recipe(Recipe, "demo", ["baselines=[{strategy: plain, alpha: 2}]"])
     overrides = ["merging.method=model-stock", "merging.curve=[]", "merging.alpha=null"]
     recipe = load_recipe(Recipe, "demo", [*overrides, "baselines=[{strategy: plain, alpha: 0.5}]"])
@@ -253,7 +253,7 @@ def test_baselines_are_names_or_say_where_they_are_merged() -> None:
         ("extends: [demo, 3]", "extends is 3, expected the name"),
         ("extends: []", r"extends is \[\], expected the name"),
         ("extends:", "extends is None, expected the name"),
-        ("extends: demo\nfinetuning: 3", "finetuning: Input should be"),
+        ("extends: demo\nfinetuning: 3", "finetuning: expected a section"),
         ("extends: demo\ntitel: x", "unknown key 'titel'"),
         ("extends: !!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],

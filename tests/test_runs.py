@@ -16,7 +16,7 @@ import pytest
 from safetensors import SafetensorError
 
 from speechft.errors import RunError
-from speechft.runs import STAGE_FILE, is_done, lock, publish, stage
+from speechft.runs import STAGE_FILE, is_done, lock, publish, scratch_of, stage
 from speechft.storage import disk, locks, outputs
 from speechft.storage.outputs import overwriting
 
@@ -61,6 +61,65 @@ def test_changed_stage_is_redone(tmp_path: Path, change: dict[str, Any]) -> None
         with stage(tmp_path, **arguments) as work:
             assert work.done
     assert (tmp_path / "a.txt").read_text() == str({**first, **change})
+
+
+def test_what_a_training_made_is_not_replaced_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(inputs: dict[str, str], costly: bool = True, **config: Any) -> str:
+        with stage(tmp_path, name="t", config=config, inputs=inputs, costly=costly) as work:
+            if not work.done:
+                (work.scratch / "encoder").write_text(str(config))
+        return " ".join(capsys.readouterr().err.split())
+
+    one = {"corpus": "1" * 64}
+    assert train(one, optimization={"steps": 10, "rate": 0.1}, seed=0) == ""
+    assert train(one, optimization={"steps": 10, "rate": 0.1}, seed=0) == ""
+    said = train(one, optimization={"steps": 6, "rate": 0.1}, seed=0, ema=0.9)
+    assert (
+        "holds what other settings made (optimization.steps 10 -> 6, ema not given -> 0.9)" in said
+    )
+    assert "another folder would keep it" in said
+    said = train({"corpus": "2" * 64}, optimization={"steps": 6, "rate": 0.1}, seed=0, ema=0.9)
+    assert "other settings made (another corpus)" in said
+    many = dict.fromkeys("abcde", 1)
+    assert "and 7 more)" in train(one, **many)
+    assert train(one, costly=False, seed=9) == ""
+
+
+def test_a_folder_that_a_sleeper_holds_is_taken_over_and_worked_on_apart(tmp_path: Path) -> None:
+    with lock(tmp_path):
+        sleeper = tmp_path / ".partial" / scratch_of(tmp_path, name="make", config={}).name
+        sleeper.mkdir(parents=True)
+        (sleeper / "a.txt").write_text("half")
+        with pytest.raises(RunError, match="in use"), stage(tmp_path, name="make", config={}):
+            pass
+        with stage(tmp_path, name="make", config={}, over_sleeper=True) as work:
+            assert work.scratch != sleeper
+            (work.scratch / "a.txt").write_text("whole")
+            with pytest.raises(RunError, match="in use"), lock(tmp_path):
+                pass
+        assert (tmp_path / "a.txt").read_text() == "whole"
+        assert is_done(tmp_path, name="make", config={})
+        assert not sleeper.exists()
+    with lock(tmp_path):
+        pass
+
+
+def test_killed_while_it_publishes_over_a_sleeper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, lock(tmp_path):
+        patch.setattr("speechft.runs._move", killed)
+        job: dict[str, Any] = {"name": "make", "config": {}}
+        with pytest.raises(KeyboardInterrupt), stage(tmp_path, **job, over_sleeper=True) as work:
+            (work.scratch / "a.txt").write_text("whole")
+    with stage(tmp_path, **job) as work:
+        assert work.done, "the journal knows where the outputs lie"
+    assert (tmp_path / "a.txt").read_text() == "whole"
 
 
 def test_order_of_keys_does_not_matter(tmp_path: Path) -> None:

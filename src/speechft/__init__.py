@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from speechft import tasks
+    from speechft import errors, tasks
     from speechft.api import (
         compare,
         evaluate,
@@ -42,6 +42,7 @@ __all__ = [
     "compare",
     "convert",
     "doctor",
+    "errors",
     "evaluate",
     "export",
     "extract",
@@ -96,8 +97,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used (PEP 562)."""
-    if name == "tasks":
-        return importlib.import_module("speechft.tasks")
+    if name in ("errors", "tasks"):
+        return importlib.import_module(f"speechft.{name}")
     if name in _HOMES:
         module, _, there = _HOMES[name].partition(":")
         return getattr(importlib.import_module(module), there or name)

@@ -13,7 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from speechft.arguments import PathLike, changes_of, folder_of, listed_encoders, texts_of
+from speechft.arguments import (
+    PathLike,
+    Paths,
+    Texts,
+    changes_of,
+    folder_of,
+    listed_encoders,
+    texts_of,
+)
 from speechft.storage.outputs import overwriting
 from speechft.storage.remote import address_of
 from speechft.storage.uploads import at_hand, moved_up
@@ -36,7 +44,7 @@ def run(
     out: PathLike,
     corpus: PathLike | None = None,
     device: str = "auto",
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     overwrite: bool = False,
     command: str = "speechft.run(...)",
     **settings: Any,
@@ -84,7 +92,7 @@ def finetune(
     strategy: str | None = None,
     corpus: PathLike | None = None,
     device: str = "auto",
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> Path:
@@ -129,7 +137,7 @@ def pretrain(
     corpus: PathLike | None = None,
     device: str = "auto",
     dry_run: bool = False,
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> Path:
@@ -172,8 +180,8 @@ def evaluate(
     encoders: Any,
     *,
     out: PathLike,
-    tasks: str | Sequence[str] | None = None,
-    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    tasks: Texts | None = None,
+    corpus: Paths = "synthetic",
     protocol: str = "mini",
     seed: int = 0,
     seeds: int = 1,
@@ -185,7 +193,7 @@ def evaluate(
     precision: str | None = None,
     device: str = "auto",
     language_model: PathLike | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> list[ResultRow]:
@@ -245,7 +253,7 @@ def evaluate(
 
 @moved_up("out")
 def report(
-    folders: PathLike | Sequence[PathLike],
+    folders: Paths,
     *,
     out: PathLike | None = None,
     overwrite: bool = False,
@@ -273,9 +281,7 @@ def report(
         return reporting.publish_report(places, None if out is None else folder_of(out))
 
 
-def compare(
-    results: PathLike | Sequence[PathLike], *, baseline: str | None = None
-) -> list[Difference]:
+def compare(results: Paths, *, baseline: str | None = None) -> list[Difference]:
     """Compare evaluated encoders on the same items.
 
     Args:
@@ -293,7 +299,7 @@ def compare(
     return comparison.compare(_result_files(results), baseline)
 
 
-def superb_table(results: PathLike | Sequence[PathLike]) -> SuperbTable:
+def superb_table(results: Paths) -> SuperbTable:
     """Put the SUPERB row of evaluated encoders beside published ones.
 
     Args:
@@ -330,7 +336,7 @@ def inspect(
     return inspect_anything(name, config)
 
 
-def _result_files(results: PathLike | Sequence[PathLike]) -> list[Path]:
+def _result_files(results: Paths) -> list[Path]:
     places = [at_hand(place) for place in texts_of(results)]
     return [place / "results.jsonl" if place.is_dir() else place for place in places]
 
@@ -346,7 +352,7 @@ def prepare(
     jobs: int = 0,
     shards: PathLike | None = None,
     shard_size: int = 1000,
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> Corpus:
@@ -376,7 +382,7 @@ def prepare(
     from speechft.data.shar import export_shards
 
     options = Options(allow_missing, samples=not headers_only, jobs=jobs)
-    texts = [*overrides, *(f"{key}={value}" for key, value in settings.items())]
+    texts = [*texts_of(overrides), *(f"{key}={value}" for key, value in settings.items())]
     place = None if out is None else folder_of(out)
     with overwriting(overwrite):
         found = prepare_corpus(corpus, None if root is None else str(root), place, options, texts)

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 PathLike = str | Path
+Paths = PathLike | Sequence[PathLike]
+"""One, or several."""
+Texts = str | Sequence[str]
 
 
 def folder_of(path: PathLike) -> Path:
@@ -15,13 +18,23 @@ def folder_of(path: PathLike) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def names_of(given: str | Sequence[str]) -> tuple[str, ...]:
+def real_place(given: Any) -> str:
+    """Return one name for a place, however it was typed: links followed; other texts stay.
+
+    Objects are called by their type.
+    """
+    text = str(given) if isinstance(given, (str, Path)) else type(given).__name__
+    path = os.path.expanduser(text)
+    return os.path.realpath(path) if os.path.exists(path) else text
+
+
+def names_of(given: Texts) -> tuple[str, ...]:
     """Return names of a list, or of a text with commas."""
     parts = given.split(",") if isinstance(given, str) else given
     return tuple(part.strip() for part in parts if part.strip())
 
 
-def texts_of(names: PathLike | Sequence[PathLike]) -> list[str]:
+def texts_of(names: Paths) -> list[str]:
     """Return one or several names as a list of texts."""
     return [str(name) for name in ([names] if isinstance(names, (str, Path)) else names)]
 

@@ -137,7 +137,7 @@ class Composer:
         )
         job: Any = {"name": "finetune", "config": settings, "inputs": inputs}
         outputs = ("encoder", "history.json", *([ADAPTER_FOLDER] if config.has_adapters() else []))
-        with stage(folder, outputs=outputs, **job) as work:
+        with stage(folder, outputs=outputs, costly=True, **job) as work:
             if not work.done:
                 task = {"config": config, "base": base, "corpus": corpus, "folder": work.scratch}
                 task["seed"] = self.recipe.seed

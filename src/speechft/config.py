@@ -9,16 +9,19 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from speechft.errors import ConfigError, nearest
+from speechft.errors import ConfigError
 from speechft.typed_text import MAPPINGS, choices, fields_of, typed
+from speechft.wrong_values import in_words
 
 ConfigType = TypeVar("ConfigType", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of every configuration: immutable, unknown keys are errors, fields carry docstrings."""
+    """Base of every configuration: immutable, unknown keys and infinite numbers are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the resolved configuration as plain JSON types."""
@@ -35,7 +38,7 @@ def as_yaml(content: Mapping[str, Any]) -> str:
 
 
 def apply_overrides(
-    content: Mapping[str, Any], overrides: Iterable[str], kind: type[BaseModel] | None = None
+    content: Mapping[str, Any], overrides: str | Iterable[str], kind: type[BaseModel] | None = None
 ) -> dict[str, Any]:
     """Return ``content`` with ``a.b.c=value`` overrides applied.
 
@@ -44,14 +47,14 @@ def apply_overrides(
 
     Args:
         content: Keys and values.
-        overrides: Texts ``key=value``.
+        overrides: Texts ``key=value``, or one of them.
         kind: The configuration that the keys belong to.
 
     Raises:
         ConfigError: An override has no ``=`` or goes through a key that is not a mapping.
     """
     changes = []
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         key, separator, text = override.partition("=")
         if not separator or not key.strip():
             raise ConfigError(
@@ -113,18 +116,8 @@ def build(kind: type[ConfigType], content: Mapping[str, Any], source: str) -> Co
     except ConfigError as error:  # a section's own check
         raise ConfigError(f"{source}: {error.message}", hint=error.hint) from None
     except ValidationError as error:
-        lines, hint = [], None
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"]) or "(top level)"
-            if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-                valid = _valid_keys(kind, problem["loc"][:-1])
-                near = nearest(str(problem["loc"][-1]), valid)
-                hint = hint or (f"did you mean {near!r}?" if near else None)
-                lines.append(f"unknown key {where!r}; valid keys there: {', '.join(valid)}")
-            else:
-                message = problem["msg"].removeprefix("Value error, ")
-                lines.append(f"{where}: {message} (given: {problem['input']!r})")
-        raise ConfigError(f"{source}: " + "; ".join(lines), hint=hint) from None
+        message, hint = in_words(error, kind, content)
+        raise ConfigError(f"{source}: {message}", hint=hint) from None
 
 
 def _copy(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,14 +131,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _valid_keys(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the section at ``location`` below ``kind``."""
-    current: Any = kind
-    for part in location:
-        annotation = fields_of(current).get(str(part))
-        for candidate in (annotation, *get_args(annotation)):
-            if isinstance(candidate, type) and fields_of(candidate):
-                current = candidate
-    return sorted(fields_of(current))

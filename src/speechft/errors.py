@@ -16,8 +16,8 @@ class SpeechftError(Exception):
     ├── DataError         a corpus, a manifest or an audio file cannot be used
     ├── CheckpointError   an encoder folder or a weight file cannot be used
     │   └── LineageError  the encoders to merge do not belong together
-    ├── PackageError    something that is not installed is needed
-    ├── RemoteError     what lies at an address cannot be read or written
+    ├── PackageError      something that is not installed is needed
+    ├── RemoteError       what lies at an address cannot be read or written
     │   └── AbsentError   there is nothing at an address
     ├── RunError          a run's folder is in use, not writable or damaged
     └── TrainingError     training diverged or cannot start
@@ -74,7 +74,7 @@ class TrainingError(SpeechftError):
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice that looks most like ``value``, or None when nothing is near."""
-    matches = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field
 
+from speechft.arguments import Texts
 from speechft.commands import command
 from speechft.config import Config, apply_changes, apply_overrides, build
 from speechft.errors import ConfigError
@@ -184,7 +185,7 @@ KINDS: dict[str, type[Config]] = {
 def load_recipe(
     kind: type[Kind],
     name: str | Path,
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     changes: Mapping[str, Any] | None = None,
 ) -> Kind:
     """Load a recipe with everything that it extends.

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from speechft.config import Config
 from speechft.errors import DataError
@@ -38,6 +38,8 @@ class Role(StrEnum):
 
 class ResultRow(Config):
     """One figure of one encoder on one task."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     encoder: str
     """Name of the encoder, such as ``pre-trained`` or ``Speech-FT``."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from speechft.errors import CheckpointError, RunError
 from speechft.naming import public
 from speechft.storage.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.storage.files import json_digest, read_json, write_error, write_json
-from speechft.storage.locks import is_unwritable, make_scratch
+from speechft.storage.locks import is_unwritable, lock_over, make_scratch
 from speechft.storage.locks import lock as lock
 from speechft.storage.outputs import fingerprints, foreign, listed, refuse, written_at
 from speechft.storage.outputs import publish as publish
@@ -31,6 +32,8 @@ _MOVING_FILE = ".moving.json"
 _SCHEMA = 1
 _KEY = re.compile(r"[0-9a-f]{16}")
 _REPLACED = "replaced"
+_TOLD = 3
+"""Settings that are named where they have changed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def stage(
     config: Any,
     inputs: Mapping[str, str] | None = None,
     outputs: tuple[str, ...] = (),
+    costly: bool = False,
+    over_sleeper: bool = False,
 ) -> Iterator[Stage]:
     """Open the folder of a stage.
 
@@ -66,6 +71,9 @@ def stage(
         inputs: Digest of every input by name.
         outputs: Names that it will surely write; whether somebody else's files are in their place
             is then seen before the work. All others are seen before they are published.
+        costly: Say it before outputs of other settings are replaced: they took a training.
+        over_sleeper: Take the folder over from a process that is known to sleep, and work apart
+            from what that one may go on to write.
 
     Raises:
         RunError: The folder is in use by another process, cannot be written, or holds what no
@@ -73,10 +81,10 @@ def stage(
     """
     content = _content(name, config, inputs)
     key = json_digest(content)
-    scratch = _scratch(folder, key)
+    scratch = _scratch(folder, secrets.token_hex(8) if over_sleeper else key)
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(lock(folder))
+            held.enter_context(lock_over(folder) if over_sleeper else lock(folder))
         except RunError as error:
             if is_unwritable(error) and _is_complete(folder, key):
                 yield Stage(folder, scratch, key, True)
@@ -86,12 +94,17 @@ def stage(
         done = _is_complete(folder, key)
         if not done:
             check_free(folder, outputs)
-            _mention_others(scratch)
+            if not over_sleeper:
+                _mention_others(scratch)
+            if costly:
+                _mention_replaced(folder, public(content))
             make_scratch_of(scratch)
             sweep(scratch, deep=True)
         try:
             yield Stage(folder, scratch, key, done)
         except Exception as error:
+            if not done and _is_complete(folder, key):  # by another process, while this one slept
+                _remove_scratch(folder, scratch.name)
             if (refused := disk_refusal(error, folder)) is not None:
                 raise write_error(folder, refused) from error
             raise
@@ -196,6 +209,37 @@ def _mention_others(scratch: Path) -> None:
             return
 
 
+def _mention_replaced(folder: Path, content: Mapping[str, Any]) -> None:
+    """Say that a finished stage of other settings lies there, and in which they differ."""
+    record = _record(folder / STAGE_FILE)
+    if record["key"] is None or not any((folder / name).exists() for name in record["outputs"]):
+        return
+    old, new = (
+        dict(_leaves({k: one.get(k) for k in ("config", "inputs")})) for one in (record, content)
+    )
+    changed = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    told = [
+        f"{'.'.join(key[1:])} {old.get(key, 'not given')} -> {new.get(key, 'not given')}"
+        if key[0] == "config"
+        else f"another {key[-1]}"
+        for key in changed[:_TOLD]
+    ]
+    more = f" and {len(changed) - _TOLD} more" * (len(changed) > _TOLD)
+    warn(
+        f"{folder} holds what other settings made ({', '.join(told)}{more}); it is replaced "
+        "when this is complete, another folder would keep it"
+    )
+
+
+def _leaves(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the values of nested mappings with the keys that lead there."""
+    if isinstance(content, Mapping) and content:
+        for key, value in content.items():
+            yield from _leaves(value, (*place, str(key)))
+    else:
+        yield place, content
+
+
 def _foreign(folder: Path, name: str, new: Path | None = None) -> list[str]:
     """Return what lies in the place of an output and was not written by a stage here.
 
@@ -225,6 +269,7 @@ def _publish(folder: Path, scratch: Path, record: dict[str, Any]) -> None:
         before = {name: fingerprints(folder / name) for name in there}
         journal = {
             **record,
+            "scratch": scratch.name,
             "outputs": outputs,
             "written": written,
             "stale": stale,
@@ -255,10 +300,11 @@ def _finish_moving(folder: Path) -> None:
         return
     journal = _record(moving)
     key, stale, written = journal["key"], journal.get("stale"), journal["written"]
+    journal.setdefault("scratch", str(key)[:16])
     try:
         if not (
             isinstance(key, str)
-            and _KEY.fullmatch(key[:16])
+            and _KEY.fullmatch(str(journal["scratch"]))
             and isinstance(stale, list)
             and isinstance(written, dict)
         ):  # of a version up to 2026-11, or not ours:
@@ -267,7 +313,7 @@ def _finish_moving(folder: Path) -> None:
         journal["written"] = {n: written.get(n) for n in journal["outputs"]}
         journal["stale"] = [n for n in stale if isinstance(n, str) and _is_name(n)]
         _check_journal(folder, journal)
-        scratch = folder / ".partial" / key[:16]
+        scratch = _scratch(folder, journal["scratch"])
         if not scratch.parent.is_symlink() and all(
             (scratch / n).exists() or (folder / n).exists() for n in journal["outputs"]
         ):
@@ -295,7 +341,7 @@ def _check_journal(folder: Path, journal: Mapping[str, Any]) -> None:
 
 def _move(folder: Path, journal: Mapping[str, Any]) -> None:
     """Do what a journal says; begun again after a kill it goes on."""
-    scratch = folder / ".partial" / str(journal["key"])[:16]
+    scratch = _scratch(folder, journal["scratch"])
     replaced = scratch.parent / _REPLACED
     outputs, stale = journal["outputs"], journal["stale"]
     (folder / STAGE_FILE).unlink(missing_ok=True)
@@ -315,20 +361,21 @@ def _move(folder: Path, journal: Mapping[str, Any]) -> None:
             swap(new, out, replaced / name)
     sync_folder(folder)
     ends = ("outputs", "written")  # in one order, whether the journal was just made or is read
-    own = (*ends, "stale", "before")
+    own = (*ends, "stale", "before", "scratch")
     record = {name: value for name, value in journal.items() if name not in own}
     write_json(folder / STAGE_FILE, record | {name: journal[name] for name in ends})
     (folder / _MOVING_FILE).unlink()
     _remove_scratch(folder)
 
 
-def _remove_scratch(folder: Path) -> None:
-    """Remove unfinished work of stages, and nothing else that lies under that name."""
+def _remove_scratch(folder: Path, only: str | None = None) -> None:
+    """Remove unfinished work of stages, all or one, and nothing else that lies under that name."""
     partial = folder / ".partial"
     if partial.is_symlink() or not partial.is_dir():
         return
     for path in partial.iterdir():
-        if path.name == _REPLACED or _KEY.fullmatch(path.name):
+        known = path.name == _REPLACED or _KEY.fullmatch(path.name)
+        if known and only in (None, path.name):
             remove(path)
     with contextlib.suppress(OSError):
         partial.rmdir()

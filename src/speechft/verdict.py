@@ -132,13 +132,18 @@ def _advice(
     judged = (Finding.GAINS, Finding.KEEPS, Finding.LOSES, Finding.OPEN)
     every = " and ".join(tuned_on)
     if not tasks(tuned, *judged):
+        if unjudged := tasks(tuned, Finding.FEW, Finding.UNCONVERGED):
+            where = " and ".join(unjudged)
+            return (
+                f"What is lost on {where} cannot be told: test on more items, train probes longer."
+            )
         return f"Nothing beside {every} is judged: evaluate tasks that you must not lose."
     gained = [task for name in (tuned, merged) for task in tasks(name, Finding.GAINS, own=True)]
     if not gained and tasks(tuned, *judged, own=True):
-        return (
-            f"Fine-tuning gains nothing for certain on {every}, so that no alpha can keep it: "
-            "tune for longer, at another rate or on more data."
-        )
+        more = "tune for longer, at another rate or on more data"
+        if tasks(tuned, Finding.OPEN, own=True):
+            return f"A gain on {every} is not shown: {more}, or test on more items."
+        return f"Fine-tuning gains nothing on {every} that an alpha could keep: {more}."
     gain = f"the gain on {' and '.join(dict.fromkeys(gained) or tuned_on)}"
     if lost := tasks(merged, Finding.LOSES):
         where = " and ".join(lost)
@@ -148,9 +153,14 @@ def _advice(
             f"The merge gives back what fine-tuning loses on {' and '.join(lost)}; a larger alpha "
             f"keeps more of {gain}, as long as that stays so. {_SWEEP}"
         )
+    if open_ := tasks(tuned, Finding.OPEN):
+        return (
+            f"A loss on {' and '.join(open_)} is neither shown nor ruled out: test on more items. "
+            f"A larger alpha keeps more of {gain}. {_SWEEP}"
+        )
     return (
-        f"Fine-tuning loses nothing for certain: a larger alpha, or the tuned encoder as it is, "
-        f"keeps more of {gain}. {_SWEEP}"
+        f"Fine-tuning loses nothing: a larger alpha, or the tuned encoder as it is, keeps more of "
+        f"{gain}. {_SWEEP}"
     )
 
 

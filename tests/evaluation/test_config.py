@@ -36,8 +36,8 @@ def test_fields_of_an_evaluation() -> None:
     further = evaluation_config({}, ["beam_search.weight=1.5"], {"frame_codec": "int8"})
     assert (further.beam_search.weight, further.frame_codec) == (1.5, "int8")
     for wrong, message in (
-        ({"frame_cache_gb": -1.0}, "frame_cache_gb: Input should be greater than or equal"),
-        ({"limit": 0}, "limit: Input should be greater than or equal to 1"),
+        ({"frame_cache_gb": -1.0}, "frame_cache_gb: expected a value greater than or equal"),
+        ({"limit": 0}, "limit: expected a value greater than or equal to 1"),
         ({"limits": 1}, "did you mean 'limit'"),
         ({"floors": ("mfcc",)}, "floors are rows that a run adds"),
     ):

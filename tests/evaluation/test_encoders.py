@@ -27,6 +27,21 @@ def test_evaluate_names_encoders_and_writes_rows(
     assert read_rows(tmp_path / "results.jsonl") == rows
 
 
+def test_a_finished_evaluation_writes_nothing(
+    tmp_path: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that it is read again where one may not write."""
+    config = EvaluationConfig(tasks=("style",), floors=())
+    rows = evaluate(["mfcc"], str(tones.folder), config, tmp_path)
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("written")
+
+    for name in ("Workers", "lock", "write_rows", "replacing"):
+        monkeypatch.setattr(encoders, name, refused)
+    assert evaluate(["mfcc"], str(tones.folder), config, tmp_path) == rows
+
+
 def test_a_second_evaluation_adds_to_the_first(
     tmp_path: Path, tiny_hubert: Path, tones: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,23 @@ def test_two_processes_give_what_one_gives(
     assert not (tmp_path / "two" / FOLDER).exists()
 
 
+def test_features_of_other_settings_are_never_taken(
+    tones: Corpus, encoders: list[str], tmp_path: Path
+) -> None:
+    """Their names hold what they depend on: encoder, precision, mode, device and corpus."""
+    names = set()
+    changes: list[dict[str, object]] = [{}, {"mode": "s3prl"}, {"precision": "bf16"}]
+    for encoder in encoders:
+        for change in changes:
+            config = EvaluationConfig(tasks=("sid",), precision="fp32").model_copy(update=change)
+            tasks = choose_tasks(config, tones)
+            jobs = EncoderJobs(
+                Candidate("a", encoder), tasks, {"sid": tones}, config, tmp_path, seed=0
+            )
+            names.add(jobs._passes[tones.digest]._name)
+    assert len(names) == len(encoders) * len(changes)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(20))
 def test_of_four_processes_two_may_be_killed(

@@ -19,7 +19,7 @@ import pytest
 from processes import Child
 from speechft import cli
 from speechft.errors import DataError, RunError
-from speechft.parallel import claims, sharing
+from speechft.parallel import claims, liveness, sharing
 from speechft.parallel.claims import FOLDER, Claim, Workers, look
 from speechft.parallel.sharing import ItemsError, Unit, share
 from speechft.storage.scratch import scratch_folder, scratch_in
@@ -158,12 +158,12 @@ def test_of_many_that_claim_one_succeeds(tmp_path: Path) -> None:
 def test_a_silent_process_of_another_machine_is_replaced_and_a_loud_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "PATIENCE", 0.2)
+    monkeypatch.setattr(liveness, "PATIENCE", 0.2)
     with Workers(tmp_path, "there", ["a"]) as there:
-        monkeypatch.setattr(claims, "_machine", lambda: "elsewhere")
+        monkeypatch.setattr(liveness, "machine", lambda: "elsewhere")
         there._beat()
         monkeypatch.undo()
-        monkeypatch.setattr(claims, "PATIENCE", 0.2)
+        monkeypatch.setattr(liveness, "PATIENCE", 0.2)
         first = there.claim("a")
         assert first is not None
         with Workers(tmp_path, "here", ["a"]) as here:
@@ -179,9 +179,54 @@ def test_a_silent_process_of_another_machine_is_replaced_and_a_loud_one_is_not(
             first.check()
 
 
+def test_a_process_that_is_there_but_gives_no_sign_of_life_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped or hung: the system still knows it, and it may hold the locks of the unit."""
+    monkeypatch.setattr(liveness, "PATIENCE", 0.2)
+    with Workers(tmp_path, "there", ["a", "b"]) as there, Workers(tmp_path, "here", ["a"]) as here:
+        first = there.claim("a")
+        assert first is not None
+        assert not first.over_sleeper
+        assert here.state("a").state == "running"
+        time.sleep(0.3)
+        second = here.claim("a")
+        assert second is not None
+        assert second.over_sleeper
+        first.end("done")
+        assert here.state("a").state == "running", "who was replaced has no say"
+        second.end("left")
+        third = there.claim("a")
+        assert third is not None
+        assert not third.over_sleeper, "who left it holds nothing"
+
+
+def test_who_was_replaced_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    ran: list[str] = []
+
+    def slept(claim: Claim) -> None:
+        ran.append("a")
+        number = claim._number + 1
+        (tmp_path / FOLDER / f"a.{number}.json").write_text(json.dumps({"state": "done"}))
+        (tmp_path / "out-a").touch()  # by who took over, and cleared what this one writes to
+        raise FileNotFoundError(errno.ENOENT, "gone", "half-a")
+
+    first, second = _unit(tmp_path, "a", ran), _unit(tmp_path, "b", ran)
+    assert _share(tmp_path, [Unit("a", first.done, slept), second]) == {}
+    assert ran == ["a", "b"]
+
+
+@pytest.mark.parametrize("units", [7, "abc", {"a": 1}, [["a"], None, 3], None])
+def test_a_damaged_plan_names_no_units(tmp_path: Path, units: Any) -> None:
+    (tmp_path / FOLDER).mkdir()
+    (tmp_path / FOLDER / "plan-0000-a.json").write_text(json.dumps({"units": units}))
+    assert look(tmp_path) == []
+    assert _share(tmp_path, [_unit(tmp_path, "a", [])]) == {}
+
+
 def _beat_as(workers: Workers, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "_machine", lambda: machine)
+        patch.setattr(liveness, "machine", lambda: machine)
         workers._beat()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import zlib
 from pathlib import Path
 
@@ -56,6 +57,27 @@ def test_yaml_that_costs_or_means_something_else_is_refused(text: str) -> None:
         if typed or not text.startswith(("!!", "9", "?")):
             with pytest.raises(yaml.YAMLError):
                 parse_yaml(text, typed=typed)
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("a: 1\nb: 2\na: 3", "line 3, column 1: the key 'a' is given twice"),
+        ("a:\n  - {x: 1, 'x': 2}", "line 2, column 12: the key 'x' is given twice"),
+        ("a: {<<: {x: 1}, <<: {y: 2}}", "the key '<<' is given twice"),
+        ("a: 1\n\tb: 2", "line 2, column 1: found a tab character"),
+        ("a: [1", "line 2, column 1: did not find expected"),
+        ("a: !!set {x}\nb: 'c", "line 2, column "),
+    ],
+)
+def test_what_is_wrong_with_yaml_is_told_by_line(text: str, where: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=re.escape(where)):
+        parse_yaml(text)
+
+
+def test_a_key_that_a_section_overrides_or_others_wrote_twice_stays() -> None:
+    assert parse_yaml("a: &a {x: 1}\nb: {<<: *a, x: 2}")["b"] == {"x": 2}
+    assert parse_yaml("a: 1\na: 2", unique=False) == {"a": 2}
 
 
 def test_aliases_that_are_few_stay() -> None:

@@ -107,11 +107,11 @@ def test_the_downsampler_runs_once_where_it_is_shared_and_a_killed_sweep_goes_on
 
     evaluate, done = sweeping.evaluate_all, []
 
-    def killed(jobs: Any, *rest: Any) -> Any:
+    def killed(jobs: Any, *rest: Any, **more: Any) -> Any:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(jobs)
-        return evaluate(jobs, *rest)
+        return evaluate(jobs, *rest, **more)
 
     with monkeypatch.context() as patch:
         patch.setattr(sweeping, "evaluate_all", killed)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from speechft.analysis.intervals import Estimate
 from speechft.config import Config
@@ -20,6 +20,8 @@ Question = Literal["similarity", "linearity", "weights", "phones", "words", "spe
 
 class AnalysisRow(Config):
     """One value of one encoder at one layer."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     encoder: str
     """Name of the encoder."""

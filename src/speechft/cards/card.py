@@ -192,7 +192,7 @@ def read_card(folder: Path) -> tuple[dict[str, Any], str]:
     if block is None:
         return {}, text
     try:
-        content = parse_yaml(block["yaml"])
+        content = parse_yaml(block["yaml"], unique=False)  # people wrote it
     except yaml.YAMLError as error:
         raise CheckpointError(f"the metadata of {path} are not YAML: {error}") from None
     if content is not None and not isinstance(content, dict):

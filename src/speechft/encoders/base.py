@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speechft.encoders.timing import FrameTiming
+from speechft.errors import DataError
 
 Mode = Literal["exact", "s3prl"]
 MODES: tuple[Mode, ...] = ("exact", "s3prl")
@@ -30,6 +31,10 @@ class EncoderOutput:
     """(B,) int64 number of valid frames; what lies beyond is undefined."""
     frame_rate: float
     """Frames per second."""
+
+    def __repr__(self) -> str:
+        shape, frames = tuple(self.layers[-1].shape), self.lengths.tolist()
+        return f"EncoderOutput({len(self.layers)} hidden states {shape}, valid frames {frames})"
 
     @property
     def hidden_states(self) -> Tensor:
@@ -79,8 +84,9 @@ class Encoder(nn.Module, ABC):
             L + 1 hidden states.
 
         Raises:
-            DataError: An utterance is shorter than one frame.
+            DataError: This is no padded batch, or an utterance is shorter than one frame.
         """
+        _check(waveforms, lengths)
         return self.contextualize(self.downsample(waveforms, lengths), lengths)
 
     @abstractmethod
@@ -141,3 +147,28 @@ def pooled(output: EncoderOutput) -> Tensor:
     return torch.stack(
         [torch.einsum("btd,bt->bd", layer, weights) for layer in output.layers], dim=1
     )
+
+
+def _check(waveforms: Tensor, lengths: Tensor) -> None:
+    """Refuse what is no padded batch; else frames would be counted that are not there."""
+
+    def told(value: object) -> str:
+        kind = type(value).__name__
+        return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else kind
+
+    batch = isinstance(waveforms, Tensor) and waveforms.dim() == 2 and waveforms.is_floating_point()
+    if not batch:
+        raise DataError(
+            f"waveforms are {told(waveforms)}; expected a floating-point tensor (B, S) of 16 kHz "
+            "samples in [-1, 1]",
+            hint="of one utterance: torch.as_tensor(samples, dtype=torch.float32)[None]",
+        )
+    count, size = waveforms.shape
+    if not isinstance(lengths, Tensor) or lengths.shape != (count,):
+        raise DataError(
+            f"lengths are {told(lengths)}; expected a tensor ({count},) of valid samples, one an "
+            "utterance",
+            hint="torch.tensor([number of samples, ...])",
+        )
+    if count and (longest := int(lengths.max())) > size:
+        raise DataError(f"lengths say {longest} samples, but the waveforms have {size}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from speechft.arguments import Texts
 from speechft.config import Config, apply_changes, apply_overrides, build
 from speechft.data.labels import MAX_LEFT_OUT
 from speechft.devices import Precision
@@ -107,7 +108,7 @@ class EvaluationConfig(Config):
 
 def evaluation_config(
     given: Mapping[str, Any],
-    overrides: Sequence[str] = (),
+    overrides: Texts = (),
     changes: Mapping[str, Any] | None = None,
 ) -> EvaluationConfig:
     """Return the configuration of an evaluation without a recipe.

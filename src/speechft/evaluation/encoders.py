@@ -18,7 +18,7 @@ from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
 from speechft.features.downsampler import DownsamplerCache
-from speechft.parallel.claims import Workers
+from speechft.parallel.claims import FOLDER, Workers
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.storage.locks import lock, waiting
 from speechft.storage.outputs import check_own, is_overwriting, replacing
@@ -65,21 +65,21 @@ def evaluate(
         EncoderJobs(candidate, tasks, by_task, config, folder, seed=seed, cache=cache)
         for candidate in candidates
     ]
-    names = [one.unit(task.name) for one in jobs for task in tasks]
-    with Workers(folder, "evaluate", names) as workers:
-        found = evaluate_all(jobs, folder, workers)
+    units = [unit for one in jobs for unit in one.units()]
+    if not (folder / FOLDER).exists() and all(unit.done() for unit in units):
+        found = evaluate_all(jobs, folder)  # nothing is written where one may not write
+    else:
+        with Workers(folder, "evaluate", [unit.name for unit in units]) as workers:
+            found = evaluate_all(jobs, folder, workers)
     rows = []
     for one, (own, errors) in zip(jobs, found, strict=True):
         failures.add(one.candidate.name, errors)
         rows += own
-    with waiting(60), lock(folder):
-        earlier = earlier_rows(file)
-        all_rows = [*kept_rows(earlier, rows, digests), *rows]
-        if (
-            all_rows != earlier or not file.exists()
-        ):  # else another process, with which the work was shared, wrote them
-            with replacing(file, earlier=earlier_run) as hidden:
-                write_rows(hidden, all_rows)
+    if not _stands(file, rows, digests):
+        with waiting(60), lock(folder):
+            if not _stands(file, rows, digests):  # another process may have written it meanwhile
+                with replacing(file, earlier=earlier_run) as hidden:
+                    write_rows(hidden, [*kept_rows(earlier_rows(file), rows, digests), *rows])
     failures.raise_any(folder)
     return rows
 
@@ -135,8 +135,18 @@ def earlier_rows(file: Path) -> list[ResultRow]:
         raise
 
 
+def _stands(file: Path, rows: Sequence[ResultRow], digests: Mapping[str, str]) -> bool:
+    """Return whether a file holds all that is to be written into it."""
+    earlier = earlier_rows(file)
+    return file.exists() and [*kept_rows(earlier, rows, digests, tell=False), *rows] == earlier
+
+
 def kept_rows(
-    earlier: Sequence[ResultRow], rows: Sequence[ResultRow], digests: Mapping[str, str]
+    earlier: Sequence[ResultRow],
+    rows: Sequence[ResultRow],
+    digests: Mapping[str, str],
+    *,
+    tell: bool = True,
 ) -> list[ResultRow]:
     """Return the earlier rows that stay: nothing new replaces them, and names mean what they meant.
 
@@ -144,6 +154,7 @@ def kept_rows(
         earlier: Rows that the folder held.
         rows: New rows.
         digests: Of the encoders that were evaluated now, by name.
+        tell: Say which names mean another encoder now.
     """
     measured: set[tuple[object, ...]] = {(r.encoder, r.task, r.evaluation, r.seed) for r in rows}
     measured |= {(r.encoder, r.task, None, r.protocol) for r in rows}
@@ -155,6 +166,6 @@ def kept_rows(
             others.add(row.encoder)
         elif key not in measured:
             kept.append(row)
-    for name in sorted(others):
+    for name in sorted(others) if tell else ():
         warn(f"{name} is another encoder than before: earlier figures of that name are left out")
     return kept

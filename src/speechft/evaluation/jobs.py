@@ -25,12 +25,16 @@ from speechft.features.keeping import Features, Storage
 from speechft.parallel.claims import Claim, Workers
 from speechft.parallel.sharing import Unit, share
 from speechft.results import ResultRow
+from speechft.storage.files import json_digest
 from speechft.storage.scratch import Names, scratch_in
 from speechft.tasks.base import Task
 
 
 def evaluate_all(
-    jobs: Sequence[EncoderJobs], out: Path, workers: Workers | None = None
+    jobs: Sequence[EncoderJobs],
+    out: Path,
+    workers: Workers | None = None,
+    part_of: Claim | None = None,
 ) -> list[tuple[list[ResultRow], dict[str, SpeechftError]]]:
     """Do evaluations, with whoever else works in the folder; one encoder is held at a time.
 
@@ -38,6 +42,7 @@ def evaluate_all(
         jobs: The evaluations of each encoder.
         out: Folder of the results.
         workers: The processes that share them; None where this one is alone.
+        part_of: The claim that this process works under, where it is alone.
 
     Returns:
         Of each encoder its rows, and by task what failed.
@@ -48,7 +53,8 @@ def evaluate_all(
             one.release(workers)
 
     with scratch_in(out):
-        failed = share([unit for one in jobs for unit in one.units(workers, begin)], workers)
+        units = [unit for one in jobs for unit in one.units(workers, begin)]
+        failed = share(units, workers, part_of=part_of)
         begin()
     found = []
     for one in jobs:
@@ -100,9 +106,10 @@ class EncoderJobs:
         }
         self._passes: dict[str, SharedPass] = {}
         for job in self.jobs.values():
-            if (place := job.corpus.place) not in self._passes:
-                name = f"features/{self.folder.name}/{len(self._passes) + 1}"
-                self._passes[place] = SharedPass(name, out, config, self._encode)
+            if (corpus := job.corpus.digest) not in self._passes:
+                made_by = json_digest([self._made_by(), pick_device().type, corpus])[:16]
+                name = f"features/{self.folder.name}/{made_by}"
+                self._passes[corpus] = SharedPass(name, out, config, self._encode)
         self._begun = False
         self._wrong: dict[str, SpeechftError] = {}
 
@@ -178,7 +185,7 @@ class EncoderJobs:
             return False
 
     def _pass_of(self, task: str) -> SharedPass:
-        return self._passes[self.jobs[task].corpus.place]
+        return self._passes[self.jobs[task].corpus.digest]
 
     def _begin(self) -> None:
         """Find out, before the encoder runs, which of the evaluations can be done."""
@@ -199,7 +206,7 @@ class EncoderJobs:
             raise self._wrong[task]
         shared = self._pass_of(task)
         [job] = [job for job in shared.jobs if job.named_task.name == task]
-        job.run(shared.features(job, workers), None if claim is None else claim.check)
+        job.run(shared.features(job, workers), claim)
 
     def _encode(self, jobs: Sequence[TaskEvaluation], storage: Storage | None) -> Features:
         """Run the encoder once over the union of all splits of tasks on the same corpus."""
@@ -223,14 +230,18 @@ class EncoderJobs:
             description=f"features of {self.candidate.name}",
         )
 
+    def _made_by(self) -> str:
+        """Return what features depend on beside the audio, as text."""
+        precision = resolve_precision(self._config.precision, pick_device())
+        mode = "" if self._config.mode == "exact" else f" {self._config.mode}"
+        return f"{self.digest} {precision}{mode}"
+
     def _storage(self) -> Storage:
         config = self._config
         room = frame_room(config)
         if config.cache is None:
             return Storage(room=room)
-        precision = resolve_precision(config.precision, pick_device())
-        mode = "" if config.mode == "exact" else f" {config.mode}"
-        key = hashlib.sha256(f"{self.digest} {precision}{mode}".encode()).hexdigest()[:24]
+        key = hashlib.sha256(self._made_by().encode()).hexdigest()[:24]
         place = Path(config.cache).expanduser() / key
         quota = int(config.frame_cache_gb * 1e9)
         frames = FrameCache(place, quota, config.frame_codec) if quota else None

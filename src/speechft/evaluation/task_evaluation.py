@@ -27,9 +27,11 @@ from speechft.evaluation.task_rows import TaskRows
 from speechft.features.extract import count_frames
 from speechft.features.keeping import Features
 from speechft.features.layers import pick_layers
+from speechft.parallel.claims import Claim
 from speechft.results import ResultRow, of_all_layers, read_rows, write_rows
 from speechft.runs import is_done, stage
 from speechft.storage.files import file_digest, json_digest
+from speechft.storage.locks import waiting
 from speechft.storage.scratch import Names
 from speechft.tasks.base import Split, Task
 from speechft.tasks.left_out import LeftOut, usable_splits
@@ -184,14 +186,19 @@ class TaskEvaluation:
         """Return whether the folder holds exactly this evaluation."""
         return is_done(self.folder, **self.identity.stage())
 
-    def run(self, features: Features, check: Callable[[], None] | None = None) -> None:
+    def run(self, features: Features, claim: Claim | None = None) -> None:
         """Train, choose and test the probes, and write what they do.
 
         Args:
             features: Of all cuts.
-            check: Asked before anything is published; it raises where another process has done it.
+            claim: That this process works under; asked before anything is published.
+
+        Raises:
+            RunError: Another process has taken over.
         """
-        with stage(self.folder, **self.identity.stage()) as work:
+        over_sleeper = claim is not None and claim.over_sleeper
+        job = {**self.identity.stage(), "over_sleeper": over_sleeper}
+        with waiting(), stage(self.folder, **job) as work:
             if work.done:
                 return
             by_fold = [self._probe(features, number) for number in range(len(self.folds))]
@@ -204,8 +211,8 @@ class TaskEvaluation:
             if self.left_out is not None:
                 self.left_out.write(work.scratch / "left_out.jsonl")
             write_rows(work.scratch / "results.jsonl", rows)
-            if check is not None:
-                check()
+            if claim is not None:
+                claim.check()
         figures = ", ".join(f"{row.metric} {row.value:.4g}" for row in of_all_layers(rows))
         log(f"{self.candidate.name}, {self.task.name}: {figures}")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
+from speechft.arguments import Paths
 from speechft.console import Bar, progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import place_of
@@ -86,7 +87,7 @@ class ExtractionReport:
 @moved_up("out")
 def extract_files(
     encoder: str | Path,
-    audio: Sequence[str | Path],
+    audio: Paths,
     out: str | Path,
     *,
     layer: str | int | Sequence[int] = "all",

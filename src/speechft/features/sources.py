@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from speechft.arguments import Paths, texts_of
 from speechft.commands import command
 from speechft.console import warn
 from speechft.data.containers import AUDIO_SUFFIXES
@@ -39,7 +40,7 @@ class Sources:
     """What is wrong with the files that cannot be used, by path."""
 
 
-def find_sources(arguments: Sequence[str | Path]) -> Sources:
+def find_sources(arguments: Paths) -> Sources:
     """Find everything that the arguments name and read the headers.
 
     A file or folder of audio gives paths relative to the common parent of all of them; two files
@@ -54,7 +55,7 @@ def find_sources(arguments: Sequence[str | Path]) -> Sources:
     sources = Sources()
     files: dict[Path, list[Segment]] = {}
     parents: list[Path] = []
-    for text in arguments:
+    for text in texts_of(arguments):
         if (address := address_of(text)) is None:
             path = Path(os.path.abspath(Path(os.path.expanduser(text))))
         elif Path(address).suffix.lower() in AUDIO_SUFFIXES:

@@ -62,7 +62,7 @@ def pretrain_recipe(config: PretrainingConfig, folder: Path, *, dry_run: bool = 
     if dry_run:
         _say_outline(config, corpus)
         return
-    with stage(folder, outputs=("encoder", "targets"), **job) as work:
+    with stage(folder, outputs=("encoder", "targets"), costly=True, **job) as work:
         if not work.done:
             _say_outline(config, corpus)
             task: Any = {"config": config, "corpus": replace(corpus), "folder": work.scratch}

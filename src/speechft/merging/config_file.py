@@ -61,14 +61,14 @@ def merge_config(given: Mapping[str, Any], file: Path | None = None) -> MergeCon
     return MergeConfig(**{**content, "options": options})
 
 
-def split_options(texts: Sequence[str]) -> dict[str, str]:
-    """Return ``KEY=VALUE`` texts as values by key.
+def split_options(texts: str | Sequence[str]) -> dict[str, str]:
+    """Return ``KEY=VALUE`` texts, or one of them, as values by key.
 
     Raises:
         ConfigError: One has no ``=``, or a key is given twice.
     """
     options: dict[str, str] = {}
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         name, separator, value = (part.strip() for part in text.partition("="))
         if not separator or not name:
             raise ConfigError(

@@ -10,9 +10,8 @@ several that see the same disk; nothing else connects them. There
   unit, is followed by the next number; so a process that was only asleep sees that it was replaced
   (`Claim.check`) before it publishes.
 
-A process of this machine is dead when there is no such process; one of another machine when its
-heartbeat has not changed for a minute of ours (clocks are never compared). When the last process
-leaves and nothing failed or is left, ``.units`` is removed.
+`liveness` says when a process counts as dead. When the last one leaves and nothing failed or is
+left, ``.units`` is removed.
 """
 
 from __future__ import annotations
@@ -29,15 +28,13 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from speechft.errors import CheckpointError, RunError, SpeechftError
-from speechft.storage.disk import reading, remove, sweep
+from speechft.parallel import liveness
+from speechft.parallel.liveness import Heartbeats, is_gone, myself
+from speechft.storage.disk import remove, sweep
 from speechft.storage.files import create_text, json_digest, json_text, read_json, write_error
 from speechft.storage.locks import lock, make_scratch, waiting
 
 FOLDER = ".units"
-BEAT = 5.0
-"""Seconds between heartbeats."""
-PATIENCE = 60.0
-"""Seconds without a heartbeat after which a process of another machine is dead."""
 
 State = Literal["free", "running", "done", "failed", "left", "dead"]
 
@@ -45,9 +42,16 @@ State = Literal["free", "running", "done", "failed", "left", "dead"]
 class Claim:
     """The right to do a unit, as long as nobody has replaced this process."""
 
-    def __init__(self, watch: _Watch, name: str, number: int, content: dict[str, Any]) -> None:
-        self.name = name
-        self._watch, self._number, self._content = watch, number, content
+    def __init__(self, watch: _Watch, seen: Seen, content: dict[str, Any]) -> None:
+        self.name = seen.name
+        self._watch, self._number, self._content = watch, seen.number + 1, content
+        before = seen.process if seen.state == "dead" else None
+        self.over_sleeper = before is not None and not is_gone(before)
+        """Whether who had it before may still be there, stopped or hung, and hold its locks."""
+
+    def is_replaced(self) -> bool:
+        """Return whether another process has taken over, or all has been done and cleared away."""
+        return self._watch.newest(self.name)[0] != self._number
 
     def check(self) -> None:
         """Make sure that the unit is still this process's.
@@ -55,15 +59,17 @@ class Claim:
         Raises:
             RunError: This process showed no sign of life for so long that another took over.
         """
-        if self._watch.newest(self.name)[0] != self._number:
+        if self.is_replaced():
             raise RunError(
                 f"another process took over {self.name}: this one gave no sign of life for "
-                f"{PATIENCE:g} s",
+                f"{liveness.PATIENCE:g} s",
                 hint="nothing is lost; give the same command again to do what is left",
             )
 
     def end(self, state: State, **more: Any) -> None:
-        """Write how it ended: done, failed or left for others."""
+        """Write how it ended, unless another process took over: done, failed or left for others."""
+        if self.is_replaced():
+            return
         path = _claim_file(self._watch.place, self.name, self._number)
         _put(path, {**self._content, "state": state, **more})
 
@@ -163,14 +169,13 @@ class Workers:
         seen = self.state(name)
         if seen.state == "running" or (seen.state == "failed" and seen.number != again):
             return None
-        number = seen.number + 1
-        path = _claim_file(self._place, name, number)
+        path = _claim_file(self._place, name, seen.number + 1)
         content = {"process": self._token, "state": "running", "since": int(time.time())}
         try:
             create_text(path, json_text(content), durable=False)
         except FileExistsError:
             return None
-        return Claim(self._watch, name, number, content)
+        return Claim(self._watch, seen, content)
 
     def state(self, name: str) -> Seen:
         """Return what is known of a unit."""
@@ -191,8 +196,9 @@ class Workers:
     def note_done(self, name: str) -> None:
         """Have others know of a unit whose outputs are there."""
         self._done.add(name)
-        if self.state(name).state != "done" and (claim := self.claim(name)) is not None:
-            claim.end("done")
+        with contextlib.suppress(OSError, RunError):  # all is done and cleared away
+            if self.state(name).state != "done" and (claim := self.claim(name)) is not None:
+                claim.end("done")
 
     def ask(self, name: str) -> None:
         """Ask the process that has a unit to hand out what it keeps of it, see `serve`."""
@@ -219,8 +225,8 @@ class Workers:
     def _go_on(self) -> None:
         """Show signs of life, and answer those who ask."""
         before = time.monotonic()
-        while not self._ending.wait(min(BEAT, 0.5)):
-            if time.monotonic() - before >= BEAT:
+        while not self._ending.wait(min(liveness.BEAT, 0.5)):
+            if time.monotonic() - before >= liveness.BEAT:
                 before = time.monotonic()
                 with contextlib.suppress(OSError, RunError):
                     self._beat()
@@ -230,7 +236,7 @@ class Workers:
 
     def _beat(self) -> None:
         self._beats += 1
-        _put(self._file, {**_myself(), "beat": self._beats, "command": self._command})
+        _put(self._file, {**myself(), "beat": self._beats, "command": self._command})
 
 
 def look(folder: Path, watch: _Watch | None = None) -> list[Seen]:
@@ -245,7 +251,8 @@ def look(folder: Path, watch: _Watch | None = None) -> list[Seen]:
     names: dict[str, None] = {}
     for path in sorted(watch.place.glob("plan-*.json")):
         found = _read(path).get("units")
-        names |= dict.fromkeys(n for n in found if isinstance(n, str)) if found else {}
+        known = found if isinstance(found, list) else []
+        names |= dict.fromkeys(name for name in known if isinstance(name, str))
     return [watch.look(name) for name in names]
 
 
@@ -288,8 +295,7 @@ class _Watch:
     """
 
     def __init__(self, place: Path) -> None:
-        self.place = place
-        self._seen: dict[str, tuple[Any, float]] = {}
+        self.place, self._heartbeats = place, Heartbeats()
         self._numbers: dict[str, int] = {}
 
     def newest(self, name: str) -> tuple[int, dict[str, Any]]:
@@ -310,7 +316,7 @@ class _Watch:
         token, state = str(content.get("process")), str(content.get("state"))
         process, why = self.process(token), content.get("why")
         if state not in ("done", "failed", "left"):
-            alive = process is not None and self.lives(token, process)
+            alive = process is not None and self._heartbeats.lives(token, process)
             state = "running" if alive else "dead"
         why = why if isinstance(why, str) else None
         return Seen(name, cast(State, state), number, process, why, content)
@@ -319,65 +325,11 @@ class _Watch:
         """Return what a process says of itself; None where it has ended in order, or is none."""
         return _read(self.place / f"process-{token}.json") or None
 
-    def lives(self, token: str, process: Mapping[str, Any]) -> bool:
-        """Return whether a process is alive, as far as can be known from here."""
-        own = _myself()
-        if process.get("machine") == own["machine"]:
-            return process.get("started") == _started(process.get("pid"))
-        beat, now = process.get("beat"), time.monotonic()
-        before = self._seen.setdefault(token, (beat, now))
-        if before[0] != beat:
-            self._seen[token] = before = (beat, now)
-        return now - before[1] < PATIENCE
-
     def others(self, own: str) -> list[str]:
         """Return the other processes that are alive; what dead ones said of themselves goes."""
         found = []
         for path in self.place.glob("process-*.json"):
             token = path.name.removeprefix("process-").removesuffix(".json")
-            if token != own and self.lives(token, _read(path)):
+            if token != own and self._heartbeats.lives(token, _read(path)):
                 found.append(token)
         return found
-
-
-def _myself() -> dict[str, Any]:
-    return {
-        "machine": _machine(),
-        "host": os.uname().nodename,
-        "pid": os.getpid(),
-        "started": _started(os.getpid()),
-    }
-
-
-def _machine() -> str:
-    """Return what tells machines apart, and containers that count processes by themselves."""
-    parts = [os.uname().nodename]
-    with contextlib.suppress(OSError):
-        parts.append(_system_text("/proc/sys/kernel/random/boot_id").strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
-
-
-def _system_text(place: str) -> str:
-    with reading(place) as file:
-        return file.read().decode("utf-8", "replace")
-
-
-def _started(process: Any) -> str | None:
-    """Return what a process of this machine began with; None where it is not alive."""
-    if not isinstance(process, int) or process <= 0:
-        return None
-    try:
-        text = _system_text(f"/proc/{process}/stat")
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-        try:  # no such folder here: macOS
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return None
-        except OSError:
-            pass
-        return "?"
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]

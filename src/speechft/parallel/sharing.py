@@ -83,7 +83,11 @@ def work_off(
 
 
 def share(
-    units: Sequence[Unit], workers: Workers | None = None, *, jobs: int = 1
+    units: Sequence[Unit],
+    workers: Workers | None = None,
+    *,
+    jobs: int = 1,
+    part_of: Claim | None = None,
 ) -> dict[str, SpeechftError]:
     """Do units until all are done, with whoever else works in the folder.
 
@@ -94,6 +98,7 @@ def share(
         units: What there is to do, in the order that suits a single process.
         workers: This process among the others; None where it works alone.
         jobs: Units that this process does at a time, in threads.
+        part_of: The claim that this process works under, where it works alone.
 
     Returns:
         What failed for its data or its training, here or elsewhere, by unit.
@@ -102,7 +107,7 @@ def share(
         SpeechftError: Anything else that goes wrong ends this process's part.
     """
     if workers is None:
-        return _alone(units)
+        return _alone(units, part_of)
     work = _Work(units, workers)
     if jobs == 1:
         work.go_on()
@@ -118,7 +123,7 @@ def share(
     return work.failed
 
 
-def _alone(units: Sequence[Unit]) -> dict[str, SpeechftError]:
+def _alone(units: Sequence[Unit], part_of: Claim | None) -> dict[str, SpeechftError]:
     failed: dict[str, SpeechftError] = {}
     lost: set[str] = set()
     for unit in units:
@@ -126,7 +131,7 @@ def _alone(units: Sequence[Unit]) -> dict[str, SpeechftError]:
             if not lost.isdisjoint(unit.after):
                 lost.add(unit.name)
             elif not unit.done():
-                unit.run(None)
+                unit.run(part_of)
         except (DataError, TrainingError) as error:
             failed[unit.name] = error
             lost.add(unit.name)
@@ -197,24 +202,34 @@ class _Work:
             self._wanting.append(unit)
             return False
         claim = self._workers.claim(unit.name, again=tried)
-        if claim is not None:
-            self._do(unit, claim)
-        return claim is not None
+        return claim is not None and self._do(unit, claim)
 
-    def _do(self, unit: Unit, claim: Claim) -> None:
-        """Do a unit that was claimed, unless another process did it in the meantime."""
+    def _do(self, unit: Unit, claim: Claim) -> bool:
+        """Do a unit that was claimed, unless another process did it in the meantime.
+
+        Returns False where this process slept so long that another took over, whatever went wrong
+        for that; the unit is then waited for as any that others have.
+        """
         try:
             if not unit.done():
                 unit.run(claim)
-        except (DataError, TrainingError) as error:
-            claim.end("failed", **_told(error))
-            self._note(unit, error)
+        except Exception as error:
+            if claim.is_replaced():
+                log(f"another process took over {unit.name}, going on with what is left")
+                return False
+            if isinstance(error, (DataError, TrainingError)):
+                claim.end("failed", **_told(error))
+                self._note(unit, error)
+                return True
+            with contextlib.suppress(OSError, RunError):
+                claim.end("left")
+            raise
         except BaseException:
             with contextlib.suppress(OSError, RunError):
                 claim.end("left")
             raise
-        else:
-            claim.end("done")
+        claim.end("done")
+        return True
 
     def _note(self, unit: Unit, error: SpeechftError) -> None:
         self.failed.setdefault(unit.name, error)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from speechft.arguments import Paths
 from speechft.console import progress_bar
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import count_samples, place_of
@@ -83,7 +84,7 @@ class PredictionReport:
 @moved_up("out")
 def predict(
     model: str | Path,
-    audio: Sequence[str | Path],
+    audio: Paths,
     out: str | Path,
     *,
     format: str | None = None,
@@ -160,7 +161,7 @@ def _digest(language_model: str | Path | None) -> str | None:
     return None if given is None else file_digest(given)
 
 
-def _cuts(pipeline: Pipeline, audio: Sequence[str | Path], report: PredictionReport) -> Group:
+def _cuts(pipeline: Pipeline, audio: Paths, report: PredictionReport) -> Group:
     """Return the recordings that the encoder and the head can take."""
     sources = find_sources(audio)
     report.failed = dict(sources.problems)

@@ -110,12 +110,13 @@ def is_plain(text: str) -> bool:
     return "\0" not in text and re.search("[\ud800-\udfff]", text) is None
 
 
-def parse_yaml(text: str, *, typed: bool = True) -> Any:
+def parse_yaml(text: str, *, typed: bool = True, unique: bool = True) -> Any:
     """Return what a text is by the core schema of YAML 1.2, which has no dates and no octals.
 
     Args:
         text: The YAML.
         typed: False leaves every part a text.
+        unique: Refuse a section that has a key twice, as YAML 1.2 does; else the last one counts.
 
     Raises:
         YAMLError: It is no YAML, holds the tag of an object, a text with a zero byte or half a
@@ -124,7 +125,7 @@ def parse_yaml(text: str, *, typed: bool = True) -> Any:
     """
     import yaml
 
-    loader = _core_loader() if typed else yaml.BaseLoader
+    loader = _loader(typed, unique)
     try:
         if len(text) > MAX_YAML:
             raise yaml.YAMLError(f"it has more than {MAX_YAML:,} characters")
@@ -132,8 +133,31 @@ def parse_yaml(text: str, *, typed: bool = True) -> Any:
         value = yaml.load(text, Loader=loader)
         _check_value(value, plain=True)
         return value
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise yaml.YAMLError(f"{where}{error.problem or error.context}") from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise yaml.YAMLError(f"a value cannot be used: {error}") from None
+
+
+def _loader(typed: bool, unique: bool) -> Any:
+    """Return a loader of YAML 1.2 or of texts alone, which reads a key of a section once."""
+    import yaml
+
+    base: Any = _core_loader() if typed else yaml.BaseLoader
+
+    def construct_mapping(self: Any, node: Any, deep: bool = False) -> Any:
+        known: set[str] = set()
+        for key, _ in node.value if unique else ():
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in known:
+                    problem = f"the key {key.value!r} is given twice"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                known.add(key.value)
+        return base.construct_mapping(self, node, deep)
+
+    return type("Loader", (base,), {"construct_mapping": construct_mapping})
 
 
 def _check_events(text: str, loader: Any) -> None:

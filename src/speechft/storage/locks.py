@@ -63,6 +63,32 @@ def lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def lock_over(folder: Path) -> Iterator[None]:
+    """Hold a folder as `lock` does, also where a process that is known to sleep holds it.
+
+    That one's lock is void from now on: who comes next waits for this process.
+
+    Raises:
+        RunError: As `lock`.
+    """
+    with contextlib.ExitStack() as held:
+        try:
+            with waiting(0.0):
+                held.enter_context(lock(folder))
+        except RunError as error:
+            if not is_busy(error):
+                raise
+            (folder / LOCK_NAME).unlink(missing_ok=True)
+            held.enter_context(lock(folder))
+        yield
+
+
+def is_busy(error: RunError) -> bool:
+    """Return whether an error of `lock` says that another process holds the folder."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EWOULDBLOCK
+
+
 def _patiently_locked(folder: Path) -> int:
     """Return the locked descriptor of a folder that is made where there is none, see `waiting`."""
     begun, told = time.monotonic(), False

@@ -35,7 +35,7 @@ def sweep(
     tuned_on: str | Sequence[str] = "",
     keep_within: float = 1.0,
     method: str = "linear",
-    options: Mapping[str, Any] | Sequence[str] = (),
+    options: Mapping[str, Any] | str | Sequence[str] = (),
     rules: Mapping[str, float | str] | Sequence[str] = (),
     weight_norm: str = "gv",
     dtype: str = "auto",
@@ -50,7 +50,7 @@ def sweep(
     device: str = "auto",
     allow: str | Sequence[str] = (),
     force: bool = False,
-    overrides: Sequence[str] = (),
+    overrides: str | Sequence[str] = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> Sweep:
@@ -153,7 +153,7 @@ def search(
     device: str = "auto",
     allow: str | Sequence[str] = (),
     force: bool = False,
-    overrides: Sequence[str] = (),
+    overrides: str | Sequence[str] = (),
     overwrite: bool = False,
     **settings: Any,
 ) -> Search:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from speechft.arguments import real_place
 from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError, SpeechftError
@@ -171,26 +172,27 @@ class Bench:
 
     def unit(self, point: Point, *, test: bool) -> Unit:
         """Return the evaluation of one merge as a unit of work; arguments as for `measure`."""
-        about = [str(one) for one in (self._settings.base, *self._settings.tuned)]
+        about = [real_place(one) for one in self._settings.places]
         key = json_digest([about, point.settings.changed()])[:8]
 
         def done() -> bool:
             return point.name in self._measured or self._is_done(point, test)
 
-        def run(_claim: Claim | None) -> None:
-            if failures := self.measure(point, test=test).failures:
+        def run(claim: Claim | None) -> None:
+            if failures := self.measure(point, test=test, claim=claim).failures:
                 raise failures[0].error
 
         return Unit(f"merge/{slug(point.name)}-{key}", done, run)
 
-    def measure(self, point: Point, *, test: bool) -> Measured:
+    def measure(self, point: Point, *, test: bool, claim: Claim | None = None) -> Measured:
         """Evaluate one merge, and forget its weights.
 
         Args:
             point: The merge.
             test: Report the test split too.
+            claim: That this process works under.
         """
-        found = self._measured.pop(point.name, None) or self._measure(point, test)
+        found = self._measured.pop(point.name, None) or self._measure(point, test, claim)
         self._measured[point.name] = found
         return found
 
@@ -219,9 +221,9 @@ class Bench:
     def _is_done(self, point: Point, test: bool) -> bool:
         return all(unit.done() for unit in self._jobs(point, test).units())
 
-    def _measure(self, point: Point, test: bool) -> Measured:
+    def _measure(self, point: Point, test: bool, claim: Claim | None) -> Measured:
         jobs = self._jobs(point, test)
-        [(rows, errors)] = evaluate_all([jobs], self.folder)
+        [(rows, errors)] = evaluate_all([jobs], self.folder, part_of=claim)
         return self._read(point, jobs, rows, errors, test)
 
     def _read(

@@ -6,11 +6,12 @@ Line n of both is the n-th utterance that could be read, in the order that the a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from speechft.arguments import Paths
 from speechft.commands import command
 from speechft.console import warn
 from speechft.devices import Precision
@@ -72,7 +73,7 @@ class ApplyReport:
 @moved_up("out")
 def apply_units(
     encoder: str | Path,
-    audio: Sequence[str | Path],
+    audio: Paths,
     out: str | Path,
     *,
     units: str | Path,

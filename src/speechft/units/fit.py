@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from speechft.arguments import Paths
 from speechft.console import log
 from speechft.data.labels import phones_of
 from speechft.devices import Precision
@@ -102,7 +103,7 @@ class FitReport:
 @moved_up("out")
 def fit_units(
     encoder: str | Path,
-    audio: Sequence[str | Path],
+    audio: Paths,
     out: str | Path,
     *,
     layer: str | int = "last",
@@ -163,7 +164,7 @@ def fit_units(
     folder = Path(os.path.expanduser(out))
     job: Any = {"name": "units", "config": settings, "inputs": inputs}
     names = (CENTROIDS_NAME, SETTINGS_NAME)
-    with overwriting(overwrite), stage(folder, outputs=names, **job) as work:
+    with overwriting(overwrite), stage(folder, outputs=names, costly=True, **job) as work:
         if not work.done:
             sample = _Sample(work.scratch, listener, number, frames, seed)
             sample.gather()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from speechft.arguments import Paths
 from speechft.console import warn
 from speechft.data.waveform import place_of
 from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
@@ -44,7 +45,7 @@ class Listener:
     """
 
     encoder: str | Path
-    audio: Sequence[str | Path]
+    audio: Paths
     mode: Mode
     precision: Precision
     device: str

@@ -11,7 +11,7 @@ _DEMO = Card(
     title="embedded multi-speaker speech for the demo: speakers, styles, phones, intents",
     root="nothing",
     licence="no rights reserved; spoken by espeak-ng (a GPL-3 program)",
-    hours="1.3 h",
+    hours="1.1 h",
     splits="tune-train, tune-dev, train, dev, dev-unseen, test, test-unseen",
     tasks=("pr", "asr", "sid", "ic", "pc", "style"),
     source="generated on first use",
@@ -25,7 +25,7 @@ CARDS = {
             _DEMO,
             name="synthetic-study",
             title="the same, three times as large, for gates, anchors and studies",
-            hours="3.0 h",
+            hours="3.1 h",
         ),
         replace(
             _DEMO,
