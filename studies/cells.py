@@ -40,6 +40,7 @@ from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, open_corpus, write_corpus
 from speechft.runs import stage
 from speechft.storage.files import json_digest
+from speechft.storage.locks import waiting
 
 VERSION = 1
 """Raised whenever the same cell would give other audio."""
@@ -101,7 +102,7 @@ def prepare(cell: Cell, lines: list[dict[str, Any]]) -> Corpus:
     content = {"cell": cell.name, "version": VERSION, "generator": GENERATOR_VERSION}
     digest = json_digest({**content, "lines": json_digest(lines)})
     folder = cache_folder() / f"evidence-{cell.name}-{digest[:12]}"
-    with stage(folder, name="corpus", config=content, inputs={"lines": digest}) as work:
+    with waiting(), stage(folder, name="corpus", config=content, inputs={"lines": digest}) as work:
         if not work.done:
             run_jobs(list(_jobs(lines, work.scratch)), 1)
             info: dict[str, Any] = {"licence": LICENCE}
