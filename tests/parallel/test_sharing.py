@@ -201,6 +201,36 @@ def test_a_process_that_is_there_but_gives_no_sign_of_life_is_replaced(
         assert not third.over_sleeper, "who left it holds nothing"
 
 
+def test_a_process_that_cannot_be_read_of_just_now_is_not_dead_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Workers(tmp_path, "there", ["a"]) as there, Workers(tmp_path, "here", ["a"]) as here:
+        assert there.claim("a") is not None
+        (tmp_path / FOLDER / f"process-{there._token}.json").write_text("{")
+        assert here.state("a").state == "running"
+        monkeypatch.setattr(liveness, "PATIENCE", 0.0)
+        assert here.state("a").state == "dead"
+
+
+def test_processes_that_the_system_hides_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``hidepid`` those of other users have no folder in /proc."""
+
+    def hidden(place: str) -> str:
+        raise FileNotFoundError(place)
+
+    def kill(pid: int, _: int) -> None:
+        raise PermissionError if pid == 7 else ProcessLookupError
+
+    known = liveness.myself()
+    assert not liveness.is_gone(known)
+    assert liveness.is_gone({**known, "started": "1"}), "another process of that number"
+    monkeypatch.setattr(liveness, "_system_text", hidden)
+    monkeypatch.setattr(liveness, "machine", lambda: known["machine"])
+    monkeypatch.setattr(os, "kill", kill)
+    assert not liveness.is_gone({**known, "pid": 7})
+    assert liveness.is_gone({**known, "pid": 8})
+
+
 def test_who_was_replaced_goes_on_with_what_is_left(tmp_path: Path) -> None:
     ran: list[str] = []
 

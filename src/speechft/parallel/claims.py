@@ -322,8 +322,12 @@ class _Watch:
         return Seen(name, cast(State, state), number, process, why, content)
 
     def process(self, token: str) -> Mapping[str, Any] | None:
-        """Return what a process says of itself; None where it has ended in order, or is none."""
-        return _read(self.place / f"process-{token}.json") or None
+        """Return what a process says of itself; None where it has ended in order, or is none.
+
+        Where that cannot be read just now, it is nothing, and its heartbeat stands still.
+        """
+        path = self.place / f"process-{token}.json"
+        return _read(path) or ({} if path.exists() else None)
 
     def others(self, own: str) -> list[str]:
         """Return the other processes that are alive; what dead ones said of themselves goes."""

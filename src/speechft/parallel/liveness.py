@@ -11,7 +11,6 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from speechft.storage.disk import reading
@@ -20,6 +19,8 @@ BEAT = 5.0
 """Seconds between heartbeats."""
 PATIENCE = 60.0
 """Seconds without a heartbeat after which a process is replaced: killed, stopped, or hung."""
+_HIDDEN = "?"
+"""When a process began that is there, but of which the system says no more."""
 
 
 class Heartbeats:
@@ -53,8 +54,10 @@ def myself() -> dict[str, Any]:
 
 def is_gone(process: Mapping[str, Any]) -> bool:
     """Return whether a process of this machine has ended; False for those of others."""
-    here = process.get("machine") == machine()
-    return here and process.get("started") != _started(process.get("pid"))
+    if process.get("machine") != machine():
+        return False
+    started = _started(process.get("pid"))
+    return started not in (_HIDDEN, process.get("started"))
 
 
 def machine() -> str:
@@ -77,15 +80,13 @@ def _started(process: Any) -> str | None:
         return None
     try:
         text = _system_text(f"/proc/{process}/stat")
-    except OSError:
-        if Path("/proc/self/stat").exists():
-            return None
-        try:  # no such folder here: macOS
+    except OSError:  # no such process, or another user's that is hidden, or no such folder: macOS
+        try:
             os.kill(process, 0)
         except ProcessLookupError:
             return None
         except OSError:
             pass
-        return "?"
+        return _HIDDEN
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
