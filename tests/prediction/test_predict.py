@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lhotse import SupervisionSet
 
 import speechft
@@ -56,6 +57,19 @@ def heads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_pipeline_hears_samples_as_it_hears_their_file(
+    heads: dict[str, Path], audio: Path
+) -> None:
+    pipeline = speechft.load_pipeline(heads["sid"])
+    samples, _ = soundfile.read(audio / "b/c.wav", dtype="float64")
+    one_row = torch.from_numpy(samples)
+    assert pipeline.predict(one_row) == pipeline.predict(audio / "b/c.wav")
+    assert repr(pipeline).startswith("Pipeline(task sid, ")
+    for wrong in (one_row[None], one_row.short()):
+        with pytest.raises(DataError, match=r"expected floating-point numbers \(S,\)"):
+            pipeline.answer(wrong)
 
 
 @pytest.mark.parametrize("task", ["pr", "asr", "sid", "asv", "sd", "ic", "sf", "pc"])

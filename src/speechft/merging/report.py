@@ -22,7 +22,7 @@ class MergeReport:
     method: str
     alpha: float | None
     """The coefficient that was given; None for a method that finds it itself."""
-    alphas: dict[str, float]
+    alphas: dict[str, float] = field(repr=False)
     """Coefficient of every merged tensor by Hugging Face name."""
     base: str
     tuned: tuple[str, ...]
@@ -51,7 +51,7 @@ class MergeReport:
     seconds: float
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the method."""
-    plan: tuple[tuple[str, str, str, str], ...] = ()
+    plan: tuple[tuple[str, str, str, str], ...] = field(default=(), repr=False)
     """For a dry run, `speechft.merging.plan.Plan.rows`: what happens to every tensor."""
 
     @functools.cached_property

@@ -73,24 +73,36 @@ class Pipeline:
         longest = round(window * SAMPLE_RATE)
         self.longest = min(longest, encoder.window or longest)
 
-    def predict(self, audio: str | Path) -> str:
-        """Return what is said about an audio file, in one line.
+    def __repr__(self) -> str:
+        count = len(self.vocabulary)
+        return f"Pipeline(task {self.task.name}, {count} classes, {self.precision}, {self.device})"
+
+    def predict(self, audio: str | Path | Tensor) -> str:
+        """Return what is said about an audio file, or (S,) samples of 16 kHz, in one line.
 
         Text of ASR, phones of PR, tagged text of SF, turns of SD as JSON, the numbers of an
         embedding of ASV, and the class otherwise; the slots of IC are separated by ``/``.
 
         Raises:
-            DataError: The file cannot be read or is too short.
+            DataError: The file cannot be read or is too short, or the samples are not in one row.
         """
         return self.answer(audio).text
 
-    def answer(self, audio: str | Path) -> Answer:
-        """Return all that is said about an audio file: `Answer.values` holds plain JSON types.
+    def answer(self, audio: str | Path | Tensor) -> Answer:
+        """Return all that is said about it: `Answer.values` holds plain JSON types.
 
-        Raises:
-            DataError: The file cannot be read or is too short.
+        Arguments and errors as for `predict`.
         """
-        [answer] = self.answers([read_audio(Path(audio))])
+        if isinstance(audio, str | Path):
+            heard = read_audio(Path(audio))
+        else:
+            heard = torch.as_tensor(audio)
+            if heard.dim() != 1 or not heard.is_floating_point():
+                raise DataError(
+                    f"samples are {heard.dtype} {tuple(heard.shape)}; expected floating-point "
+                    "numbers (S,) in [-1, 1] at 16 kHz"
+                )
+        [answer] = self.answers([heard.float()])
         return answer
 
     def answers(self, waveforms: Sequence[Tensor], multiple: int = 1) -> list[Answer]:
