@@ -181,3 +181,21 @@ def test_trials_of_dev_are_those_that_the_corpus_names(
     (corpus.folder / "corpus.json").write_text(json.dumps(content))
     found = SplitReader(open_corpus(corpus.folder), ENCODER).read(find_task("asv"))
     assert found.context == [(True, one, one), (False, one, two), (False, two, three)]
+
+
+@pytest.mark.parametrize("task", ["pr", "hubert"])
+def test_what_preparation_lost_is_refused_too(
+    task: str, items: dict[str, list[Utterance]], tmp_path: Path
+) -> None:
+    corpus = written(tmp_path / "b", items)
+    corpus.info["lost"] = {"train": {"cut-off": 1}, "test": {"cut-off": 9}}
+    reader = SplitReader(corpus, ENCODER, limit=0.09)
+
+    def read() -> None:
+        reader.read(find_task(task)) if task != "hubert" else reader.read_unlabelled()
+
+    with pytest.raises(DataError, match="lacks 1 of 10 recordings of split train") as caught:
+        read()
+    assert "raise finetuning.max_left_out" in str(caught.value.hint)
+    reader = replace(reader, limit=0.1)
+    read()

@@ -33,6 +33,11 @@ def test_sure_figures_have_no_warnings(make_row: MakeRow) -> None:
         ({"precision": "bf16"}, {}, "different precision stand side by side: fp32 (1 figures)"),
         ({}, {"protocol": "s3prl"}, "different protocols stand side by side: mini, s3prl."),
         ({}, {"left_out": {"silent": 3}}, "could not use were left out: 3 (silent)"),
+        (
+            {},
+            {"left_out": {"when the corpus was prepared: silence": 3, "odd": 1}},
+            "Recordings that the corpus of sid lost when it was prepared: 3 (silence); its issues",
+        ),
         ({}, {"n": 60}, "different numbers of items of test"),
         ({}, {"n": 7}, "Fewer than 30 items, too few for a verdict: sid 7."),
     ],

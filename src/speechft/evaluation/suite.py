@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from speechft.data.losses import check_losses
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError, unknown_choice
 from speechft.evaluation.candidates import Candidate
-from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.config import LIMIT, EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import PROTOCOLS
@@ -28,7 +29,8 @@ def assign_tasks(
 
     Raises:
         ConfigError: Unknown task or protocol, or no task at all.
-        DataError: A task was asked for by name and no corpus supports it.
+        DataError: A task was asked for by name and no corpus supports it, or a corpus lost too much
+            when it was prepared.
     """
     if config.protocol not in PROTOCOLS:
         raise unknown_choice("protocol", config.protocol, PROTOCOLS)
@@ -55,6 +57,7 @@ def assign_tasks(
                 f"no corpus can be used for task {task.name}: {reasons}",
                 hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
             )
+        _check_whole(task, chosen[task.name], config)
     return tasks, chosen
 
 
@@ -63,16 +66,21 @@ def tasks_of(config: EvaluationConfig, corpora: Mapping[str, Corpus]) -> list[Ta
 
     Raises:
         ConfigError: Unknown task or protocol, or no task at all.
-        DataError: A corpus does not support its task.
+        DataError: A corpus does not support its task, or lost too much when it was prepared.
     """
     _named_tasks(config.model_copy(update={"tasks": tuple(corpora)}))
-    return [
-        task
-        for name, corpus in corpora.items()
-        for task in choose_tasks(
-            config.model_copy(update={"tasks": (name,), "language_model": None}), corpus
-        )
-    ]
+    tasks = []
+    for name, corpus in corpora.items():
+        alone = config.model_copy(update={"tasks": (name,), "language_model": None})
+        tasks += choose_tasks(alone, corpus)
+        _check_whole(tasks[-1], corpus, config)
+    return tasks
+
+
+def _check_whole(task: Task, corpus: Corpus, config: EvaluationConfig) -> None:
+    """Refuse a corpus that lost too much of what a task reads, under any protocol."""
+    read = {name for fold in task.folds(corpus) for name in fold} - corpus.closed
+    check_losses(corpus, sorted(read), config.max_left_out, LIMIT)
 
 
 def _names_task(corpus: Corpus, task: Task) -> bool:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from speechft.console import log
 from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import label_of
+from speechft.data.losses import losses_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
-from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.config import LIMIT, ProbeConfig
 from speechft.evaluation.crops import cropped, write_crops
 from speechft.evaluation.identity import Identity
 from speechft.evaluation.limit import limited
@@ -32,7 +33,7 @@ from speechft.runs import is_done, stage
 from speechft.storage.files import file_digest, json_digest
 from speechft.storage.scratch import Names
 from speechft.tasks.base import Split, Task
-from speechft.tasks.left_out import LeftOut, usable_splits
+from speechft.tasks.left_out import PREPARED, LeftOut, usable_splits
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from speechft.evaluation.config import EvaluationConfig
 
 
-_LIMIT = "evaluation.max_left_out, for evaluate --set max_left_out"
 APART = frozenset(
     ("tasks", "floors", "cache", "frame_cache_gb", "frame_memory_gb", "max_left_out")
 ) | {"seeds", "protocol", "precision", "frame_codec", "language_model", "beam_search"}
@@ -150,7 +150,16 @@ class TaskEvaluation:
         """Return what is left out of the splits; None where the protocol leaves out nothing."""
         if self.config.protocol == "s3prl":
             return None
-        return LeftOut(self.task.name, self.config.max_left_out, _LIMIT)
+        return LeftOut(self.task.name, self.config.max_left_out, LIMIT, self.corpus)
+
+    def left_out_counts(self) -> dict[str, int]:
+        """Return how many items of its splits are missing from the figures, by reason."""
+        read = {
+            name for fold in self.folds for name in (fold.names if self.test else fold.names[:2])
+        }
+        lost = losses_of(self.corpus, sorted(read))
+        counts = {} if self.left_out is None else self.left_out.counts()
+        return {**counts, **{f"{PREPARED}{kind}": number for kind, number in lost.items()}}
 
     def check(self) -> None:
         """Find out, without running the encoder, whether the task can be evaluated.
@@ -241,7 +250,7 @@ class TaskEvaluation:
         parts: list[Split] = [*(self.corpus.cuts(name) for name in read), []]
         train, dev, test = parts[:3]
         left_out = self.left_out
-        listed = LeftOut(task.name, 0.0, _LIMIT) if left_out is None else left_out
+        listed = LeftOut(task.name, 0.0, LIMIT) if left_out is None else left_out
         if self.config.limit is not None:
             every = train, dev, test
             train, dev, test = limited(every, self.config.limit, self._balanced)

@@ -8,6 +8,7 @@ from typing import Any
 
 from speechft.evaluation.superb_table import at_edge
 from speechft.results import ResultRow
+from speechft.tasks.left_out import PREPARED
 
 COST_HEADER = ("what", "time", "peak memory", "updates", "audio, h", "skipped updates")
 
@@ -86,10 +87,24 @@ def _pair(value: Any) -> tuple[int, int] | None:
 
 
 def _left_out(rows: Sequence[ResultRow]) -> Iterator[str]:
-    by_task = {row.task: row.left_out for row in rows if row.left_out}
+    by_task = {row.task: row.left_out for row in rows}
     for task, reasons in by_task.items():
-        listed = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
-        yield f"Items that {task} could not use were left out: {listed}; left_out.jsonl names them."
+        own = {why: count for why, count in reasons.items() if not why.startswith(PREPARED)}
+        lost = {why.removeprefix(PREPARED): reasons[why] for why in reasons.keys() - own.keys()}
+        if own:
+            yield (
+                f"Items that {task} could not use were left out: {_counted(own)}; left_out.jsonl "
+                "names them."
+            )
+        if lost:
+            yield (
+                f"Recordings that the corpus of {task} lost when it was prepared: "
+                f"{_counted(lost)}; its issues.tsv names them."
+            )
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
 
 
 def _differing(rows: Sequence[ResultRow]) -> Iterator[str]:
