@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from speechft.commands import command
 from speechft.data.losses import check_losses
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError, unknown_choice
@@ -17,6 +18,10 @@ from speechft.features.downsampler import DownsamplerCache
 from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
+from speechft.tasks.label import COLUMN
+
+_REASONS = 5
+"""Of what a corpus lacks, so many are told."""
 
 
 def assign_tasks(
@@ -48,6 +53,8 @@ def assign_tasks(
         tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
     else:
         tasks = named
+    if not tasks:
+        raise _no_task(corpora, config.left_out_limit)
     for task in tasks:
         if task.name not in chosen:
             reasons = "; ".join(
@@ -100,15 +107,45 @@ def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
     available = [task for task in TASKS.values() if task.supported_by(corpus, limit)]
     if config.tasks == "available":
         if not available:
-            raise DataError(
-                f"corpus {corpus.name} supports no task",
-                hint="give it a train, dev and test split with text, phones, speaker or label",
-            )
+            raise _no_task([corpus], limit)
         return available
     tasks = _named_tasks(config)
     for task in tasks:
         task.require(corpus, [other.name for other in available], limit)
     return tasks
+
+
+def _no_task(corpora: Sequence[Corpus], limit: float) -> DataError:
+    """Return what says what corpora lack for the tasks that they come closest to."""
+    told, by_name = [], []
+    for corpus in corpora:
+        lacking: dict[str, list[str]] = {}
+        for task in _closest(corpus):
+            if reason := task.lacks(corpus, limit):
+                lacking.setdefault(reason, []).append(task.name)
+            else:
+                by_name.append(task.name)
+        reasons = [f"for {', '.join(names)}, {why}" for why, names in lacking.items()]
+        more = ["..."] if len(reasons) > _REASONS else []
+        listed = "; ".join([*reasons[:_REASONS], *more]) or "its utterances have no labels"
+        told.append(f"corpus {corpus.name} supports no task: {listed}")
+    if by_name:
+        hint = f"some are taken only where they are named: --tasks {','.join(by_name)}"
+    else:
+        drawn = command("prepare", "generic", "TABLE", set_="draw=recordings", out="DIR")
+        hint = (
+            "a task needs its label (text, phones, speaker, label) in train, dev and test, and its "
+            f"classes in train; a dev or test that a table lacks is drawn by {drawn}"
+        )
+    return DataError("\n".join(told), hint=hint)
+
+
+def _closest(corpus: Corpus) -> list[Task]:
+    """Return the tasks whose label a corpus has somewhere, those of single columns last."""
+    kinds = {kind for values in corpus.statistics.values() for kind in values["labels"]}
+    known = [task for task in TASKS.values() if task.label in kinds]
+    others = kinds - {task.label for task in TASKS.values()} - {"words"}
+    return [*known, *(find_task(f"{COLUMN}{kind}") for kind in sorted(others))]
 
 
 def _named_tasks(config: EvaluationConfig) -> list[Task]:
