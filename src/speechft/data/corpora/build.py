@@ -134,15 +134,15 @@ def _make(
     """Write the corpus to a scratch folder, of what was found in each recording."""
     splits, issues, lost = _inspect_all(scan, options, folder, found)
     issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
-    _stop_if_fatal(issues, folder, card)
+    _stop_if_fatal(issues, folder, card, root)
     write_issues(scratch / ISSUES_FILE, issues)
     unlisted = sum(issue.resolved() == "left out" for issue in scan.issues)
     total = sum(map(len, scan.splits.values())) + unlisted
-    _report(issues, total)
     if not any(splits.values()):
-        first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
         where = scan.sources[0] if len(scan.sources) == 1 else root
-        raise DataError(f"none of the {total} recordings in {where} can be used{first}")
+        told = f": {summary(issues, root)}" if issues else ""
+        raise DataError(f"none of the {total} recordings in {where} can be used{told}")
+    _report(issues, total, root)
     kept = {split: items for split, items in splits.items() if items}
     info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
     info |= {LOST: lost} if lost else {}
@@ -194,13 +194,10 @@ def _inspect_all(
     for split, drafts in scan.splits.items():
         splits[split] = kept_utterances()
         for draft, found in zip(drafts, found_in, strict=False):
-            problems = [
-                *_audio_issues(draft, found, scan, options),
-                *_label_issues(draft, found, scan),
-            ]
+            problems = problems_of(draft, found, scan, options)
             for kind, problem, outcome in problems:
                 issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
-            drops = [kind for kind, _, outcome in problems if _drops(kind, outcome)]
+            drops = [kind for kind, _, outcome in problems if drops_by(kind, outcome)]
             if drops:
                 lost[split][drops[0]] += 1
             elif found.header:
@@ -222,15 +219,21 @@ def _once_a_file(issues: list[Issue]) -> list[Issue]:
     return merged
 
 
-_Problem = tuple[str, str, Any]
+Problem = tuple[str, str, Any]
 """Kind, problem, outcome where it is not the kind's own."""
 
 
-def _drops(kind: str, outcome: str) -> bool:
+def problems_of(draft: Draft, found: Found, scan: Scan, options: Options) -> list[Problem]:
+    """Return what is wrong with an utterance by what was found in its recording and its labels."""
+    return [*_audio_issues(draft, found, scan, options), *_label_issues(draft, found, scan)]
+
+
+def drops_by(kind: str, outcome: str = "") -> bool:
+    """Return whether a problem of a kind drops its utterance, or stops the preparation."""
     return Issue(kind, "", outcome=outcome).resolved() != "kept"  # type: ignore[arg-type]
 
 
-def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
+def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> Iterator[Problem]:
     for kind, problem in found.problems:
         if kind == "silence" and scan.silence_allowed:
             continue
@@ -242,11 +245,11 @@ def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> I
             given, wanted = found.header.sample_rate, scan.sample_rate
             yield "rate-mismatch", f"{given} Hz instead of {wanted} Hz; it is resampled", ""
         averaged = found.header.channels != 1 and draft.channel is None
-        if averaged and not any(_drops(kind, "") for kind, _ in found.problems):
+        if averaged and not any(drops_by(kind) for kind, _ in found.problems):
             yield "channel-mismatch", f"{found.header.channels} channels instead of 1; averaged", ""
 
 
-def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
+def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[Problem]:
     if draft.text and not words(draft.text):
         yield "no-words", f"the text {draft.text!r} holds no letter: tasks of text leave it out", ""
     if draft.text and scan.alphabet is not None:
@@ -254,7 +257,7 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
         if strange:
             shown = " ".join(repr(c) for c in strange[:8])
             yield "characters", f"the text holds {shown}, which the vocabulary does not", ""
-    if found.header is None or any(_drops(kind, "") for kind, _ in found.problems):
+    if found.header is None or any(drops_by(kind) for kind, _ in found.problems):
         return
     samples = found.samples * SAMPLE_RATE / found.header.sample_rate
     frames = max(0, int(samples - _FRAME) // _HOP + 1)
@@ -288,7 +291,7 @@ def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utte
     )
 
 
-def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
+def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card, root: Path) -> None:
     fatal = [issue for issue in issues if issue.resolved() == "fatal"]
     if not fatal:
         return
@@ -297,18 +300,20 @@ def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
     with replacing(path, earlier=lambda: is_output(path)) as hidden:
         write_issues(hidden, issues)
     raise DataError(
-        f"corpus {card.name} cannot be prepared: {summary(fatal)} (all in {path})",
+        f"corpus {card.name} cannot be prepared: {summary(fatal, root)} (all in {path})",
         hint="; ".join(HINTS[kind] for kind in count(fatal)),
     )
 
 
-def _report(issues: list[Issue], total: int) -> None:
+def _report(issues: list[Issue], total: int, root: Path) -> None:
     out = [issue for issue in issues if issue.resolved() == "left out"]
     kept = [issue for issue in issues if issue.resolved() == "kept"]
     if out:
-        warn(f"{len(out)} of {total} recordings are left out (see {ISSUES_FILE}): {summary(out)}")
+        told = f"{len(out)} of {total} recordings are left out (see {ISSUES_FILE})"
+        warn(f"{told}: {summary(out, root)}")
     if kept:
-        warn(f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE}): {summary(kept)}")
+        told = f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE})"
+        warn(f"{told}: {summary(kept, root)}")
 
 
 def _pairs(scan: Scan) -> dict[str, Any]:
