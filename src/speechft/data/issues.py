@@ -105,6 +105,14 @@ def count(issues: Iterable[Issue]) -> dict[str, int]:
     return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
+def by_name(issues: Iterable[Issue]) -> dict[str, str]:
+    """Return the problems by path, or by id where there is none; a recording may have several."""
+    found: dict[str, list[str]] = {}
+    for issue in issues:
+        found.setdefault(issue.path or issue.id, []).append(issue.problem)
+    return {name: "; ".join(problems) for name, problems in found.items()}
+
+
 def summary(issues: Sequence[Issue], root: Path, shown: int = 3) -> str:
     """Return one line: counts by kind, the first few by name, and what missing paths start from.
 

@@ -38,6 +38,12 @@ def losses_of(corpus: Corpus, splits: Iterable[str]) -> Counter[str]:
     return found
 
 
+def unasked_losses(corpus: Corpus) -> int:
+    """Return how many utterances were lost in all, without those that the user allowed."""
+    lost = losses_of(corpus, corpus.info.get(LOST, {}))
+    return lost.total() - sum(lost[kind] for kind in corpus.info.get(ALLOWED, ()))
+
+
 def tell_losses(corpus: Corpus) -> None:
     """Say in one line what a corpus lost, if it did."""
     lost = losses_of(corpus, corpus.info.get(LOST, {}))

@@ -142,7 +142,8 @@ def _make(
         where = scan.sources[0] if len(scan.sources) == 1 else root
         told = f": {summary(issues, root)}" if issues else ""
         raise DataError(f"none of the {total} recordings in {where} can be used{told}")
-    _report(issues, total, root)
+    others = sum(issue.resolved() == "left out" and not is_loss(issue) for issue in issues)
+    _report(issues, sum(map(Counter.total, lost.values())) + others, total, root)
     kept = {split: items for split, items in splits.items() if items}
     info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
     info |= {LOST: lost} if lost else {}
@@ -305,11 +306,11 @@ def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card, root: Path) ->
     )
 
 
-def _report(issues: list[Issue], total: int, root: Path) -> None:
+def _report(issues: list[Issue], count: int, total: int, root: Path) -> None:
     out = [issue for issue in issues if issue.resolved() == "left out"]
     kept = [issue for issue in issues if issue.resolved() == "kept"]
     if out:
-        told = f"{len(out)} of {total} recordings are left out (see {ISSUES_FILE})"
+        told = f"{count} of {total} recordings are left out (see {ISSUES_FILE})"
         warn(f"{told}: {summary(out, root)}")
     if kept:
         told = f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE})"
