@@ -59,6 +59,18 @@ def test_what_nobody_knows_is_said_once(make_row: MakeRow) -> None:
     ]
 
 
+def test_what_fine_tunings_left_out_is_said_where_it_is_told_as_counts() -> None:
+    told = {"pr": {"no label": 2, "when the corpus was prepared: silence": 3}, "sid": {}}
+    found = warnings_of([], {"stable": {"left_out": told}}, 30)
+    assert found == [
+        "Items that fine-tuning stable on pr could not use were left out: 2 (no label); "
+        "left_out.jsonl names them.",
+        "Recordings that the corpus of fine-tuning stable on pr lost when it was prepared: "
+        "3 (silence); its issues.tsv names them.",
+    ]
+    assert warnings_of([], {"a": {"left_out": 3}, "b": {"left_out": {"pr": {"x": "y"}}}}, 30) == []
+
+
 def test_skipped_updates_are_said() -> None:
     (said,) = warnings_of([], {"stable": {"skipped": 2}, "plain": {}}, 30)
     assert said == "Fine-tuning stable skipped 2 updates whose gradient was not finite."

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from speechft.console import log
 from speechft.data.kept_cuts import Cuts
 from speechft.data.labels import label_of
-from speechft.data.losses import losses_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
@@ -33,7 +32,7 @@ from speechft.runs import is_done, stage
 from speechft.storage.files import file_digest, json_digest
 from speechft.storage.scratch import Names
 from speechft.tasks.base import Split, Task
-from speechft.tasks.left_out import PREPARED, LeftOut, usable_splits
+from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.word_search import LanguageModel
 
 if TYPE_CHECKING:
@@ -150,16 +149,16 @@ class TaskEvaluation:
         """Return what is left out of the splits; None where the protocol leaves out nothing."""
         if self.config.protocol == "s3prl":
             return None
-        return LeftOut(self.task.name, self.config.max_left_out, LIMIT, self.corpus)
+        return self._left_out(self.config.max_left_out)
 
     def left_out_counts(self) -> dict[str, int]:
         """Return how many items of its splits are missing from the figures, by reason."""
-        read = {
-            name for fold in self.folds for name in (fold.names if self.test else fold.names[:2])
-        }
-        lost = losses_of(self.corpus, sorted(read))
-        counts = {} if self.left_out is None else self.left_out.counts()
-        return {**counts, **{f"{PREPARED}{kind}": number for kind, number in lost.items()}}
+        return (self.left_out or self._left_out(0.0)).counts()
+
+    def _left_out(self, limit: float) -> LeftOut:
+        folds = self.task.folds(self.corpus)
+        read = dict.fromkeys(n for names in folds for n in (names if self.test else names[:2]))
+        return LeftOut(self.task.name, limit, LIMIT, self.corpus, read)
 
     def check(self) -> None:
         """Find out, without running the encoder, whether the task can be evaluated.
@@ -250,7 +249,7 @@ class TaskEvaluation:
         parts: list[Split] = [*(self.corpus.cuts(name) for name in read), []]
         train, dev, test = parts[:3]
         left_out = self.left_out
-        listed = LeftOut(task.name, 0.0, LIMIT) if left_out is None else left_out
+        listed = left_out or self._left_out(0.0)
         if self.config.limit is not None:
             every = train, dev, test
             train, dev, test = limited(every, self.config.limit, self._balanced)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -86,7 +86,7 @@ class SplitReader:
             DataError: A split is missing, or too much of it is shorter than a frame.
         """
         names = self._existing(self.splits or self.corpus.tuning_splits(), _WITHOUT_DEV)
-        left_out, kept = self._left_out(PRETRAINING), list[Split]()
+        left_out, kept = self._left_out(PRETRAINING, names), list[Split]()
         for name in names:
             cuts = self.corpus.cuts(name)
             counts = count_frames(self.encoder, cuts)
@@ -109,15 +109,15 @@ class SplitReader:
                     f"fine-tuning on {task.name} needs label {task.label!r} for every utterance "
                     f"of split {name}; in corpus {corpus.name} {labelled} of {len(part)} have it"
                 )
-        left_out = self._left_out(task.name)
+        left_out = self._left_out(task.name, names)
         frames = partial(count_frames, self.encoder)
         kept, known = usable_splits(task, names, cuts, frames, left_out, vocabulary=vocabulary)
         dev = kept[1] if len(kept) > 1 else []
         context = task.context(corpus, names[1], dev, left_out) if dev else None
         return TuningSplits(kept[0], dev, known, context, left_out)
 
-    def _left_out(self, task: str) -> LeftOut:
-        return LeftOut(task, self.limit, self.setting, self.corpus)
+    def _left_out(self, task: str, names: Sequence[str]) -> LeftOut:
+        return LeftOut(task, self.limit, self.setting, self.corpus, names)
 
     def _names(self, task: Task) -> list[str]:
         """Return the names of the task's train and dev split."""

@@ -26,7 +26,8 @@ def warnings_of(
     return [
         *_of_probes(rows),
         *_overlap(rows),
-        *_left_out(rows),
+        *_left_out({row.task: row.left_out for row in rows}),
+        *_left_out_of_tunings(histories),
         *_differing(rows),
         *_few(rows, few),
         *_skipped(histories),
@@ -86,8 +87,7 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return (value[0], value[1]) if whole else None
 
 
-def _left_out(rows: Sequence[ResultRow]) -> Iterator[str]:
-    by_task = {row.task: row.left_out for row in rows}
+def _left_out(by_task: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     for task, reasons in by_task.items():
         own = {why: count for why, count in reasons.items() if not why.startswith(PREPARED)}
         lost = {why.removeprefix(PREPARED): reasons[why] for why in reasons.keys() - own.keys()}
@@ -101,6 +101,14 @@ def _left_out(rows: Sequence[ResultRow]) -> Iterator[str]:
                 f"Recordings that the corpus of {task} lost when it was prepared: "
                 f"{_counted(lost)}; its issues.tsv names them."
             )
+
+
+def _left_out_of_tunings(histories: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, history in histories.items():
+        told = history.get("left_out")
+        for task, reasons in told.items() if isinstance(told, Mapping) else ():
+            if isinstance(reasons, Mapping) and all(type(n) is int for n in reasons.values()):
+                yield from _left_out({f"fine-tuning {name} on {task}": reasons})
 
 
 def _counted(reasons: Mapping[str, int]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from speechft.console import warn
 from speechft.data.kept_cuts import chosen, picked
 from speechft.data.labels import Vocabulary
-from speechft.data.losses import lost_beside
+from speechft.data.losses import losses_of, lost_beside
 from speechft.errors import DataError
 from speechft.storage.files import atomic_write
 
@@ -44,10 +44,19 @@ class LeftOut:
         limit: Largest share of a split that may be left out; 1 never refuses.
         setting: Name of the setting that holds the limit.
         corpus: What it lost when it was prepared counts too; None where that is not known.
+        splits: Those of it that are read.
     """
 
-    def __init__(self, task: str, limit: float, setting: str, corpus: Corpus | None = None) -> None:
+    def __init__(
+        self,
+        task: str,
+        limit: float,
+        setting: str,
+        corpus: Corpus | None = None,
+        splits: Iterable[str] = (),
+    ) -> None:
         self.task, self.limit, self.setting, self.corpus = task, limit, setting, corpus
+        self.splits = tuple(splits)
         self._items: dict[tuple[str, str], str] = {}
         self._pairs: dict[tuple[str, str], str] = {}
         self._passed: dict[str, frozenset[str]] = {}
@@ -74,7 +83,15 @@ class LeftOut:
         return self._passed.get(split, frozenset())
 
     def counts(self) -> dict[str, int]:
-        """Return how many items were left out by reason; one of several folds counts once."""
+        """Return how many items were left out by reason; one of several folds counts once.
+
+        Those that the corpus lost before have `PREPARED` before their kind.
+        """
+        lost = {} if self.corpus is None else losses_of(self.corpus, self.splits)
+        return {**self._own(), **{f"{PREPARED}{kind}": lost[kind] for kind in sorted(lost)}}
+
+    def _own(self) -> dict[str, int]:
+        """Return how many items the task could not use by reason."""
         found = {(name, why) for (_, name), why in [*self._items.items(), *self._pairs.items()]}
         return dict(sorted(Counter(reason for _, reason in found).items()))
 
@@ -117,7 +134,7 @@ class LeftOut:
         names: dict[str, list[str]] = {}
         for (_, name), reason in sorted({**self._items, **self._pairs}.items()):
             names.setdefault(reason, []).append(name)
-        for reason, count in self.counts().items():
+        for reason, count in self._own().items():
             shown = ", ".join(dict.fromkeys(names[reason][:_SHOWN]))
             more = ", ..." if count > _SHOWN else ""
             warn(f"task {self.task}: {count} left out, {reason}: {shown}{more}")
