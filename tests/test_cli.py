@@ -252,6 +252,8 @@ def test_the_demo_runs_on_the_users_own_recordings(
         "evaluation.tasks=available",
         "evaluation.floors=[mfcc]",
         "merging.curve=[]",
+        "evaluation.max_left_out=0.2",
+        "finetuning.max_left_out=0.2",
     ]
     given = [item for setting in settings for item in ("--set", setting)]
     code, stdout, err = _run(["run", "demo", "--out", str(out), *given], monkeypatch, capsys)

@@ -121,6 +121,22 @@ def test_what_is_left_out_is_named_and_the_exit_code_tells(
     }
 
 
+def test_segments_of_one_recording_count_each(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    csv.write_text(
+        "path,split,start,end\na.wav,train,0,0.5\na.wav,train,0.5,2\na.wav,train,0.6,3\n"
+        "gone.wav,train,0,1\ngone.wav,train,1,2\n"
+    )
+    prepare(csv, tmp_path / "out", "--json", code=1)
+    printed = capsys.readouterr()
+    assert "warning: 4 of 5 recordings are left out" in printed.err
+    assert "error: 4 of 5 recordings are left out: " in printed.err
+    assert json.loads(printed.out)["left_out"]["a.wav"] == (
+        "seconds 0.5 to 2 of a recording of 1.00 s; seconds 0.6 to 3 of a recording of 1.00 s"
+    )
+
+
 def test_what_was_not_asked_for_does_not_count(
     csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

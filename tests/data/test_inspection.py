@@ -37,7 +37,10 @@ def test_a_segment(tmp_path: Path) -> None:
     for start, end in ((0.5, 2.2), (2.0, 2.5), (3.0, 4.0)):
         ((kind, problem),) = inspect(tmp_path / "a.wav", start, end).problems
         assert kind == "segment-outside"
-        assert "of a recording of 2.00 s" in problem
+        assert problem.endswith("of a recording of 2.00 s")
+    for start, end, unit in ((100, 1_900, "milliseconds"), (4_000, 32_000, "samples")):
+        ((_, problem),) = inspect(tmp_path / "a.wav", start, end).problems
+        assert problem.endswith(f"in {unit} it would lie inside, but start and end are seconds")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

@@ -126,6 +126,12 @@ def test_a_missing_or_damaged_manifest_is_named(tmp_path: Path, content: bytes |
         corpus.split("train")
 
 
+@pytest.mark.parametrize("lost", [["dev"], {"dev": 1}, {"dev": {"silence": -1}}])
+def test_losses_that_are_no_counts_are_refused(tmp_path: Path, lost: Any) -> None:
+    with pytest.raises(DataError, match="is not a prepared corpus"):
+        write(tmp_path, FIRST, lost=lost)
+
+
 @pytest.mark.parametrize("content", [None, "{"])
 def test_a_folder_that_is_no_corpus(tmp_path: Path, content: str | None) -> None:
     if content is not None:

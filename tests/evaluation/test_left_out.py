@@ -24,7 +24,7 @@ from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import EvaluationConfig, ProbeConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.protocols import PROTOCOLS
-from speechft.evaluation.suite import assign_tasks, evaluate_encoder
+from speechft.evaluation.suite import assign_tasks, evaluate_encoder, tasks_of
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import find_task
 
@@ -325,3 +325,35 @@ def test_a_run_reports_what_it_can_before_its_error(
         pipeline.run(recipe, tmp_path / "out")
     assert {row.task for row in read_rows(tmp_path / "out" / "results.jsonl")} == {"style"}
     assert "bad items" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("protocol", ["mini", "s3prl"])
+def test_what_preparation_lost_counts_under_any_protocol(
+    protocol: str, splits: Splits, tmp_path: Path
+) -> None:
+    lost = {"train": {"silence": 1}, "dev": {"cut-off": 2}, "other": {"too-short": 9}}
+    corpus = written(tmp_path / "b", splits, lost=lost)
+    with pytest.raises(DataError, match=r"lacks 2 of 23 recordings of split dev, .*cut-o") as seen:
+        evaluated(corpus, "style", Path("mfcc"), tmp_path / "1", protocol=protocol)
+    assert "raise evaluation.max_left_out, for evaluate" in str(seen.value.hint)
+    with pytest.raises(DataError, match="lacks 2 of 23 recordings of split dev"):
+        tasks_of(EvaluationConfig(protocol=protocol), {"style": corpus})
+    row, _ = evaluated(
+        corpus, "style", Path("mfcc"), tmp_path / "1", protocol=protocol, max_left_out=0.1
+    )
+    assert row.left_out == {
+        "when the corpus was prepared: cut-off": 2,
+        "when the corpus was prepared: silence": 1,
+    }
+
+
+def test_a_task_may_not_leave_out_what_preparation_used_up(
+    splits: Splits, short: Utterance, tmp_path: Path
+) -> None:
+    spoiled = copied(splits, ("test", unlike(short, labels={"style": ""})))
+    fine = written(tmp_path / "a", spoiled, lost={"train": {"silence": 1}})
+    assert evaluated(fine, "style", Path("mfcc"), tmp_path / "1")[0].left_out["no label"] == 1
+    corpus = written(tmp_path / "b", spoiled, lost={"test": {"silence": 1}})
+    words = "1 of the 22 items of split test beside the 1 that preparation left out"
+    with pytest.raises(DataError, match=words):
+        evaluated(corpus, "style", Path("mfcc"), tmp_path / "2")

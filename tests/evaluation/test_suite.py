@@ -16,7 +16,7 @@ from speechft.evaluation.candidates import Candidate
 from speechft.evaluation.config import RANDOM, EvaluationConfig, ProbeConfig
 from speechft.evaluation.predictions import items_of, read_items
 from speechft.evaluation.score import RATIO
-from speechft.evaluation.suite import choose_tasks, evaluate_encoder
+from speechft.evaluation.suite import assign_tasks, choose_tasks, evaluate_encoder
 from speechft.results import ResultRow, read_rows
 from speechft.tasks import TASKS, find_task
 
@@ -76,9 +76,32 @@ def test_tasks_that_the_corpus_lacks_are_refused(tones: Corpus) -> None:
     ) as caught:
         choose_tasks(EvaluationConfig(tasks=("sid",)), without(tones, "speaker"))
     assert "pr, asr, ic" in str(caught.value.hint)
+
+
+def test_a_corpus_without_a_task_says_what_it_lacks_for_those_that_are_close(tones: Corpus) -> None:
+    available = EvaluationConfig(tasks="available")
+
+    def told(*corpora: Corpus) -> DataError:
+        with pytest.raises(DataError) as caught:
+            assign_tasks(available, corpora)
+        return caught.value
+
     bare = dataclasses.replace(tones, statistics={})
-    with pytest.raises(DataError, match="corpus tones supports no task"):
-        choose_tasks(EvaluationConfig(tasks="available"), bare)
+    assert told(bare).message.endswith("supports no task: its utterances have no labels")
+    known = {split: {**v, "labels": {"speaker": 18}} for split, v in tones.statistics.items()}
+    named = {"trian": known["train"], "test": known["test"]}
+    misnamed = dataclasses.replace(tones, statistics=named)
+    assert told(misnamed).message == (
+        "corpus tones supports no task: for sid, asv, its split train is missing or empty; "
+        "its splits: trian, test (is 'trian' meant?)"
+    )
+    assert "draw=recordings" in str(told(misnamed).hint)
+    both = told(bare, misnamed).message.splitlines()
+    assert both == [told(bare).message, told(misnamed).message]
+    of_column = {split: {**v, "labels": {"room": 18}} for split, v in tones.statistics.items()}
+    column = dataclasses.replace(tones, statistics=of_column)
+    column._values.update({(split, "room"): frozenset("ab") for split in tones.statistics})
+    assert told(column).hint == "some are taken only where they are named: --tasks label:room"
 
 
 def test_evaluation_writes_rows_and_predictions(

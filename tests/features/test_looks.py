@@ -45,6 +45,37 @@ def test_a_table_and_a_folder_are_read_as_they_say(folder: Path) -> None:
             assert text in told
 
 
+def test_what_is_left_out_counts_nowhere_else_and_every_row_of_it_counts(folder: Path) -> None:
+    (folder / "t.csv").write_text(
+        "path,split,text,speaker,start,end\n"
+        "0.wav,trian,a,anna,,\n"
+        "0.wav,dev,b,bert,0.1,9\n"
+        "0.wav,dev,c,bert,0.2,9\n"
+        f"1.wav,dev,{'long ' * 40},bert,,\n"
+        "gone.wav,dev,e,bert,,\n"
+    )
+    found = inspect_data(folder / "t.csv")
+    assert (found.read, found.facts["with text"], found.facts["with speaker"]) == (1, "1", "1")
+    assert found.facts["no task reads"] == "trian (train?)"
+    assert found.left_out == {
+        "0.wav of dev (segment-outside)": "seconds 0.1 to 9 of a recording of 0.50 s",
+        "0.wav of dev (segment-outside) #2": "seconds 0.2 to 9 of a recording of 0.50 s",
+        "1.wav of dev (text-too-long)": "199 characters need 199 frames, the audio has 24",
+        "gone.wav of dev (missing-audio)": f"does not exist: {folder / 'gone.wav'}",
+    }
+    assert found.next == [f"speechft prepare generic {folder / 't.csv'} --out corpora/t"]
+    corpus = inspect_data(find_corpus(str(folder / "t.csv"), folder.parent / "work").folder)
+    assert (corpus.read, len(corpus.left_out)) == (1, 4)
+
+
+def test_nothing_that_can_be_read_leads_nowhere(folder: Path) -> None:
+    (folder / "t.csv").write_text("path,split\ngone.wav,train\n")
+    (folder / "list.csv").write_text("path\ngone.wav\n")
+    for name in ("t.csv", "list.csv", "3.wav"):
+        found = inspect_data(folder / name)
+        assert (found.read, found.next, len(found.left_out)) == (0, [], 1)
+
+
 def test_a_table_without_splits_is_for_extract(folder: Path) -> None:
     (folder / "list.csv").write_text("path\n0.wav\n3.wav\n")
     found = inspect_data(folder / "list.csv")

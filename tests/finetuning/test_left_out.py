@@ -32,6 +32,7 @@ _SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "trackers": (),
 }
+TARGETS = {"source": "mfcc", "clusters": 2, "fit_frames": 200}
 
 
 @pytest.fixture(scope="module")
@@ -141,12 +142,11 @@ def test_continued_pretraining_leaves_out_what_has_no_frame(
     items: dict[str, list[Utterance]], tmp_path: Path
 ) -> None:
     corpus = written(tmp_path / "b", items, train=[blip(items)], dev=[blip(items)])
-    targets = {"source": "mfcc", "clusters": 2, "fit_frames": 200}
-    tune(tmp_path / "1", corpus, task="hubert", targets=targets)
+    tune(tmp_path / "1", corpus, task="hubert", targets=TARGETS)
     file = tmp_path / "1" / "left_out.jsonl"
     assert file.read_text().count("shorter than one frame") == 2
     with pytest.raises(DataError, match="task hubert cannot use 1 of the 10 items of split train"):
-        tune(tmp_path / "2", corpus, task="hubert", targets=targets, max_left_out=0.09)
+        tune(tmp_path / "2", corpus, task="hubert", targets=TARGETS, max_left_out=0.09)
 
 
 def test_too_many_are_refused_before_anything_and_the_hint_helps(
@@ -181,3 +181,24 @@ def test_trials_of_dev_are_those_that_the_corpus_names(
     (corpus.folder / "corpus.json").write_text(json.dumps(content))
     found = SplitReader(open_corpus(corpus.folder), ENCODER).read(find_task("asv"))
     assert found.context == [(True, one, one), (False, one, two), (False, two, three)]
+
+
+@pytest.mark.parametrize("task", ["pr", "hubert"])
+def test_what_preparation_lost_is_refused_too(
+    task: str, items: dict[str, list[Utterance]], tmp_path: Path
+) -> None:
+    corpus = written(tmp_path / "b", items)
+    corpus.info["lost"] = {"train": {"cut-off": 1}, "test": {"cut-off": 9}}
+    reader = SplitReader(corpus, ENCODER, limit=0.09)
+
+    def read() -> None:
+        reader.read(find_task(task)) if task != "hubert" else reader.read_unlabelled()
+
+    with pytest.raises(DataError, match="lacks 1 of 10 recordings of split train") as caught:
+        read()
+    assert "raise finetuning.max_left_out" in str(caught.value.hint)
+    reader = replace(reader, limit=0.1)
+    read()
+    tune(tmp_path / "1", corpus, task=task, targets=TARGETS if task == "hubert" else {})
+    history = json.loads((tmp_path / "1" / "history.json").read_text())
+    assert list(history["left_out"].values()) == [{"when the corpus was prepared: cut-off": 1}]

@@ -33,6 +33,11 @@ def test_sure_figures_have_no_warnings(make_row: MakeRow) -> None:
         ({"precision": "bf16"}, {}, "different precision stand side by side: fp32 (1 figures)"),
         ({}, {"protocol": "s3prl"}, "different protocols stand side by side: mini, s3prl."),
         ({}, {"left_out": {"silent": 3}}, "could not use were left out: 3 (silent)"),
+        (
+            {},
+            {"left_out": {"when the corpus was prepared: silence": 3, "odd": 1}},
+            "Recordings that the corpus of sid lost when it was prepared: 3 (silence); its issues",
+        ),
         ({}, {"n": 60}, "different numbers of items of test"),
         ({}, {"n": 7}, "Fewer than 30 items, too few for a verdict: sid 7."),
     ],
@@ -52,6 +57,18 @@ def test_what_nobody_knows_is_said_once(make_row: MakeRow) -> None:
     assert [s for s in warnings_of(rows, {}, 30) if "not known" in s] == [
         "What pre-training heard is not known here, nor whether test items were in it."
     ]
+
+
+def test_what_fine_tunings_left_out_is_said_where_it_is_told_as_counts() -> None:
+    told = {"pr": {"no label": 2, "when the corpus was prepared: silence": 3}, "sid": {}}
+    found = warnings_of([], {"stable": {"left_out": told}}, 30)
+    assert found == [
+        "Items that fine-tuning stable on pr could not use were left out: 2 (no label); "
+        "left_out.jsonl names them.",
+        "Recordings that the corpus of fine-tuning stable on pr lost when it was prepared: "
+        "3 (silence); its issues.tsv names them.",
+    ]
+    assert warnings_of([], {"a": {"left_out": 3}, "b": {"left_out": {"pr": {"x": "y"}}}}, 30) == []
 
 
 def test_skipped_updates_are_said() -> None:

@@ -150,7 +150,9 @@ def _global(
     pass
 
 
-def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None = None) -> None:
+def tell_left_out(
+    what: str, names: Sequence[str], total: int, hint: str | None = None, count: int = 0
+) -> None:
     """End with exit code 1 if items were left out, though the rest was done.
 
     Args:
@@ -158,6 +160,7 @@ def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None 
         names: Of what was left out.
         total: Items in all.
         hint: What to do.
+        count: How many they are, where a name stands for several.
 
     Raises:
         DataError: Something was left out.
@@ -165,4 +168,4 @@ def tell_left_out(what: str, names: Sequence[str], total: int, hint: str | None 
     if names:
         more = ", ..." if len(names) > _NAMED else ""
         named = ", ".join(names[:_NAMED])
-        raise DataError(f"{len(names)} of {total} {what}: {named}{more}", hint=hint)
+        raise DataError(f"{count or len(names)} of {total} {what}: {named}{more}", hint=hint)

@@ -49,7 +49,8 @@ def prepare(
         return
     from speechft import api
     from speechft.cli.tables import print_corpus
-    from speechft.data.issues import ISSUES_FILE, read_issues
+    from speechft.data.issues import ISSUES_FILE, by_name, read_issues
+    from speechft.data.losses import LOST, unasked_losses
     from speechft.storage.uploads import path_here
 
     found = api.prepare(
@@ -69,15 +70,16 @@ def prepare(
     if as_json:
         issues = found.info.get("issues", {})
         content = {"folder": found.place, "splits": found.statistics, "issues": issues}
-        out_of_it = {issue.path or issue.id: issue.problem for issue in left}
-        say(json.dumps({**content, "left_out": out_of_it}))
+        say(json.dumps({**content, "left_out": by_name(left)}))
     else:
         print_corpus(found, left)
     unasked = ("no-label", "missing-audio") if allow_missing else ("no-label",)
     lost = [issue.path or issue.id for issue in left if issue.kind not in unasked]
-    total = len(lost) + sum(values["utterances"] for values in found.statistics.values())
+    copies = sum(issue.kind == "listed-twice" for issue in left)
+    count = unasked_losses(found) + copies if LOST in found.info else len(lost)
+    total = count + sum(values["utterances"] for values in found.statistics.values())
     hint = f"the corpus holds the rest; what is wrong with each is in {named}"
-    tell_left_out("recordings are left out", lost, total, hint)
+    tell_left_out("recordings are left out", lost, total, hint, count=count)
 
 
 def _write_layout(corpus: str, layout: str, out: Path | None) -> None:

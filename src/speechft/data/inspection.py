@@ -22,6 +22,8 @@ CLIPPED_SHARE = 1e-3
 """Share of clipped samples from which a recording is named."""
 _ROUNDING = 0.05
 """Seconds that a segment may end after its recording: time stamps are rounded."""
+_LIKELY = 0.1
+"""Seconds that a segment has at least if its times are taken for another unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,22 @@ def inspect(
             length = header.samples / header.sample_rate
             last_second = length if end is None else end
             problem = f"seconds {start or 0:g} to {last_second:g} of a recording of {length:.2f} s"
+            problem += _other_unit(start or 0.0, last_second, header)
             return Found(header, problems=(*problems, ("segment-outside", problem)))
     count = last - first
     problems += _lengths(count, header)
     if samples and all(kind == "length-differs" for kind, _ in problems):
         problems += _samples(path, first, count, channel, header)
     return Found(header, first, count, tuple(problems))
+
+
+def _other_unit(start: float, end: float, header: Header) -> str:
+    """Say in which unit a segment would lie within its recording; empty where in none."""
+    for unit, second in (("milliseconds", 1000), ("samples", header.sample_rate)):
+        inside = end / second <= header.samples / header.sample_rate + _ROUNDING
+        if inside and (end - start) / second >= _LIKELY:
+            return f"; in {unit} it would lie inside, but start and end are seconds"
+    return ""
 
 
 def unreadable(reason: str) -> str:

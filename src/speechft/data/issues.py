@@ -105,8 +105,24 @@ def count(issues: Iterable[Issue]) -> dict[str, int]:
     return {kind: found[kind] for kind in KINDS if found[kind]}
 
 
-def summary(issues: Sequence[Issue], shown: int = 3) -> str:
-    """Return one line: counts by kind, and the first few by name."""
+def by_name(issues: Iterable[Issue]) -> dict[str, str]:
+    """Return the problems by path, or by id where there is none; a recording may have several."""
+    found: dict[str, list[str]] = {}
+    for issue in issues:
+        found.setdefault(issue.path or issue.id, []).append(issue.problem)
+    return {name: "; ".join(problems) for name, problems in found.items()}
+
+
+def summary(issues: Sequence[Issue], root: Path, shown: int = 3) -> str:
+    """Return one line: counts by kind, the first few by name, and what missing paths start from.
+
+    Args:
+        issues: At least one.
+        root: Folder that their paths are relative to.
+        shown: So many are named.
+    """
     counts = ", ".join(f"{number} {kind}" for kind, number in count(issues).items())
     named = "; ".join(f"{i.path or i.id}: {i.problem}" for i in issues[:shown])
-    return f"{counts}: {named}" + ("; ..." if len(issues) > shown else "")
+    missing = any(i.kind == "missing-audio" and not Path(i.path).is_absolute() for i in issues)
+    where = f" (paths are relative to {root})" if missing else ""
+    return f"{counts}: {named}" + ("; ..." if len(issues) > shown else "") + where

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from speechft.commands import command
 from speechft.data.cuts import read_cuts
 from speechft.data.kept_cuts import Cuts
+from speechft.data.losses import ALLOWED, LOST
 from speechft.data.places import below
 from speechft.data.shards import SHARDED, ShardedSplit
 from speechft.data.utterances import Utterance, by_id, statistics_of, to_cut, utterance_digest
@@ -303,9 +304,13 @@ def _check_content(name: Any, digest: Any, statistics: Any, info: Any, digests: 
         labels = values.get("labels")
         if not isinstance(labels, dict) or not all(type(n) is int for n in labels.values()):
             raise ValueError(f"labels of the split {split!r} are no counts")
-    for key, kind in (("folds", dict), ("issues", dict), ("seconds", dict), ("notes", list)):
+    kinds = dict.fromkeys(("folds", "issues", "seconds", LOST), dict)
+    for key, kind in {**kinds, "notes": list, ALLOWED: list}.items():
         if not isinstance(info.get(key, kind()), kind):
             raise ValueError(f"{key} are no {kind.__name__}")
+    for split, lost in info.get(LOST, {}).items():
+        if not all(type(number) is int and number > 0 for number in lost.values()):
+            raise ValueError(f"what the split {split!r} lost has no counts")
     folds = [fold for listed in info.get("folds", {}).values() for fold in listed]
     sizes = [(3, value) for value in [*info.get("task_splits", {}).values(), *folds]]
     for size, value in [*sizes, (2, info.get("tuning_splits") or ("", ""))]:

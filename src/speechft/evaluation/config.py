@@ -21,6 +21,9 @@ Mode = Literal["exact", "s3prl"]
 RANDOM = "random"
 """Floor with the weights of an untrained encoder."""
 
+LIMIT = "evaluation.max_left_out, for evaluate, sweep and search --set max_left_out"
+"""What errors call the setting that says how much may be left out."""
+
 
 def _read_tasks(given: Any) -> Any:
     if not isinstance(given, str) or given == "available":
@@ -89,8 +92,9 @@ class EvaluationConfig(Config):
     """Gigabytes of frames that are kept while an evaluation lasts, in a file without a name beside
     the results; null: half of the free space there. The others are computed for every batch."""
     max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
-    """Largest share of a split that is left out because a task cannot use it, such as recordings
-    that are too short; 1 never refuses. Protocol ``s3prl`` leaves nothing out."""
+    """Largest share of a split that is left out because it could not be used when the corpus was
+    prepared, or by a task, such as recordings that are too short; 1 never refuses. Protocol
+    ``s3prl`` leaves nothing out that was prepared."""
     floors: tuple[str, ...] = ("mfcc", RANDOM)
     """Rows for comparison: ``mfcc``, and ``random`` for an untrained encoder of the same shape."""
     precision: Precision = "auto"
@@ -102,7 +106,7 @@ class EvaluationConfig(Config):
 
     @property
     def left_out_limit(self) -> float:
-        """Return the largest share of a split that is left out, none under ``s3prl``."""
+        """Return the largest share of a split that tasks leave out, none under ``s3prl``."""
         return 0.0 if self.protocol == "s3prl" else self.max_left_out
 
 

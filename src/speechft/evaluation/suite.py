@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from speechft.commands import command
+from speechft.data.losses import check_losses
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError, unknown_choice
 from speechft.evaluation.candidates import Candidate
-from speechft.evaluation.config import EvaluationConfig
+from speechft.evaluation.config import LIMIT, EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import PROTOCOLS
@@ -16,6 +18,10 @@ from speechft.features.downsampler import DownsamplerCache
 from speechft.results import ResultRow
 from speechft.tasks import TASKS, find_task
 from speechft.tasks.base import Task
+from speechft.tasks.label import COLUMN
+
+_REASONS = 5
+"""Of what a corpus lacks, so many are told."""
 
 
 def assign_tasks(
@@ -28,7 +34,8 @@ def assign_tasks(
 
     Raises:
         ConfigError: Unknown task or protocol, or no task at all.
-        DataError: A task was asked for by name and no corpus supports it.
+        DataError: A task was asked for by name and no corpus supports it, or a corpus lost too much
+            when it was prepared.
     """
     if config.protocol not in PROTOCOLS:
         raise unknown_choice("protocol", config.protocol, PROTOCOLS)
@@ -46,6 +53,8 @@ def assign_tasks(
         tasks = tasks or [task for task in TASKS.values() if task.name in chosen]
     else:
         tasks = named
+    if not tasks:
+        raise _no_task(corpora, config.left_out_limit)
     for task in tasks:
         if task.name not in chosen:
             reasons = "; ".join(
@@ -55,6 +64,7 @@ def assign_tasks(
                 f"no corpus can be used for task {task.name}: {reasons}",
                 hint=f"tasks that they support: {', '.join(chosen) or 'none'}",
             )
+        _check_whole(task, chosen[task.name], config)
     return tasks, chosen
 
 
@@ -63,16 +73,21 @@ def tasks_of(config: EvaluationConfig, corpora: Mapping[str, Corpus]) -> list[Ta
 
     Raises:
         ConfigError: Unknown task or protocol, or no task at all.
-        DataError: A corpus does not support its task.
+        DataError: A corpus does not support its task, or lost too much when it was prepared.
     """
     _named_tasks(config.model_copy(update={"tasks": tuple(corpora)}))
-    return [
-        task
-        for name, corpus in corpora.items()
-        for task in choose_tasks(
-            config.model_copy(update={"tasks": (name,), "language_model": None}), corpus
-        )
-    ]
+    tasks = []
+    for name, corpus in corpora.items():
+        alone = config.model_copy(update={"tasks": (name,), "language_model": None})
+        tasks += choose_tasks(alone, corpus)
+        _check_whole(tasks[-1], corpus, config)
+    return tasks
+
+
+def _check_whole(task: Task, corpus: Corpus, config: EvaluationConfig) -> None:
+    """Refuse a corpus that lost too much of what a task reads, under any protocol."""
+    read = dict.fromkeys(name for fold in task.folds(corpus) for name in fold)
+    check_losses(corpus, [n for n in read if n not in corpus.closed], config.max_left_out, LIMIT)
 
 
 def _names_task(corpus: Corpus, task: Task) -> bool:
@@ -92,15 +107,45 @@ def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
     available = [task for task in TASKS.values() if task.supported_by(corpus, limit)]
     if config.tasks == "available":
         if not available:
-            raise DataError(
-                f"corpus {corpus.name} supports no task",
-                hint="give it a train, dev and test split with text, phones, speaker or label",
-            )
+            raise _no_task([corpus], limit)
         return available
     tasks = _named_tasks(config)
     for task in tasks:
         task.require(corpus, [other.name for other in available], limit)
     return tasks
+
+
+def _no_task(corpora: Sequence[Corpus], limit: float) -> DataError:
+    """Return what says what corpora lack for the tasks that they come closest to."""
+    told, by_name = [], []
+    for corpus in corpora:
+        lacking: dict[str, list[str]] = {}
+        for task in _closest(corpus):
+            if reason := task.lacks(corpus, limit):
+                lacking.setdefault(reason, []).append(task.name)
+            else:
+                by_name.append(task.name)
+        reasons = [f"for {', '.join(names)}, {why}" for why, names in lacking.items()]
+        more = ["..."] if len(reasons) > _REASONS else []
+        listed = "; ".join([*reasons[:_REASONS], *more]) or "its utterances have no labels"
+        told.append(f"corpus {corpus.name} supports no task: {listed}")
+    if by_name:
+        hint = f"some are taken only where they are named: --tasks {','.join(by_name)}"
+    else:
+        drawn = command("prepare", "generic", "TABLE", set_="draw=recordings", out="DIR")
+        hint = (
+            "a task needs its label (text, phones, speaker, label) in train, dev and test, and its "
+            f"classes in train; a dev or test that a table lacks is drawn by {drawn}"
+        )
+    return DataError("\n".join(told), hint=hint)
+
+
+def _closest(corpus: Corpus) -> list[Task]:
+    """Return the tasks whose label a corpus has somewhere, those of single columns last."""
+    kinds = {kind for values in corpus.statistics.values() for kind in values["labels"]}
+    known = [task for task in TASKS.values() if task.label in kinds]
+    others = kinds - {task.label for task in TASKS.values()} - {"words"}
+    return [*known, *(find_task(f"{COLUMN}{kind}") for kind in sorted(others))]
 
 
 def _named_tasks(config: EvaluationConfig) -> list[Task]:

@@ -15,7 +15,7 @@ from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus
 from speechft.devices import pick_device, resolve_precision
 from speechft.errors import DataError
-from speechft.evaluation.config import ProbeConfig
+from speechft.evaluation.config import LIMIT, ProbeConfig
 from speechft.evaluation.crops import cropped, write_crops
 from speechft.evaluation.identity import Identity
 from speechft.evaluation.limit import limited
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from speechft.evaluation.config import EvaluationConfig
 
 
-_LIMIT = "evaluation.max_left_out, for evaluate --set max_left_out"
 APART = frozenset(
     ("tasks", "floors", "cache", "frame_cache_gb", "frame_memory_gb", "max_left_out")
 ) | {"seeds", "protocol", "precision", "frame_codec", "language_model", "beam_search"}
@@ -152,7 +151,16 @@ class TaskEvaluation:
         """Return what is left out of the splits; None where the protocol leaves out nothing."""
         if self.config.protocol == "s3prl":
             return None
-        return LeftOut(self.task.name, self.config.max_left_out, _LIMIT)
+        return self._left_out(self.config.max_left_out)
+
+    def left_out_counts(self) -> dict[str, int]:
+        """Return how many items of its splits are missing from the figures, by reason."""
+        return (self.left_out or self._left_out(0.0)).counts()
+
+    def _left_out(self, limit: float) -> LeftOut:
+        folds = self.task.folds(self.corpus)
+        read = dict.fromkeys(n for names in folds for n in (names if self.test else names[:2]))
+        return LeftOut(self.task.name, limit, LIMIT, self.corpus, read)
 
     def check(self) -> None:
         """Find out, without running the encoder, whether the task can be evaluated.
@@ -248,7 +256,7 @@ class TaskEvaluation:
         parts: list[Split] = [*(self.corpus.cuts(name) for name in read), []]
         train, dev, test = parts[:3]
         left_out = self.left_out
-        listed = LeftOut(task.name, 0.0, _LIMIT) if left_out is None else left_out
+        listed = left_out or self._left_out(0.0)
         if self.config.limit is not None:
             every = train, dev, test
             train, dev, test = limited(every, self.config.limit, self._balanced)

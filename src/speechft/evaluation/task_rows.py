@@ -89,7 +89,7 @@ class TaskRows:
             evaluation=self.of.identity.evaluation,
             predictions=self._predictions(place, layer),
             layer=layer,
-            left_out={} if self.of.left_out is None else self.of.left_out.counts(),
+            left_out=self.of.left_out_counts(),
             details=details,
             **self.of.candidate.label(),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ from speechft.errors import DataError, SpeechftError
 from speechft.storage.remote import address_of, joined, stat
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from speechft.data.issues import Issue
     from speechft.encoders.inspection import Inspection
 
 _WEIGHTS = frozenset(".safetensors .bin .pt .ckpt .pth .npz .h5 .msgpack .gguf .onnx".split())
@@ -59,6 +62,25 @@ class DataInspection:
             *(more if len(self.left_out) > _SHOWN else []),
             *(f"next: {command}" for command in self.next),
         ]
+
+
+@dataclass
+class _Left:
+    """What is left out by name; what bears the same name, such as segments, is numbered."""
+
+    told: dict[str, str] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+
+    def add(self, name: str, problem: str) -> None:
+        """Add what is left out, and why."""
+        self.seen[name] += 1
+        self.told[f"{name} #{self.seen[name]}" if self.seen[name] > 1 else name] = problem
+
+    def add_issues(self, issues: Iterable[Issue]) -> None:
+        """Add those that leave something out."""
+        for issue in issues:
+            if issue.resolved() != "kept":
+                self.add(f"{issue.path or issue.id} ({issue.kind})", issue.problem)
 
 
 _OF_DATA = AUDIO_SUFFIXES | {suffix for suffix in SUFFIXES if suffix != ".json"}
@@ -128,6 +150,11 @@ def inspect_data(name: str | Path) -> DataInspection:
     Raises:
         DataError: It is none of these, or a table that cannot be read at all.
     """
+    found = _inspected(name)
+    return found if found.read else replace(found, next=[])
+
+
+def _inspected(name: str | Path) -> DataInspection:
     if (address := address_of(name)) is not None:
         return _corpus(address)
     path = Path(os.path.expanduser(name))
@@ -158,15 +185,17 @@ def _recording(path: Path) -> DataInspection:
         )
     problems = {f"{path.name} ({k})": p for k, p in found.problems if KINDS[k] != "kept"}
     facts |= {k: p for k, p in found.problems if KINDS[k] == "kept"}
-    commands = [] if problems else [command("extract", "tiny-hubert", path, out="feats")]
+    commands = [command("extract", "tiny-hubert", path, out="feats")]
     return DataInspection(str(path), "recording", facts, int(not problems), problems, commands)
 
 
 def _recordings(path: Path) -> DataInspection:
     """Look at a table or a folder as `speechft prepare generic` reads it, headers only."""
     from speechft.data.corpora import generic
+    from speechft.data.corpora.build import Options, drops_by, problems_of
     from speechft.data.inspection import inspect
 
+    left = _Left()
     with tempfile.TemporaryDirectory() as scratch:
         try:
             table = generic.read_place(path, Path(scratch))
@@ -175,7 +204,7 @@ def _recordings(path: Path) -> DataInspection:
                 raise
             return _listed(path)
         scan = generic.scan_of(table)
-        left = {f"{i.path or i.id} ({i.kind})": i.problem for i in scan.issues if _drops(i.kind)}
+        left.add_issues(scan.issues)
         splits: Counter[str] = Counter()
         texts = speakers = 0
         for split, drafts in scan.splits.items():
@@ -183,25 +212,25 @@ def _recordings(path: Path) -> DataInspection:
                 found = inspect(
                     draft.path, draft.start, draft.end, channel=draft.channel, samples=False
                 )
-                problems = [(k, p) for k, p in found.problems if _drops(k)]
-                left |= {f"{draft.path.name} of {split} ({k})": p for k, p in problems}
-                splits[split] += not problems
+                wrong = problems_of(draft, found, scan, Options(samples=False))
+                if dropping := [(k, p) for k, p, outcome in wrong if drops_by(k, outcome)]:
+                    why, problem = dropping[0]
+                    place = f": {draft.path}" if why == "missing-audio" else ""
+                    left.add(f"{draft.path.name} of {split} ({why})", problem + place)
+                    continue
+                splits[split] += 1
                 texts += bool(draft.text)
                 speakers += bool(draft.speaker)
     kind = "folder" if path.is_dir() else "table"
-    facts = {"splits": ", ".join(f"{name} {n}" for name, n in splits.items())}
+    facts = {"splits": ", ".join(f"{name} {n}" for name, n in splits.items()) or "none"}
+    if unread := generic.unread_splits(scan.splits):
+        facts["no task reads"] = unread
     facts["with text"], facts["with speaker"] = str(texts), str(speakers)
     for name, columns in (("labels", table.labels), ("not read", table.dropped)):
         if columns:
             facts[name] = ", ".join(columns)
     commands = [command("prepare", "generic", path, out=f"corpora/{path.stem}")]
-    return DataInspection(str(path), kind, facts, sum(splits.values()), left, commands)
-
-
-def _drops(kind: str) -> bool:
-    from speechft.data.issues import KINDS
-
-    return KINDS[kind] != "kept"
+    return DataInspection(str(path), kind, facts, sum(splits.values()), left.told, commands)
 
 
 def _listed(path: Path) -> DataInspection:
@@ -237,6 +266,8 @@ def _manifest(path: Path) -> DataInspection:
 
 
 def _corpus(path: Path | str) -> DataInspection:
+    from speechft.data.issues import ISSUES_FILE, count, read_issues
+    from speechft.data.losses import LOST, losses_of
     from speechft.data.manifest import open_corpus
 
     corpus = open_corpus(path)
@@ -244,7 +275,13 @@ def _corpus(path: Path | str) -> DataInspection:
     for split, values in corpus.statistics.items():
         labels = ", ".join(values["labels"])
         facts[split] = f"{values['utterances']} utterances, {values['hours']:.2f} h; {labels}"
-    left = {kind: f"{n} when it was prepared" for kind, n in corpus.info.get("issues", {}).items()}
+    left, issues = _Left(), read_issues(corpus.folder / ISSUES_FILE)
+    left.add_issues(issues)
+    if remarks := count(issue for issue in issues if issue.resolved() == "kept"):
+        facts["kept with remarks"] = ", ".join(f"{n} {kind}" for kind, n in remarks.items())
+    if not issues:  # in shards, or at an address
+        lost = losses_of(corpus, corpus.info.get(LOST, ()))
+        left.told |= {kind: f"{n} when it was prepared" for kind, n in lost.items()}
     total = sum(values["utterances"] for values in corpus.statistics.values())
     commands = [command("extract", "tiny-hubert", path, out="feats")]
-    return DataInspection(str(path), "corpus", facts, total, left, commands)
+    return DataInspection(str(path), "corpus", facts, total, left.told, commands)

@@ -164,8 +164,8 @@ class FinetuningConfig(Optimization):
     max_duration: float | None = Field(default=None, gt=0.0)
     """Longer utterances are cropped at random, in seconds; sequence tasks see them whole."""
     max_left_out: float = Field(default=MAX_LEFT_OUT, ge=0.0, le=1.0)
-    """Largest share of a split that is left out because a task cannot use it, such as transcripts
-    that are too long for CTC; 1 never refuses."""
+    """Largest share of a split that is left out because it could not be used when the corpus was
+    prepared, or by a task, such as transcripts that are too long for CTC; 1 never refuses."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Where curves go beside the progress bar: tensorboard, wandb, mlflow and others by the names
     that Accelerate gives them."""

@@ -172,6 +172,7 @@ def _finetune(
             "batch": asdict(limits),
             "dropout": rates,
             "strategy": config.strategy,
+            "left_out": work.left_out,
         }
         facts["head_only"] = config.head_only
         work.write(folder)

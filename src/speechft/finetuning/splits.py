@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from speechft.data.kept_cuts import picked
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
+from speechft.data.losses import check_losses, without_split
 from speechft.data.manifest import Corpus
 from speechft.encoders.base import Encoder
 from speechft.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from speechft.tasks.left_out import LeftOut, usable_splits
 from speechft.tasks.parts import NO_FRAME
 
 _SETTING = "finetuning.max_left_out"
+"""Holds the limit, where no other does."""
 _READ_FOR_ADVICE = 50_000
 """Utterances that are read for every other task, so that an error names those that work."""
 _WITHOUT_DEV = "set finetuning.select=last to train without a dev split"
@@ -48,6 +50,7 @@ class SplitReader:
         splits: Names of train and dev, instead of those that the corpus names.
         need_dev: Whether a missing dev split is an error.
         limit: Largest share of a split that may be left out.
+        setting: Name of the setting that holds it.
     """
 
     corpus: Corpus
@@ -55,6 +58,7 @@ class SplitReader:
     splits: tuple[str, str] | None = None
     need_dev: bool = True
     limit: float = MAX_LEFT_OUT
+    setting: str = _SETTING
 
     def read(
         self, task: Task, vocabulary: Callable[[Split], Vocabulary] | None = None
@@ -82,7 +86,7 @@ class SplitReader:
             DataError: A split is missing, or too much of it is shorter than a frame.
         """
         names = self._existing(self.splits or self.corpus.tuning_splits(), _WITHOUT_DEV)
-        left_out, kept = LeftOut(PRETRAINING, self.limit, _SETTING), list[Split]()
+        left_out, kept = self._left_out(PRETRAINING, names), list[Split]()
         for name in names:
             cuts = self.corpus.cuts(name)
             counts = count_frames(self.encoder, cuts)
@@ -105,12 +109,15 @@ class SplitReader:
                     f"fine-tuning on {task.name} needs label {task.label!r} for every utterance "
                     f"of split {name}; in corpus {corpus.name} {labelled} of {len(part)} have it"
                 )
-        left_out = LeftOut(task.name, limit, _SETTING)
+        left_out = self._left_out(task.name, names)
         frames = partial(count_frames, self.encoder)
         kept, known = usable_splits(task, names, cuts, frames, left_out, vocabulary=vocabulary)
         dev = kept[1] if len(kept) > 1 else []
         context = task.context(corpus, names[1], dev, left_out) if dev else None
         return TuningSplits(kept[0], dev, known, context, left_out)
+
+    def _left_out(self, task: str, names: Sequence[str]) -> LeftOut:
+        return LeftOut(task, self.limit, self.setting, self.corpus, names)
 
     def _names(self, task: Task) -> list[str]:
         """Return the names of the task's train and dev split."""
@@ -124,11 +131,12 @@ class SplitReader:
             if known.get(name, {"utterances": 0})["utterances"]:
                 found.append(name)
             elif place == 0 or self.need_dev:
+                purpose, why = "select" if place else "fine-tune", without_split(self.corpus, name)
                 raise DataError(
-                    f"corpus {self.corpus.name} has no split {name!r} to "
-                    f"{'select' if place else 'fine-tune'} with; it has: {', '.join(known)}",
+                    f"corpus {self.corpus.name} has no split {name!r} to {purpose} with: {why}",
                     hint=advice if place else None,
                 )
+        check_losses(self.corpus, found, self.limit, self.setting)
         return found
 
     def _advice(self, task: Task) -> str | None:

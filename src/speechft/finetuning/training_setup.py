@@ -67,6 +67,8 @@ class TrainingSetup(ABC):
     """What it is trained on, in words."""
     metric: str
     """Which of the dev figures stands for the training."""
+    left_out: dict[str, dict[str, int]]
+    """By task, how many items are missing from it by reason."""
 
     def __init__(
         self,
@@ -124,7 +126,8 @@ class TrainingSetup(ABC):
         )
 
     def note_left_out(self, folder: Path, found: Mapping[str, LeftOut]) -> None:
-        """Say what the tasks cannot use, and name it in a file beside the weights."""
+        """Say what the tasks cannot use, count it, and name it in a file beside the weights."""
+        self.left_out = {name: left_out.counts() for name, left_out in found.items()}
         for name, left_out in found.items():
             left_out.report()
             if self.accelerator.is_main_process:

@@ -8,6 +8,7 @@ from typing import Any
 
 from speechft.evaluation.superb_table import at_edge
 from speechft.results import ResultRow
+from speechft.tasks.left_out import PREPARED
 
 COST_HEADER = ("what", "time", "peak memory", "updates", "audio, h", "skipped updates")
 
@@ -25,7 +26,8 @@ def warnings_of(
     return [
         *_of_probes(rows),
         *_overlap(rows),
-        *_left_out(rows),
+        *_left_out({row.task: row.left_out for row in rows}),
+        *_left_out_of_tunings(histories),
         *_differing(rows),
         *_few(rows, few),
         *_skipped(histories),
@@ -85,11 +87,32 @@ def _pair(value: Any) -> tuple[int, int] | None:
     return (value[0], value[1]) if whole else None
 
 
-def _left_out(rows: Sequence[ResultRow]) -> Iterator[str]:
-    by_task = {row.task: row.left_out for row in rows if row.left_out}
+def _left_out(by_task: Mapping[str, Mapping[str, int]]) -> Iterator[str]:
     for task, reasons in by_task.items():
-        listed = ", ".join(f"{count} ({reason})" for reason, count in reasons.items())
-        yield f"Items that {task} could not use were left out: {listed}; left_out.jsonl names them."
+        own = {why: count for why, count in reasons.items() if not why.startswith(PREPARED)}
+        lost = {why.removeprefix(PREPARED): reasons[why] for why in reasons.keys() - own.keys()}
+        if own:
+            yield (
+                f"Items that {task} could not use were left out: {_counted(own)}; left_out.jsonl "
+                "names them."
+            )
+        if lost:
+            yield (
+                f"Recordings that the corpus of {task} lost when it was prepared: "
+                f"{_counted(lost)}; its issues.tsv names them."
+            )
+
+
+def _left_out_of_tunings(histories: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for name, history in histories.items():
+        told = history.get("left_out")
+        for task, reasons in told.items() if isinstance(told, Mapping) else ():
+            if isinstance(reasons, Mapping) and all(type(n) is int for n in reasons.values()):
+                yield from _left_out({f"fine-tuning {name} on {task}": reasons})
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} ({why})" for why, count in sorted(reasons.items()))
 
 
 def _differing(rows: Sequence[ResultRow]) -> Iterator[str]:

@@ -126,7 +126,8 @@ def sweep(
             return sweeping.sweep(asked, places, config, folder, seed=seed, test=test)
         if by is not None or test or tuned_on:
             raise ConfigError("--suggest takes neither --by nor --test nor --tuned-on")
-        return suggestion.suggest(asked, places, folder, seed=seed, precision=config.precision)
+        given = config.precision, config.max_left_out
+        return suggestion.suggest(asked, places, folder, seed, *given)
 
 
 @moved_up("out")

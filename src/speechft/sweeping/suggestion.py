@@ -19,10 +19,11 @@ from speechft.analysis.choosing import sample_frames
 from speechft.analysis.similarity import batches_of, cka
 from speechft.console import log, progress_bar
 from speechft.data.batching import pad, seed_of
-from speechft.data.labels import label_of
+from speechft.data.labels import MAX_LEFT_OUT, label_of
 from speechft.data.manifest import Corpus
 from speechft.devices import Precision, autocast, pick_device, resolve_precision
 from speechft.encoders.base import Encoder
+from speechft.evaluation.config import LIMIT
 from speechft.evaluation.encoders import open_corpora
 from speechft.evaluation.limit import limited
 from speechft.features.downsampler import DownsamplerCache, downsampler_key
@@ -103,9 +104,9 @@ def suggest(
     settings: SweepSettings,
     corpus: str | Sequence[str],
     folder: Path,
-    *,
     seed: int = 0,
     precision: Precision = "auto",
+    max_left_out: float = MAX_LEFT_OUT,
 ) -> Sweep:
     """Suggest an alpha; writes ``suggestion.json`` and a picture of its curves.
 
@@ -117,6 +118,7 @@ def suggest(
         folder: Where results go.
         seed: Of the frames, the utterances and the refitting.
         precision: Of the encoders.
+        max_left_out: Largest share of a split that may be left out.
 
     Raises:
         ConfigError: There is no kept head.
@@ -130,7 +132,7 @@ def suggest(
         encoder = _encoder(place, merger, settings, 0.0)
         opened = open_corpora(corpus, folder, test=False)
         found = next((one for one in opened if head.task.supported_by(one)), opened[0])
-        data = _Data.of(head, found, encoder, seed)
+        data = _Data.of(head, found, encoder, seed, max_left_out)
         job = _Job(head, data, seed, resolve_precision(precision, pick_device()), shared)
         config = {
             "merge": settings.merge.changed(),
@@ -228,11 +230,10 @@ class _Data:
     """Numbers of the sampled frames of each utterance of dev."""
 
     @classmethod
-    def of(cls, head: KeptHead, corpus: Corpus, encoder: Encoder, seed: int) -> _Data:
+    def of(cls, head: KeptHead, corpus: Corpus, encoder: Encoder, seed: int, limit: float) -> _Data:
         """Read the splits of the tuned task, without what it cannot use."""
-        read = SplitReader(corpus, encoder).read(
-            head.task.at(encoder.timing), lambda _: head.vocabulary
-        )
+        reader = SplitReader(corpus, encoder, limit=limit, setting=LIMIT)
+        read = reader.read(head.task.at(encoder.timing), lambda _: head.vocabulary)
         read.left_out.report()
 
         def balanced(cut: Cut) -> str | None:

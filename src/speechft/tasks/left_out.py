@@ -15,14 +15,18 @@ from typing import TYPE_CHECKING
 from speechft.console import warn
 from speechft.data.kept_cuts import chosen, picked
 from speechft.data.labels import Vocabulary
+from speechft.data.losses import losses_of, lost_beside
 from speechft.errors import DataError
 from speechft.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
 
+    from speechft.data.manifest import Corpus
     from speechft.tasks.base import Split, Task
 
+PREPARED = "when the corpus was prepared: "
+"""Stands before the kinds of what a corpus lost, where they are counted with what a task lost."""
 _NAMED, _SHOWN = 10, 3
 """Items that an error names, and a warning."""
 
@@ -39,10 +43,20 @@ class LeftOut:
         task: Key of the task.
         limit: Largest share of a split that may be left out; 1 never refuses.
         setting: Name of the setting that holds the limit.
+        corpus: What it lost when it was prepared counts too; None where that is not known.
+        splits: Those of it that are read.
     """
 
-    def __init__(self, task: str, limit: float, setting: str) -> None:
-        self.task, self.limit, self.setting = task, limit, setting
+    def __init__(
+        self,
+        task: str,
+        limit: float,
+        setting: str,
+        corpus: Corpus | None = None,
+        splits: Iterable[str] = (),
+    ) -> None:
+        self.task, self.limit, self.setting, self.corpus = task, limit, setting, corpus
+        self.splits = tuple(splits)
         self._items: dict[tuple[str, str], str] = {}
         self._pairs: dict[tuple[str, str], str] = {}
         self._passed: dict[str, frozenset[str]] = {}
@@ -69,11 +83,19 @@ class LeftOut:
         return self._passed.get(split, frozenset())
 
     def counts(self) -> dict[str, int]:
-        """Return how many items were left out by reason; one of several folds counts once."""
+        """Return how many items were left out by reason; one of several folds counts once.
+
+        Those that the corpus lost before have `PREPARED` before their kind.
+        """
+        lost = {} if self.corpus is None else losses_of(self.corpus, self.splits)
+        return {**self._own(), **{f"{PREPARED}{kind}": lost[kind] for kind in sorted(lost)}}
+
+    def _own(self) -> dict[str, int]:
+        """Return how many items the task could not use by reason."""
         found = {(name, why) for (_, name), why in [*self._items.items(), *self._pairs.items()]}
         return dict(sorted(Counter(reason for _, reason in found).items()))
 
-    def allows(self, count: int, total: int) -> bool:
+    def allows(self, count: float, total: float) -> bool:
         """Return whether so many of all items of a split may be left out."""
         return count <= self.limit * total
 
@@ -89,7 +111,8 @@ class LeftOut:
         """
         left = self.of(split)
         total = kept + len(left)
-        if not left or (kept and self.allows(len(left), total)):
+        lost = 0.0 if self.corpus is None else lost_beside(self.corpus, split, total)
+        if not left or (kept and self.allows(len(left) + lost, total + lost)):
             return
         names = [f"{name} ({reason})" for name, reason in sorted(left.items())]
         more = [f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else []
@@ -98,9 +121,10 @@ class LeftOut:
             why = f"{self.task} cannot use any of the {total} items of split {split}"
             advice = "give it a split that the task can use"
         else:
+            lost_too = f" beside the {lost:.3g} that preparation left out" if lost else ""
             why = (
-                f"{self.task} cannot use {len(left)} of the {total} items of split {split}, more "
-                f"than the {100 * self.limit:g} % that may be left out"
+                f"{self.task} cannot use {len(left)} of the {total} items of split {split}"
+                f"{lost_too}, more than the {100 * self.limit:g} % that may be left out"
             )
             advice = f"mend these items or take them out, or raise {self.setting} (1 never refuses)"
         raise DataError(f"task {why}: {listed}", hint=advice)
@@ -110,7 +134,7 @@ class LeftOut:
         names: dict[str, list[str]] = {}
         for (_, name), reason in sorted({**self._items, **self._pairs}.items()):
             names.setdefault(reason, []).append(name)
-        for reason, count in self.counts().items():
+        for reason, count in self._own().items():
             shown = ", ".join(dict.fromkeys(names[reason][:_SHOWN]))
             more = ", ..." if count > _SHOWN else ""
             warn(f"task {self.task}: {count} left out, {reason}: {shown}{more}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary, label_of
+from speechft.data.losses import without_split
 from speechft.tasks.answers import Answer, Heard
 from speechft.tasks.measures import Item, Measure
 
@@ -299,7 +300,7 @@ class Needs:
             known = corpus.statistics.get(split, {"utterances": 0})
             count = known["utterances"]
             if count == 0:
-                return f"its split {split} is missing or empty"
+                return without_split(corpus, split)
             labelled = known["labels"].get(kind, 0)
             if labelled == 0 or count - labelled > limit * count:
                 has = "" if labelled else f"; its labels: {', '.join(known['labels']) or 'none'}"

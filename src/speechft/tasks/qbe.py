@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.data.labels import MAX_LEFT_OUT, Vocabulary
+from speechft.data.losses import without_split
 from speechft.errors import DataError
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item, Measure, weighted_mtwv
@@ -221,7 +222,7 @@ class PairNeeds(Needs):
             return "its corpus.json names no file of query pairs as info.qbe"
         for split in corpus.task_splits(task):
             if not corpus.statistics.get(split, {}).get("utterances", 0):
-                return f"its split {split} is missing or empty"
+                return without_split(corpus, split)
         return ""
 
 

@@ -257,6 +257,24 @@ def test_splits_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
     table.write_text("path,speaker\n0.wav,a\n1.wav,b\n")
     with pytest.raises(DataError, match="2 recordings, too few"):
         prepared("generic", table, "draw=recordings")
-    table.write_text("path,split\n0.wav,train\n")
-    with pytest.raises(DataError, match="has the column split"):
-        prepared("generic", table, "draw=recordings")
+    for splits, message in (
+        (("Train", "dev", "eval"), "has rows of dev, test, train: drawn are dev and test where"),
+        (("test", "test", "test"), "has rows of test: drawn are dev and test where"),
+        (("train", "test", "test"), "1 recordings, too few for train and dev"),
+    ):
+        table.write_text("path,split\n" + "".join(f"{n}.wav,{s}\n" for n, s in enumerate(splits)))
+        with pytest.raises(DataError, match=message):
+            prepared("generic", table, "draw=recordings")
+
+
+def test_only_splits_that_are_missing_are_drawn_and_from_train(tmp_path: Path) -> None:
+    for number in range(20):
+        record(tmp_path / "all" / f"{number}.wav", number)
+    names = [f"{number}.wav" for number in range(20)]
+    lines = [f"all/{name},{'Test' if n % 4 == 0 else 'train'}" for n, name in enumerate(names)]
+    (tmp_path / "my.csv").write_text("\n".join(["path,split", *lines]))
+    corpus = prepared("generic", tmp_path / "my.csv", "draw=recordings")
+    assert sizes(corpus) == {"train": 13, "dev": 2, "test": 5}
+    assert {int(cut.id.split("-")[1]) % 4 for cut in corpus.split("test")} == {0}
+    corpus = prepared("generic", tmp_path / "all", "draw=recordings")
+    assert sizes(corpus) == {"train": 16, "dev": 2, "test": 2}

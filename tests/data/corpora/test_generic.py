@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechft.data.corpora import build, generic
+from speechft.data.corpora import build, find_corpus, generic
 from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.errors import DataError
@@ -196,6 +196,7 @@ def test_nothing_usable_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none of the 2 recordings .* can be used") as caught:
         prepare(tmp_path, "path,split\na.wav,train\nb.wav,train\n")
     assert "a.wav: does not exist" in caught.value.message
+    assert f"(paths are relative to {tmp_path})" in caught.value.message
     visible = [item.name for item in (tmp_path / "corpus").iterdir() if item.name[0] != "."]
     assert visible == []
 
@@ -256,3 +257,46 @@ def test_unchanged_is_skipped_and_changed_is_prepared_anew(
     assert len(prepare(tmp_path, text).split("train")) == 2
     before = prepare(tmp_path, text)
     assert prepare(tmp_path, text + "unfinished row\n").digest != before.digest
+
+
+def test_splits_that_no_task_reads_are_told_with_what_may_be_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "a.wav")
+    prepare(tmp_path, "path,split\na.wav,TRAIN\n")
+    assert "no task reads" not in capsys.readouterr().err
+    rows = "a.wav,0.2,trian\na.wav,0.3,held-out\na.wav,0.4,validaton\n"
+    prepare(tmp_path, f"path,end,split\n{rows}")
+    told = "no task reads the splits held-out, trian (train?), validaton (dev?); those of tasks are"
+    assert told in capsys.readouterr().err
+
+
+def test_what_is_lost_is_counted_by_split_and_told_at_every_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing recording loses all its segments; copies, and what no row names, lose nothing."""
+    record(tmp_path / "a.wav")
+    record(tmp_path / "b.wav")
+    table(
+        tmp_path,
+        "path,split,start,end\n"
+        "a.wav,train,0,0.3\n"
+        "a.wav,train,0.3,0.9\n"
+        "gone.wav,dev,0,1\n"
+        "gone.wav,dev,1,2\n"
+        "b.wav,dev,,\n"
+        "b.wav,dev,,\n"
+        "b.wav,test\n",
+    )
+    for _ in range(2):
+        corpus = find_corpus(str(tmp_path / "my.csv"), tmp_path / "corpus")
+        assert corpus.info["lost"] == {
+            "*": {"bad-label": 1},
+            "train": {"segment-outside": 1},
+            "dev": {"missing-audio": 2},
+        }
+        assert "warning: corpus my lacks 4 of 6 recordings, " in capsys.readouterr().err
+    allowed = generic.prepare(
+        tmp_path / "my.csv", tmp_path / "allowed", build.Options(allow_missing=True)
+    )
+    assert allowed.info["lost_by_choice"] == ["missing-audio"]

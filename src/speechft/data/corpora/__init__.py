@@ -57,6 +57,8 @@ def hub_dataset(corpus: Corpus) -> str | None:
 def find_corpus(name: str, work_folder: Path) -> Corpus:
     """Open a corpus, preparing it first where that is needed; waits where another process does.
 
+    What it lost when it was prepared is told whenever it is opened.
+
     Args:
         name: Name of an embedded corpus; ``hf:owner/name`` of the hub; the folder or address of a
             prepared corpus; a table, a parquet file, an audiofolder or a folder of parquet files.
@@ -65,11 +67,14 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
     Raises:
         DataError: There is no such corpus.
     """
+    from speechft.data.losses import tell_losses
     from speechft.storage.locks import waiting
     from speechft.storage.scratch import scratch_in
 
     with waiting(), scratch_in(work_folder):
-        return _find(name, work_folder)
+        corpus = _find(name, work_folder)
+    tell_losses(corpus)
+    return corpus
 
 
 def _find(name: str, work_folder: Path) -> Corpus:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +15,14 @@ import numpy as np
 
 from speechft.console import progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
+from speechft.data.corpora.across import across_splits, characters_of
 from speechft.data.corpora.base import Card, Draft, Scan
 from speechft.data.corpora.inspecting import Inspection
 from speechft.data.inspection import Found, Header
 from speechft.data.issues import HINTS, ISSUES_FILE, Issue, count, summary, write_issues
 from speechft.data.kept_cuts import sorted_order
 from speechft.data.kept_items import KeptItems
+from speechft.data.losses import ALLOWED, LOST, UNPLACED, is_loss
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus, write_corpus
 from speechft.data.text import composed, words
 from speechft.data.utterances import Utterance, kept_utterances
@@ -31,7 +33,7 @@ from speechft.runs import check_free, invalidate, is_done, is_output, stage
 from speechft.storage.files import file_digest, json_digest, list_digest, write_text
 from speechft.storage.locks import waiting
 from speechft.storage.outputs import replacing
-from speechft.storage.scratch import Column, Names
+from speechft.storage.scratch import Names
 
 _FRAME, _HOP = 400, 320
 """Window and step of the common encoders in samples at 16 kHz."""
@@ -130,19 +132,22 @@ def _make(
     digest: str,
 ) -> None:
     """Write the corpus to a scratch folder, of what was found in each recording."""
-    splits, issues = _inspect_all(scan, options, folder, found)
+    splits, issues, lost = _inspect_all(scan, options, folder, found)
     issues = [_relative(issue, root) for issue in [*scan.issues, *issues]]
-    _stop_if_fatal(issues, folder, card)
+    _stop_if_fatal(issues, folder, card, root)
     write_issues(scratch / ISSUES_FILE, issues)
     unlisted = sum(issue.resolved() == "left out" for issue in scan.issues)
     total = sum(map(len, scan.splits.values())) + unlisted
-    _report(issues, total)
     if not any(splits.values()):
-        first = f"; the first: {issues[0].path}: {issues[0].problem}" if issues else ""
         where = scan.sources[0] if len(scan.sources) == 1 else root
-        raise DataError(f"none of the {total} recordings in {where} can be used{first}")
+        told = f": {summary(issues, root)}" if issues else ""
+        raise DataError(f"none of the {total} recordings in {where} can be used{told}")
+    others = sum(issue.resolved() == "left out" and not is_loss(issue) for issue in issues)
+    _report(issues, sum(map(Counter.total, lost.values())) + others, total, root)
     kept = {split: items for split, items in splits.items() if items}
     info = {**card.info(), **scan.info, "issues": count(issues), **_pairs(scan)}
+    info |= {LOST: lost} if lost else {}
+    info |= {ALLOWED: ["missing-audio"]} if options.allow_missing else {}
     for file, text in _pair_texts(scan, kept).items():
         write_text(scratch / file, text)
     info["seconds"] = {split: _durations(items) for split, items in kept.items()}
@@ -180,26 +185,26 @@ def _relative(issue: Issue, root: Path) -> Issue:
 
 def _inspect_all(
     scan: Scan, options: Options, folder: Path, found_in: Iterator[Found]
-) -> tuple[dict[str, KeptItems[Utterance]], list[Issue]]:
-    """Return utterances by split, and every issue."""
+) -> tuple[dict[str, KeptItems[Utterance]], list[Issue], dict[str, Counter[str]]]:
+    """Return utterances by split, every issue, and how many utterances are lost to what."""
     splits: dict[str, KeptItems[Utterance]] = {}
     issues: list[Issue] = []
+    lost: dict[str, Counter[str]] = defaultdict(Counter)
+    for issue in filter(is_loss, scan.issues):
+        lost[issue.split or UNPLACED][issue.kind] += 1
     for split, drafts in scan.splits.items():
         splits[split] = kept_utterances()
         for draft, found in zip(drafts, found_in, strict=False):
-            problems = [
-                *_audio_issues(draft, found, scan, options),
-                *_label_issues(draft, found, scan),
-            ]
+            problems = problems_of(draft, found, scan, options)
             for kind, problem, outcome in problems:
                 issues.append(Issue(kind, problem, str(draft.path), draft.id, split, outcome))
-            if found.header and not any(_drops(kind, out) for kind, _, out in problems):
+            drops = [kind for kind, _, outcome in problems if drops_by(kind, outcome)]
+            if drops:
+                lost[split][drops[0]] += 1
+            elif found.header:
                 splits[split].append(_utterance(draft, found, found.header, folder))
     issues = _once_a_file(issues)
-    issues += _duplicates(splits, scan)
-    issues += _shared_speakers(splits, scan)
-    issues += _unseen_characters(splits, scan)
-    return splits, issues
+    return splits, [*issues, *across_splits(splits, scan)], lost
 
 
 def _once_a_file(issues: list[Issue]) -> list[Issue]:
@@ -215,15 +220,21 @@ def _once_a_file(issues: list[Issue]) -> list[Issue]:
     return merged
 
 
-_Problem = tuple[str, str, Any]
+Problem = tuple[str, str, Any]
 """Kind, problem, outcome where it is not the kind's own."""
 
 
-def _drops(kind: str, outcome: str) -> bool:
+def problems_of(draft: Draft, found: Found, scan: Scan, options: Options) -> list[Problem]:
+    """Return what is wrong with an utterance by what was found in its recording and its labels."""
+    return [*_audio_issues(draft, found, scan, options), *_label_issues(draft, found, scan)]
+
+
+def drops_by(kind: str, outcome: str = "") -> bool:
+    """Return whether a problem of a kind drops its utterance, or stops the preparation."""
     return Issue(kind, "", outcome=outcome).resolved() != "kept"  # type: ignore[arg-type]
 
 
-def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> Iterator[_Problem]:
+def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> Iterator[Problem]:
     for kind, problem in found.problems:
         if kind == "silence" and scan.silence_allowed:
             continue
@@ -235,11 +246,11 @@ def _audio_issues(draft: Draft, found: Found, scan: Scan, options: Options) -> I
             given, wanted = found.header.sample_rate, scan.sample_rate
             yield "rate-mismatch", f"{given} Hz instead of {wanted} Hz; it is resampled", ""
         averaged = found.header.channels != 1 and draft.channel is None
-        if averaged and not any(_drops(kind, "") for kind, _ in found.problems):
+        if averaged and not any(drops_by(kind) for kind, _ in found.problems):
             yield "channel-mismatch", f"{found.header.channels} channels instead of 1; averaged", ""
 
 
-def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
+def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[Problem]:
     if draft.text and not words(draft.text):
         yield "no-words", f"the text {draft.text!r} holds no letter: tasks of text leave it out", ""
     if draft.text and scan.alphabet is not None:
@@ -247,20 +258,15 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[_Problem]:
         if strange:
             shown = " ".join(repr(c) for c in strange[:8])
             yield "characters", f"the text holds {shown}, which the vocabulary does not", ""
-    if found.header is None or any(_drops(kind, "") for kind, _ in found.problems):
+    if found.header is None or any(drops_by(kind) for kind, _ in found.problems):
         return
     samples = found.samples * SAMPLE_RATE / found.header.sample_rate
     frames = max(0, int(samples - _FRAME) // _HOP + 1)
-    for what, units in (("characters", _characters(draft.text)), ("phones", _phones(draft))):
+    for what, units in (("characters", characters_of(draft.text)), ("phones", _phones(draft))):
         needed = len(units) + sum(a == b for a, b in itertools.pairwise(units))
         if needed > frames:
             problem = f"{len(units)} {what} need {needed} frames, the audio has {frames}"
             yield "text-too-long", problem, ""
-
-
-def _characters(text: str | None) -> list[str]:
-    """Return the characters of a transcript as CTC counts them, words separated by ``|``."""
-    return list("|".join(words(text or "")))
 
 
 def _phones(draft: Draft) -> list[str]:
@@ -286,65 +292,7 @@ def _utterance(draft: Draft, found: Found, header: Header, folder: Path) -> Utte
     )
 
 
-def _triples(splits: Mapping[str, Any], scan: Scan) -> list[tuple[str, ...]]:
-    """Return the (train, dev, test) splits that tasks use together."""
-    named = scan.info.get("task_splits", {})
-    folds = [fold for task in scan.info.get("folds", {}).values() for fold in task]
-    triples = {tuple(names) for names in [*named.values(), *folds]} or {("train", "dev", "test")}
-    return [tuple(n for n in dict.fromkeys(t) if n in splits) for t in sorted(triples)]
-
-
-def _duplicates(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> list[Issue]:
-    """Return an issue for every id that a split, or splits used together, hold twice."""
-    issues: dict[tuple[str, str], Issue] = {}
-    alone = [(name,) for name in splits]
-    for group in [*alone, *_triples(splits, scan)]:
-        names, numbers, begun = Names(), Column(), list[tuple[str, int]]()
-        for split in group:
-            begun.append((split, len(names)))
-            for number, item in enumerate(splits[split]):
-                known = len(names)
-                place = names.add(item.id)
-                if place == known:
-                    numbers.add(number)
-                    continue
-                where = next(s for s, first in reversed(begun) if first <= place)
-                before = splits[where][numbers[place]]
-                problem = f"the id was used before, by {before.path} of split {where}"
-                issues[item.id, split] = Issue("duplicate-id", problem, item.path, item.id, split)
-    return list(issues.values())
-
-
-def _shared_speakers(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
-    for group in scan.disjoint:
-        found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-        for split in group:
-            for item in splits.get(split, ()):
-                if item.speaker:
-                    found[item.speaker][split] += 1
-        for speaker, where in sorted(found.items()):
-            if len(where) > 1:
-                places = " and ".join(f"{name} ({n} utterances)" for name, n in where.items())
-                problem = f"speaker {speaker} is in {places}, which must not share speakers"
-                yield Issue("speaker-overlap", problem, id=speaker, split="+".join(where))
-
-
-def _unseen_characters(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
-    """Name transcripts with characters that the training split lacks: they count as errors."""
-    if scan.alphabet is not None:
-        return
-    for triple in _triples(splits, scan):
-        seen = {c for item in splits[triple[0]] for c in _characters(item.text)} if triple else None
-        if not seen:
-            continue
-        for split in triple[1:]:
-            for item in splits[split]:
-                if strange := sorted(set(_characters(item.text)) - seen - {"|"}):
-                    problem = f"{' '.join(map(repr, strange[:8]))} do not occur in {triple[0]}"
-                    yield Issue("unseen-characters", problem, item.path, item.id, split)
-
-
-def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
+def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card, root: Path) -> None:
     fatal = [issue for issue in issues if issue.resolved() == "fatal"]
     if not fatal:
         return
@@ -353,18 +301,20 @@ def _stop_if_fatal(issues: list[Issue], folder: Path, card: Card) -> None:
     with replacing(path, earlier=lambda: is_output(path)) as hidden:
         write_issues(hidden, issues)
     raise DataError(
-        f"corpus {card.name} cannot be prepared: {summary(fatal)} (all in {path})",
+        f"corpus {card.name} cannot be prepared: {summary(fatal, root)} (all in {path})",
         hint="; ".join(HINTS[kind] for kind in count(fatal)),
     )
 
 
-def _report(issues: list[Issue], total: int) -> None:
+def _report(issues: list[Issue], count: int, total: int, root: Path) -> None:
     out = [issue for issue in issues if issue.resolved() == "left out"]
     kept = [issue for issue in issues if issue.resolved() == "kept"]
     if out:
-        warn(f"{len(out)} of {total} recordings are left out (see {ISSUES_FILE}): {summary(out)}")
+        told = f"{count} of {total} recordings are left out (see {ISSUES_FILE})"
+        warn(f"{told}: {summary(out, root)}")
     if kept:
-        warn(f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE}): {summary(kept)}")
+        told = f"{len(kept)} recordings are kept with remarks (see {ISSUES_FILE})"
+        warn(f"{told}: {summary(kept, root)}")
 
 
 def _pairs(scan: Scan) -> dict[str, Any]:

@@ -1,28 +1,30 @@
-"""Splits for a table that has none: drawn by a digest, the same for the same table everywhere."""
+"""Splits that a table lacks: drawn by a digest, the same for the same table everywhere."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from speechft.errors import DataError, unknown_choice
 
 DRAWN = ("recordings", "speakers")
 """What stays together: the segments of a recording, or all that a speaker says."""
-_PARTS = ("test", "dev", "train")
 
 
-def draw_splits(rows: Sequence[dict[str, str]], what: str, table: str) -> list[str]:
-    """Return a split for each row: a tenth test, a tenth dev (at least one each), the rest train.
+def draw_splits(
+    rows: Iterable[dict[str, str]], what: str, table: str, parts: Sequence[str] = ("test", "dev")
+) -> list[str]:
+    """Return a split for each row: a tenth for each part (at least one), the rest train.
 
     Args:
         rows: Cells by column.
         what: One of `DRAWN`.
         table: Its name, for errors.
+        parts: Splits that are drawn.
 
     Raises:
         ConfigError: ``what`` is none of them.
-        DataError: There are fewer than three, or rows without a speaker.
+        DataError: There are too few for train and every part, or rows without a speaker.
     """
     if what not in DRAWN:
         raise unknown_choice("draw", what, DRAWN)
@@ -35,11 +37,12 @@ def draw_splits(rows: Sequence[dict[str, str]], what: str, table: str) -> list[s
             hint="fill them in, or draw=recordings",
         )
     order = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
-    if len(order) < len(_PARTS):
+    if len(order) <= len(parts):
         raise DataError(
-            f"{table} has {len(order)} {what}, too few for train, dev and test",
-            hint="at least three; draw=recordings counts files, draw=speakers voices",
+            f"{table} has {len(order)} {what}, too few for train and {' and '.join(parts)}",
+            hint=f"at least {len(parts) + 1}; draw=recordings counts files, draw=speakers voices",
         )
     tenth = max(1, round(len(order) / 10))
-    part = {name: _PARTS[min(n // tenth, 2)] for n, name in enumerate(order)}
+    all_parts = (*parts, "train")
+    part = {name: all_parts[min(n // tenth, len(parts))] for n, name in enumerate(order)}
     return [part[name] for name in names]

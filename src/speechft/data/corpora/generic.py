@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechft.commands import command
-from speechft.console import log
+from speechft.console import log, warn
 from speechft.data.columns import KNOWN, as_cells, meaning, renamed, unusable
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.corpora.base import Draft, Scan, kept_drafts
@@ -23,7 +23,7 @@ from speechft.data.kept_items import KeptItems, kept_rows
 from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read_table
-from speechft.errors import DataError
+from speechft.errors import DataError, nearest
 from speechft.storage.scratch import Names
 
 _SPLITS = {
@@ -99,7 +99,7 @@ def prepare(
         folder: Where the manifests go.
         options: How recordings are inspected.
         disjoint_speakers: Refuse speakers that train shares with dev or test.
-        draw: For a table without the column ``split``: ``recordings`` or ``speakers``, see
+        draw: Draw dev and test where there are none: ``recordings`` or ``speakers``, see
             `speechft.data.corpora.drawing`.
 
     Raises:
@@ -108,6 +108,8 @@ def prepare(
     table = read_place(place, folder, draw)
     table.tell()
     scan = scan_of(table)
+    if unread := unread_splits(scan.splits):
+        warn(f"no task reads the splits {unread}; those of tasks are called train, dev and test")
     if disjoint_speakers:
         scan.disjoint = (("train", "dev", "test"),)
     root = table.root.resolve()
@@ -125,10 +127,16 @@ def read_place(place: Path, folder: Path, draw: str = "") -> Table:
         draw: See `prepare`.
 
     Raises:
-        DataError: It cannot be read, lacks a column, or has splits that were to be drawn.
+        DataError: It cannot be read, lacks a column, or its splits cannot be drawn.
     """
+    table = _read(place, folder, drawn=bool(draw))
     if draw:
-        return _drawn(place, draw)
+        _draw(table, draw, place)
+    return table
+
+
+def _read(place: Path, folder: Path, *, drawn: bool) -> Table:
+    """Read a place; rows without a split are of train where splits are drawn."""
     if place.is_dir():
         parquet = [path for path in look_below(place).others if path.suffix == ".parquet"]
         return _parquet(parquet, place, folder) if parquet else _audiofolder(place)
@@ -140,25 +148,34 @@ def read_place(place: Path, folder: Path, draw: str = "") -> Table:
             hint=f"{command('extract', 'ENCODER', place, out='feats')} takes it as it is; as a "
             f"table, write path,split,text of its cuts to {place.stem}.csv",
         )
-    named = split_of(place.stem)
+    named = "train" if drawn else split_of(place.stem)
     content = read_table(place, ("path",) if named else ("path", "split"))
     table = Table([place], place.parent)
     _add_rows(table, content, place.parent, lambda _: named or "")
     return table
 
 
-def _drawn(place: Path, draw: str) -> Table:
-    content = read_table(place)
-    if "split" in content.columns:
+def _draw(table: Table, what: str, place: Path) -> None:
+    """Draw the dev and test rows that there are none of from those of train.
+
+    Raises:
+        DataError: There are dev and test, or no train.
+    """
+    meant = [_SPLITS.get(row["split"].lower(), row["split"]) for row in table.rows]
+    has = set(meant)
+    parts = [part for part in ("test", "dev") if part not in has]
+    if not parts or "train" not in has:
+        known = ", ".join(sorted(has - {""})[:10])
         raise DataError(
-            f"{place} has the column split, so that none is drawn",
-            hint="leave draw out, or the column",
+            f"{place} has rows of {known}: drawn are dev and test where there are none, from train",
+            hint="leave draw out, or the column split",
         )
-    splits = draw_splits(content.rows, draw, place.name)
-    drawn = iter(splits)
-    table = Table([place], place.parent)
-    _add_rows(table, content, place.parent, lambda _: next(drawn))
-    return table
+    trained = (row for row, split in zip(table.rows, meant, strict=True) if split == "train")
+    drawn = iter(draw_splits(trained, what, place.name, parts))
+    rows = kept_rows()
+    for row, split in zip(table.rows, meant, strict=True):
+        rows.append({**row, "split": next(drawn)} if split == "train" else row)
+    table.rows = rows
 
 
 def _add_rows(table: Table, content: RowTable, folder: Path, split: Callable[[str], str]) -> None:
@@ -190,6 +207,12 @@ def split_of(name: str) -> str | None:
         if word in _SPLITS:
             return _SPLITS[word]
     return None
+
+
+def unread_splits(names: Iterable[str]) -> str:
+    """Return the splits that no task reads, with what may be meant; empty where there are none."""
+    unread = {n: nearest(n, _SPLITS) for n in sorted({*names} - {*_SPLITS.values()})}
+    return ", ".join(n if near is None else f"{n} ({_SPLITS[near]}?)" for n, near in unread.items())
 
 
 def _audiofolder(root: Path) -> Table:
