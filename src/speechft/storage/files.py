@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -129,6 +130,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, keys in the given order."""
     write_text(path, json_text(content))
+
+
+def write_packed(path: Path, items: Iterable[Any]) -> None:
+    """Write JSON, an item a line, packed by gzip: the same bytes whenever and under any name.
+
+    Args:
+        path: In a folder that nobody else reads yet.
+        items: What the lines hold.
+    """
+    with open(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+        for item in items:
+            packed.write(f"{json.dumps(item, ensure_ascii=False)}\n".encode())
 
 
 def json_text(content: Any) -> str:
