@@ -80,9 +80,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def write_error(path: Path, error: OSError) -> RunError:
     """Turn the operating system's refusal to write ``path`` into an error with a hint."""
+    here = cache_folder()
+    first = f"it is written in {here} first, or where SPEECHFT_CACHE says"
+    where = first if path.is_relative_to(here) else None  # messages may call it by its address
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"no space left to write {path}", hint="free some space and run it again")
-    return RunError(f"cannot write {path}: {error.strerror or error}")
+        hint = "free some space and run it again" + (f"; {where}" if where else "")
+        return RunError(f"no space left to write {path}", hint=hint)
+    return RunError(f"cannot write {path}: {error.strerror or error}", hint=where)
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
