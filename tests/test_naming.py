@@ -18,6 +18,8 @@ from speechft.naming import (
     public_config,
     public_name,
     public_text,
+    shown,
+    stands_for,
 )
 
 
@@ -47,6 +49,14 @@ def test_secrets_of_addresses_are_masked(text: str, shown: str) -> None:
         shown,
         f"{shown} cannot be read",
     )
+
+
+def test_what_lies_in_the_cache_goes_by_its_address(tmp_path: Path) -> None:
+    stands_for(tmp_path / "x", "s3://me:PW@bucket/runs/x")
+    stands_for(tmp_path / "x" / "sub", "https://host/sub")
+    assert shown(f"wrote {tmp_path}/x/a.json") == "wrote s3://***@bucket/runs/x/a.json"
+    assert shown(f"{tmp_path}/x/sub/b, {tmp_path}") == f"https://host/sub/b, {tmp_path}"
+    assert DataError(f"{tmp_path / 'x'} is empty").message == "s3://***@bucket/runs/x is empty"
 
 
 @given(

@@ -16,7 +16,7 @@ import pytest
 from safetensors import SafetensorError
 
 from speechft.errors import RunError
-from speechft.runs import STAGE_FILE, is_done, lock, publish, scratch_of, stage
+from speechft.runs import STAGE_FILE, is_done, is_moving, lock, publish, scratch_of, stage
 from speechft.storage import disk, locks, outputs
 from speechft.storage.outputs import overwriting
 
@@ -46,6 +46,25 @@ def test_unchanged_stage_is_skipped(tmp_path: Path) -> None:
     before = written()
     assert not produce(tmp_path)
     assert written() == before
+
+
+def test_what_is_being_put_in_place_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job: Any = {"name": "make", "config": {"text": "one"}}
+    other: Any = {"name": "make", "config": {"text": "two"}}
+    seen = []
+
+    def looking(new: Path, out: Path, old: Path) -> None:
+        disk.swap(new, out, old)
+        seen.append((is_moving(tmp_path, **job), is_done(tmp_path, **job)))
+        assert not is_moving(tmp_path, **other)
+
+    monkeypatch.setattr("speechft.runs.swap", looking)
+    assert not is_moving(tmp_path, **job)
+    produce(tmp_path)
+    assert seen == [(True, False)]
+    assert (is_moving(tmp_path, **job), is_done(tmp_path, **job)) == (False, True)
 
 
 @pytest.mark.parametrize(

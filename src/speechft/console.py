@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from speechft import launcher
-from speechft.naming import masked
+from speechft.naming import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,7 +45,7 @@ def visible(text: str) -> str:
 
     Line feeds stay. A byte of a file name that is not UTF-8 is shown as ``\xff``.
     """
-    return _CONTROL.sub(_escape, masked(text))
+    return _CONTROL.sub(_escape, shown(text))
 
 
 def visible_name(text: str) -> str:

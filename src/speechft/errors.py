@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from speechft.naming import masked
+from speechft.naming import shown
 
 
 class SpeechftError(Exception):
@@ -23,13 +23,13 @@ class SpeechftError(Exception):
     └── TrainingError     training diverged or cannot start
 
     Args:
-        message: What was given and what was expected; secrets of addresses are masked.
+        message: What was given and what was expected; see `shown` for addresses.
         hint: What to do about it.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        self.message = masked(message)
-        self.hint = None if hint is None else masked(hint)
+        self.message = shown(message)
+        self.hint = None if hint is None else shown(hint)
         super().__init__(self.message)
 
     def __str__(self) -> str:

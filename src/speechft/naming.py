@@ -3,11 +3,12 @@
 An encoder is known by its hub id, its packaged name, or the name of its folder or file, beside
 which a digest stands; several with one name by as much of their paths as tells them apart. Whatever
 writes cards, reports and metadata takes names from here, and every message and error passes
-`masked` on its way.
+`shown` on its way.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections import Counter
@@ -40,6 +41,8 @@ _PARAMETER = re.compile(
     re.IGNORECASE,
 )
 _PART = r"/[^\s/'\"`<>|,;:()\[\]{}=]+"
+_STANDING: dict[str, str] = {}
+"""Places in the cache that stand for addresses, see `stands_for`."""
 _ABSOLUTE = re.compile(rf"(?<![\w.~/:*<>)\]-])(?:~[\w.-]*(?:{_PART})+|(?:{_PART}){{2,}})/?")
 
 
@@ -55,6 +58,19 @@ def masked(text: str) -> str:
     for pattern in (_USER_WITH_SIGNS, _USER):
         text = pattern.sub(rf"\g<scheme>{HIDDEN}@", text)
     return _PARAMETER.sub(rf"\g<name>{HIDDEN}", text)
+
+
+def stands_for(path: str | Path, address: str) -> None:
+    """Have messages call what lies at a path of the cache by the address that the user typed."""
+    places = {os.path.abspath(path), str(path)}
+    _STANDING.update(dict.fromkeys(places, masked(address)))
+
+
+def shown(text: str) -> str:
+    """Return a text as messages show it: addresses without secrets, and none by its place here."""
+    for path in sorted((path for path in _STANDING if path in text), key=len, reverse=True):
+        text = text.replace(path, _STANDING[path])
+    return masked(text)
 
 
 def public_name(place: str | Path) -> str:

@@ -128,6 +128,18 @@ def is_done(
     return _is_complete(folder, json_digest(_content(name, config, inputs)))
 
 
+def is_moving(
+    folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
+) -> bool:
+    """Return whether the outputs of exactly this stage, all of them made, are being put in place.
+
+    Arguments as for `stage`. Whoever does not find a part where it is made asks this, then
+    `is_done`.
+    """
+    key = json_digest(_content(name, config, inputs))
+    return bool(_record(folder / _MOVING_FILE)["key"] == key)
+
+
 def scratch_of(
     folder: Path, *, name: str, config: Any, inputs: Mapping[str, str] | None = None
 ) -> Path:

@@ -26,6 +26,7 @@ from speechft.features import files, items
 from speechft.features.files import ExtractionReport, extract_files
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
+from speechft.features.written import RECORD_NAME
 from speechft.parallel.claims import FOLDER
 from speechft.parallel.sharing import status
 from speechft.storage.disk import remove
@@ -367,7 +368,7 @@ def test_a_process_that_is_late_does_what_is_left(
     extract(folder, audio, tmp_path / "alone", batch_seconds=0.1)
     first = next(iter(parts[0][0]))
     (tmp_path / "out").mkdir()
-    for name in (f"{first}.safetensors", files.RECORD_NAME):
+    for name in (f"{first}.safetensors", RECORD_NAME):
         (tmp_path / "out" / name).write_bytes((tmp_path / "alone" / name).read_bytes())
     report = extract(folder, audio, tmp_path / "out", batch_seconds=0.1)
     assert (report.written, report.skipped) == (4, 1)
@@ -430,12 +431,12 @@ def test_two_processes_write_what_one_writes_and_a_killed_one_is_replaced(
 
 _SLOW = """
 import time
-from speechft.features import files
-write = files._Writer.write
+from speechft.features import written
+write = written.Writer.write
 def slow(self, name, states):
     time.sleep(0.2)
     return write(self, name, states)
-files._Writer.write = slow
+written.Writer.write = slow
 from speechft.cli import main; main()
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import struct
@@ -21,6 +22,7 @@ from speechft.storage.files import (
     read_json,
     weight_files,
     write_json,
+    write_packed,
 )
 from speechft.storage.headers import read_header
 
@@ -93,6 +95,18 @@ def test_digests(tmp_path: Path) -> None:
     assert json_digest({"a": 1}) != json_digest({"a": 2})
     for items in ([], [1], [{"b": 1, "a": "é"}, ["x", 2, None]]):
         assert list_digest(iter(items)) == json_digest(items)
+
+
+def test_what_is_packed_holds_neither_time_nor_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [{"id": "é"}, [1, None]]
+    write_packed(tmp_path / "a.jsonl.gz", items)
+    monkeypatch.setattr("time.time", lambda: 2e9)
+    write_packed(tmp_path / "b.jsonl.gz", iter(items))
+    data = (tmp_path / "a.jsonl.gz").read_bytes()
+    assert (tmp_path / "b.jsonl.gz").read_bytes() == data
+    assert gzip.decompress(data).decode() == '{"id": "é"}\n[1, null]\n'
 
 
 def test_encoder_digest_covers_weights_and_configuration(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 import pytest
 
 import speechft
+from servers import serve
+from speechft import cli
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.errors import AbsentError, ConfigError, RemoteError, RunError
+from speechft.parallel.sharing import status
 from speechft.storage import remote, uploads
 from speechft.storage.outputs import overwriting
-from speechft.storage.uploads import MARK_NAME, at_hand, output_at, path_here
+from speechft.storage.uploads import MARK_NAME, Standing, at_hand, output_at, path_here, standing
 
 
 def write(out: Path, **files: str) -> None:
@@ -133,6 +137,61 @@ def test_another_machine_goes_on_from_what_is_complete(
     assert {p.name: p.read_text() for p in first.iterdir()} == {"a": "3"}
 
 
+def test_what_is_there_is_told_on_any_machine(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"{bucket}/x"
+    assert standing(place) == Standing(False)
+    with pytest.raises(RunError, match=f"{place} holds no output of speechft"):
+        status(place)
+    put(place, a="1", **{"b/c": "2"})
+    whole = json.loads(remote.read(f"{place}/{MARK_NAME}", most=1 << 20))
+    elsewhere(monkeypatch, tmp_path)
+    assert standing(place) == Standing(True, ("a", "b/c"), 2)
+    assert status(place) == []
+    uploads._put_mark(place, {**whole, "whole": False})
+    remote.remove(f"{place}/a")
+    assert standing(place) == Standing(False, ("a", "b/c"), 1)
+    with serve(tmp_path / "served") as web:
+        (tmp_path / "served" / "y").mkdir(parents=True)
+        (tmp_path / "served" / "y" / MARK_NAME).write_text(json.dumps({**whole, "whole": False}))
+        assert standing(f"{web.address}/y") == Standing(False, ("a", "b/c"))
+        assert standing(f"{web.address}/none") == Standing(False)
+
+
+def test_messages_go_by_the_address_that_was_typed(
+    bucket: str,
+    tones: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = ["path,split,text"]
+    rows += [f"{tones.folder}/{s}-000.wav,{s},a word" for s in ("train", "dev", "test")]
+    (tmp_path / "table.csv").write_text("\n".join([*rows, "none.wav,train,x"]) + "\n")
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr("sys.argv", ["speechft", *words])
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        captured = capsys.readouterr()
+        told = captured.out + captured.err
+        for place in ("caches", "another"):
+            assert str(tmp_path / place) not in told, told
+        return told
+
+    place = f"{bucket}/prep"
+    told = said("prepare", "generic", str(tmp_path / "table.csv"), "--out", place)
+    assert f"corpus: {place}\n" in told
+    assert f"is in {place}/issues.tsv" in told
+    for _ in range(2):
+        told = said("status", place)
+        assert f"{place}: complete, 6 files\nno process is at work at it on this machine" in told
+        assert f"results: {place}/corpus.json" in told
+        elsewhere(monkeypatch, tmp_path)
+    assert f"{bucket}/none holds no output" in said("status", f"{bucket}/none")
+
+
 def test_places_that_nothing_is_written_to(bucket: str) -> None:
     for place in (
         "https://host/x",
@@ -160,6 +219,7 @@ def test_verbs_write_there(bucket: str, tiny_hubert: Path, tmp_path: Path) -> No
     speechft.convert(tiny_hubert, place)  # ours: it may be replaced
     speechft.convert(place, f"{bucket}/models/tiny.pt")
     speechft.convert(f"{bucket}/models/tiny.pt", tmp_path / "back")
+    assert standing(f"{bucket}/models/tiny.pt") == Standing(True, ("",), 1)
     assert remote.names_below(f"{bucket}/models/tiny.pt") == [""]
 
 

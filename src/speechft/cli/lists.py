@@ -8,12 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from speechft.cli.app import Json, app
 from speechft.console import say
+
+if TYPE_CHECKING:
+    from speechft.storage.uploads import Standing
 
 
 @app.command()
@@ -58,7 +61,7 @@ _RESULTS = ("results.jsonl", "analysis.jsonl", "extract.json", "corpus.json")
 
 @app.command()
 def status(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder of results.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder or address of results.")],
     as_json: Json = False,
 ) -> None:
     """Show what processes that share the work of a folder have done, are at, and have left.
@@ -67,23 +70,49 @@ def status(
     """
     from speechft.console import print_table
     from speechft.parallel import sharing
-    from speechft.storage.uploads import path_here
+    from speechft.storage.remote import address_of
+    from speechft.storage.uploads import standing
 
     units = [unit.as_dict() for unit in sharing.status(out)]
     counts = Counter(unit["state"] for unit in units)
+    address = address_of(out)
+    there = None if address is None else standing(address)
     if as_json:
-        say(json.dumps({"units": units, "counts": counts}))
+        say(json.dumps({"units": units, "counts": counts, "there": there and vars(there)}))
         return
+    if there is not None:
+        say(f"{address}: {_standing(there)}")
     if not units:
-        folder = path_here(out)
-        say(f"no process is at work in {out}, and nothing is left or failed")
-        found = [str(folder / name) for name in _RESULTS if (folder / name).is_file()]
-        none = f"there are no results: none of {', '.join(_RESULTS)} is in {out}"
-        say(f"results: {', '.join(found)}" if found else none)
+        where = f"in {out}" if there is None else "at it on this machine"
+        say(f"no process is at work {where}, and nothing is left or failed")
+        _say_results(out, there)
         return
     cells = [[u["unit"], u["state"], _where(u), _since(u), u["why"] or ""] for u in units]
     print_table(str(out), ["part", "state", "by", "minutes ago", "why"], cells)
     say(", ".join(f"{number} {state}" for state, number in counts.items()))
+
+
+def _standing(there: Standing) -> str:
+    if there.whole:
+        return f"complete, {len(there.files)} file{'s' * (len(there.files) > 1)}"
+    if there.files:
+        count = "some" if there.there is None else there.there
+        told = f"partly moved up, {count} of {len(there.files)} files"
+        return f"{told}: the command that wrote it completes it"
+    return "nothing is there yet: outputs are moved up when the command has ended"
+
+
+def _say_results(out: Path, there: Standing | None) -> None:
+    from speechft.storage.uploads import path_here
+
+    if there is None:
+        found = [path_here(out) / name for name in _RESULTS if (path_here(out) / name).is_file()]
+    else:
+        found = [out / name for name in _RESULTS if there.whole and name in there.files]
+    if found:
+        say(f"results: {', '.join(map(str, found))}")
+    elif there is None or there.files != ("",):
+        say(f"there are no results: none of {', '.join(_RESULTS)} is in {out}")
 
 
 def _where(unit: Mapping[str, Any]) -> str:

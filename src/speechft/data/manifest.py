@@ -19,7 +19,7 @@ from speechft.data.waveform import load_waveform as load_waveform
 from speechft.errors import CheckpointError, DataError
 from speechft.storage.copies import copied_file
 from speechft.storage.documents import parse_json
-from speechft.storage.files import json_digest, read_json, write_json
+from speechft.storage.files import json_digest, read_json, write_json, write_packed
 from speechft.storage.remote import address_of, is_address
 
 if TYPE_CHECKING:
@@ -221,15 +221,10 @@ def write_corpus(
         info: Licence and other facts; ``task_splits`` and ``tuning_splits`` name the splits that
             tasks use where they are not train, dev and test.
     """
-    from lhotse import CutSet
-
     statistics, digests, own = {}, {}, {}
     for split, utterances in splits.items():
         items = by_id(utterances)
-        path = folder / f"{split}.jsonl.gz"
-        with CutSet.open_writer(path) as file:
-            for item in items:
-                file.write(to_cut(item))
+        write_packed(folder / f"{split}.jsonl.gz", (to_cut(item).to_dict() for item in items))
         statistics[split] = statistics_of(items)
         digests[split] = utterance_digest(items)
         known = all(item.sha256 for item in items)  # else the source tells whether audio changed

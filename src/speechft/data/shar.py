@@ -7,7 +7,6 @@ in the tar each recording lies: a cut is read alone, in any order, from a disk o
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 import os
@@ -26,13 +25,14 @@ from speechft.data.shards import SHARDED
 from speechft.data.waveform import load_waveform
 from speechft.parallel.claims import Claim
 from speechft.parallel.sharing import Unit, work_off
-from speechft.runs import check_free, is_done, make_scratch_of, scratch_of, stage
+from speechft.runs import check_free, is_done, is_moving, make_scratch_of, scratch_of, stage
 from speechft.storage.disk import remove
-from speechft.storage.files import json_digest, write_json, write_text
+from speechft.storage.files import json_digest, write_json, write_packed, write_text
 from speechft.storage.locks import waiting
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
+    from lhotse.shar import AudioTarWriter
 
 
 def export_shards(
@@ -62,7 +62,7 @@ def export_shards(
     settings = {"shard_size": shard_size, "audio": audio}
     job: Any = {"name": "shards", "config": settings, "inputs": {"corpus": corpus.digest}}
     names = (CORPUS_FILE, "index", *corpus.statistics)
-    made = partial(is_done, folder, **job)
+    made, moving = partial(is_done, folder, **job), partial(is_moving, folder, **job)
     sizes = {name: found["utterances"] for name, found in corpus.statistics.items()}
     shards = {name: -(-size // shard_size) for name, size in sizes.items()}
     key = json_digest(job)[:8]
@@ -89,7 +89,7 @@ def export_shards(
         units = [
             Unit(
                 f"{name}/{number:06d}-{key}",
-                partial(_is_there, _index(scratch / name, number), made),
+                partial(_is_there, _index(scratch / name, number), moving, made),
                 partial(_write, scratch / name, number, groups, audio, bar),
             )
             for name, many in shards.items()
@@ -137,8 +137,8 @@ def _index(folder: Path, number: int) -> Path:
     return folder.parent / "index" / f"{folder.name}.{number:06d}.json"
 
 
-def _is_there(index: Path, made: Callable[[], bool]) -> bool:
-    return index.exists() or made()
+def _is_there(index: Path, *whole: Callable[[], bool]) -> bool:
+    return index.exists() or any(is_whole() for is_whole in whole)
 
 
 def _write(
@@ -161,15 +161,8 @@ def _write_shard(
     hidden.mkdir(parents=True)
     tar, lines = hidden / f"recording.{number:06d}.tar", hidden / f"cuts.{number:06d}.jsonl.gz"
     try:
-        with (
-            AudioTarWriter(str(tar), shard_size=None, format=audio) as writer,
-            gzip.GzipFile(lines, "wb", mtime=0) as packed,
-        ):
-            for cut in cuts:
-                waveform = load_waveform(cut)
-                whole = _whole(cut, len(waveform))
-                writer.write(cut.id, waveform[None], SAMPLE_RATE, whole.recording)
-                packed.write(f"{json.dumps(whole.to_dict(), ensure_ascii=False)}\n".encode())
+        with AudioTarWriter(str(tar), shard_size=None, format=audio) as writer:
+            write_packed(lines, (_written(cut, writer).to_dict() for cut in cuts))
         with tarfile.open(tar) as file:
             members = [m for m in file.getmembers() if not m.name.endswith(".json")]
         pairs = zip(cuts, members, strict=True)
@@ -181,6 +174,14 @@ def _write_shard(
         write_text(_index(folder, number), json.dumps(index))
     finally:
         remove(hidden)
+
+
+def _written(cut: Cut, writer: AudioTarWriter) -> Cut:
+    """Write the audio of a cut to a shard; return the cut as it stands there."""
+    waveform = load_waveform(cut)
+    whole = _whole(cut, len(waveform))
+    writer.write(cut.id, waveform[None], SAMPLE_RATE, whole.recording)
+    return whole
 
 
 def _whole(cut: Cut, samples: int) -> Cut:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from speechft.data.places import file_of
 from speechft.errors import RunError
 from speechft.storage.disk import is_regular, sweep
 from speechft.storage.files import atomic_write
@@ -31,14 +32,15 @@ def audio_key(cut: Cut) -> str:
     The same audio under another id or in another split has the same key.
     """
     custom = cut.supervisions[0].custom or {} if cut.supervisions else {}
-    source = cut.recording.sources[0].source
+    source = str(cut.recording.sources[0].source)
     identity = custom.get("sha256")
     if identity is None:
         try:
-            status = os.stat(source)
-            identity = f"{Path(source).resolve()}:{status.st_size}:{status.st_mtime_ns}"
+            file = file_of(source)
+            status, part = os.stat(file), source.removeprefix(file)
+            identity = f"{Path(file).resolve()}{part}:{status.st_size}:{status.st_mtime_ns}"
         except OSError:
-            identity = str(source)
+            identity = source
     text = f"{identity}:{cut.start:.6f}:{cut.duration:.6f}:{cut.channel}"
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

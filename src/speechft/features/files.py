@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor
 
 from speechft.arguments import Paths
 from speechft.console import Bar, progress_bar
@@ -20,7 +18,7 @@ from speechft.data.waveform import place_of
 from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
 from speechft.encoders.base import Encoder, Mode
 from speechft.encoders.load import digest_of, load_encoder, settings_digest
-from speechft.errors import CheckpointError, ConfigError, RunError, unknown_choice
+from speechft.errors import ConfigError, unknown_choice
 from speechft.features.extract import batch_limits
 from speechft.features.items import (
     announce,
@@ -32,18 +30,11 @@ from speechft.features.items import (
 from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
 from speechft.features.streaming import encoded
+from speechft.features.written import Writer
 from speechft.parallel.claims import Claim
 from speechft.parallel.sharing import ItemsError, Unit, work_off
-from speechft.storage.files import (
-    atomic_write,
-    create_text,
-    json_digest,
-    json_text,
-    read_json,
-    write_error,
-)
-from speechft.storage.headers import sorted_metadata
-from speechft.storage.outputs import overwriting, refuse
+from speechft.storage.files import json_digest
+from speechft.storage.outputs import overwriting
 from speechft.storage.uploads import moved_up
 
 if TYPE_CHECKING:
@@ -52,8 +43,6 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "npy"]
 FORMATS: tuple[Format, ...] = ("safetensors", "npy")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-RECORD_NAME = "extract.json"
-KEY = "hidden_states"
 _PART = 600.0
 """Seconds of audio that a process takes at a time, where that makes neither too few parts nor too
 many."""
@@ -103,9 +92,11 @@ def extract_files(
 ) -> ExtractionReport:
     """Write the hidden states of every utterance to a file of its own.
 
-    Files that are there already are skipped unless their audio is newer. Any number of processes
-    may be given the same, ranks of a launcher among them: each takes batches that no other is at,
-    see `sharing`. What cannot be read is told once, and tried again by the next command.
+    Files that are there already are skipped unless their audio is newer; of audio at an address
+    they count as long as its manifest is the same, and are refused when it changed. Any number of
+    processes may be given the same, ranks of a launcher among them: each takes batches that no
+    other is at, see `sharing`. What cannot be read is told once, and tried again by the next
+    command.
 
     Args:
         encoder: As `load_encoder` takes it.
@@ -164,7 +155,7 @@ def extract_files(
         raise none_usable(report.failed)
     folder = Path(os.path.expanduser(out))
     with overwriting(overwrite):
-        writer = _Writer(folder, settings, DTYPES[dtype], allow_nonfinite)
+        writer = Writer(folder, settings, sources.manifests, DTYPES[dtype], allow_nonfinite)
         seconds = 0.0 if mode == "s3prl" else batch_seconds
         _Extraction(model, cuts, writer, report, resolved, place, seconds).run(folder)
     if not report.written and not report.skipped:
@@ -179,7 +170,7 @@ class _Extraction:
         self,
         model: Encoder,
         cuts: dict[str, Cut],
-        writer: _Writer,
+        writer: Writer,
         report: ExtractionReport,
         precision: Resolved,
         place: torch.device,
@@ -193,6 +184,7 @@ class _Extraction:
 
     def run(self, folder: Path) -> None:
         """Have all written that is not there, by whatever processes; complete the report."""
+        self._writer.clear(self._cuts)
         report, missing = self._report, self._missing(self._cuts)
         report.skipped = len(self._cuts) - len(missing)
         announce(missing.values())
@@ -254,90 +246,3 @@ def in_parts(groups: Sequence[dict[str, Cut]]) -> Iterator[list[dict[str, Cut]]]
             part, held = [], 0.0
     if part:
         yield part
-
-
-class _Writer:
-    """Writes one file an utterance, atomically, and knows which ones are there."""
-
-    def __init__(
-        self, out: Path, settings: dict[str, Any], dtype: torch.dtype, nonfinite: bool
-    ) -> None:
-        self._out, self.settings, self._dtype = out, settings, dtype
-        self._nonfinite = nonfinite
-        self._suffix = f".{settings['format']}"
-        self._known = False
-
-    def _is_begun(self) -> bool:
-        """Return whether features were written here, with these settings.
-
-        Raises:
-            RunError: They were written with other settings.
-        """
-        if not self._known and (self._out / RECORD_NAME).is_file():
-            self._compare()
-            self._known = True
-        return self._known
-
-    def _begin(self) -> None:
-        """Say what is written here, unless this or another process has."""
-        if not self._is_begun():
-            try:
-                self._out.mkdir(parents=True, exist_ok=True)
-                create_text(self._out / RECORD_NAME, json_text(self.settings))
-            except FileExistsError:
-                pass
-            except OSError as error:
-                raise write_error(self._out, error) from error
-            self._is_begun()
-
-    def _compare(self) -> None:
-        try:
-            old = read_json(self._out / RECORD_NAME)
-        except CheckpointError:
-            old = None
-        known = old if isinstance(old, dict) else {}
-        different = [name for name, value in self.settings.items() if known.get(name) != value]
-        if different:
-            told = ", ".join(
-                f"{name} {known.get(name)} instead of {self.settings[name]}" for name in different
-            )
-            raise RunError(
-                f"{self._out} holds features that were made otherwise: {told}",
-                hint="choose another --out, or remove that folder",
-            )
-
-    def has(self, name: str, cut: Cut) -> bool:
-        """Tell whether features are there that are not older than their audio."""
-        path = self.path(name)
-        if not path.exists():
-            return False
-        if not self._is_begun():
-            refuse([str(path)], by="extract")
-            return False
-        audio = Path(cut.recording.sources[0].source)
-        return audio.exists() and path.stat().st_mtime_ns >= audio.stat().st_mtime_ns
-
-    def path(self, name: str) -> Path:
-        """Return where the features of an item go."""
-        return self._out / f"{name}{self._suffix}"
-
-    def write(self, name: str, states: Tensor) -> str:
-        """Write (N, T, D) hidden states; return why not, where they are no finite numbers."""
-        states = states.to(self._dtype).cpu().contiguous()
-        if not self._nonfinite and not states.isfinite().all():
-            return f"has hidden states that are no finite {str(self._dtype)[6:]} numbers"
-        self._begin()
-        if self._suffix == ".npy":
-            import numpy as np
-
-            buffer = io.BytesIO()
-            np.save(buffer, states.numpy())
-            data = buffer.getvalue()
-        else:
-            from safetensors.torch import save
-
-            facts = {"format": "pt", **{k: str(v) for k, v in self.settings.items()}}
-            data = sorted_metadata(save({KEY: states}, metadata=facts))
-        with atomic_write(self.path(name)) as file:
-            file.write(data)
-        return ""

@@ -16,6 +16,7 @@ from speechft.data.waveform import place_of
 from speechft.encoders.base import Encoder
 from speechft.errors import DataError
 from speechft.features.extract import group_by_length
+from speechft.naming import shown
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -124,7 +125,7 @@ def _read(group: dict[str, Cut]) -> dict[str, Tensor | str]:
         try:
             rows[name] = torch.from_numpy(load_waveform(cut))
         except DataError as error:
-            problem = error.message.removeprefix(f"audio {place_of(cut)} ")
+            problem = error.message.removeprefix(shown(f"audio {place_of(cut)} "))
             rows[name] = problem.removesuffix(" Details:")
     return rows
 

@@ -16,14 +16,15 @@ from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
 from speechft.data.inspection import inspect
-from speechft.data.manifest import CORPUS_FILE, open_corpus
+from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
 from speechft.data.utterances import Utterance, to_cut
 from speechft.errors import DataError
 from speechft.storage.copies import copied_file
 from speechft.storage.documents import is_plain
-from speechft.storage.remote import address_of, parted
+from speechft.storage.files import file_digest, json_digest
+from speechft.storage.remote import address_of, is_address, parted
 
 if TYPE_CHECKING:
     from lhotse.cut import Cut
@@ -38,6 +39,9 @@ class Sources:
     cuts: dict[str, Cut] = field(default_factory=dict)
     problems: dict[str, str] = field(default_factory=dict)
     """What is wrong with the files that cannot be used, by path."""
+    manifests: dict[str, str] = field(default_factory=dict)
+    """Of cuts whose audio lies at an address, the digest of the manifest that names it: what is
+    known of the audio without asking a server for each."""
 
 
 def find_sources(arguments: Paths) -> Sources:
@@ -66,9 +70,7 @@ def find_sources(arguments: Paths) -> Sources:
         if not is_plain(str(path)):
             raise DataError(f"the name {str(path)!r} is not UTF-8", hint="rename it")
         if path.is_dir() and (path / CORPUS_FILE).is_file():
-            corpus = open_corpus(path)
-            for split in corpus.statistics:
-                _add_cuts(sources, corpus.split(split), split)
+            _add_corpus(sources, open_corpus(path))
         elif path.is_dir():
             found = look_below(path).audio
             if not found:
@@ -79,7 +81,7 @@ def find_sources(arguments: Paths) -> Sources:
                 files.setdefault(file, []).append(Segment())
             parents.append(path)
         elif path.is_file() and (path.name.endswith(_MANIFESTS) or _is_manifest(path)):
-            _add_cuts(sources, read_cuts(path, problems=sources.problems), "")
+            _add_manifest(sources, path)
         elif path.suffix.lower() == ".parquet" and path.is_file():
             raise DataError(
                 f"{path} is parquet, whose audio has no files",
@@ -108,12 +110,9 @@ def _add_address(sources: Sources, address: str) -> None:
     """Add the cuts of a lhotse manifest or a prepared corpus at an address."""
     home, name = parted(address)
     if name.endswith((*_MANIFESTS, ".jsonl")):
-        cuts = read_cuts(copied_file(address), sources.problems, home)
-        _add_cuts(sources, cuts, "")
-        return
-    corpus = open_corpus(address)
-    for split in corpus.statistics:
-        _add_cuts(sources, corpus.split(split), split)
+        _add_manifest(sources, copied_file(address), home)
+    else:
+        _add_corpus(sources, open_corpus(address))
 
 
 def _suffix(part: Segment) -> str:
@@ -191,12 +190,24 @@ def _read_rows(path: Path, problems: dict[str, str]) -> Iterator[tuple[Path, Seg
             problems[f"{path}, line {line}"] = "the path is empty"
 
 
-def _add_cuts(sources: Sources, cuts: Iterable[Cut], folder: str) -> None:
+def _add_corpus(sources: Sources, corpus: Corpus) -> None:
+    for split in corpus.statistics:
+        _add_cuts(sources, corpus.split(split), split, corpus.split_digest(split))
+
+
+def _add_manifest(sources: Sources, path: Path, home: str = "") -> None:
+    cuts = read_cuts(path, sources.problems, home)
+    _add_cuts(sources, cuts, "", json_digest([home, file_digest(path)]))
+
+
+def _add_cuts(sources: Sources, cuts: Iterable[Cut], folder: str, digest: str) -> None:
     for cut in cuts:
         name = PurePosixPath(folder, cut.id)
         if name.is_absolute() or ".." in name.parts:
             raise DataError(f"the id {cut.id!r} cannot be the name of a file of features")
         _add(sources, str(name), cut)
+        if is_address(str(cut.recording.sources[0].source)):
+            sources.manifests[str(name)] = digest
 
 
 def _add(sources: Sources, name: str, cut: Cut) -> None:

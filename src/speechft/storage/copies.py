@@ -16,7 +16,7 @@ from pathlib import Path
 
 from speechft.console import log
 from speechft.errors import AbsentError, RunError
-from speechft.naming import masked
+from speechft.naming import masked, stands_for
 from speechft.storage.disk import sync_folder, sync_tree
 from speechft.storage.documents import MAX_DOCUMENT
 from speechft.storage.files import (
@@ -81,6 +81,7 @@ def copied_folder(address: str, groups: tuple[tuple[str, ...], ...], most: int =
     home = _home(address)
     version = json_digest({name: [told.size, told.tag] for name, told in found.items()})[:16]
     out = home / version / name_here(address)
+    stands_for(out, address)
     if not (home / version / _SOURCE).is_file():
         with waiting(), lock(home):
             if not (home / version / _SOURCE).is_file():
@@ -91,7 +92,11 @@ def copied_folder(address: str, groups: tuple[tuple[str, ...], ...], most: int =
 def latest_copy(address: str) -> Path | None:
     """Return the last copy of a folder, without asking anybody; None where there is none."""
     made = sorted(_home(address).glob(f"*/{_SOURCE}"), key=lambda path: path.stat().st_mtime)
-    return made[-1].parent / name_here(address) if made else None
+    if not made:
+        return None
+    out = made[-1].parent / name_here(address)
+    stands_for(out, address)
+    return out
 
 
 def _home(address: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
@@ -79,9 +80,13 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def write_error(path: Path, error: OSError) -> RunError:
     """Turn the operating system's refusal to write ``path`` into an error with a hint."""
+    here = cache_folder()
+    first = f"it is written in {here} first, or where SPEECHFT_CACHE says"
+    where = first if path.is_relative_to(here) else None  # messages may call it by its address
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"no space left to write {path}", hint="free some space and run it again")
-    return RunError(f"cannot write {path}: {error.strerror or error}")
+        hint = "free some space and run it again" + (f"; {where}" if where else "")
+        return RunError(f"no space left to write {path}", hint=hint)
+    return RunError(f"cannot write {path}: {error.strerror or error}", hint=where)
 
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -129,6 +134,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, indented, keys in the given order."""
     write_text(path, json_text(content))
+
+
+def write_packed(path: Path, items: Iterable[Any]) -> None:
+    """Write JSON, an item a line, packed by gzip: the same bytes whenever and under any name.
+
+    Args:
+        path: In a folder that nobody else reads yet.
+        items: What the lines hold.
+    """
+    with open(path, "wb") as file, gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+        for item in items:
+            packed.write(f"{json.dumps(item, ensure_ascii=False)}\n".encode())
 
 
 def json_text(content: Any) -> str:

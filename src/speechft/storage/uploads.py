@@ -15,6 +15,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -22,7 +23,7 @@ from speechft.arguments import folder_of
 from speechft.commands import command
 from speechft.console import is_main_process, log
 from speechft.errors import AbsentError, ConfigError, RemoteError
-from speechft.naming import masked
+from speechft.naming import masked, stands_for
 from speechft.storage.disk import remove as remove_here
 from speechft.storage.documents import MAX_DOCUMENT, is_plain, parse_json
 from speechft.storage.files import (
@@ -138,13 +139,46 @@ def at_hand(place: str | Path) -> Path:
     return out
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What is known of an output by its address."""
+
+    whole: bool
+    """Whether all of it is there."""
+    files: tuple[str, ...] = ()
+    """What it has when it is whole; an empty name for a file that is the output; none where nothing
+    of ours is there."""
+    there: int | None = None
+    """How many of them are there; None where a server does not tell."""
+
+
+def standing(address: str) -> Standing:
+    """Return what of an output is at its address, as the store has it now.
+
+    Raises:
+        RemoteError: It cannot be asked.
+    """
+    mark = _mark(address)
+    if mark:
+        files = tuple(mark["files"])
+        if mark["whole"]:
+            return Standing(True, files, len(files))
+        lists = scheme_of(address) not in ("http", "https")
+        return Standing(False, files, len({*names_below(address)} & {*files}) if lists else None)
+    if scheme_of(address) == "s3" and _DIGEST in notes_of(address):
+        return Standing(True, ("",), 1)
+    return Standing(False)
+
+
 def path_here(place: str | Path) -> Path:
     """Return where on this machine an output is written that belongs at a path or an address."""
     address = address_of(place)
     if address is None:
         return folder_of(place)
     digest = hashlib.sha256(masked(address).encode()).hexdigest()[:16]
-    return cache_folder() / "outputs" / digest / name_here(address)
+    out = cache_folder() / "outputs" / digest / name_here(address)
+    stands_for(out, address)
+    return out
 
 
 def _check(address: str) -> None:
