@@ -70,6 +70,15 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
     return result
 
 
+def rule_of_state(state: int) -> str:
+    """Return in words the selectors of the weights that make a hidden state of what is before it.
+
+    Args:
+        state: Its number: 0 is the input of the first layer.
+    """
+    return f"layers.{state - 1}" if state else "cnn, projection and position"
+
+
 def selects(selector: str) -> Callable[[str], bool]:
     """Return what tells whether a selector covers a Hugging Face name, see `alphas`.
 
