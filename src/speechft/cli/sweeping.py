@@ -67,7 +67,7 @@ def sweep(out: Path, as_json: Json = False, **given: Any) -> None:
     if found.choice is not None:
         say(f"choice: {found.choice.point.name}")
     say(in_words(found.judged, found.choice, found.tuned_on))
-    if found.choice is not None:
+    if found.command is not None:
         say(f"next: {found.command}")
 
 
@@ -91,4 +91,5 @@ def search(out: Path, as_json: Json = False, **given: Any) -> None:
     say(f"wrote {out / 'results.jsonl'}, {out / 'search.json'}, {found.config}")
     say(f"choice: {found.choice.point.name}")
     say(in_words(found.judged, found.choice, found.tuned_on))
-    say(f"next: {command('merge', config=found.config, out='merged')}")
+    if found.choice is not found.judged[0]:
+        say(f"next: {command('merge', config=found.config, out='merged')}")

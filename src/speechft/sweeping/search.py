@@ -316,6 +316,7 @@ def _as_json(settings: SearchSettings, result: Search, trials: Trials) -> dict[s
         {**one.as_dict(), "pruned": not kept}
         for one, kept in zip(result.judged, trials.kept, strict=True)
     ]
+    command = merge_command(asked.base, asked.tuned, result.choice.point.settings)
     return {
         "base": str(asked.base),
         "tuned": [str(one) for one in asked.tuned],
@@ -326,6 +327,6 @@ def _as_json(settings: SearchSettings, result: Search, trials: Trials) -> dict[s
         "said": in_words(result.judged, result.choice, result.tuned_on),
         "points": points,
         "choice": result.choice.point.name,
-        "command": merge_command(asked.base, asked.tuned, result.choice.point.settings),
+        "command": command if result.choice is not result.judged[0] else None,
         "results": RESULTS_FILE,
     }

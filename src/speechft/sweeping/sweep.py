@@ -49,7 +49,7 @@ class Sweep:
     choice: Judged | None
     """The merge to take; None where no task that was tuned on was measured."""
     command: str | None
-    """The command that writes it to disk."""
+    """The command that writes it to disk; None for the base, which is there."""
     suggestion: Any = None
     """Where one was asked for, a `speechft.sweeping.suggestion.Suggestion` in place of the rest."""
 
@@ -339,7 +339,7 @@ def _result(
 ) -> Sweep:
     choice = chosen(found)
     command = None
-    if choice is not None:
+    if choice is not None and choice is not found[0]:
         command = merge_command(settings.base, settings.tuned, choice.point.settings)
     return Sweep(rows, found, tuned_on, choice, command)
 
