@@ -154,6 +154,7 @@ def test_words_say_which_alpha_and_whether_it_helps() -> None:
     assert away.startswith("No merge within the rule gains on sid over the base: take the base")
     assert f"alpha 0.5, which may lose {lost:.1f} points elsewhere" in away
     assert said(base, made(0.5, 0.2, 0.5)).endswith("take the base as it is.")
+    assert "Nothing else was measured: take" in said(made(0, 0.3, None), made(0.5, 0.3, None))
     alone = said(made(0, 0.3, None), made(0.5, 0.6, None))
     assert "elsewhere was not measured" in alone
     assert "nothing says" in said(base, made(1, 0.9, 0.5), on="asr")

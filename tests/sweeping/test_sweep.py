@@ -283,7 +283,7 @@ def test_the_verb_says_which_alpha_and_how_to_merge_with_it(
     for wrong, message in (
         ("--alphas 0:1", "error: alphas '0:1' cannot be read: it has 2 parts"),
         ("--alphas 1.2", "--extrapolate takes it nevertheless"),
-        ("--suggest", "error: a suggestion needs the head"),
+        ("--suggest", "error: --suggest takes no --tasks, --protocol: it looks at the tuned task"),
         ("--tasks none", "unknown task"),
     ):
         code, out, err = typed(f"{start} {wrong}")

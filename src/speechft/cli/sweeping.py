@@ -25,7 +25,11 @@ SHOWN: dict[str, Any] = {
     ],
     "corpus": Annotated[
         list[str],
-        typer.Option(*CORPUS_NAMES, help="Corpus; repeatable.", autocompletion=complete.corpora),
+        typer.Option(
+            *CORPUS_NAMES,
+            help="Corpus; repeatable. [default: what TUNED was tuned on]",
+            autocompletion=complete.corpora,
+        ),
     ],
     "options": Options,
     "rules": Annotated[
@@ -49,7 +53,7 @@ def sweep(out: Path, as_json: Json = False, **given: Any) -> None:
     """
     from speechft.console import print_table
     from speechft.sweeping.judging import in_words
-    from speechft.sweeping.sweep import table
+    from speechft.sweeping.table import table
 
     found = api.sweep(out=out, **given)
     if as_json:
@@ -80,7 +84,7 @@ def search(out: Path, as_json: Json = False, **given: Any) -> None:
     """
     from speechft.console import print_table
     from speechft.sweeping.judging import in_words
-    from speechft.sweeping.sweep import table
+    from speechft.sweeping.table import table
 
     found = api.search(out=out, **given)
     if as_json:

@@ -182,7 +182,9 @@ def in_words(found: Sequence[Judged], choice: Judged | None, tuned_on: Sequence[
         most = max(others, key=lambda change: change.gain)
         text += f"; {name} loses nothing there and gains {most.gain:.1f} points on {most.task}"
         return f"{text}{_chance(most.interval[0] > 0)}{_cost(others)}"
-    text += ". No merge within the rule gains elsewhere" if alike else ""
+    if alike:
+        how = "No merge within the rule gains elsewhere" if others else "Nothing else was measured"
+        text += f". {how}"
     return f"{text}: take the base as it is.{_most(found)}"
 
 
