@@ -22,6 +22,7 @@ import pytest
 
 from helpers import tiny_encoder
 from speechft import cli
+from speechft.data.found_again import CORPORA_FILE
 from speechft.data.manifest import Corpus
 from speechft.data.shar import export_shards
 from speechft.evaluation.candidates import ENCODER_FILE
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("quick_probes")
 MARK = "alice-of-7f3q"
 PASSWORD = "Pa55-w0rd"
 HOST = "host-of-9k2z"
-OWN_RECORDS = ("recipe.yaml", ENCODER_FILE)
+OWN_RECORDS = ("recipe.yaml", ENCODER_FILE, CORPORA_FILE)
 """Files that a run needs to find things again: they may hold paths, and no passwords."""
 
 Speechft = Callable[..., tuple[str, str]]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.config import build
+from speechft.data.found_again import CORPORA_FILE, write_corpora
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of, resolve_encoder
 from speechft.errors import ConfigError
@@ -143,6 +144,7 @@ class Composer:
                 task["seed"] = self.recipe.seed
                 with shared_job({**task, "corpus": _light(corpus)}):
                     finetune(**task, cache=self.cache)
+                write_corpora(work.scratch / CORPORA_FILE, corpora.values(), folder)
         return folder / "encoder"
 
     def _merge(self, base: str, tuned: Sequence[Path], alpha: float | None, place: str) -> Path:

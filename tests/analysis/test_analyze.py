@@ -346,6 +346,11 @@ def test_sentences_say_what_turned() -> None:
         [row("abx_across", "phones", n, [1, 3] if n > 4 else [-1, 1]) for n in range(7)]
         + [row("speaker_eer", "speakers", n, [-5, -1] if n > 3 else [-1, 1]) for n in range(7)]
     )
+    move = row("weight_move", "weights", 3, [0, 0])
+    moves = {3: 0.1, 4: 0.2, None: 0.15}.items()
+    moved = [move.model_copy(update={"layer": n, "value": value}) for n, value in moves]
+    [said] = sentences(moved)["weights"]
+    assert "most at layer 4 (20.0 %; in a merge rule layers.3)" in said
     assert "tuned: layers 5 and 6 turned from phones to speakers." in found["phones"]
     assert "worse at layers 5 and 6 than the base's" in found["phones"][0]
     assert "better at layers 4 to 6 than the base's" in found["speakers"][0]

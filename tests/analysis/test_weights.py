@@ -11,6 +11,7 @@ from helpers import speech_encoder, tiny_encoder
 from speechft.analysis.weights import agreement, moves, top_share, weights_of
 from speechft.encoders.base import Encoder
 from speechft.encoders.mfcc import MfccEncoder
+from speechft.merging.coefficients import alphas, rule_of_state, selects
 
 
 def changed(encoder: Encoder, factor: float = 1.0, only: str = "") -> Encoder:
@@ -54,6 +55,17 @@ def test_every_parameter_counts_once_and_the_mask_never() -> None:
         assert total == sum(p.numel() for p in bare.values()) - gains
         assert {weight.layer for weight in found.values()} == {0, 1, 2}
         assert "other" not in {weight.kind for weight in found.values()}
+
+
+def test_the_rule_that_is_named_moves_the_layer_that_it_is_named_for() -> None:
+    found = weights_of(tiny_encoder())
+    names = [name.partition("model.")[2] for name in found]
+    for state in (1, 2):
+        merged = alphas(names, 0.0, {rule_of_state(state): 1.0}).values()
+        assert [alpha == 1 for alpha in merged] == [w.layer == state for w in found.values()]
+    for part in rule_of_state(0).replace(" and", ",").split(", "):
+        own = {w.layer for n, w in zip(names, found.values(), strict=True) if selects(part)(n)}
+        assert own == {0}
 
 
 def test_the_final_norm_of_a_pre_ln_model_belongs_to_the_last_layer() -> None:

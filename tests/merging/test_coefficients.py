@@ -38,6 +38,23 @@ def test_gradient_runs_over_the_layers_that_are_selected() -> None:
     assert [found[q(i)] for i in range(1, 8)] == pytest.approx([0.5, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
 
 
+def test_a_gradient_runs_over_layers_that_lack_the_kind_too() -> None:
+    first = "encoder.layers.0.attention.rel_attn_embed.weight"  # WavLM has it in its first layer
+    found = alphas([*NAMES, first], 0.5, {"layers.0-4.position": "0.1..0.5"})
+    assert found[first] == 0.1
+    assert alphas([*NAMES, first], 0.5, {"layers.position": "0.1..0.5"})[first] == 0.1
+    of_pattern = alphas(NAMES, 0.5, {"encoder.layers.1?.*": "0.1..0.5"})
+    assert [of_pattern[q(i)] for i in (9, 10, 11)] == [0.5, 0.1, 0.5]
+
+
+@pytest.mark.parametrize("rule", ["layers.8-14: 0.1..0.9", "layers.0-12: 0.1"])
+def test_a_range_beyond_the_encoder_is_an_error(rule: str) -> None:
+    with pytest.raises(ConfigError, match="reaches beyond the encoder, whose layers are 0 to 11"):
+        alphas(NAMES, 0.25, [rule])
+    rule = rule.replace("14", "11").replace("12", "11")
+    assert alphas(NAMES, 0.25, [rule])[q(11)] in (0.9, 0.1)
+
+
 def test_kinds_and_kinds_within_layers_and_patterns() -> None:
     found = alphas(NAMES, 0.5, ["cnn: 0", "layers.0-1.feed-forward: 0.2", "*projection*: 0.7"])
     assert found["feature_extractor.conv_layers.0.conv.weight"] == 0

@@ -94,10 +94,43 @@ def test_front_and_choice() -> None:
     choice = chosen(found)
     assert choice is not None
     assert choice.point.alpha == 0.25, "of equal gains the smaller alpha"
-    assert chosen(judged([made(0, 0.3, 0.5), made(1, 0.9, 0.5)], ["asr"], Rule())) is None
+    unknown = judged([made(0, 0.3, 0.5), made(1, 0.9, 0.5)], ["asr"], Rule())
+    assert chosen(unknown) is None
+    assert not any(one.front for one in unknown), "nothing says what is gained"
     alone = judged([(p, d, {"sid": i["sid"]}) for p, d, i in (made(0, 0.3, 0), made(1, 0.5, 0))],
                    ["sid"], Rule(0.0))  # fmt: skip
     assert [(one.kept, one.within) for one in alone] == [(None, True)] * 2
+
+
+def test_of_equal_gains_the_one_that_gains_elsewhere_is_taken() -> None:
+    """Where dev is at its ceiling, or says the same of every merge, nothing is claimed of it."""
+
+    def said(share: float, *others: float) -> tuple[list[Judged], Judged | None, str]:
+        found = judged(
+            [
+                (point(n / 4), "", {"sid": [solved(share, 0)], "pr": [solved(other, 0)]})
+                for n, other in enumerate(others)
+            ],
+            ["sid"],
+            Rule(),
+        )
+        choice = chosen(found)
+        return found, choice, in_words(found, choice, ["sid"])
+
+    found, choice, text = said(1.1, 0.9, 0.6, 0.9, 0.7)
+    assert choice is found[1]
+    assert [one.front for one in found] == [False, True, False, False]
+    gained = found[1].changes["pr"].gain
+    assert text == (
+        "What a merge gains on sid cannot be judged: it is at its ceiling on dev for every merge; "
+        f"alpha 0.25 loses nothing there and gains {gained:.1f} points on pr, and loses on none of "
+        "the other tasks."
+    )
+    _, choice, text = said(0.5, 0.9, 0.9, 0.95)
+    assert "it is the same on dev for every merge. No merge within the rule gains elsewhere" in text
+    assert text.endswith("take the base as it is.")
+    assert choice is not None
+    assert choice.point.alpha == 0
 
 
 def test_words_say_which_alpha_and_whether_it_helps() -> None:
@@ -121,6 +154,7 @@ def test_words_say_which_alpha_and_whether_it_helps() -> None:
     assert away.startswith("No merge within the rule gains on sid over the base: take the base")
     assert f"alpha 0.5, which may lose {lost:.1f} points elsewhere" in away
     assert said(base, made(0.5, 0.2, 0.5)).endswith("take the base as it is.")
+    assert "Nothing else was measured: take" in said(made(0, 0.3, None), made(0.5, 0.3, None))
     alone = said(made(0, 0.3, None), made(0.5, 0.6, None))
     assert "elsewhere was not measured" in alone
     assert "nothing says" in said(base, made(1, 0.9, 0.5), on="asr")

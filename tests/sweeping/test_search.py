@@ -77,8 +77,9 @@ def test_what_breaks_the_rule_on_the_first_half_cannot_be_chosen(
     found = run(base, tuned, tones, tmp_path, trials=2)
     assert halves == [2, 2, 3]
     assert found.choice.point.name == "base"
-    points = read_json(tmp_path / "search.json")["points"]
-    assert [one["pruned"] for one in points] == [False, True, True]
+    told = read_json(tmp_path / "search.json")
+    assert [one["pruned"] for one in told["points"]] == [False, True, True]
+    assert told["command"] is None, "the base is there"
 
 
 @pytest.mark.parametrize("trials", [1, 9, 10, 14])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,12 @@ import pytest
 import torch
 
 import speechft
+from speechft.cli.options import explained
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import load_encoder
 from speechft.errors import ConfigError
 from speechft.storage.files import read_json
-from speechft.sweeping import suggestion
+from speechft.sweeping import api, suggestion
 from speechft.sweeping.suggestion import GRID, Measurement, read_off
 from speechft.sweeping.tuning import find_tuning, kept_head
 
@@ -147,6 +151,28 @@ def test_without_a_kept_head_there_is_one_refusal(
     for given in (tuned, [run / "encoder", tuned], headless / "encoder"):
         with pytest.raises(ConfigError, match="needs the head that one encoder was tuned with"):
             speechft.sweep(base, given, out=tmp_path / "o", corpus=tones.folder, suggest=True)
-    with pytest.raises(ConfigError, match="--suggest takes neither"):
-        speechft.sweep(base, run / "encoder", out=tmp_path / "o", suggest=True, by="layers")
     assert not (tmp_path / "o").exists()
+
+
+def test_what_a_suggestion_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    """Whatever argument sweep gets is refused until it is among those that are taken."""
+    others = {
+        n: p.default
+        for n, p in inspect.signature(speechft.sweep).parameters.items()
+        if p.kind is p.KEYWORD_ONLY and n not in api._SUGGESTION
+    }
+    assert others.keys() == {
+        *("alphas", "by", "tasks", "tuned_on", "keep_within", "extrapolate", "test"),
+        *("protocol", "seeds", "limit", "overrides"),
+    }
+    sweep: Any = functools.partial(speechft.sweep, "b", "t", out=tmp_path / "o", suggest=True)
+    for name, default in others.items():
+        with pytest.raises(ConfigError, match=r"--suggest takes no --[a-z-]+: it looks at"):
+            sweep(**{name: "7"})
+        with pytest.raises(ConfigError, match="needs the head"):
+            sweep(**{name: default})
+    with pytest.raises(ConfigError, match="takes no --tasks, --protocol, cache:"):
+        sweep(tasks="nonsense", protocol="nope", cache="features")
+    told = explained(speechft.sweep)["suggest"].replace("weight norm", "weight_norm")
+    own = {"base", "tuned", "out", "suggest", "overwrite"}
+    assert set(re.findall(r"\w+", told)) >= {*api._SUGGESTION} - own, "help says what it takes"

@@ -21,6 +21,7 @@ from speechft.merging.repeated import Merger
 from speechft.results import ResultRow, Role, read_rows
 from speechft.storage.files import read_json
 from speechft.sweeping import sweep as sweeping
+from speechft.sweeping.merged import merge_command
 
 
 def run(base: Path, tuned: Any, corpus: Corpus, out: Path, **more: Any) -> Any:
@@ -233,8 +234,9 @@ def test_a_check_that_merge_lets_fail_is_let_fail_here_too(
         assert found.judged[1].changes["sid"].interval == (0.0, 0.0)
         assert found.choice is not None
         assert found.choice.point.alpha == 0, "of equal ones the base"
-    command = read_json(tmp_path / "allow" / "sweep.json")["command"]
-    assert command == "speechft merge base base --alpha 0 --allow equal --out merged"
+    assert found.command is read_json(out / "sweep.json")["command"] is None, "the base is there"
+    command = merge_command("base", ["base"], found.judged[1].point.settings)
+    assert command.startswith("speechft merge base base --alpha 0.5 --allow family,base,equal,")
     run(base, tuned, tones, tmp_path / "t", alphas="1", tasks="sid")
     assert read_json(tmp_path / "t" / "sweep.json")["forced"] == []
 
@@ -269,17 +271,19 @@ def test_the_verb_says_which_alpha_and_how_to_merge_with_it(
     told = f"--tasks sid --manifest {tones.folder} --protocol quick --out {tmp_path / 'out'}"
     start = f"sweep {base} {tuned} {told}"
     code, out, err = typed(f"{start} --alphas 0.5 --tuned-on sid --keep-within 2")
-    assert (code, "choice: alpha" in out) == (0, True)
+    assert (code, "choice: alpha 0\n" in out, "next:" in out) == (0, True, False), "it is there"
     assert "sid (tuned)" in out
+    code, out, err = typed(f"sweep {tuned} {base} {told} --alphas 0.5 --overwrite")
+    assert (code, "choice: alpha 0.5" in out) == (0, True)
     command = next(line for line in out.splitlines() if line.startswith("next: "))
-    assert command.startswith(f"next: speechft merge {base} {tuned} --alpha ")
+    assert command.startswith(f"next: speechft merge {tuned} {base} --alpha 0.5")
     code, out, err = typed(f"{start} --alphas 0.5 --json")
     rows = [json.loads(line) for line in out.splitlines()]
     assert [row["alpha"] for row in rows] == [0.0, 0.5]
     for wrong, message in (
         ("--alphas 0:1", "error: alphas '0:1' cannot be read: it has 2 parts"),
         ("--alphas 1.2", "--extrapolate takes it nevertheless"),
-        ("--suggest", "error: a suggestion needs the head"),
+        ("--suggest", "error: --suggest takes no --tasks, --protocol: it looks at the tuned task"),
         ("--tasks none", "unknown task"),
     ):
         code, out, err = typed(f"{start} {wrong}")

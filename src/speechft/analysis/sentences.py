@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from speechft.analysis.rows import AnalysisRow
+from speechft.merging.coefficients import rule_of_state
 
 _ALIKE = 0.95
 """CKA from which hidden states count as much the same."""
@@ -134,7 +135,7 @@ def _weights(moved: Sequence[AnalysisRow], rows: Sequence[AnalysisRow]) -> str:
     most = max(by_layer, key=lambda row: row.value or 0.0)
     text = (
         f"weights moved by {100 * total:.1f} % of the base's norm, most at layer {most.layer} "
-        f"({100 * (most.value or 0):.1f} %)"
+        f"({100 * (most.value or 0):.1f} %; in a merge rule {rule_of_state(most.layer or 0)})"
     )
     measure = next((row.measure for row in rows if row.measure.startswith("energy_top")), None)
     if measure is None:

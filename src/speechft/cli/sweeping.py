@@ -25,7 +25,11 @@ SHOWN: dict[str, Any] = {
     ],
     "corpus": Annotated[
         list[str],
-        typer.Option(*CORPUS_NAMES, help="Corpus; repeatable.", autocompletion=complete.corpora),
+        typer.Option(
+            *CORPUS_NAMES,
+            help="Corpus; repeatable. [default: what TUNED was tuned on]",
+            autocompletion=complete.corpora,
+        ),
     ],
     "options": Options,
     "rules": Annotated[
@@ -49,7 +53,7 @@ def sweep(out: Path, as_json: Json = False, **given: Any) -> None:
     """
     from speechft.console import print_table
     from speechft.sweeping.judging import in_words
-    from speechft.sweeping.sweep import table
+    from speechft.sweeping.table import table
 
     found = api.sweep(out=out, **given)
     if as_json:
@@ -67,7 +71,7 @@ def sweep(out: Path, as_json: Json = False, **given: Any) -> None:
     if found.choice is not None:
         say(f"choice: {found.choice.point.name}")
     say(in_words(found.judged, found.choice, found.tuned_on))
-    if found.choice is not None:
+    if found.command is not None:
         say(f"next: {found.command}")
 
 
@@ -80,7 +84,7 @@ def search(out: Path, as_json: Json = False, **given: Any) -> None:
     """
     from speechft.console import print_table
     from speechft.sweeping.judging import in_words
-    from speechft.sweeping.sweep import table
+    from speechft.sweeping.table import table
 
     found = api.search(out=out, **given)
     if as_json:
@@ -91,4 +95,5 @@ def search(out: Path, as_json: Json = False, **given: Any) -> None:
     say(f"wrote {out / 'results.jsonl'}, {out / 'search.json'}, {found.config}")
     say(f"choice: {found.choice.point.name}")
     say(in_words(found.judged, found.choice, found.tuned_on))
-    say(f"next: {command('merge', config=found.config, out='merged')}")
+    if found.choice is not found.judged[0]:
+        say(f"next: {command('merge', config=found.config, out='merged')}")

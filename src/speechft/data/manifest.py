@@ -92,6 +92,11 @@ class Corpus:
         """Return the folder or the address."""
         return self.url or str(self.folder)
 
+    @property
+    def told(self) -> str:
+        """Return name, digest and place in words."""
+        return f"{self.name} (digest {self.digest[:12]}) in {self.place}"
+
     def read_text(self, name: str) -> str:
         """Return the text of a file that lies beside the manifests, such as a list of trials.
 

@@ -107,6 +107,8 @@ def open_corpora(corpus: str | Sequence[str], folder: Path, *, test: bool = True
     given = [corpus] if isinstance(corpus, str) else corpus
     places = [folder / f"corpus{f'-{n}' * (n > 1)}" for n in range(1, len(given) + 1)]
     opened = [find_corpus(c, place) for c, place in zip(given, places, strict=True)]
+    for one in opened:
+        log(f"corpus: {one.told}")
     return opened if test else [without_test(one) for one in opened]
 
 

@@ -49,20 +49,34 @@ def alphas(names: Sequence[str], alpha: float, rules: Rules | None = None) -> di
         rules: Rules as ``{"layers.0-3": 0.1}`` or ``["layers.0-3: 0.1"]``.
 
     Raises:
-        ConfigError: A rule cannot be read or matches nothing.
+        ConfigError: A rule cannot be read, matches nothing, or names layers that there are not.
     """
-    result = dict.fromkeys(names, alpha)
+    result, end = dict.fromkeys(names, alpha), last_layer(names)
     for selector, value in read_rules(rules or {}).items():
-        select = _selector(selector)
+        select, (first, last) = _selector(selector), _layers(selector, end)
         chosen = [name for name in names if select(name)]
         if not chosen:
             raise ConfigError(
                 f"alpha rule {selector!r} matches no tensor",
-                hint=f"layers here are 0 to {last_layer(names)}; kinds are "
+                hint=f"layers here are 0 to {end}; kinds are "
                 f"{', '.join(KINDS)}; patterns hold a *, such as 'encoder.layers.*.bias'",
             )
-        result.update(_values(chosen, selector, value))
+        if last > end:
+            raise ConfigError(
+                f"alpha rule {selector!r} reaches beyond the encoder, whose layers are 0 to {end}",
+                hint=f"write layers.{first}-{end}",
+            )
+        result.update(_values(chosen, selector, value, end))
     return result
+
+
+def rule_of_state(state: int) -> str:
+    """Return in words the selectors of the weights that make a hidden state of what is before it.
+
+    Args:
+        state: Its number: 0 is the input of the first layer.
+    """
+    return f"layers.{state - 1}" if state else "cnn, projection and position"
 
 
 def selects(selector: str) -> Callable[[str], bool]:
@@ -140,8 +154,7 @@ def _selector(text: str) -> Callable[[str], bool]:
             hint=f"selectors are layers.0-3, layers.0-3.attention, {', '.join(KINDS)}, or a "
             "pattern with a *",
         )
-    first = int(match.group(1)) if match.group(1) else 0
-    last = int(match.group(2) or match.group(1)) if match.group(1) else math.inf
+    first, last = _layers(text, math.inf)
     inner = re.compile(KINDS[match.group(3)]) if match.group(3) else None
 
     def matches(name: str) -> bool:
@@ -155,20 +168,28 @@ def _selector(text: str) -> Callable[[str], bool]:
     return matches
 
 
-def _values(chosen: Sequence[str], selector: str, value: float | str) -> dict[str, float]:
+def _layers(selector: str, end: float) -> tuple[int, float]:
+    """Return the first and last layer that a selector names; 0 and ``end`` where it names none."""
+    match = _SELECTOR.match(selector)
+    if match is None or match.group(1) is None:
+        return 0, end
+    return int(match.group(1)), int(match.group(2) or match.group(1))
+
+
+def _values(chosen: Sequence[str], selector: str, value: float | str, end: int) -> dict[str, float]:
     gradient = _GRADIENT.match(value) if isinstance(value, str) else None
     if gradient is None:
         return dict.fromkeys(chosen, float(value))
-    layers = {name: layer_of(name) for name in chosen}
-    depths = [layer for layer in layers.values() if layer is not None]
-    if len(depths) != len(chosen):
+    layers = {name: layer for name in chosen if (layer := layer_of(name)) is not None}
+    if len(layers) != len(chosen):
         raise ConfigError(
             f"alpha rule {selector!r} gives a gradient but also covers tensors outside the layers",
             hint="write 'layers: 0.1..0.5'",
         )
-    first, last = map(float, gradient.groups())
-    lowest, span = min(depths), max(depths) - min(depths) + 1
-    return {n: along_layers((layers[n] or 0) - lowest, span, first, last) for n in chosen}
+    (first, last), depths = map(float, gradient.groups()), list(layers.values())
+    covered = [int(n) for n in _layers(selector, end)] if _SELECTOR.match(selector) else depths
+    lowest, count = min(covered), max(covered) - min(covered) + 1
+    return {n: along_layers(layer - lowest, count, first, last) for n, layer in layers.items()}
 
 
 def finite(value: Any, what: str) -> float:

@@ -35,7 +35,7 @@ def open_run(recipe: Recipe, folder: Path) -> Run:
         for number, name in enumerate(dict.fromkeys(names.values()), 1)
     }
     for one in (corpus, *further.values()):
-        log(f"corpus: {one.name} (digest {one.digest[:12]}) in {one.place}")
+        log(f"corpus: {one.told}")
     if isinstance(recipe.data.evaluation, dict):
         by_task = {task: further[name] for task, name in names.items()}
         tasks, evaluated = tasks_of(recipe.evaluation, by_task), by_task

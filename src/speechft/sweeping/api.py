@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def sweep(
     alphas: str | float | Sequence[float] = "0:1:0.1",
     by: str | None = None,
     tasks: str | Sequence[str] = "available",
-    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    corpus: PathLike | Sequence[PathLike] = (),
     tuned_on: str | Sequence[str] = "",
     keep_within: float = 1.0,
     method: str = "linear",
@@ -63,7 +64,8 @@ def sweep(
         alphas: FIRST:LAST:STEP, or numbers with commas; the base is always measured.
         by: layers or module: every part moves alone, the others stay the base's.
         tasks: Keys of tasks, see `evaluate`.
-        corpus: See `evaluate`.
+        corpus: See `evaluate`; by default what TUNED's folder tells that it was tuned on, else
+            the embedded one, synthetic.
         tuned_on: Tasks that were tuned on, with commas; by default what TUNED's folder tells.
         keep_within: Points that may be lost on each other task: the upper bound of the paired 90 %
             interval on dev, not the point.
@@ -75,7 +77,9 @@ def sweep(
         extrapolate: Let alphas lie outside 0 to 1.
         test: Report the test split beside what is chosen on dev.
         suggest: Instead, suggest an alpha without labels of other tasks, from the head that the
-            encoder was tuned with; not yet judged.
+            encoder was tuned with; not yet judged. It takes corpus, method, options, rules, weight
+            norm, dtype, allow, force, seed, precision, device and the setting max_left_out; whatever
+            else is refused.
         protocol: mini, default or s3prl.
         seed: First seed of the probes.
         seeds: Probe seeds.
@@ -94,14 +98,16 @@ def sweep(
     Raises:
         SpeechftError: Something is wrong with an encoder, a task, the corpus or the alphas.
     """
+    given = locals()
     from speechft.devices import use_device
-    from speechft.errors import ConfigError
     from speechft.merging.config_file import split_options
     from speechft.storage.outputs import overwriting
     from speechft.sweeping import suggestion
     from speechft.sweeping import sweep as sweeping
     from speechft.sweeping.settings import Rule, SweepSettings, read_alphas
 
+    if suggest:
+        _check_suggestion(given)
     asked = SweepSettings(
         base=base,
         tuned=tuple(listed_encoders(tuned)),
@@ -124,10 +130,8 @@ def sweep(
     with overwriting(overwrite), use_device(device):
         if not suggest:
             return sweeping.sweep(asked, places, config, folder, seed=seed, test=test)
-        if by is not None or test or tuned_on:
-            raise ConfigError("--suggest takes neither --by nor --test nor --tuned-on")
-        given = config.precision, config.max_left_out
-        return suggestion.suggest(asked, places, folder, seed, *given)
+        about = config.precision, config.max_left_out
+        return suggestion.suggest(asked, places, folder, seed, *about)
 
 
 @moved_up("out")
@@ -140,7 +144,7 @@ def search(
     groups: int = 3,
     methods: str | Sequence[str] = "linear",
     tasks: str | Sequence[str] = "available",
-    corpus: PathLike | Sequence[PathLike] = "synthetic",
+    corpus: PathLike | Sequence[PathLike] = (),
     tuned_on: str | Sequence[str] = "",
     keep_within: float = 1.0,
     weight_norm: str = "gv",
@@ -217,6 +221,39 @@ def search(
     with overwriting(overwrite), use_device(device):
         return searching.search(
             asked, texts_of(corpus), config, folder_of(out), seed=seed, test=test
+        )
+
+
+_SUGGESTION = (
+    *("base", "tuned", "out", "suggest", "corpus", "seed", "precision", "device", "overwrite"),
+    *("method", "options", "rules", "weight_norm", "dtype", "allow", "force", "max_left_out"),
+)
+"""Arguments of `sweep` that a suggestion takes; it has no use for whatever else there is."""
+
+
+def _check_suggestion(given: Mapping[str, Any]) -> None:
+    """Refuse arguments of `sweep` without effect on a suggestion, unless they are at their default.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    from speechft.errors import ConfigError
+
+    idle = []
+    for name, parameter in inspect.signature(sweep).parameters.items():
+        value, keys = given[name], parameter.kind is parameter.VAR_KEYWORD
+        default = None if keys else parameter.default
+        if name not in _SUGGESTION and value != default and (value or default):
+            if keys or name == "overrides":
+                texts = list(value) if keys else texts_of(value)
+                idle += [text for text in texts if text.partition("=")[0] not in _SUGGESTION]
+            else:
+                idle.append(f"--{name.replace('_', '-')}")
+    if idle:
+        raise ConfigError(
+            f"--suggest takes no {', '.join(idle)}: it looks at the tuned task alone, at alphas of "
+            "its own",
+            hint="leave that out, or leave --suggest out to sweep with labels",
         )
 
 

@@ -50,6 +50,8 @@ class Judged:
     """Lower bound of the gain on the other task that lost most; None where there is none."""
     within: bool
     """Whether the rule holds."""
+    elsewhere: float | None = None
+    """Mean gain on the other tasks, for merges that are equal so far; None where there is none."""
     front: bool = False
     """Whether no other merge gains more on the tuned tasks and keeps more elsewhere."""
     further: dict[str, Change] = field(default_factory=dict)
@@ -117,30 +119,41 @@ def judged(
         kept = min((0.0 - change.lost for change in others), default=None)
         complete = base.keys() <= changes.keys()  # what is not measured may have been lost
         within = number == 0 or (complete and all(rule.keeps(change.lost) for change in others))
-        found.append(Judged(point, digest, changes, gain, kept, within))
+        elsewhere = sum(change.gain for change in others) / len(others) if others else None
+        found.append(Judged(point, digest, changes, gain, kept, within, elsewhere))
     return on_front(found)
 
 
 def on_front(found: Sequence[Judged]) -> list[Judged]:
-    """Say of every merge whether another one is at least as good in both ways and better in one."""
-    places = [(_number(one.gain), _number(one.kept)) for one in found]
+    """Say of every merge whether it is on the front.
 
-    def beaten(place: tuple[float, float]) -> bool:
-        return any(
-            other != place and other[0] >= place[0] and other[1] >= place[1] for other in places
-        )
+    It is where no other one is at least as good in both ways, gained and kept, and better in one;
+    of those that are equal in both, where none gains more elsewhere. None is on it where no task
+    that was tuned on was measured.
+    """
+    places = [tuple(map(_number, (one.gain, one.kept, one.elsewhere))) for one in found]
 
-    return [replace(one, front=not beaten(place)) for one, place in zip(found, places, strict=True)]
+    def beaten(place: tuple[float, ...]) -> bool:
+        return any(o > place and o[0] >= place[0] and o[1] >= place[1] for o in places)
+
+    return [
+        replace(one, front=one.gain is not None and not beaten(place))
+        for one, place in zip(found, places, strict=True)
+    ]
 
 
 def chosen(found: Sequence[Judged]) -> Judged | None:
     """Return the merge to take: of those within the rule the one that gains most on tuned tasks.
 
-    The base always is within it. Of equal gains the smaller coefficient is taken. None where no
-    task that was tuned on was measured.
+    The base always is within it. Of equal gains the one that gains most on the other tasks is
+    taken, on the mean, then the smaller coefficient. None where no task that was tuned on was
+    measured.
     """
-    able = [one for one in found if one.within and one.gain is not None]
-    return min(able, key=lambda one: (-_number(one.gain), one.point.alpha), default=None)
+
+    def order(one: Judged) -> tuple[float, float, float]:
+        return -_number(one.gain), -_number(one.elsewhere), one.point.alpha
+
+    return min((o for o in found if o.within and o.gain is not None), key=order, default=None)
 
 
 def in_words(found: Sequence[Judged], choice: Judged | None, tuned_on: Sequence[str]) -> str:
@@ -153,28 +166,60 @@ def in_words(found: Sequence[Judged], choice: Judged | None, tuned_on: Sequence[
     """
     if choice is None:
         return "No task that was tuned on was measured: nothing says what a merge gains."
-    own = " and ".join(task for task in found[0].changes if task in tuned_on)
-    name = choice.point.name
-    if choice is found[0] or not (choice.gain or 0.0) > 0:
-        text = f"No merge within the rule gains on {own} over the base: take the base as it is."
-        best = max(found, key=lambda one: _number(one.gain))
-        if _number(best.gain) > 0 and best.kept is not None:
-            text += (
-                f" The most, {best.gain:+.1f} points, has {best.point.name}, which may lose "
-                f"{max(0.0, -best.kept):.1f} points elsewhere."
-            )
-        return text
-    sure = all(c.interval[0] > 0 for task, c in choice.changes.items() if task in tuned_on)
-    text = f"{name} gains {choice.gain:.1f} points on {own} over the base"
-    text += "" if sure else ", which may be chance (its 90 % interval holds 0)"
+    own = [task for task in found[0].changes if task in tuned_on]
     others = [change for task, change in choice.changes.items() if task not in tuned_on]
+    name, tasks = choice.point.name, " and ".join(own)
+    if (choice.gain or 0.0) > 0:
+        sure = all(c.interval[0] > 0 for task, c in choice.changes.items() if task in tuned_on)
+        text = f"{name} gains {choice.gain:.1f} points on {tasks} over the base"
+        return f"{text}{_chance(sure)}{_cost(others)}"
+    alike = _alike(found, own)
+    text = f"No merge within the rule gains on {tasks} over the base"
+    if alike:
+        text = f"What a merge gains on {tasks} cannot be judged: it is {alike} on dev for every "
+        text += "merge"
+    if choice is not found[0]:  # of equal ones
+        most = max(others, key=lambda change: change.gain)
+        text += f"; {name} loses nothing there and gains {most.gain:.1f} points on {most.task}"
+        return f"{text}{_chance(most.interval[0] > 0)}{_cost(others)}"
+    if alike:
+        how = "No merge within the rule gains elsewhere" if others else "Nothing else was measured"
+        text += f". {how}"
+    return f"{text}: take the base as it is.{_most(found)}"
+
+
+def _alike(found: Sequence[Judged], tasks: Sequence[str]) -> str:
+    """Say what tasks are on which no merge differs from the base; empty where one does."""
+    base = found[0].changes
+    changes = [one.changes[task] for one in found[1:] for task in tasks if task in one.changes]
+    if not changes or any(change.value != base[change.task].value for change in changes):
+        return ""
+    best = all(base[task].value == find_task(task).measures[0].best for task in tasks)
+    return "at its ceiling" if best else "the same"
+
+
+def _chance(sure: bool) -> str:
+    return "" if sure else ", which may be chance (its 90 % interval holds 0)"
+
+
+def _cost(others: Sequence[Change]) -> str:
     if not others:
-        return f"{text}; what it costs elsewhere was not measured."
+        return "; what it costs elsewhere was not measured."
     worst = max(others, key=lambda change: change.lost)
     if worst.lost <= 0:
-        return f"{text}, and loses on none of the other tasks."
-    lost = f"{worst.lost:.1f} points on {worst.task}"
-    return f"{text}, and may lose up to {lost}, where it loses most."
+        return ", and loses on none of the other tasks."
+    return f", and may lose up to {worst.lost:.1f} points on {worst.task}, where it loses most."
+
+
+def _most(found: Sequence[Judged]) -> str:
+    """Return in a sentence what gains most, the rule aside; empty where nothing gains."""
+    best = max(found, key=lambda one: _number(one.gain))
+    if not _number(best.gain) > 0 or best.kept is None:
+        return ""
+    return (
+        f" The most, {best.gain:+.1f} points, has {best.point.name}, which may lose "
+        f"{max(0.0, -best.kept):.1f} points elsewhere."
+    )
 
 
 def _number(value: float | None) -> float:

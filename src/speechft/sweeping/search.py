@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from speechft.console import log
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation.config import EvaluationConfig
@@ -22,6 +21,7 @@ from speechft.results import ResultRow
 from speechft.storage.files import json_digest
 from speechft.storage.locks import lock, waiting
 from speechft.storage.outputs import put_text
+from speechft.sweeping.corpora import corpora_of, tell_corpora
 from speechft.sweeping.drawing import FRONT, draw_front
 from speechft.sweeping.judging import Items, Judged, chosen, in_words, judged
 from speechft.sweeping.merged import merge_command
@@ -61,7 +61,7 @@ class Search:
 
 def search(
     settings: SearchSettings,
-    corpus: str | Sequence[str],
+    corpus: Sequence[str],
     config: EvaluationConfig,
     folder: Path,
     *,
@@ -83,7 +83,7 @@ def search(
 
     Args:
         settings: What is searched.
-        corpus: As `find_corpus` takes it.
+        corpus: As `find_corpus` takes them; none for those that TUNED was tuned on.
         config: Tasks and protocol.
         folder: Where ``results.jsonl``, ``search.json``, ``chosen.yaml`` and the front go.
         seed: Of probes, halves and trials.
@@ -101,7 +101,9 @@ def search(
     even = asked.merge.only(alpha=0.0, method="linear", options={}, rules={})
     base = Point(0.0, None, even, "base")
     shared = shares_downsampler(merger, space.point(space.even(1.0), "trial"))
+    corpus = corpora_of(asked.tuned, corpus)
     tasks, corpora = open_tasks(corpus, config, folder, test=False)
+    tell_corpora(asked.tuned, corpora.values())
     bench = Bench(asked, merger, shared, tasks, corpora, config, folder, seed)
     tuned_on = tasks_tuned_on(asked, [task.name for task in tasks])
     if not set(tuned_on) & {task.name for task in tasks}:
@@ -132,7 +134,6 @@ def search(
             bench = Bench(asked, merger, shared, *opened, config, folder, seed)
             result = _tested(result, bench, base, workers)
             put()
-    log(f"choice: {choice.point.name}, {CHOSEN_FILE}")
     return result
 
 
@@ -316,6 +317,7 @@ def _as_json(settings: SearchSettings, result: Search, trials: Trials) -> dict[s
         {**one.as_dict(), "pruned": not kept}
         for one, kept in zip(result.judged, trials.kept, strict=True)
     ]
+    command = merge_command(asked.base, asked.tuned, result.choice.point.settings)
     return {
         "base": str(asked.base),
         "tuned": [str(one) for one in asked.tuned],
@@ -326,6 +328,6 @@ def _as_json(settings: SearchSettings, result: Search, trials: Trials) -> dict[s
         "said": in_words(result.judged, result.choice, result.tuned_on),
         "points": points,
         "choice": result.choice.point.name,
-        "command": merge_command(asked.base, asked.tuned, result.choice.point.settings),
+        "command": command if result.choice is not result.judged[0] else None,
         "results": RESULTS_FILE,
     }

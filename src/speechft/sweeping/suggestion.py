@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from speechft.analysis.choosing import sample_frames
 from speechft.analysis.similarity import batches_of, cka
-from speechft.console import log, progress_bar
+from speechft.console import progress_bar
 from speechft.data.batching import pad, seed_of
 from speechft.data.labels import MAX_LEFT_OUT, label_of
 from speechft.data.manifest import Corpus
@@ -32,6 +32,7 @@ from speechft.finetuning.splits import SplitReader
 from speechft.merging.repeated import Merger
 from speechft.runs import lock, stage
 from speechft.storage.files import json_digest, read_json, write_json
+from speechft.sweeping.corpora import corpora_of, tell_corpora
 from speechft.sweeping.drawing import draw_suggestion
 from speechft.sweeping.merged import Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, read_alphas
@@ -102,7 +103,7 @@ class Suggestion:
 
 def suggest(
     settings: SweepSettings,
-    corpus: str | Sequence[str],
+    corpus: Sequence[str],
     folder: Path,
     seed: int = 0,
     precision: Precision = "auto",
@@ -114,7 +115,8 @@ def suggest(
 
     Args:
         settings: Base, one tuned encoder, and how they are merged.
-        corpus: As `find_corpus` takes it, one or several; the first with the task is used.
+        corpus: As `find_corpus` takes them, the first with the task is used; none for those that
+            the encoder was tuned on.
         folder: Where results go.
         seed: Of the frames, the utterances and the refitting.
         precision: Of the encoders.
@@ -125,13 +127,15 @@ def suggest(
         SpeechftError: The models do not belong together, or the corpus lacks the task's labels.
     """
     head = kept_head(settings.tuned)
+    places = corpora_of(settings.tuned, corpus)
     with lock(folder):
         merger = Merger(settings.base, settings.tuned)
         shared = shares_downsampler(merger, _point(settings, 1.0))
         place = Place()
         encoder = _encoder(place, merger, settings, 0.0)
-        opened = open_corpora(corpus, folder, test=False)
+        opened = open_corpora(places, folder, test=False)
         found = next((one for one in opened if head.task.supported_by(one)), opened[0])
+        tell_corpora(settings.tuned, [found])
         data = _Data.of(head, found, encoder, seed, max_left_out)
         job = _Job(head, data, seed, resolve_precision(precision, pick_device()), shared)
         config = {
@@ -156,7 +160,6 @@ def suggest(
         suggestion = _read(folder / "suggestion" / SUGGESTION_FILE)
         put_json(folder / SUGGESTION_FILE, suggestion.as_dict())
         draw_suggestion(suggestion.as_dict(), folder)
-    log(f"suggested alpha ({STATUS}): {suggestion.alpha:g}; {suggestion.reason}")
     made = settings.merge.only(alpha=suggestion.alpha)
     command = merge_command(settings.base, settings.tuned, made)
     return Sweep([], [], (head.name,), None, command, suggestion=suggestion)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from speechft.arguments import real_place
 from speechft.console import log, warn
@@ -26,6 +26,7 @@ from speechft.results import ResultRow, Role, of_all_layers, write_rows
 from speechft.storage.files import json_digest
 from speechft.storage.locks import lock, waiting
 from speechft.storage.outputs import replacing
+from speechft.sweeping.corpora import corpora_of, tell_corpora
 from speechft.sweeping.drawing import PICTURES, draw
 from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, in_words, judged
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command
@@ -50,14 +51,14 @@ class Sweep:
     choice: Judged | None
     """The merge to take; None where no task that was tuned on was measured."""
     command: str | None
-    """The command that writes it to disk."""
+    """The command that writes it to disk; None for the base, which is there."""
     suggestion: Any = None
     """Where one was asked for, a `speechft.sweeping.suggestion.Suggestion` in place of the rest."""
 
 
 def sweep(
     settings: SweepSettings,
-    corpus: str | Sequence[str],
+    corpus: Sequence[str],
     config: EvaluationConfig,
     folder: Path,
     *,
@@ -72,7 +73,7 @@ def sweep(
 
     Args:
         settings: Which merges.
-        corpus: As `find_corpus` takes it, one or several.
+        corpus: As `find_corpus` takes them; none for those that TUNED was tuned on.
         config: Tasks and protocol.
         folder: Where results go.
         seed: Seed of the probes.
@@ -86,7 +87,9 @@ def sweep(
     merger = Merger(settings.base, settings.tuned)
     points = points_of(settings, merger.names)
     shared = shares_downsampler(merger, points[-1])
+    corpus = corpora_of(settings.tuned, corpus)
     tasks = open_tasks(corpus, config, folder, test=test)
+    tell_corpora(settings.tuned, tasks[1].values())
     bench = Bench(settings, merger, shared, *tasks, config, folder, seed)
     tuned_on = tasks_tuned_on(settings, [task.name for task in bench.tasks])
     units = [bench.unit(point, test=test) for point in points]
@@ -341,7 +344,7 @@ def _result(
 ) -> Sweep:
     choice = chosen(found)
     command = None
-    if choice is not None:
+    if choice is not None and choice is not found[0]:
         command = merge_command(settings.base, settings.tuned, choice.point.settings)
     return Sweep(rows, found, tuned_on, choice, command)
 
@@ -359,39 +362,3 @@ def as_json(settings: SweepSettings, result: Sweep) -> dict[str, Any]:
         "choice": None if result.choice is None else result.choice.point.name,
         "command": result.command,
     }
-
-
-class Found(Protocol):
-    """What a sweep and a search have in common."""
-
-    @property
-    def judged(self) -> list[Judged]:
-        """Every merge against the base, which is the first."""
-
-    @property
-    def choice(self) -> Judged | None:
-        """The merge to take."""
-
-    @property
-    def tuned_on(self) -> tuple[str, ...]:
-        """Tasks that were tuned on."""
-
-
-def table(result: Found) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells of a sweep for a terminal: gains with their intervals on dev."""
-    tasks = list(result.judged[0].changes)
-    header = ["merge", *(f"{t}{' (tuned)' * (t in result.tuned_on)}" for t in tasks), "kept", ""]
-    cells = []
-    for one in result.judged:
-        marks = ["front"] * one.front + ["choice"] * (one is result.choice)
-        gains = [_cell(one.changes.get(task)) for task in tasks]
-        kept = "-" if one.kept is None else f"{one.kept:+.1f}"
-        cells.append([one.point.name, *gains, kept, ", ".join(marks)])
-    return header, cells
-
-
-def _cell(change: Change | None) -> str:
-    if change is None:
-        return "-"
-    low, high = change.interval
-    return f"{change.gain:+.1f} [{low:+.1f}, {high:+.1f}]"

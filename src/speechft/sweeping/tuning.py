@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from speechft.config import build
+from speechft.data.found_again import Recorded, find_again
 from speechft.data.labels import Vocabulary
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, ConfigError
@@ -30,6 +31,13 @@ class Tuning:
     """With ``encoder``, ``head.safetensors`` and ``vocabulary.json``."""
     config: dict[str, Any]
     """Section ``finetuning`` of its recipe, as it was resolved."""
+    digests: tuple[str, ...] = ()
+    """Of the corpora that it heard."""
+
+    @property
+    def corpora(self) -> list[Recorded]:
+        """Return the corpora that it heard, with their places now."""
+        return [find_again(self.folder, digest) for digest in self.digests]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -77,7 +85,12 @@ def _read(folder: Path) -> Tuning | None:
         return None
     config = content.get("config")
     tuning = config.get("finetuning") if isinstance(config, dict) else None
-    return Tuning(folder, tuning) if isinstance(tuning, dict) else None
+    if not isinstance(tuning, dict):
+        return None
+    inputs = content.get("inputs")
+    told = inputs.items() if isinstance(inputs, dict) else ()
+    heard = (str(digest) for name, digest in told if str(name).partition(" ")[0] == "corpus")
+    return Tuning(folder, tuning, tuple(dict.fromkeys(heard)))
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,11 @@ class Measure:
     """What a row says beside the figure."""
 
     @property
+    def best(self) -> float:
+        """Return the figure that nothing exceeds."""
+        return (100.0 if self.percent else 1.0) if self.higher_is_better else 0.0
+
+    @property
     def heading(self) -> str:
         """Return how the field writes it, with its unit."""
         written = self.written or self.name.replace("_", " ")
