@@ -78,8 +78,8 @@ def sweep(
         test: Report the test split beside what is chosen on dev.
         suggest: Instead, suggest an alpha without labels of other tasks, from the head that the
             encoder was tuned with; not yet judged. It takes corpus, method, options, rules, weight
-            norm, dtype, allow, force, seed, precision, device and the setting max_left_out; whatever
-            else is refused.
+            norm, dtype, allow, force, seed, precision, device and the setting
+            max_left_out; whatever else is refused.
         protocol: mini, default or s3prl.
         seed: First seed of the probes.
         seeds: Probe seeds.
@@ -239,16 +239,15 @@ def _check_suggestion(given: Mapping[str, Any]) -> None:
     """
     from speechft.errors import ConfigError
 
-    idle = []
+    idle: list[str] = []
     for name, parameter in inspect.signature(sweep).parameters.items():
         value, keys = given[name], parameter.kind is parameter.VAR_KEYWORD
         default = None if keys else parameter.default
         if name not in _SUGGESTION and value != default and (value or default):
-            if keys or name == "overrides":
-                texts = list(value) if keys else texts_of(value)
-                idle += [text for text in texts if text.partition("=")[0] not in _SUGGESTION]
-            else:
-                idle.append(f"--{name.replace('_', '-')}")
+            texts = list(value) if keys else texts_of(value) if name == "overrides" else [name]
+            told = [text for text in texts if text.partition("=")[0] not in _SUGGESTION]
+            option = "--set" if name == "overrides" else f"--{name.replace('_', '-')}"
+            idle += told if keys else [option] * bool(told)
     if idle:
         raise ConfigError(
             f"--suggest takes no {', '.join(idle)}: it looks at the tuned task alone, at alphas of "
