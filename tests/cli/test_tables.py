@@ -84,6 +84,23 @@ def test_summary_of_a_corpus(csv: Path, tmp_path: Path, capsys: pytest.CaptureFi
         assert part in text
 
 
+def test_what_is_next_is_what_the_corpus_allows(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not all tasks of the demo; nothing that would refuse it for what it lost."""
+    names = [(split, who) for split in ("train", "dev", "test") for who in ("anna", "bert")]
+    for n, _ in enumerate(names):
+        soundfile.write(tmp_path / f"{n}.wav", np.full(16_000, 0.1 + n / 20), 16_000)
+    rows = "".join(f"{n}.wav,{split},{who}\n" for n, (split, who) in enumerate(names))
+    csv.write_text(f"path,split,speaker\n{rows}")
+    prepare(csv, tmp_path / "out")
+    demo = f"run demo --corpus {tmp_path / 'out'} --set evaluation.tasks=available --out runs/mine"
+    assert f"next: speechft {demo}" in capsys.readouterr().out
+    csv.write_text(f"path,split,speaker\n{rows}gone.wav,dev,bert\n")
+    prepare(csv, tmp_path / "out", code=1)
+    assert f"next: speechft inspect {tmp_path / 'out'}" in capsys.readouterr().out
+
+
 def test_summary_of_a_corpus_for_programs(
     csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

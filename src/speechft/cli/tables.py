@@ -73,11 +73,25 @@ def print_corpus(corpus: Corpus, left_out: Sequence[Issue] = ()) -> None:
 
 
 def _next(corpus: Corpus) -> str:
-    """Return what can be done with a corpus: the demo, an evaluation of some task, or features."""
+    """Return what can be done with a corpus: the demo, an evaluation of some task, or features.
+
+    One that lost more than these allow is looked at.
+    """
+    from speechft.data.labels import MAX_LEFT_OUT
+    from speechft.data.losses import check_losses
+    from speechft.errors import DataError
+    from speechft.evaluation.config import EvaluationConfig
     from speechft.tasks import TASKS, find_task
 
+    try:
+        check_losses(corpus, corpus.statistics, MAX_LEFT_OUT, "max_left_out")
+    except DataError:
+        return command("inspect", corpus.place)
     if find_task("sid").supported_by(corpus):
-        return command("run", "demo", corpus=corpus.place, out="runs/mine")
+        usual = EvaluationConfig().tasks
+        whole = all(find_task(name).supported_by(corpus) for name in usual)
+        fewer = None if whole else "evaluation.tasks=available"
+        return command("run", "demo", corpus=corpus.place, set_=fewer, out="runs/mine")
     if any(task.supported_by(corpus) for task in TASKS.values()):
         return command("evaluate", "tiny-hubert", corpus=corpus.place, out="runs/eval")
     return command("extract", "tiny-hubert", corpus.place, out="feats")
