@@ -21,7 +21,8 @@ import typer
 
 from helpers import speech_encoder
 from speechft import cli
-from speechft.commands import command, shell
+from speechft.commands import command, option, running, shell, takes
+from speechft.data.manifest import Corpus
 from speechft.encoders.load import load_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -136,6 +137,78 @@ def test_options_that_errors_speak_of_exist() -> None:
                     told[option] = f"{path.relative_to(SRC)}:{node.lineno}"
     assert told.keys() & known
     assert {o: place for o, place in told.items() if o not in known} == {}
+
+
+def test_options_that_are_named_in_the_words_of_whoever_is_told_exist() -> None:
+    """`option` and `takes` go by names in Python; each is one of some verb."""
+    known = {p.name for verb in PARSER.commands.values() for p in verb.params}
+    asked = {
+        ast.literal_eval(node.args[0])
+        for path, tree in trees("speechft.commands import")
+        if path.name != "commands.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("option", "takes")
+    }
+    assert {"config", "force", "allow", "allow_nonfinite"} <= asked <= known
+
+
+def test_within_python_options_are_arguments() -> None:
+    assert (option("force"), option("allow", "a,b")) == ("force=True", "allow='a,b'")
+    assert takes("config"), "who calls a function knows what it takes"
+    with running("speechft x", ["allow_nonfinite"]):
+        assert option("allow_nonfinite") == "--allow-nonfinite"
+        assert (takes("allow_nonfinite"), takes("config")) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "holds"),
+    [
+        ("evaluate X --corpus C --tasks sid --out o", "speechft convert X encoder --config CONFIG"),
+        ("analyze B X --corpus C --out o", "speechft convert X encoder --config CONFIG"),
+        ("units fit X A --out o", "speechft convert X encoder --config CONFIG"),
+        ("extract X A --out o", "with --config CONFIG"),
+        ("convert X o", "with --config CONFIG"),
+        ("merge X B --allow settings --out o", "--out NAME.safetensors"),
+        ("sweep X B --allow settings --corpus C --tasks sid --out o", "NAME.config.json"),
+        ("evaluate N --corpus C --tasks sid --out o", "diverged"),
+        ("extract N A --out o", "--allow-nonfinite"),
+        ("sweep B B --corpus C --tasks sid --out o", "--force (or --allow equal)"),
+    ],
+)
+def test_a_hint_names_options_that_the_running_verb_has(
+    line: str,
+    holds: str,
+    tones: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Weights X without a configuration, of a size that was never published; N holds NaN."""
+    monkeypatch.chdir(tmp_path)
+    encoder = speech_encoder("hubert")
+    encoder.save(tmp_path / "B")
+    state = {f"hubert.{name}": value for name, value in encoder.model.state_dict().items()}
+    torch.save(state, tmp_path / "X")
+    with torch.no_grad():
+        next(encoder.model.parameters()).fill_(float("nan"))
+    encoder.save(tmp_path / "N")
+    soundfile.write(tmp_path / "A", np.zeros(8_000), 16_000, format="WAV")
+    (tmp_path / "C").symlink_to(tones.folder)
+    code, _, err = say(f"speechft {line}", monkeypatch, capsys)
+    hint = err.partition("hint: ")[2]
+    assert (code, holds in hint) == (1, True), err
+    commands = re.findall(r"speechft [^,;]+", hint)
+    for told in commands:
+        assert parse(told)
+        hint = hint.replace(told, "")
+    verb = PARSER.commands[line.split()[0]]
+    known = {name for parameter in verb.params for name in parameter.opts}
+    assert set(re.findall(r"--[a-z-]+", hint)) <= known
+    if commands:
+        code, _, err = say(commands[0].replace("CONFIG", "B"), monkeypatch, capsys)
+        assert code == 0, "what is told works"
+        code, _, err = say(f"speechft {line}".replace("X", "encoder"), monkeypatch, capsys)
+        assert "configuration" not in err
 
 
 def commands_of_docs() -> Iterator[tuple[str, str]]:

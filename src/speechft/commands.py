@@ -9,25 +9,53 @@ from contextvars import ContextVar
 from pathlib import Path
 
 _typed: ContextVar[str | None] = ContextVar("typed", default=None)
+_taken: ContextVar[frozenset[str] | None] = ContextVar("taken", default=None)
 
 
 @contextlib.contextmanager
-def running(line: str) -> Iterator[None]:
-    """Remember the command line that runs, for cards and reports.
+def running(line: str, options: Iterable[str] | None = None) -> Iterator[None]:
+    """Remember the command line that runs, for cards, reports and hints.
 
     Args:
         line: As `speechft.naming.public_command` shows it.
+        options: What the verb takes, by name in Python; None where that is not known.
     """
-    token = _typed.set(line)
+    tokens = _typed.set(line), _taken.set(None if options is None else frozenset(options))
     try:
         yield
     finally:
-        _typed.reset(token)
+        _typed.reset(tokens[0])
+        _taken.reset(tokens[1])
 
 
 def typed_command() -> str | None:
     """Return the command line that runs, with names in the stead of paths; None within Python."""
     return _typed.get()
+
+
+def takes(name: str) -> bool:
+    """Return whether the verb that runs has an option, so that a hint may name it.
+
+    Within Python that is not known, and what is called is taken to have it.
+
+    Args:
+        name: Of the option in Python.
+    """
+    taken = _taken.get()
+    return taken is None or name in taken
+
+
+def option(name: str, value: str | None = None) -> str:
+    """Return an option as whoever is told of it gives it: typed, or as an argument in Python.
+
+    Args:
+        name: In Python.
+        value: None for a flag.
+    """
+    if _taken.get() is None:
+        return f"{name}={True if value is None else repr(value)}"
+    words = [f"--{name.replace('_', '-')}", *([] if value is None else [value])]
+    return " ".join(words)
 
 
 def command(

@@ -100,7 +100,7 @@ def test_a_folder_without_configuration_is_described(tmp_path: Path) -> None:
     found = inspect_encoder(tmp_path)
     assert (found.layers, found.dim) == (2, 24)
     assert found.digest == digest_of(tmp_path)
-    assert "--config" in str(found.problem)
+    assert "config='CONFIG'" in str(found.problem)
 
 
 def test_features_without_weights_are_no_choice() -> None:

@@ -341,7 +341,7 @@ def test_encoder_with_nan_is_refused_unless_allowed(
     encoder.save(tmp_path / "nan")
     with pytest.raises(CheckpointError, match="NaN or infinite") as caught:
         extract(tmp_path / "nan", audio, tmp_path / "out")
-    assert "--allow-nonfinite" in str(caught.value.hint)
+    assert "allow_nonfinite=True" in str(caught.value.hint)
     assert not (tmp_path / "out").exists()
     report = extract(tmp_path / "nan", audio / "a.wav", tmp_path / "out", allow_nonfinite=True)
     assert report.written == 1

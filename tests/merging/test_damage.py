@@ -99,9 +99,9 @@ def test_damage_is_named_and_force_does_not_cover_it(
     base, tuned = base_model, tuned_model
     with pytest.raises(LineageError) as caught:
         merge(base, tuned)
-    assert f"--allow {check}" in str(caught.value) or f"(or --allow {check}" in str(caught.value)
+    assert f"allow='{check}" in str(caught.value)
     if check != "lineage":
-        with pytest.raises(LineageError, match="--allow"):
+        with pytest.raises(LineageError, match="allow="):
             merge(base, tuned, force=True)
     assert merge(base, tuned, allow=",".join(CHECKS)) is not None
 
@@ -191,7 +191,7 @@ def test_other_types_in_the_base(kind: torch.dtype, base_model: Any, tune: Any, 
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(LineageError, match=r"q_proj\.weight \(") as caught:
         merge(base, tuned, force=True)
-    assert "--allow types" in str(caught.value)
+    assert "allow='types'" in str(caught.value)
     assert merge(base, tuned, dry_run=True, allow="types").forced
 
 
@@ -211,7 +211,7 @@ def test_a_delta_of_zeros_and_one_of_damage(
                 merge(base, tmp_path / "x.safetensors")
     zero(MATRIX)(weights := load_file(tuned / "model.safetensors"))
     save_file(weights, tuned / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(LineageError, match="--allow zeros"):
+    with pytest.raises(LineageError, match="allow='zeros'"):
         make_delta(base, tuned, tmp_path / "z.safetensors", force=True)
     assert make_delta(base, tuned, tmp_path / "z.safetensors", allow="zeros").forced
 

@@ -43,7 +43,7 @@ def test_another_seed_is_recognised_and_can_be_forced(
     base, stranger = save(base_model, "base"), save(other, "other")
     text = refused(LineageError, "does not look tuned from", tmp_path / "out", base, stranger)
     assert "median cosine" in text
-    assert "--force" in text
+    assert "force=True (or allow='lineage')" in text, "in Python's words"
     report = merge(base, stranger, out=tmp_path / "out", force=True)
     assert report.forced
     assert report.evidence[0].forced
@@ -90,7 +90,7 @@ def test_configurations_that_differ_are_refused_by_name(
     tuned = save(tune(base_model), "tuned", **{field: value})
     text = refused(LineageError, label, tmp_path / "out", base, tuned)
     assert f"{value!r} in the tuned model" in text
-    with pytest.raises(LineageError, match="--allow settings"):
+    with pytest.raises(LineageError, match="allow='settings'"):
         merge(base, tuned, out=tmp_path / "out", force=True)
     assert merge(base, tuned, out=tmp_path / "out", allow="settings").forced
 
@@ -155,7 +155,7 @@ def test_nan_and_infinity_are_refused_by_tensor(
     assert report.public().forced[0] in (tmp_path / "out" / "README.md").read_text()
     with pytest.raises(LineageError, match="holds NaN or infinite") as caught:
         make_delta(base, tuned, tmp_path / "d.safetensors", force=True)
-    assert "--force" not in str(caught.value)
+    assert "force" not in str(caught.value.hint)
 
 
 def test_missing_superfluous_and_misshapen_tensors(
@@ -285,3 +285,20 @@ def test_the_report_tells_range_and_seconds(pair: Any, tmp_path: Path) -> None:
     done = merge(*pair, alpha=0.5, rules={"layers.0": 0.1}, out=tmp_path / "m")
     assert done.alpha_range == (0.1, 0.5)
     assert 0 < done.seconds < 1000
+
+
+def test_a_model_that_is_given_twice_is_warned_of(
+    base_model: Any, tune: Any, save: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tuned_model = tune(base_model)
+    base, tuned = save(base_model, "base"), save(tuned_model, "tuned")
+    for models in ([tuned, tuned], [tuned_model, tuned_model]):
+        merge(base, models)
+        assert capfd.readouterr().err.count("is given more than once, and counts as often") == 1
+    merge(base, [tuned, tuned_model])
+    assert "more than once" not in capfd.readouterr().err
+
+
+def test_modules_are_called_what_they_are(base_model: Any) -> None:
+    with pytest.raises(LineageError, match="the tuned module equals the base module in every"):
+        merge(base_model, base_model)

@@ -81,7 +81,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, base: Path, tones: Corpus) -> 
 
 
 def test_curves_of_a_real_head(
-    run: Path, base: Path, tones: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    base: Path,
+    tones: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(suggestion, "UPDATES", 8)
     monkeypatch.setattr(suggestion, "GRID", (0.0, 0.5, 1.0))
@@ -90,12 +95,11 @@ def test_curves_of_a_real_head(
     monkeypatch.setattr(Corpus, "_read", lambda c, n: (read.append(n), original(c, n))[1])
 
     def suggest(out: Path) -> Any:
-        return speechft.sweep(
-            base, run / "encoder", out=out, corpus=tones.folder, suggest=True, precision="fp32"
-        )
+        return speechft.sweep(base, run / "encoder", out=out, suggest=True, precision="fp32")
 
     found = suggest(tmp_path / "whole")
     assert set(read) == {"train", "dev"}, "test stays closed"
+    assert f"corpus: {tones.told}" in capfd.readouterr().err, "what it was tuned on"
     text = read_json(tmp_path / "whole" / "suggestion.json")
     assert text == found.suggestion.as_dict()
     assert (text["status"], text["task"], text["alphas"]) == ("not yet judged", "sid", [0, 0.5, 1])
@@ -132,12 +136,13 @@ def test_curves_of_a_real_head(
     assert suggest(tmp_path / "killed").suggestion == found.suggestion
 
 
-def test_a_copy_of_a_run_s_encoder_is_recognised(run: Path, tmp_path: Path) -> None:
+def test_a_copy_of_a_run_s_encoder_is_recognised(run: Path, tones: Corpus, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run" / "finetuning" / "stable")
     shutil.copytree(run / "encoder", tmp_path / "run" / "tuned")
     found = find_tuning(tmp_path / "run" / "tuned")
     assert found is not None
     assert (found.tasks, found.folder.name) == (("sid",), "stable")
+    assert [one.place for one in found.corpora] == [str(tones.folder)]
     assert find_tuning(run / "encoder").tasks == ("sid",)  # type: ignore[union-attr]
     shutil.copytree(run / "encoder", tmp_path / "alone")
     assert find_tuning(tmp_path / "alone") is None

@@ -224,7 +224,7 @@ def test_a_check_that_merge_lets_fail_is_let_fail_here_too(
 ) -> None:
     with pytest.raises(LineageError, match="equals the base") as caught:
         run(base, base, tones, tmp_path / "out", alphas="0.5", tasks="sid")
-    assert "--force (or --allow equal)" in str(caught.value)
+    assert "force=True (or allow='equal')" in str(caught.value)
     for how in ({"allow": "equal"}, {"force": True}):
         out = tmp_path / next(iter(how))
         found = run(base, base, tones, out, alphas="0.5", tasks="sid", **how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -109,8 +110,9 @@ def main() -> None:
     if launcher.alone_of_several():
         warn(_ALONE)
     try:
-        with handling_signals(), told(), running(public_command(["speechft", *sys.argv[1:]])):
-            _alone(sys.argv[1:])()
+        alone, line = _alone(sys.argv[1:]), public_command(["speechft", *sys.argv[1:]])
+        with handling_signals(), told(), running(line, _options(alone)):
+            alone()
     except SpeechftError as error:
         fail(f"error: {error}")
         sys.exit(1)
@@ -130,6 +132,12 @@ def _alone(typed: Sequence[str]) -> typer.Typer:
     alone = copy.copy(app)
     alone.registered_commands = named
     return alone
+
+
+def _options(alone: typer.Typer) -> list[str]:
+    """Return the options of the verbs of an application, by their names in Python."""
+    verbs = [c.callback for c in alone.registered_commands if c.callback]
+    return [name for verb in verbs for name in inspect.signature(verb).parameters]
 
 
 def _version(show: bool) -> None:

@@ -17,6 +17,7 @@ from speechft.encoders.conversion.schema import check_size
 from speechft.encoders.conversion.settings import check_rate, complete_settings
 from speechft.encoders.conversion.tensors import FileTensor, Tensor, numel
 from speechft.encoders.families import FAMILIES
+from speechft.encoders.hints import nonfinite_hint
 from speechft.encoders.hugging_face import HuggingFaceEncoder
 from speechft.errors import CheckpointError
 
@@ -243,5 +244,5 @@ def _check(source: str, model: Any, report: Mapping[str, Any], allow_nonfinite: 
     if broken and not allow_nonfinite:
         raise CheckpointError(
             f"{source}: NaN or infinite weights in {', '.join(broken[:5])}",
-            hint="the training that wrote it diverged; --allow-nonfinite takes it nevertheless",
+            hint=nonfinite_hint(),
         )

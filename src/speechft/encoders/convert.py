@@ -23,6 +23,7 @@ from speechft.encoders.conversion.s3prl import (
 )
 from speechft.encoders.conversion.settings import complete_settings
 from speechft.encoders.families import FAMILIES, Family
+from speechft.encoders.hints import nonfinite_hint
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder
 from speechft.errors import CheckpointError, ConfigError, unknown_choice
@@ -269,7 +270,7 @@ def _check_heads(source: str, heads: Mapping[str, torch.Tensor]) -> None:
     if broken:
         raise CheckpointError(
             f"{source}: NaN or infinite weights in {', '.join(broken[:5])}",
-            hint="the training that wrote it diverged; --allow-nonfinite takes it nevertheless",
+            hint=nonfinite_hint(),
         )
 
 

@@ -15,6 +15,7 @@ from speechft.encoders.conversion.keys import is_pretraining_head
 from speechft.encoders.conversion.settings import check_rate, complete_settings, known_sizes
 from speechft.encoders.conversion.tensors import FLOAT_BYTES, is_finite, numel
 from speechft.encoders.families import FAMILIES, Family, find_family
+from speechft.encoders.hints import CONFIG_ASKED
 from speechft.encoders.load import digest_of
 from speechft.encoders.opening import open_encoder, resolve_encoder
 from speechft.errors import CheckpointError
@@ -131,7 +132,7 @@ def inspect_encoder(name: str | Path, config: str | Path | None = None) -> Inspe
     layers, dim, attention_heads = (settings.get(names[size]) for size in _SIZES)
     nonfinite = [n for n, tensor in encoder.items() if not is_finite(tensor)]
     if nonfinite and problem is None:
-        problem = "NaN or infinite weights; --allow-nonfinite takes them nevertheless"
+        problem = "NaN or infinite weights; extract and convert --allow-nonfinite take them"
     return Inspection(
         path=str(path),
         format=checkpoint.format,
@@ -198,7 +199,7 @@ def _next(
     if checkpoint.family is not None and checkpoint.family not in FAMILIES:
         return []
     if problem is not None:
-        is_asked = "--config" in problem and config is None
+        is_asked = CONFIG_ASKED in problem and config is None
         return [command("inspect", name, config="CONFIG")] if is_asked else []
     with_config = {"config": None if config is None else str(config)}
     commands = [command("extract", name, "AUDIO...", out="feats", **with_config)]

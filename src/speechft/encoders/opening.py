@@ -84,7 +84,7 @@ def open_encoder(
         ("tensors of no head that is known", opened.not_understood()),
     ):
         if names:
-            _say_once(f"{opened.source}: {what} are left out: {_some(names)}")
+            say_once(f"{opened.source}: {what} are left out: {_some(names)}")
     return opened
 
 
@@ -100,7 +100,7 @@ def _opened(path: Path, role: str, base: Checkpoint | None, depth: int = 0) -> C
     elif base is not None:
         below = base
         if adapter.base and public_name(adapter.base) != public_name(base.source):
-            _say_once(
+            say_once(
                 f"{adapter.source} was made for {public_name(adapter.base)}, and is put on "
                 f"{public_name(base.source)}"
             )
@@ -145,7 +145,8 @@ def _base_of(adapter: Adapter) -> Path:
 
 
 @cache
-def _say_once(text: str) -> None:
+def say_once(text: str) -> None:
+    """Log what is found anew whenever the same file is opened, once a process."""
     log(text)
 
 

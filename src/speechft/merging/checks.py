@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from speechft.commands import option, takes
 from speechft.errors import ConfigError, LineageError, unknown_choice
 
 CHECKS = {
@@ -59,15 +60,23 @@ def refuse(objections: Sequence[Objection], allowed: Collection[str], hint: str 
     """
     left = [one for one in objections if one.check not in allowed]
     if left:
-        names = ",".join(unique(one.check for one in left))
-        forced = all(one.check in FORCED for one in left)
-        way = f"--force (or --allow {names})" if forced else f"--allow {names}"
+        way = way_past(unique(one.check for one in left))
         more = [f"and {len(left) - 4} more"] if len(left) > 4 else []
         raise LineageError(
             "; ".join([*(one.text for one in left[:4]), *more]),
             hint=f"{hint or HINTS.get(left[0].check, HINT)}; {way} merges nevertheless and says so",
         )
     return [one.text for one in objections]
+
+
+def way_past(checks: Sequence[str]) -> str:
+    """Return what lets checks pass, as whoever is told gives it: an option, an argument, a key."""
+    names = ",".join(checks)
+    if not takes("allow"):
+        return f"merging.allow=[{names}]"
+    allow = option("allow", names)
+    forced = takes("force") and all(check in FORCED for check in checks)
+    return f"{option('force')} (or {allow})" if forced else allow
 
 
 def unique(names: Iterable[str]) -> list[str]:
@@ -78,7 +87,7 @@ def unique(names: Iterable[str]) -> list[str]:
 HINT = "give the checkpoint that the tuned model was initialised from"
 _DAMAGED = "the file is damaged or was not written to its end; copy or make it again"
 HINTS = {
-    "equal": "was the same model given twice, or a checkpoint from before the encoder was trained?",
+    "equal": "the same model may be given twice, or be from before the encoder was trained",
     "zeros": _DAMAGED,
     "constants": _DAMAGED,
     "scale": _DAMAGED,

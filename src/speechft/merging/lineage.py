@@ -266,7 +266,8 @@ def check_weights(base: Checkpoint, model: Checkpoint, change: Change) -> list[O
     """
     found = []
     if change.tensors and len(change.equal) == len(change.tensors):
-        text = f"{model.source} equals the base {base.source} in every tensor that is merged"
+        of = base.source if base.source.startswith("the base") else f"the base {base.source}"
+        text = f"{model.source} equals {of} in every tensor that is merged"
         found.append(Objection("equal", text))
     broken = [name for name, tensor in change.tensors.items() if not tensor.finite]
     if broken:

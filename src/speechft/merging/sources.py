@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from speechft.console import warn
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.settings import told_settings
 from speechft.encoders.families import find_family
@@ -33,9 +34,20 @@ def open_models(base: Any, tuned: Sequence[Any]) -> tuple[Checkpoint, list[Check
         )
     opened = open_base(base)
     models = [open_encoder(model, "tuned", base=opened) for model in tuned]
+    _warn_of_twice(tuned, models)
     for model in (opened, *models):
         _check_whole(model)
     return opened, models
+
+
+def _warn_of_twice(given: Sequence[Any], models: Sequence[Checkpoint]) -> None:
+    """Say of tuned models that are one and the same that it counts as often as it was given."""
+    seen: list[Any] = []
+    for one, model in zip(given, models, strict=True):
+        key = [file.resolve() for file in model.files] or id(one)
+        if key in seen:
+            warn(f"{model.source} is given more than once, and counts as often")
+        seen.append(key)
 
 
 def _check_whole(model: Checkpoint) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.tensors import Buffer, Tensor, encode, round_through
 from speechft.errors import CheckpointError, LineageError
+from speechft.merging.checks import way_past
 from speechft.merging.lineage import Change
 from speechft.merging.plan import Plan, TensorPlan
 from speechft.merging.tensor_change import TensorChange
@@ -234,8 +235,7 @@ def _encode(item: TensorPlan, values: Buffer, is_checked: bool) -> Buffer:
             raise CheckpointError(
                 f"tensor {item.canonical} reaches {largest:.3g}, beyond the range of "
                 f"{_TYPE_NAMES[item.dtype]}",
-                hint="write a wider type, float32 or bfloat16 with --dtype, or take a smaller "
-                "alpha",
+                hint="write a wider type, float32 or bfloat16, or take a smaller alpha",
             )
         if is_checked and not np.isfinite(values).all():
             raise CheckpointError(
@@ -251,7 +251,7 @@ def _check_finite(model: Checkpoint, item: TensorPlan, values: Buffer) -> None:
         raise LineageError(
             f"{model.source}: tensor {item.canonical} holds NaN or infinite values "
             f"({bad} in one piece of {values.size})",
-            hint="training diverged or the file is damaged; --force (or --allow nonfinite) merges "
+            hint=f"training diverged or the file is damaged; {way_past(['nonfinite'])} merges "
             "nevertheless",
         )
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from speechft.cards.card import CARD_NAME
+from speechft.commands import option, takes
 from speechft.encoders.conversion.checkpoints import Checkpoint
 from speechft.encoders.conversion.s3prl import s3prl_checkpoint
 from speechft.encoders.conversion.settings import implied_normalisation, published_settings
@@ -114,10 +115,12 @@ def _published(base: Checkpoint) -> dict[str, Any]:
     try:
         return published_settings(base)
     except CheckpointError as error:
+        weights = option("out", "NAME.safetensors")
+        bare = f", or write bare weights, {weights}" if takes("to") else ""
         raise CheckpointError(
             f"a Hugging Face folder needs a configuration: {error.message}",
-            hint="give the base as a folder with config.json, put NAME.config.json beside its file,"
-            " or write --out NAME.safetensors",
+            hint="give the base as a folder with config.json, or put NAME.config.json beside its "
+            f"file{bare}",
         ) from None
 
 

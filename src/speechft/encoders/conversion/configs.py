@@ -10,6 +10,7 @@ from typing import Any
 from speechft.encoders.conversion.tensors import Tensor
 from speechft.encoders.families import FAMILIES, find_family, in_s3prl
 from speechft.encoders.families.tables import FIELDS
+from speechft.encoders.hints import config_hint
 from speechft.errors import CheckpointError
 
 KEPT_KEYS = ("task_cfg", "model_cfg", "dictionaries_symbols", "cfg", "args")
@@ -212,7 +213,7 @@ def unsupported_family(name: str) -> CheckpointError:
     """Build the error for a family that s3prl and fairseq files are not read for."""
     spelt = name.lower().replace("_", "-")
     twin = next((family for family in FAMILIES if spelt.startswith(family)), None)
-    hint = "give its configuration with --config, as a config.json or a checkpoint that has one"
+    hint = config_hint("CHECKPOINT")
     if twin is not None or spelt.startswith("data2vec"):
         hint = (
             f"{twin or 'data2vec-audio'} is read as a Hugging Face folder: give the model of the "

@@ -40,7 +40,7 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
     ".yml": ("is text in YAML, not a checkpoint", "a recipe is run: {run}"),
     ".json": (
         "is JSON, not a checkpoint",
-        "give the folder; a configuration beside other weights is given with --config",
+        "give the folder that holds it and the weights",
     ),
     ".onnx": ("is ONNX, which holds no weights by name", "give the model that it was made of"),
     ".h5": ("is HDF5 (Keras, TensorFlow)", "save it from PyTorch as safetensors"),

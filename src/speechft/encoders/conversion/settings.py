@@ -11,8 +11,8 @@ from speechft.encoders.conversion import configs
 from speechft.encoders.conversion.checkpoints import BIN_NAME, Checkpoint
 from speechft.encoders.conversion.schema import check_settings
 from speechft.encoders.families import FAMILIES, Family, find_family
-from speechft.encoders.families.fairseq import CONFIG_HINT
-from speechft.encoders.opening import open_encoder
+from speechft.encoders.hints import config_hint
+from speechft.encoders.opening import open_encoder, say_once
 from speechft.encoders.timing import SAMPLE_RATE
 from speechft.errors import CheckpointError
 from speechft.storage.files import CONFIG_NAME, WEIGHTS_NAME, read_json, read_processor
@@ -57,7 +57,7 @@ def complete_settings(
     if given is not None and own is not None and settings.get("do_normalize") != own:
         log(
             f"{checkpoint.source} was trained on waveforms "
-            f"{'normalised' if own else 'as they are'}: taken, whatever --config says"
+            f"{'normalised' if own else 'as they are'}: taken, whatever {given} says"
         )
         settings["do_normalize"] = own
     if settings.get("do_normalize") is None:
@@ -135,7 +135,7 @@ def _read(given: str | Path, checkpoint: Checkpoint) -> dict[str, Any]:
     if path.is_dir() or path.suffix != ".json":
         settings = open_encoder(given).settings()
         if settings is None:
-            raise CheckpointError(f"{given} has no configuration", hint=CONFIG_HINT)
+            raise CheckpointError(f"{given} has no configuration", hint=config_hint(given))
         return settings
     content = read_json(path)
     if not isinstance(content, dict):
@@ -167,7 +167,7 @@ def published_settings(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     tensors = checkpoint.by_name()
     settings, told = _family(checkpoint).published(tensors, checkpoint.source)
-    log(f"{checkpoint.source} holds no configuration: {told}")
+    say_once(f"{checkpoint.source} holds no configuration: {told}")
     return settings
 
 
@@ -179,13 +179,17 @@ def _family(checkpoint: Checkpoint) -> Family:
     if isinstance(named, str):
         return FAMILIES[configs.family_by_name(named)]
     families = [f for f in FAMILIES.values() if f.is_fairseq]
+    below = (checkpoint.prefix or "").removesuffix(".").rpartition(".")[2]  # transformers' prefix
+    for family in families:
+        if family.name.replace("-", "_") == below:
+            return family
     for family in families:
         if checkpoint.format in family.assumed_for:
             return family
     raise CheckpointError(
         f"{checkpoint.source} holds no configuration and no pre-training head, so that it cannot "
         f"be told which of these it is: {', '.join(f.name for f in families)}",
-        hint=CONFIG_HINT,
+        hint=config_hint(checkpoint.source),
     )
 
 

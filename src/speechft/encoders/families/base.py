@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.encoders.families.tables import normalise_weight_norm
+from speechft.encoders.hints import config_hint
 from speechft.encoders.timing import FrameTiming, timing_of
 from speechft.errors import CheckpointError
 
@@ -217,7 +218,7 @@ class Family(ABC):
         raise CheckpointError(
             f"{source} holds no configuration, and that of a {self.name} encoder cannot be read "
             "off its tensors",
-            hint="give its config.json with --config (config=... in Python)",
+            hint=config_hint(source),
         )
 
     def published(

@@ -15,6 +15,7 @@ from speechft.encoders.families.tables import (
     rightwards,
     translate,
 )
+from speechft.encoders.hints import config_hint
 from speechft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class FairseqFamily(ConvolutionalFamily):
             raise CheckpointError(
                 f"{source} is no complete encoder of a known family; its tensors begin "
                 f"with {', '.join(list(tensors)[:3])}",
-                hint=CONFIG_HINT,
+                hint=config_hint(source),
             ) from None
         normed = f"{CONV.format(i=1)}.layer_norm.weight" in tensors
         sizes = {
@@ -152,7 +153,7 @@ class FairseqFamily(ConvolutionalFamily):
             raise CheckpointError(
                 f"{source} holds no configuration, and its sizes are not those of a "
                 f"published model: {' and '.join(unknown)} cannot be known",
-                hint=CONFIG_HINT,
+                hint=config_hint(source),
             )
         large = sizes["feat_extract_norm"] == "layer"
         told = f"taken as published ({self.name}, {heads} heads, "
@@ -198,12 +199,6 @@ class FairseqFamily(ConvolutionalFamily):
             return self.heads(settings, weights)
         zeros = torch.zeros(int(settings["hidden_size"]))
         return {"mask_emb": zeros, **self.heads(settings, weights)}
-
-
-CONFIG_HINT = (
-    "give its configuration with --config (config=... in Python): a config.json, an encoder folder,"
-    " or the s3prl or fairseq checkpoint that it was tuned from"
-)
 
 
 def _heads(tensors: Mapping[str, Tensor], hidden: int) -> int | None:

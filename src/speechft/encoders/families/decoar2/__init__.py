@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from speechft.encoders.families.base import Family, Strides
-from speechft.encoders.families.fairseq import CONFIG_HINT
 from speechft.encoders.families.tables import (
     FIELDS,
     count_layers,
     normalise_weight_norm,
     old_weight_norm,
 )
+from speechft.encoders.hints import config_hint
 from speechft.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Decoar2(Family):
             raise CheckpointError(
                 f"{source} holds no configuration, and its dimension {dim} does not go "
                 f"with the published {heads} attention heads",
-                hint=CONFIG_HINT,
+                hint=config_hint(source),
             )
         return settings, f"{heads} heads taken, as published"
 
