@@ -105,6 +105,11 @@ class Bar:
             self.progress.update(self.task, note=visible_name(text))
 
 
+def shows_progress() -> bool:
+    """Return whether bars are shown: on a terminal, by the main process."""
+    return is_main_process() and sys.stderr.isatty()
+
+
 @contextmanager
 def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Bar]:
     """Show a bar with count, elapsed and remaining time; silent when stderr is not a terminal.
@@ -114,7 +119,7 @@ def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Ba
         total: Number of units of work.
         done: Units that an earlier, interrupted run has already done.
     """
-    if not (is_main_process() and sys.stderr.isatty()):
+    if not shows_progress():
         yield Bar()
         return
     from rich.progress import (
