@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import logging
@@ -30,6 +31,10 @@ class Web:
     ranges: bool = True
     tags: bool = True
     """Whether it tells ETags."""
+    packs: str = ""
+    """Content-Encoding of every body: ``gzip`` packs it, any other says so alone."""
+    wait: str = ""
+    """Retry-After of every answer that is a status."""
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     """Method, path and range of every request."""
     ended: threading.Event = field(default_factory=threading.Event)
@@ -69,6 +74,9 @@ class _Handler(SimpleHTTPRequestHandler):
             start = int(first) + (3 if trouble == "other" else 0)
             data, status = data[start : int(last) + 1 if last else None], 206
             headers["Content-Range"] = f"bytes {start}-{start + len(data) - 1}/{whole}"
+        if web.packs:
+            headers["Content-Encoding"] = web.packs
+            data = gzip.compress(data) if web.packs == "gzip" else data
         said = len(data) - 5 if trouble == "short" else len(data)
         if trouble.startswith("size:"):
             said = int(trouble.removeprefix("size:"))
@@ -88,8 +96,9 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def _plain(self, status: int, **headers: str) -> None:
         self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
+        for name, value in {**headers, "Retry-After": self.web.wait}.items():
+            if value:
+                self.send_header(name, value)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -113,6 +113,33 @@ def test_names_are_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> N
     assert not obeyed(captured.out + captured.err)
 
 
+def test_results_are_printed_by_the_first_process_and_errors_by_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def spoken(rank: int, error: str) -> tuple[str, str]:
+        monkeypatch.setenv("RANK", str(rank))
+        say("result")
+        print_table("t", ["x"], [["1"]])
+        fail(error)
+        captured = capsys.readouterr()
+        return captured.out, captured.err
+
+    alike = [spoken(rank, "error: the same") for rank in range(2)]
+    assert [bool(out) for out, _ in alike] == [True, False]
+    assert [err for _, err in alike] == ["error: the same\n"] * 2, "nobody tells them of each other"
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    said = []
+    for rank, error in ((1, "error: of one"), (1, "error: of both"), (0, "error: of both")):
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / str(rank) / "error.json"))
+        said.append(spoken(rank, error)[1])
+    assert said == ["error: of one\n", "error: of both\n", ""]
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "gone" / "0" / "error.json"))
+    assert spoken(0, "error: of both")[1] == "error: of both\n"
+
+
 def test_line_feeds_in_names_begin_no_line(capsys: pytest.CaptureFixture[str]) -> None:
     log("speaker a\nerror: b")
     print_table("t", ["x\ny"], [["a\nb"]])

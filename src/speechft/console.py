@@ -61,13 +61,15 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print a result to stdout."""
-    _send(sys.stdout, visible(text) + end)
+    """Print a result to stdout, on the main process only."""
+    if is_main_process():
+        _send(sys.stdout, visible(text) + end)
 
 
 def fail(message: str) -> None:
-    """Print an error to stderr, on every process."""
-    _send(sys.stderr, visible(message) + "\n")
+    """Print an error to stderr, on every process, but what is the same once a host."""
+    if launcher.is_first_to_say(message):
+        _send(sys.stderr, visible(message) + "\n")
 
 
 def log(message: str) -> None:
@@ -105,6 +107,11 @@ class Bar:
             self.progress.update(self.task, note=visible_name(text))
 
 
+def shows_progress() -> bool:
+    """Return whether bars are shown: on a terminal, by the main process."""
+    return is_main_process() and sys.stderr.isatty()
+
+
 @contextmanager
 def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Bar]:
     """Show a bar with count, elapsed and remaining time; silent when stderr is not a terminal.
@@ -114,7 +121,7 @@ def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Ba
         total: Number of units of work.
         done: Units that an earlier, interrupted run has already done.
     """
-    if not (is_main_process() and sys.stderr.isatty()):
+    if not shows_progress():
         yield Bar()
         return
     from rich.progress import (
@@ -142,7 +149,9 @@ def progress_bar(description: str, total: float, done: float = 0) -> Iterator[Ba
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to stdout; the first column is left-aligned, the others right-aligned."""
+    """Print a table to stdout, on the main process only; the first column is left-aligned."""
+    if not is_main_process():
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

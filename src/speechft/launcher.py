@@ -7,7 +7,9 @@ processors, each library has names of its own (as Accelerate reads them).
 
 from __future__ import annotations
 
+import hashlib
 import os
+from pathlib import Path
 
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 _SIZE = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -17,6 +19,8 @@ _LOCAL = (
     "OMPI_COMM_WORLD_LOCAL_RANK",
     "MV2_COMM_WORLD_LOCAL_RANK",
 )
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
+"""Where torchrun has a process leave what went wrong: ``.../attempt/local rank/error.json``."""
 _ACCELERATE = "ACCELERATE_MIXED_PRECISION"
 """What ``accelerate launch`` tells every process that it starts."""
 
@@ -53,6 +57,25 @@ def alone_of_several() -> bool:
     """
     known = any(name in os.environ for name in (*_RANK, *_SIZE))
     return not known and _ACCELERATE in os.environ and "MASTER_ADDR" in os.environ
+
+
+def is_first_to_say(text: str) -> bool:
+    """Return whether no other process of this host, of the same start, has said this already.
+
+    Processes meet in the folder that torchrun and ``accelerate launch`` make for the errors of
+    those that they start; where there is none, as under MPI, each speaks for itself.
+    """
+    place = os.environ.get(_ERROR_FILE, "")
+    if not place or size() == 1:
+        return True
+    name = f"said-{hashlib.sha256(text.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    try:
+        os.close(os.open(Path(place).parents[1] / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    except (OSError, IndexError):
+        pass
+    return True
 
 
 def _first(names: tuple[str, ...], default: int) -> int:

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from speechft.config import Config
 from speechft.errors import DataError
-from speechft.storage.documents import read_limited
+from speechft.storage.documents import read_limited, text_of
 from speechft.storage.files import atomic_write
 
 Part = Literal["dev", "test"]
@@ -173,8 +173,8 @@ def read_rows(path: Path) -> list[ResultRow]:
         DataError: The file is missing, or a line is not a result row.
     """
     try:
-        lines = read_limited(path).decode("utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = text_of(read_limited(path)).split("\n")
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"results {path} cannot be read: {reason}") from None
     rows = []

@@ -141,6 +141,17 @@ def test_a_folder_that_is_no_corpus(tmp_path: Path, content: str | None) -> None
     assert "speechft prepare" in (caught.value.hint or "")
 
 
+def test_what_is_no_text_is_told_by_its_place(tmp_path: Path) -> None:
+    (tmp_path / CORPUS_FILE).write_bytes(b'{"name":\n "x\xff\xfe"}' + bytes(range(256)) * 9)
+    with pytest.raises(DataError) as caught:
+        open_corpus(tmp_path)
+    assert "corpus.json is not readable JSON: line 2, byte 4 is not UTF-8" in str(caught.value)
+    corpus = write(tmp_path / "other", FIRST)
+    (corpus.folder / "trials.txt").write_bytes(b"\x8b")
+    with pytest.raises(DataError, match=r"trials\.txt cannot be read: byte 1 is not UTF-8"):
+        corpus.read_text("trials.txt")
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "channels", "tolerance"),
     [

@@ -48,7 +48,9 @@ def same(ours: Corpus, theirs: Corpus) -> None:
             np.testing.assert_array_equal(load_waveform(a), load_waveform(b))
 
 
-def test_a_prepared_corpus_on_a_web_server(web: Web, plain: Corpus) -> None:
+@pytest.mark.parametrize("packs", ["", "gzip"])
+def test_a_prepared_corpus_on_a_web_server(web: Web, plain: Corpus, packs: str) -> None:
+    web.packs = packs
     corpus = find_corpus(f"{web.address}/tones/", Path("unused"))
     assert corpus.digest == plain.digest
     same(corpus, plain)

@@ -18,6 +18,7 @@ from speechft.storage.documents import (
     parse_yaml,
     read_limited,
     read_lines,
+    text_of,
     unpack,
 )
 
@@ -107,6 +108,22 @@ def test_aliases_that_are_few_stay() -> None:
 def test_json_that_is_deep_or_no_text_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [
+        (b"\x1f\x8b\x08", "byte 2"),
+        (b"\xef\xbb\xbfa\xff", "byte 2"),
+        (b"one\ntwo\nth\xc3\n", "line 3, byte 3"),
+        ("é\n".encode() + b"\xe9", "line 2, byte 1"),
+    ],
+)
+def test_what_is_not_utf_8_is_told_by_its_place(data: bytes, where: str) -> None:
+    for read in (text_of, parse_json):
+        with pytest.raises(ValueError, match=f"^{where} is not UTF-8$"):
+            read(data)
+    assert text_of(b"\xef\xbb\xbf\xc3\xa9") == "é"
 
 
 def test_json_of_usual_depth_stays() -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import re
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfFileSystem, close_session, constants
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled
 
 from servers import Web, serve
 from speechft.errors import AbsentError, ConfigError, RemoteError
 from speechft.storage import remote
+from speechft.storage.answers import wanted_pause
 from speechft.storage.remote import Told, address_of, download, joined, parted, read, stat
 
 DATA = bytes(range(256)) * 400
@@ -81,6 +86,83 @@ def test_a_server_may_send_on_to_itself(web: Web) -> None:
         with pytest.raises(RemoteError, match="sends on to"):
             read(f"{web.address}/x.bin", most=MOST)
         assert not other.asked
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_what_a_server_packs_unasked_is_unpacked(web: Web, tmp_path: Path, ranges: bool) -> None:
+    web.ranges, web.packs = ranges, "gzip"
+    place = f"{web.address}/x.bin"
+    told = stat(place)
+    assert told is not None
+    assert told.size is None, "what is told is the size of what is sent"
+    assert read(place, most=MOST) == DATA
+    assert len(read(place, most=1_000)) == 1_001
+    download(place, tmp_path / "out", told, most=MOST)
+    assert (tmp_path / "out").read_bytes() == DATA
+    if ranges:
+        with pytest.raises(RemoteError, match=r"the server packs what it sends .*: gzip\)"):
+            read(place, 1_000, 70_000, most=MOST)
+    else:
+        assert read(place, 1_000, 70_000, most=MOST) == DATA[1_000:71_000]
+    (web.folder / "x.bin").write_bytes(gzip.compress(bytes(10_000)) + gzip.compress(b"end"))
+    web.packs = "x-gzip"  # as some servers do with files that are packed already
+    assert read(place, most=MOST) == bytes(10_000) + b"end"
+
+
+def test_what_cannot_be_unpacked_is_one_message(web: Web) -> None:
+    place = f"{web.address}/x.bin"
+    web.packs = "br"
+    with pytest.raises(RemoteError, match=r"packs what it sends \(Content-Encoding: br\), though"):
+        read(place, most=MOST)
+    web.packs = "x-gzip"
+    with pytest.raises(RemoteError, match=r"the server says that it packs by gzip, but .*\n"):
+        read(place, most=MOST)
+    (web.folder / "x.bin").write_bytes(gzip.compress(DATA)[:-20])
+    with pytest.raises(RemoteError, match="the connection ended before the file did, 4 times"):
+        read(place, most=MOST)
+    (web.folder / "x.bin").write_bytes(gzip.compress(bytes(50 << 20)))
+    assert read(place, most=1_000) == bytes(1_001), "and no more is unpacked"
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return the pauses that nobody waits for."""
+    found: list[float] = []
+    monkeypatch.setattr(remote, "time", SimpleNamespace(sleep=found.append))
+    return found
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_wants(
+    web: Web, slept: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{web.address}/x.bin"
+    web.wait, web.troubles = "20", ["429", "503"]
+    assert read(place, 0, 5, most=MOST) == DATA[:5]
+    assert slept == [20.0, 20.0]
+    said = capsys.readouterr().err
+    assert said.count("the server answers 429 and wants 20 s of pause: waiting") == 1
+    web.wait, web.troubles = formatdate(time.time() + 60, usegmt=True), ["503"]
+    assert read(place, 0, 5, most=MOST) == DATA[:5]
+    assert 50 < slept.pop() <= 60
+    slept.clear()
+    for wait in ("0", "Mon, 01 Jan 2024 00:00:00 GMT", "soon", "-1"):
+        web.wait, web.troubles = wait, ["503"]
+        assert read(place, 0, 5, most=MOST) == DATA[:5]
+    assert max(slept) < 1, "our own pauses"
+    slept.clear()
+    web.wait, web.troubles = "3600", ["429"]
+    with pytest.raises(RemoteError, match=r"429 and wants 3,600 s of pause, of 120 s at most\n"):
+        read(place, 0, 5, most=MOST)
+    assert slept == []
+
+
+def test_pauses_as_object_stores_and_the_hub_tell_them() -> None:
+    store = ValueError()
+    answer = {"HTTPStatusCode": 503, "HTTPHeaders": {"retry-after": "7"}}
+    store.response = {"ResponseMetadata": answer}  # type: ignore[attr-defined]
+    hub = ValueError()
+    hub.response = SimpleNamespace(status_code=429, headers={"Retry-After": "9"})  # type: ignore[attr-defined]
+    assert [wanted_pause(error) for error in (store, hub, ValueError())] == [7, 9, 0]
 
 
 def test_a_server_that_stalls_is_given_up(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +375,23 @@ def test_a_hub_that_fails(hub_server: Web, capfd: pytest.CaptureFixture) -> None
     assert "goes on" in (caught.value.hint or "")
     assert sum(method == "GET" for method, _, _ in hub_server.asked) <= 6, "not by two layers"
     assert capfd.readouterr().err == "", "one message, ours"
+
+
+def test_bars_of_the_hub_are_shown_where_ours_are(
+    hub_server: Web, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    from huggingface_hub import snapshot_download
+
+    from speechft.storage import hub_files
+
+    _file(hub_server, "models/me/x/config.json", b"{}")
+    with hub_files.bars_like_ours():
+        snapshot_download("me/x")
+    assert capfd.readouterr().err == ""
+    assert not are_progress_bars_disabled(), "as it was before"
+    monkeypatch.setattr(hub_files, "shows_progress", lambda: True)
+    with hub_files.bars_like_ours():
+        assert not are_progress_bars_disabled()
 
 
 def test_a_client_that_is_told_to_stay_offline(

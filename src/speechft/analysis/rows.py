@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from speechft.analysis.intervals import Estimate
 from speechft.config import Config
 from speechft.errors import DataError
-from speechft.storage.documents import read_limited
+from speechft.storage.documents import read_limited, text_of
 from speechft.storage.outputs import put_text
 
 Question = Literal["similarity", "linearity", "weights", "phones", "words", "speakers", "labels"]
@@ -64,7 +64,7 @@ def read_analysis(path: Path) -> list[AnalysisRow]:
         DataError: The file is missing, or a line is not a row.
     """
     try:
-        lines = read_limited(path).decode().splitlines()
+        lines = text_of(read_limited(path)).splitlines()
         return [AnalysisRow.model_validate_json(line) for line in lines]
     except (OSError, ValueError) as error:
         raise DataError(f"analysis {path} cannot be read: {error}") from None

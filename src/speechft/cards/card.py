@@ -12,7 +12,7 @@ from speechft.cards.licences import derived
 from speechft.console import visible_name
 from speechft.errors import CheckpointError
 from speechft.naming import hub_id, is_hub_id, public_name, public_text
-from speechft.storage.documents import parse_yaml, read_limited
+from speechft.storage.documents import parse_yaml, read_limited, text_of
 
 CARD_NAME = "README.md"
 _MAX_CARD = 4 << 20
@@ -183,10 +183,10 @@ def read_card(folder: Path) -> tuple[dict[str, Any], str]:
 
     path = folder / CARD_NAME
     try:
-        text = read_limited(path, _MAX_CARD).decode("utf-8")
+        text = text_of(read_limited(path, _MAX_CARD))
     except FileNotFoundError:
         return {}, ""
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     block = _BLOCK.match(text)
     if block is None:

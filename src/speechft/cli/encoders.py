@@ -101,9 +101,7 @@ def extract(
         "overwrite": overwrite,
     }
     report = extract_files(encoder, audio, out, **options)
-    if is_main_process():
-        text = json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report))
-        say(text)
+    say(json.dumps(report.as_dict()) if as_json else "\n".join(extraction_lines(report)))
     if report.failed and not is_main_process():
         raise typer.Exit(1)  # the first process says why
     total = len(report.failed) + report.written + report.skipped

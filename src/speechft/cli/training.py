@@ -91,7 +91,7 @@ def finetune(
 
     Example: speechft finetune demo --out runs/sid --strategy stable --set finetuning.steps=300
     """
-    from speechft import api, console
+    from speechft import api
     from speechft.recipe import Recipe as RecipeModel
     from speechft.recipe import load_recipe
 
@@ -104,11 +104,10 @@ def finetune(
         overrides=set_ or (),
         overwrite=overwrite,
     )
-    if console.is_main_process():
-        say(f"tuned encoder: {encoder}")
-        base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
-        say(f"next: {command('merge', base, encoder, alpha='0.25', out='merged')}")
-        say(f"or: {command('predict', out, 'AUDIO...', out='answers.jsonl')}")
+    say(f"tuned encoder: {encoder}")
+    base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
+    say(f"next: {command('merge', base, encoder, alpha='0.25', out='merged')}")
+    say(f"or: {command('predict', out, 'AUDIO...', out='answers.jsonl')}")
 
 
 @app.command()
@@ -127,7 +126,7 @@ def pretrain(
 
     Example: speechft pretrain pretrain-tiny --out runs/pretrain
     """
-    from speechft import api, console
+    from speechft import api
 
     encoder = api.pretrain(
         recipe,
@@ -138,7 +137,7 @@ def pretrain(
         overrides=set_ or (),
         overwrite=overwrite,
     )
-    if dry_run or not console.is_main_process():
+    if dry_run:
         return
     say(f"encoder: {encoder}")
     say(f"next: {command('evaluate', encoder, out='runs/eval')}")

@@ -20,6 +20,7 @@ from speechft.storage.documents import (
     parse_json,
     parse_yaml,
     read_limited,
+    text_of,
     unpack,
 )
 from speechft.storage.documents import read_lines as lines_of
@@ -131,7 +132,7 @@ def _items(path: Path) -> Iterator[Any]:
     """
     plain = path.name.removesuffix(".gz")
     if plain.endswith((".yaml", ".yml", ".json")):
-        text = unpack(read_limited(path)).decode("utf-8-sig")
+        text = text_of(unpack(read_limited(path)))
         if len(text) > MAX_DOCUMENT:
             raise ValueError(
                 f"it has more than {MAX_DOCUMENT:,} characters: write it as JSON lines"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from speechft.storage.documents import read_limited
+from speechft.errors import DataError
+from speechft.storage.documents import read_limited, text_of
 from speechft.storage.files import write_text
 
 ISSUES_FILE = "issues.tsv"
@@ -89,13 +90,22 @@ def write_issues(path: Path, issues: Iterable[Issue]) -> None:
 
 
 def read_issues(path: Path) -> list[Issue]:
-    """Return what `write_issues` wrote; nothing where there is no such file."""
+    """Return what `write_issues` wrote; nothing where there is no such file.
+
+    Raises:
+        DataError: It holds something else.
+    """
     if not path.is_file():
         return []
     found = []
-    for line in read_limited(path).decode().split("\n")[1:-1]:
-        kind, outcome, split, name, place, problem = line.split("\t")
-        found.append(Issue(kind, problem, place, name, split, outcome))  # type: ignore[arg-type]
+    try:
+        for line in text_of(read_limited(path)).split("\n")[1:-1]:
+            kind, outcome, split, name, place, problem = line.split("\t")
+            found.append(Issue(kind, problem, place, name, split, outcome))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise DataError(
+            f"{path} is not what prepare wrote: {error}", hint="prepare the corpus again"
+        ) from None
     return found
 
 

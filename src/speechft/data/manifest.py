@@ -18,7 +18,7 @@ from speechft.data.utterances import Utterance, by_id, statistics_of, to_cut, ut
 from speechft.data.waveform import load_waveform as load_waveform
 from speechft.errors import CheckpointError, DataError
 from speechft.storage.copies import copied_file
-from speechft.storage.documents import parse_json
+from speechft.storage.documents import parse_json, text_of
 from speechft.storage.files import json_digest, read_json, write_json, write_packed
 from speechft.storage.remote import address_of, is_address
 
@@ -106,8 +106,8 @@ class Corpus:
         from speechft.data.places import read_bytes
 
         try:
-            return read_bytes(below(self.place, name)).decode("utf-8")
-        except UnicodeDecodeError as error:
+            return text_of(read_bytes(below(self.place, name)))
+        except ValueError as error:
             raise DataError(f"{self.place}/{name} cannot be read: {error}") from None
 
     def split_digest(self, name: str) -> str:
@@ -270,7 +270,8 @@ def open_corpus(folder: Path | str) -> Corpus:
         message = f"{folder} is not a prepared corpus: {error.message}"
         raise DataError(message, hint=error.hint or hint) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder} is not a prepared corpus: {error!r}", hint=hint) from None
+        why = error if isinstance(error, ValueError) else repr(error)
+        raise DataError(f"{folder} is not a prepared corpus: {why}", hint=hint) from None
     if address is not None:
         return Corpus(Path(content["name"]), *known, address, digests)
     return Corpus(Path(folder).resolve(), *known, None, digests)

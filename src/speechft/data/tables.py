@@ -122,9 +122,11 @@ def _lines_of(path: Path, newline: str = "\n") -> Iterator[Iterator[str]]:
                 yield _without_zeros(lines, path)
     except FileNotFoundError:
         raise DataError(f"corpus table {path} does not exist") from None
-    except UnicodeDecodeError as error:
+    except UnicodeDecodeError:
         if marked:
-            raise DataError(f"corpus table {path} cannot be read: {error}") from None
+            raise DataError(
+                f"corpus table {path} cannot be read: it is not UTF-16, as its first bytes say"
+            ) from None
         raise _not_utf8(path) from None
     except OSError as error:
         raise DataError(f"corpus table {path} cannot be read: {error}") from None

@@ -244,14 +244,16 @@ def _download(name: str, download: bool = True) -> Path:
     """Return the folder of a hub id in the cache; what is not there is downloaded unless barred."""
     from huggingface_hub import snapshot_download
 
+    from speechft.storage.hub_files import bars_like_ours
+
     hub_id, _, revision = name.partition("@")
 
     def fetch(*weights: str) -> Path:
         patterns = [*_SETTINGS, *weights]
         barred: dict[str, Any] = {} if download else {"local_files_only": True}
-        return Path(
-            snapshot_download(hub_id, revision=revision or None, allow_patterns=patterns, **barred)
-        )
+        wanted: Any = {"revision": revision or None, "allow_patterns": patterns, **barred}
+        with bars_like_ours():
+            return Path(snapshot_download(hub_id, **wanted))
 
     try:  # not *.safetensors: MMS has an adapter for every language beside its weights
         folder = fetch(WEIGHTS_NAME, "model-*.safetensors", INDEX_NAME)

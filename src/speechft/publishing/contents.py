@@ -16,7 +16,7 @@ from speechft.commands import command
 from speechft.encoders.conversion.tensors import is_finite, safetensors_tensors
 from speechft.errors import CheckpointError
 from speechft.naming import public, public_text
-from speechft.storage.documents import is_plain, read_limited
+from speechft.storage.documents import is_plain, read_limited, text_of
 from speechft.storage.files import (
     CONFIG_NAME,
     INDEX_NAME,
@@ -157,8 +157,8 @@ def _problems(file: File) -> list[str]:
             return _of_weights(file.path)
         if last.endswith(".json"):
             return _of_json(read_json(file.path), words=last.startswith(_WORDS))
-        text = read_limited(file.path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = text_of(read_limited(file.path))
+    except (OSError, ValueError) as error:
         return [f"cannot be read as text: {error}"]
     except CheckpointError as error:
         return [f"is not what its name says: {error.message}"]

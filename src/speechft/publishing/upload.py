@@ -68,6 +68,8 @@ def upload(asked: Upload, *, overwrite: bool = False) -> tuple[str, bool]:
     """
     import huggingface_hub as hub
 
+    from speechft.storage.hub_files import bars_like_ours
+
     token = hub.get_token()
     if token is None:
         raise RunError(
@@ -94,7 +96,7 @@ def upload(asked: Upload, *, overwrite: bool = False) -> tuple[str, bool]:
         stale = [sibling.rfilename for sibling in held if sibling.rfilename not in own]
     operations: list[Any] = list(_additions(hub, asked))
     operations += [hub.CommitOperationDelete(path_in_repo=name) for name in stale]
-    with _refusals(asked.repo_id):
+    with _refusals(asked.repo_id), bars_like_ours():
         if found is None:
             api.create_repo(asked.repo_id, private=asked.private, exist_ok=True)
         api.create_commit(

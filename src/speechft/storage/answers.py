@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
 
 _PASSING = (408, 425, 429)
 """Answers below 500 after which another try may do."""
@@ -40,6 +43,34 @@ def reason(error: BaseException, silence: str) -> tuple[int, str, bool]:
     if isinstance(last, PermissionError):
         return 403, told, False
     return 0, told, not isinstance(last, _NO_HELP)
+
+
+def wanted_pause(error: BaseException) -> float:
+    """Return the seconds that a server wants to be left alone (``Retry-After``); 0 without.
+
+    Args:
+        error: Of a client library.
+    """
+    for one in _chain(error):
+        response = getattr(one, "response", None)
+        if isinstance(response, dict):
+            headers: Any = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+        else:
+            headers = getattr(one if response is None else response, "headers", None)
+        if isinstance(headers, Mapping):
+            names = {str(name).lower(): str(value) for name, value in headers.items()}
+            return _seconds(names.get("retry-after", "").strip())
+    return 0.0
+
+
+def _seconds(text: str) -> float:
+    """Return what ``Retry-After`` means: seconds, or a date of HTTP."""
+    if text.isascii() and text.isdecimal():
+        return float(text[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return 0.0
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -55,6 +55,21 @@ def read_limited(path: Path | str, limit: int = MAX_DOCUMENT) -> bytes:
     return data
 
 
+def text_of(data: bytes) -> str:
+    """Return the text of bytes in UTF-8, without the mark that some programs put first.
+
+    Raises:
+        ValueError: They are not UTF-8; says where.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before, newline = error.object[: error.start], b"\n"
+        line = f"line {before.count(newline) + 1}, " if newline in error.object else ""
+        place = len(before) - before.rfind(newline)
+        raise ValueError(f"{line}byte {place} is not UTF-8") from None
+
+
 def parse_json(text: str | bytes, *, unique: bool = False, plain: bool = True) -> Any:
     """Return what JSON holds.
 
@@ -68,7 +83,7 @@ def parse_json(text: str | bytes, *, unique: bool = False, plain: bool = True) -
             or a whole number of more than `MAX_DIGITS`.
     """
     try:
-        text = text if isinstance(text, str) else text.decode("utf-8-sig")
+        text = text if isinstance(text, str) else text_of(text)
         value = json.loads(text, object_pairs_hook=_once if unique else None)
     except RecursionError:
         raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from None

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 
 from speechft.errors import CheckpointError, ConfigError, RunError
 from speechft.storage.disk import reading, remove, swap, sync_folder, sync_tree, system_refusal
-from speechft.storage.documents import MAX_YAML, parse_json, parse_yaml, read_limited
+from speechft.storage.documents import MAX_YAML, parse_json, parse_yaml, read_limited, text_of
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -179,10 +179,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = parse_yaml(read_limited(os.path.expanduser(path), MAX_YAML).decode("utf-8"))
+        content = parse_yaml(text_of(read_limited(os.path.expanduser(path), MAX_YAML)))
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"configuration file {path} is not valid YAML: {error}") from None

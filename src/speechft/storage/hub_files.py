@@ -8,6 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub import HfFileSystem, get_session
+from huggingface_hub.utils.tqdm import (
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
+
+from speechft.console import shows_progress
 
 _TRIES = ("thrown while requesting", "Retrying in")
 """What the hub's client says of each of its tries; that it waits as the hub wants it still says."""
@@ -18,6 +25,19 @@ def _is_no_try(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("huggingface_hub.utils._http").addFilter(_is_no_try)  # one message: ours
+
+
+@contextmanager
+def bars_like_ours() -> Iterator[None]:
+    """Show bars of the hub's client where ours are shown, and nowhere else."""
+    if shows_progress() or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
 
 
 class HubFileSystem:

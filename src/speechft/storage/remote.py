@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from speechft.console import log
 from speechft.errors import AbsentError, ConfigError, RemoteError, SpeechftError
 from speechft.extras import needs
-from speechft.storage.answers import reason
+from speechft.storage.answers import reason, wanted_pause
 from speechft.storage.documents import is_plain
 
 T = TypeVar("T")
@@ -29,6 +30,10 @@ SCHEMES_VARIABLE = "SPEECHFT_SCHEMES"
 """Environment variable: schemes that files may name too, with commas."""
 PAUSES = (0.5, 1.0, 2.0)
 """Seconds between tries, half as much more or less: one try more than there are pauses."""
+LONGEST_PAUSE = 120.0
+"""Seconds between tries that a server may ask for (``Retry-After``)."""
+_TOLD_PAUSE = 5.0
+"""Seconds of a pause from which on it is said."""
 SILENCE = 30.0
 """Seconds without a byte after which a connection is given up."""
 SLOWEST = 1 << 16
@@ -333,10 +338,15 @@ def _patiently(
             status, told, passing = reason(error, "too long" if hub else f"{SILENCE:g} s")
             if gone() >= reached + _PROGRESS:
                 tries, reached = 0, gone()
-            if not passing or tries == len(pauses):
+            wanted = wanted_pause(error) if passing else 0.0
+            if wanted > LONGEST_PAUSE:
+                told += f" and wants {wanted:,.0f} s of pause, of {LONGEST_PAUSE:g} s at most"
+            if not passing or tries == len(pauses) or wanted > LONGEST_PAUSE:
                 message = f"{address} cannot be {done}: {told}"
                 raise _refusal(message, status, passing, tries) from None
-        time.sleep(pauses[tries] * random.uniform(0.5, 1.5))
+        if wanted >= _TOLD_PAUSE:
+            log(f"{address}: {told} and wants {wanted:.0f} s of pause: waiting")
+        time.sleep(max(wanted, pauses[tries] * random.uniform(0.5, 1.5)))
         tries += 1
 
 

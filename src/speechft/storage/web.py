@@ -2,13 +2,15 @@
 
 fsspec takes what a server sends for the part that it asked for, reads it whole whatever its length,
 tells every failure as a file that does not exist, and follows a server to any other host. Here a
-part is the part, whether the server knows ranges or not; no more is read than was asked for; the
-server's own answer is what is told; and a redirect stays with the host that the user named.
+part is the part, whether the server knows ranges or not; no more is read than was asked for; what
+a server packs though nobody asked it to is unpacked; the server's own answer is what is told; and a
+redirect stays with the host that the user named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +22,7 @@ _PLAIN = {"Accept-Encoding": "identity"}
 """A packed manifest is to come as it lies there."""
 _NO_HEAD = (403, 405, 501)
 """Answers to HEAD of servers that would answer to GET."""
+_GZIP = ("gzip", "x-gzip")
 _BLOCK = 1 << 16
 
 
@@ -82,7 +85,8 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
             most: So many at most are handed on.
 
         Raises:
-            ValueError: It says another size now, or sends another part.
+            ValueError: It says another size now, sends another part, or packs it otherwise than by
+                gzip.
         """
         session = await self.set_session()
         headers = dict(_PLAIN)
@@ -96,14 +100,71 @@ class WebFileSystem(HTTPFileSystem):  # type: ignore[misc]
                 raise ValueError(f"the server said {size:,} bytes, and says {total:,} now")
             passing = start - first  # a server without ranges sends it all
             left = most if end is None else end - start
-            async for block in answer.content.iter_chunked(_BLOCK):
-                passed = min(passing, len(block))
-                passing -= passed
-                piece = block[passed:] if left is None else block[passed : passed + left]
-                left = None if left is None else left - len(piece)
-                sink(piece)
-                if left == 0:
-                    return
+            unpacking = _unpacking(answer)
+            async for received in answer.content.iter_chunked(_BLOCK):
+                for block in unpacking.blocks(received):
+                    passed = min(passing, len(block))
+                    passing -= passed
+                    piece = block[passed:] if left is None else block[passed : passed + left]
+                    left = None if left is None else left - len(piece)
+                    sink(piece)
+                    if left == 0:
+                        return
+            unpacking.end()
+
+
+class _AsItIs:
+    """A body that is sent as it lies there."""
+
+    def blocks(self, received: bytes) -> Iterator[bytes]:
+        yield received
+
+    def end(self) -> None:
+        pass
+
+
+class _Unpacking(_AsItIs):
+    """A body that a server packed by gzip, in one or several members, piece by piece."""
+
+    def __init__(self) -> None:
+        self._machine = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._is_begun = False
+
+    def blocks(self, received: bytes) -> Iterator[bytes]:
+        data = received
+        while True:
+            if self._machine.eof and data:
+                self._machine = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            try:
+                piece = self._machine.decompress(data, _BLOCK)
+            except zlib.error as error:
+                raise ValueError(f"the server says that it packs by gzip, but {error}") from None
+            self._is_begun = True
+            yield piece
+            data = self._machine.unused_data if self._machine.eof else self._machine.unconsumed_tail
+            if not data and (self._machine.eof or len(piece) < _BLOCK):
+                return
+
+    def end(self) -> None:
+        if self._is_begun and not self._machine.eof:
+            raise OSError("the connection ended before the file did")
+
+
+def _unpacking(answer: aiohttp.ClientResponse) -> _AsItIs:
+    """Return how to read a body.
+
+    Raises:
+        ValueError: The server packs it in a way that is not read, or packs a part of a file.
+    """
+    packed = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if packed in ("", "identity"):
+        return _AsItIs()
+    if packed in _GZIP and answer.status == 200:
+        return _Unpacking()
+    raise ValueError(
+        f"the server packs what it sends (Content-Encoding: {packed[:40]}), though it was asked "
+        "for files as they are"
+    )
 
 
 def _described(url: str, answer: aiohttp.ClientResponse) -> dict[str, Any]:
@@ -124,8 +185,8 @@ def _part(answer: aiohttp.ClientResponse) -> tuple[int, int | None]:
         first = where.partition("-")[0]
         asked = answer.request_info.headers["Range"].removeprefix("bytes=").partition("-")[0]
         return int(first if first.isdecimal() else asked), int(total) if total.isdecimal() else None
-    size = answer.headers.get("Content-Length", "")
-    return 0, int(size) if size.isdecimal() else None
+    size = _described("", answer)["size"]
+    return 0, size
 
 
 async def _client(*, silence: float, loop: Any) -> aiohttp.ClientSession:
@@ -145,7 +206,11 @@ async def _accept(answer: aiohttp.ClientResponse) -> None:
     if answer.status not in (200, 206):
         answer.close()
         raise aiohttp.ClientResponseError(
-            answer.request_info, answer.history, status=answer.status, message=answer.reason or ""
+            answer.request_info,
+            answer.history,
+            status=answer.status,
+            message=answer.reason or "",
+            headers=answer.headers,
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.errors import DataError
 from speechft.extras import needs
-from speechft.storage.documents import numbered_lines
+from speechft.storage.documents import numbered_lines, text_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +144,7 @@ def model_words(file: Path) -> Iterator[str]:
     section = ""
     try:
         for number, text in numbered_lines(file):
-            line = text.decode("utf-8").strip()
+            line = text_of(text).strip()
             if line.startswith("\\"):
                 if section == "\\1-grams:":
                     return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from speechft.data.issues import Issue
 from speechft.errors import DataError
-from speechft.storage.documents import read_limited
+from speechft.storage.documents import read_limited, text_of
 
 if TYPE_CHECKING:
     from speechft.data.kept_items import KeptItems
@@ -156,12 +156,12 @@ def read_lines(path: Path) -> list[str]:
         DataError: The file is missing, not UTF-8, or holds a zero byte, which no path or text has.
     """
     try:
-        text = read_limited(path, MAX_LABELS).decode("utf-8-sig")
+        text = text_of(read_limited(path, MAX_LABELS))
     except FileNotFoundError:
         raise DataError(
             f"label file {path} does not exist", hint="unpack the whole archive again"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"label file {path} cannot be read: {error}") from None
     if "\0" in text:
         number = text.count("\n", 0, text.index("\0")) + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from speechft.data.corpora.base import MAX_LABELS, Card, Draft, Scan, audio_below, need, unlabelled
 from speechft.data.issues import Issue
 from speechft.errors import DataError
-from speechft.storage.documents import read_limited
+from speechft.storage.documents import read_limited, text_of
 
 CARD = Card(
     name="fluent-speech-commands",
@@ -56,11 +56,11 @@ def scan(root: Path) -> Scan:
 
 def _table(path: Path, base: Path, split: str, result: Scan) -> list[Draft]:
     try:
-        text = read_limited(path, MAX_LABELS).decode("utf-8-sig")
+        text = text_of(read_limited(path, MAX_LABELS))
         reader = csv.DictReader(io.StringIO(text, newline=""))
         missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
         rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"table {path} cannot be read: {error}") from None
     if missing:
         raise DataError(f"table {path} lacks the column {', '.join(missing)}")
