@@ -170,9 +170,9 @@ def test_a_silent_process_of_another_machine_is_replaced_and_a_loud_one_is_not(
             for _ in range(4):
                 assert here.state("a").state == "running"
                 _beat_as(there, "elsewhere", monkeypatch)
-                time.sleep(0.1)
+                _watch(here, 0.1)
             assert here.state("a").state == "running"
-            time.sleep(0.25)
+            _watch(here, 0.25)
             assert here.state("a").state == "dead"
             assert here.claim("a") is not None
         with pytest.raises(RunError, match="took over"):
@@ -183,13 +183,15 @@ def test_a_process_that_is_there_but_gives_no_sign_of_life_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped or hung: the system still knows it, and it may hold the locks of the unit."""
-    monkeypatch.setattr(liveness, "PATIENCE", 0.2)
+    monkeypatch.setattr(liveness, "PATIENCE", 0.4)
     with Workers(tmp_path, "there", ["a", "b"]) as there, Workers(tmp_path, "here", ["a"]) as here:
         first = there.claim("a")
         assert first is not None
         assert not first.over_sleeper
         assert here.state("a").state == "running"
-        time.sleep(0.3)
+        time.sleep(0.5)
+        assert here.state("a").state == "running", "who did not watch knows nothing"
+        _watch(here, 0.5)
         second = here.claim("a")
         assert second is not None
         assert second.over_sleeper
@@ -252,6 +254,13 @@ def test_a_damaged_plan_names_no_units(tmp_path: Path, units: Any) -> None:
     (tmp_path / FOLDER / "plan-0000-a.json").write_text(json.dumps({"units": units}))
     assert look(tmp_path) == []
     assert _share(tmp_path, [_unit(tmp_path, "a", [])]) == {}
+
+
+def _watch(workers: Workers, seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        workers.state("a")
+        time.sleep(0.01)
 
 
 def _beat_as(workers: Workers, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Which processes are alive: one of this machine as the system says, all by their heartbeat.
 
 Clocks are never compared: a heartbeat is a number that goes up, and what counts is how long it has
-stayed the same by the clock of the one who looks.
+stayed the same while another process watched, by that one's clock. Who was asleep or busy itself
+has not watched: two that are stopped and woken together do not take each other for dead.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class Heartbeats:
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Any, float]] = {}
+        self._looked = time.monotonic()
 
     def lives(self, token: str, process: Mapping[str, Any]) -> bool:
         """Return whether a process is alive and at work, as far as can be known from here.
@@ -39,6 +41,9 @@ class Heartbeats:
         if is_gone(process):
             return False
         beat, now = process.get("beat"), time.monotonic()
+        if now - self._looked > PATIENCE / 2:
+            self._seen.clear()
+        self._looked = now
         before = self._seen.setdefault(token, (beat, now))
         if before[0] != beat:
             self._seen[token] = before = (beat, now)
