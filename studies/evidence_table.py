@@ -294,13 +294,14 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
     found = claims_of(judge)
     whole = {name: progress(name).whole for name in found}
     words = verdicts(found, whole)
+    measured = {n: shown(f.estimate) for n, f in found.items() if f.estimate and whole[n]}
     there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
     which = ", ".join(map(str, there)) or "none"
     made, study = arithmetic_words(evidence), Study(*read())
     parts: list[str] = [
         f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
-        paper_rows(study, words, progress_words(), regrets_of(judge, COEFFICIENT)),
+        paper_rows(study, words, progress_words(), regrets_of(judge, COEFFICIENT), measured),
         "### The closed list\n",
         claims_table(found, words),
         "### Hypotheses\n",
