@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfFileSystem, close_session, constants
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, progress_bar_states
 
 from servers import Web, serve
 from speechft.errors import AbsentError, ConfigError, RemoteError
@@ -384,6 +384,7 @@ def test_bars_of_the_hub_are_shown_where_ours_are(
 
     from speechft.storage import hub_files
 
+    monkeypatch.setitem(progress_bar_states, "_global", True)  # some libraries turn all off
     _file(hub_server, "models/me/x/config.json", b"{}")
     with hub_files.bars_like_ours():
         snapshot_download("me/x")
