@@ -74,8 +74,9 @@ class TrainingError(SpeechftError):
 
 def nearest(value: str, choices: Iterable[str]) -> str | None:
     """Return the choice that looks most like ``value``, or None when nothing is near."""
-    matches = difflib.get_close_matches(value.lower(), list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None
+    by_form = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(value.lower(), by_form, n=1, cutoff=0.6)
+    return by_form[matches[0]] if matches else None
 
 
 def unknown_choice(kind: str, value: str, choices: Iterable[str]) -> ConfigError:

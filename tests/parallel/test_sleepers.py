@@ -15,7 +15,7 @@ from speechft.data.manifest import Corpus
 from speechft.storage.locks import LOCK_NAME
 
 _IMPATIENT = (
-    "from speechft.parallel import liveness; liveness.BEAT, liveness.PATIENCE = 0.2, 2.0; "
+    "from speechft.parallel import liveness; liveness.BEAT, liveness.PATIENCE = 0.2, 5.0; "
     "from helpers import quicken_probes; quicken_probes(); from speechft.cli import main; main()"
 )
 

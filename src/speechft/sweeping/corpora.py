@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from speechft.arguments import Paths, texts_of
 from speechft.console import log
 from speechft.data.found_again import Recorded
 from speechft.data.manifest import Corpus
@@ -15,7 +16,7 @@ DEFAULT = "synthetic"
 """Where nothing tells what was tuned on."""
 
 
-def corpora_of(tuned: Sequence[Any], given: Sequence[str]) -> list[str]:
+def corpora_of(tuned: Sequence[Any], given: Paths) -> list[str]:
     """Return the corpora to measure on, as `find_corpus` takes them.
 
     Args:
@@ -26,7 +27,7 @@ def corpora_of(tuned: Sequence[Any], given: Sequence[str]) -> list[str]:
         DataError: A corpus that was tuned on is not found again.
     """
     if given:
-        return list(given)
+        return texts_of(given)
     told = _told(tuned)
     if not told:
         log(

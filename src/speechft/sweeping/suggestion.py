@@ -103,7 +103,7 @@ class Suggestion:
 
 def suggest(
     settings: SweepSettings,
-    corpus: Sequence[str],
+    corpus: str | Sequence[str],
     folder: Path,
     seed: int = 0,
     precision: Precision = "auto",
