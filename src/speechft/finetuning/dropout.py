@@ -49,10 +49,21 @@ def set_dropout(encoder: Encoder, rates: Mapping[str, float]) -> dict[str, float
     came = dict(own.dropouts)
     own.set_dropout(dict(rates))
     now = dict(own.dropouts)
-    log("dropout: " + "; ".join(_line(n, now[n], came[n], rates) for n in sorted(now)))
+    log(f"dropout: {_in_words(now, came, rates)}")
     return now
 
 
-def _line(name: str, now: float, came: float, rates: Mapping[str, float]) -> str:
-    source = "recipe" if name in rates else f"not in the recipe; the encoder came with {came:g}"
-    return f"{name} {now:g} ({source})"
+def _in_words(
+    now: Mapping[str, float], came: Mapping[str, float], rates: Mapping[str, float]
+) -> str:
+    told = ", ".join(f"{name} {now[name]:g}" for name in sorted(now) if name in rates)
+    silent = [name for name in sorted(now) if name not in rates]
+    parts = [f"{told} as the recipe says"] if told else []
+    if silent:
+        by_rate: dict[float, list[str]] = {}
+        for name in silent:
+            by_rate.setdefault(came[name], []).append(name)
+        had = [f"{r:g} ({', '.join(names)})" for r, names in sorted(by_rate.items()) if r]
+        with_these = f"; the encoder came with {' and '.join(had)}" if had else ""
+        parts.append(f"0 where the recipe says nothing{with_these}")
+    return ", ".join(parts)
