@@ -1,7 +1,8 @@
 """One process against two that share a folder: features, probes and a sweep, results compared.
 
     python benchmarks/scale.py [--parts features,probes,sweep] [--processes 1,2] [--runs 1]
-                               [--limit 0] [--corpus synthetic] [--alphas 0:1:0.05] [--no-apart]
+                               [--limit 0] [--corpus synthetic] [--alphas 0:1:0.05] [--encoders 4]
+                               [--no-apart]
 
 Real commands in processes of their own, one thread each, on `tiny-hubert` and copies of it with
 noise on their weights, and the embedded corpus (spoken on first use). Time is that of the clock
@@ -13,7 +14,7 @@ every process pays; *apart* is how many times as fast the machine does the work 
 processes do it whole, each in a folder of its own, sharing nothing but the machine.
 
 ``features``  `extract` of every hidden state of all recordings
-``probes``    `evaluate` of four encoders on three tasks whose features are cached already
+``probes``    `evaluate` of four encoders, or others, on three tasks whose features are cached already
 ``sweep``     `sweep` of 21 alphas, or others, on one task
 """
 
@@ -29,19 +30,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PARTS = ("features", "probes", "sweep")
-ENCODERS = 4
 LEFT_OUT = (".lock", "cache")
 """Names that hold no results."""
 
 
-def write_encoders(folder: Path) -> list[str]:
+def write_encoders(folder: Path, count: int) -> list[str]:
     """Write copies of the packaged encoder, each with noise on all but the downsampler."""
     import torch
 
     from speechft.encoders.load import load_encoder
 
     places = []
-    for number in range(ENCODERS):
+    for number in range(count):
         encoder = load_encoder("tiny-hubert")
         torch.manual_seed(number)
         with torch.no_grad():
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--corpus", default="synthetic", help="embedded corpus")
     parser.add_argument("--limit", type=int, default=0, help="utterances of a split; 0: all")
     parser.add_argument("--alphas", default="0:1:0.05", help="of the sweep")
+    parser.add_argument("--encoders", type=int, default=4, help="of the probes")
     parser.add_argument("--no-apart", action="store_true", help="leave the machine's limit out")
     given = parser.parse_args()
     counts = [int(count) for count in given.processes.split(",")]
@@ -127,7 +128,7 @@ def main() -> None:
     print("|---" * (len(counts) + 6) + "|")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        encoders = write_encoders(folder)
+        encoders = write_encoders(folder, max(2, given.encoders))
         for part in given.parts.split(","):
             load = os.getloadavg()[0]
 
