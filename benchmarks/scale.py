@@ -14,7 +14,7 @@ every process pays; *apart* is how many times as fast the machine does the work 
 processes do it whole, each in a folder of its own, sharing nothing but the machine.
 
 ``features``  `extract` of every hidden state of all recordings
-``probes``    `evaluate` of four encoders, or others, on three tasks whose features are cached already
+``probes``    `evaluate` of several encoders on three tasks whose features are cached already
 ``sweep``     `sweep` of 21 alphas, or others, on one task
 """
 
