@@ -18,7 +18,8 @@ from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import protocol_notes
 from speechft.evaluation.suite import assign_tasks
 from speechft.features.downsampler import DownsamplerCache
-from speechft.parallel.claims import FOLDER, Workers
+from speechft.parallel.claims import Workers
+from speechft.parallel.sharing import is_settled
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.storage.locks import lock, waiting
 from speechft.storage.outputs import check_own, is_overwriting, replacing
@@ -66,8 +67,8 @@ def evaluate(
         for candidate in candidates
     ]
     units = [unit for one in jobs for unit in one.units()]
-    if not (folder / FOLDER).exists() and all(unit.done() for unit in units):
-        found = evaluate_all(jobs, folder)  # nothing is written where one may not write
+    if is_settled(folder, units):
+        found = evaluate_all(jobs, folder)
     else:
         with Workers(folder, "evaluate", [unit.name for unit in units]) as workers:
             found = evaluate_all(jobs, folder, workers)

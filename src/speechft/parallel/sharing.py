@@ -76,11 +76,16 @@ def work_off(
         jobs: Units that this process does at a time, in threads.
         sweeps: See `Workers`.
     """
-    if not (folder / FOLDER).exists() and all(unit.done() for unit in units):
+    if is_settled(folder, units):
         return {}
     names = [unit.name for unit in units]
     with Workers(folder, command, names, sweeps=sweeps) as workers:
         return share(units, workers, jobs=jobs)
+
+
+def is_settled(folder: Path, units: Sequence[Unit]) -> bool:
+    """Return whether all units are done and nobody is at work, so that nothing need be written."""
+    return not (folder / FOLDER).exists() and all(unit.done() for unit in units)
 
 
 def share(
