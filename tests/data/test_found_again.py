@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -64,3 +65,23 @@ def test_what_is_embedded_can_be_generated_again(tones: Corpus, tmp_path: Path) 
     named = Corpus(tmp_path / "gone", "synthetic", "0" * 64, tones.statistics, tones.info)
     record(named, tmp_path / "gone", tmp_path / "a")
     assert find_again(tmp_path / "a", "0" * 64).place == "synthetic"
+
+
+def test_a_server_that_a_file_names_is_asked_only_where_the_user_allows_it(
+    both: Path, tones: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def opened(place: str) -> Corpus:
+        asked.append(place)
+        return tones
+
+    (both / "a").mkdir()
+    told = [{"name": "x", "digest": tones.digest, "place": "https://somewhere.example/corpus"}]
+    (both / "a" / CORPORA_FILE).write_text(json.dumps(told))
+    monkeypatch.setattr("speechft.data.found_again.cache_folder", lambda: both / "none")
+    monkeypatch.setattr("speechft.data.found_again.open_corpus", opened)
+    assert find_again(both / "a", tones.digest).place is None
+    assert asked == []
+    monkeypatch.setenv("SPEECHFT_SCHEMES", "https")
+    assert find_again(both / "a", tones.digest).place == told[0]["place"]

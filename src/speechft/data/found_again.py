@@ -13,6 +13,7 @@ from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.naming import masked
 from speechft.storage.files import cache_folder, read_json, write_json
+from speechft.storage.remote import is_address, is_asked
 
 CORPORA_FILE = "corpora.json"
 _AROUND = 4
@@ -88,8 +89,8 @@ def _places(folder: Path, known: dict[str, Any]) -> Iterator[str]:
     relative, place = known.get("relative"), known.get("place")
     if isinstance(relative, str):
         yield str((folder / relative).resolve())
-    if isinstance(place, str):
-        yield place
+    if isinstance(place, str) and (not is_address(place) or is_asked(place)):
+        yield place  # a file does not decide which servers are asked
     around = [folder, *folder.resolve().parents][:_AROUND]
     for home in around:
         yield from (str(file.parent) for file in sorted(home.glob(f"corpus*/{CORPUS_FILE}")))
