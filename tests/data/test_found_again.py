@@ -14,9 +14,13 @@ from speechft.data.manifest import Corpus, write_corpus
 
 @pytest.fixture
 def both(tones: Corpus, tmp_path: Path) -> Path:
-    """A folder with a corpus and, below, work that was done on it."""
-    shutil.copytree(tones.folder, tmp_path / "both" / "data")
-    return tmp_path / "both"
+    """A folder with a corpus and, below, work that was done on it.
+
+    It is deep enough that what other tests leave beside this one's folder is not seen from it.
+    """
+    place = tmp_path / "home" / "both"
+    shutil.copytree(tones.folder, place / "data")
+    return place
 
 
 def record(corpus: Corpus, place: Path, work: Path) -> None:
@@ -61,10 +65,10 @@ def test_without_a_record_manifests_beside_it_and_in_the_cache_do(
     assert find_again(work, tones.digest).place == str(both / "out" / "corpus-sid")
 
 
-def test_what_is_embedded_can_be_generated_again(tones: Corpus, tmp_path: Path) -> None:
-    named = Corpus(tmp_path / "gone", "synthetic", "0" * 64, tones.statistics, tones.info)
-    record(named, tmp_path / "gone", tmp_path / "a")
-    assert find_again(tmp_path / "a", "0" * 64).place == "synthetic"
+def test_what_is_embedded_can_be_generated_again(both: Path, tones: Corpus) -> None:
+    named = Corpus(both / "gone", "synthetic", "0" * 64, tones.statistics, tones.info)
+    record(named, both / "gone", both / "a")
+    assert find_again(both / "a", "0" * 64).place == "synthetic"
 
 
 def test_a_server_that_a_file_names_is_asked_only_where_the_user_allows_it(
@@ -76,6 +80,7 @@ def test_a_server_that_a_file_names_is_asked_only_where_the_user_allows_it(
         asked.append(place)
         return tones
 
+    shutil.rmtree(both / "data")
     (both / "a").mkdir()
     told = [{"name": "x", "digest": tones.digest, "place": "https://somewhere.example/corpus"}]
     (both / "a" / CORPORA_FILE).write_text(json.dumps(told))

@@ -18,8 +18,8 @@ from speechft.sweeping.corpora import corpora_of, tell_corpora
 
 @pytest.fixture
 def work(tuned: Path, tones: Corpus, tmp_path: Path) -> Path:
-    """A folder as a fine-tuning leaves it."""
-    out = tmp_path / "work"
+    """A folder as a fine-tuning leaves it, so deep that other tests' corpora are not around it."""
+    out = tmp_path / "at" / "home" / "work"
     config: dict[str, Any] = {"finetuning": {"task": "sid"}, "seed": 0}
     with stage(out, name="finetune", config=config, inputs={"corpus": tones.digest}) as here:
         shutil.copytree(tuned, here.scratch / "encoder")
