@@ -152,11 +152,14 @@ def _names_of(known: Iterable[str]) -> dict[str, str]:
 
 
 def is_place(name: str) -> bool:
-    """Return whether a name is a path, rather than a hub id or any other name."""
-    if name.startswith(_ROOTS) or name.count("/") > 1:
+    """Return whether a name is a path, rather than a hub id or any other name.
+
+    Settings may stand behind it: ``data/my.csv?text=COLUMN``.
+    """
+    if name.startswith(_ROOTS) or name.partition("?")[0].count("/") > 1:
         return True
     try:
-        return "/" in name and Path(name).exists()
+        return "/" in name and any(Path(n).exists() for n in (name, name.partition("?")[0]))
     except (OSError, ValueError):
         return False
 
@@ -211,8 +214,10 @@ def public_command(words: Iterable[str]) -> str:
     """
     shown = []
     for word in words:
-        head, sign, value = word.rpartition("=")
+        before, mark, settings = word.partition("?")
+        head, sign, value = before.rpartition("=")
         at_address = _ADDRESS.search(word) and not _FILE.search(word)
         place = not at_address and is_place(_FILE.sub("/", value))
-        shown.append(head + sign + public_name(value) if place else masked(word))
+        named = head + sign + public_name(value) + mark + settings
+        shown.append(named if place else masked(word))
     return shlex.join(shown)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import speechft
 from speechft.data.manifest import Corpus
 from speechft.errors import ConfigError, DataError
 from speechft.evaluation import suite, task_evaluation
@@ -212,3 +213,25 @@ def test_items_survive_the_file(tiny_hubert: Path, tones: Corpus, tmp_path: Path
     written = [json.loads(line) for line in lines]
     for item, line in zip(items, written, strict=True):
         assert line == {k: v for k, v in dataclasses.asdict(item).items() if k != "searched"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("protocol=quik", "unknown protocol 'quik'"),
+        ("tasks=pr,sidd", "unknown task 'sidd'"),
+        ("language_model=words.arpa", "is for task asr"),
+    ],
+)
+def test_names_are_checked_before_a_corpus_is_prepared(
+    setting: str, told: str, tiny_hubert: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "my.csv"
+    table.write_text("path,split\nwould take an hour.wav,train\n")
+    given: dict[str, Any] = {"corpus": table, "out": tmp_path / "out"}
+    base = str(tiny_hubert)
+    with pytest.raises(ConfigError, match=told):
+        speechft.evaluate(base, overrides=["tasks=pr,sid", setting], **given)
+    with pytest.raises(ConfigError, match=told):
+        speechft.run("demo", overrides=[f"encoder={base}", f"evaluation.{setting}"], **given)
+    assert not list((tmp_path / "out").rglob("corpus*"))

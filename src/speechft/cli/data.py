@@ -17,7 +17,7 @@ from speechft.console import say
 @app.command()
 def prepare(
     corpus: Annotated[str, typer.Argument(autocompletion=corpora)],
-    root: Annotated[str | None, typer.Argument(help="The unpacked archive; see corpora.")] = None,
+    root: Annotated[str | None, typer.Argument(help="An unpacked archive, or a table.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for manifests.")] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out recordings that are missing.")

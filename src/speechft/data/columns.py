@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
-from speechft.commands import command
+from speechft.commands import command, shell
 from speechft.data.text import composed
-from speechft.errors import DataError
+from speechft.errors import DataError, nearest
 from speechft.storage.documents import is_plain
 
 KNOWN = ("path", "split", "start", "end", "duration", "channel", "text", "phones", "speaker")
@@ -34,19 +36,73 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4_000
 
 def meaning(column: str) -> str:
     """Return what a column is called here: ``File Name`` is ``path``; others keep their name."""
-    plain = composed(column).strip().strip("\ufeff")
+    plain = _plain(column)
     folded = re.sub(r"[\s.-]+", "_", plain.lower())
     if folded in (*KNOWN, "label", "language"):
         return folded
     return _MEANING.get(folded, plain)
 
 
-def renamed(row: Mapping[str, str], where: str) -> dict[str, str]:
+def _plain(column: str) -> str:
+    return composed(column).strip().strip("\ufeff")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What the columns of a table mean: as the user says, all others by what they are called."""
+
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """Column by what it means, as the user said. One column may mean several things."""
+    unread: tuple[str, ...] = ()
+    """Meanings that no column has by its name alone."""
+
+    def of(self, column: str) -> tuple[str, ...]:
+        """Return what a column means; nothing where it is not read, as another was chosen."""
+        plain = _plain(column)
+        chosen = tuple(meant for meant, name in self.chosen.items() if _plain(name) == plain)
+        meant = meaning(column)
+        return chosen or (() if meant in (*self.chosen, *self.unread) else (meant,))
+
+    def all_of(self, columns: Iterable[str]) -> list[str]:
+        """Return everything that columns mean, each once, in order."""
+        return list(dict.fromkeys(meant for column in columns for meant in self.of(column)))
+
+    def passed(self, columns: Iterable[str]) -> list[str]:
+        """Return the columns that are not read."""
+        return [column for column in columns if not self.of(column)]
+
+    def check(self, where: Any, columns: Iterable[str], meant: Iterable[str] | None = None) -> None:
+        """Refuse a column that was chosen and is not there.
+
+        Args:
+            where: What lacks it, for the error.
+            columns: Those that there are.
+            meant: What is looked at; everything otherwise.
+
+        Raises:
+            DataError: Names it and what there is.
+        """
+        has = [_plain(column) for column in columns]
+        for name in (c for m, c in self.chosen.items() if meant is None or m in meant):
+            if _plain(name) not in has:
+                near = nearest(_plain(name), has)
+                raise DataError(
+                    f"{where} has no column {name!r}; it has: {', '.join(has)}",
+                    hint=None if near is None else f"did you mean {near!r}?",
+                )
+
+
+PLAIN = Naming()
+"""Columns mean what they are called."""
+
+
+def renamed(row: Mapping[str, str], where: str, naming: Naming = PLAIN) -> dict[str, str]:
     """Return a row by the names of columns here.
 
     Args:
         row: Cells by column as the table has them.
         where: Table and line, for the error.
+        naming: What columns mean.
 
     Raises:
         DataError: Two columns mean the same and differ.
@@ -54,19 +110,20 @@ def renamed(row: Mapping[str, str], where: str) -> dict[str, str]:
     cells: dict[str, str] = {}
     given: dict[str, str] = {}
     for column, value in row.items():
-        name = meaning(column)
         text = composed(value).strip()
-        differ = name in cells and text and cells[name] and text != cells[name]
-        if differ and name == "language":  # English beside en: two labels
-            name = composed(column).strip()
-        elif differ:
-            raise DataError(
-                f"{where}: the columns {given[name]!r} and {column!r} both mean {name}, but hold "
-                f"{cells[name]!r} and {text!r}",
-                hint="rename the one that is not meant, or take it out",
-            )
-        if text or name not in cells:
-            cells[name], given[name] = text, column
+        for name in naming.of(column):
+            differ = name in cells and text and cells[name] and text != cells[name]
+            if differ and name == "language":  # English beside en: two labels
+                name = composed(column).strip()
+            elif differ:
+                raise DataError(
+                    f"{where}: the columns {given[name]!r} and {column!r} both mean {name}, but "
+                    f"hold {cells[name]!r} and {text!r}",
+                    hint="name the one that is meant behind the table, such as TABLE"
+                    f"?{urlencode({name: column})}, or rename one",
+                )
+            if text or name not in cells:
+                cells[name], given[name] = text, column
     return cells
 
 
@@ -103,24 +160,43 @@ def as_cells(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     return cells, dropped
 
 
-def require(path: Any, columns: Iterable[str], given: Iterable[str], names: Iterable[str]) -> None:
+def require(
+    path: Any,
+    columns: Iterable[str],
+    given: Iterable[str],
+    names: Iterable[str],
+    naming: Naming = PLAIN,
+) -> None:
     """Refuse a table without columns that are needed.
+
+    Args:
+        path: The table.
+        columns: What its columns mean.
+        given: What they are called.
+        names: What is needed.
+        naming: What the user said of columns.
 
     Raises:
         DataError: Names what it lacks and what it has.
     """
     has = set(columns)
     missing = [name for name in names if name not in has]
-    if missing:
+    if not missing:
+        return
+    said = [urlencode({meant: column}) for meant, column in naming.chosen.items()]
+    place = f"{path}?{'&'.join(said)}" if said else path
+    named = shell(f"{path}?{'&'.join([*said, *(f'{name}=COLUMN' for name in missing)])}", ())
+    hint = (
+        "columns are path, split and any of start, end, channel, text, phones, speaker, label; "
+        f"the first line names them, or you do behind the table: {named}"
+    )
+    if missing == ["split"]:
+        drawn = command("prepare", "generic", place, set_="draw=recordings", out="corpora/drawn")
         hint = (
-            "columns are path, split and any of start, end, channel, text, phones, speaker, label; "
-            "the first line names them"
+            f"add it with train, dev and test, say which it is ({named}), or have it drawn: "
+            f"{drawn} (or draw=speakers)"
         )
-        if missing == ["split"]:
-            drawn = command("prepare", "generic", path, set_="draw=recordings", out="corpora/drawn")
-            hint = f"add it with train, dev and test, or have it drawn: {drawn} (or draw=speakers)"
-        raise DataError(
-            f"corpus table {path} lacks the column {', '.join(missing)}; "
-            f"it has: {', '.join(given)}",
-            hint=hint,
-        )
+    raise DataError(
+        f"corpus table {path} lacks the column {', '.join(missing)}; it has: {', '.join(given)}",
+        hint=hint,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
 from speechft.storage.scratch import Rows
@@ -73,3 +74,8 @@ def as_values(item: Any) -> list[Any]:
 def kept_rows() -> KeptItems[dict[str, str]]:
     """Return rows of a table, none yet."""
     return KeptItems(dict, dict)
+
+
+def kept_paths() -> KeptItems[Path]:
+    """Return paths, none yet."""
+    return KeptItems(str, Path)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.commands import shell
-from speechft.data.columns import KNOWN, as_cells, meaning, renamed, require, unusable
+from speechft.data.columns import KNOWN, PLAIN, Naming, as_cells, renamed, require, unusable
 from speechft.data.kept_items import KeptItems, kept_rows
 from speechft.data.places import MAX_BYTES
 from speechft.errors import DataError
@@ -40,8 +40,10 @@ class RowTable:
     """The rows of a table and what is wrong with it."""
 
     path: Path
+    naming: Naming = PLAIN
+    """What its columns mean."""
     rows: KeptItems[dict[str, str]] = field(default_factory=kept_rows)
-    """Cells by column as `speechft.data.columns.meaning` names it."""
+    """Cells by column as ``naming`` has it."""
     lines: Column = field(default_factory=Column)
     """The line of each row."""
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -49,7 +51,7 @@ class RowTable:
     columns: list[str] = field(default_factory=list)
     """All columns, by their names here."""
     dropped: list[str] = field(default_factory=list)
-    """Columns without name or text, which are not read."""
+    """Columns without name or text, or in whose place another was chosen, which are not read."""
     decimal_commas: bool = False
     """Whether times are written so: where semicolons separate, they mostly are."""
 
@@ -80,18 +82,21 @@ def is_manifest(path: Path) -> bool:
     )
 
 
-def read_table(path: Path, required: tuple[str, ...] = ("path",)) -> RowTable:
+def read_table(
+    path: Path, required: tuple[str, ...] = ("path",), naming: Naming = PLAIN
+) -> RowTable:
     """Read a table.
 
     Args:
         path: The file.
         required: Columns that it must have.
+        naming: What its columns mean.
 
     Raises:
         DataError: It is missing, is no text, its quotes do not close, it lacks a column, two of its
             columns contradict each other, or it has no rows.
     """
-    table = RowTable(path)
+    table = RowTable(path, naming)
     if path.suffix.lower() in _JSON:
         _read_json(table, required)
     else:
@@ -165,7 +170,7 @@ def _read_cells(table: RowTable, required: tuple[str, ...]) -> None:
     with _lines_of(table.path, "") as lines:
         before, first = next(((n, x) for n, x in enumerate(lines) if x.strip()), (0, ""))
     said = len(first.strip()) == 5 and first.lower().startswith("sep=")  # Excel's way to say it
-    separator = first[4] if said else _separator(first.rstrip("\r\n"), table.path)
+    separator = first[4] if said else _separator(first.rstrip("\r\n"), table)
     table.decimal_commas = separator == ";"
     tabs = separator == "\t"
     # quotes of tables with tabs are text, and so is what other systems end a line by
@@ -188,17 +193,18 @@ def _read_rows(
             continue
         _add_row(table, header, number, cells)
     if not header:
-        require(table.path, (), (), required)
+        require(table.path, (), (), required, table.naming)
 
 
-def _separator(first: str, path: Path) -> str:
+def _separator(first: str, table: RowTable) -> str:
     """Return what separates the cells of the first line."""
-    if path.suffix.lower() in (".tsv", ".tab") and "\t" in first:
+    if table.path.suffix.lower() in (".tsv", ".tab") and "\t" in first:
         return "\t"
 
     def score(separator: str) -> tuple[int, int]:
-        names = [meaning(name.strip().strip('"')) for name in first.split(separator)]
-        return sum(name in KNOWN for name in names), len(names)
+        names = first.split(separator)
+        meant = table.naming.all_of(name.strip().strip('"') for name in names)
+        return sum(name in KNOWN for name in meant), len(names)
 
     return max(_SEPARATORS, key=score)
 
@@ -211,14 +217,17 @@ def _header(table: RowTable, cells: list[str], required: tuple[str, ...]) -> lis
     unnamed = [name.lower().startswith("unnamed:") or not name for name in names]
     table.dropped = [f"column {n}" for n, empty in enumerate(unnamed, 1) if empty]
     names = ["" if empty else name for name, empty in zip(names, unnamed, strict=True)]
-    table.columns = list(dict.fromkeys(meaning(name) for name in names if name))
+    named = [name for name in names if name]
+    table.columns = table.naming.all_of(named)
+    table.dropped += table.naming.passed(named)
     twice = {name for name, count in Counter(names).items() if name and count > 1}
     if twice:
         raise DataError(
             f"corpus table {table.path} has the column {', '.join(sorted(twice)[:10])} twice",
             hint="rename one of them",
         )
-    require(table.path, table.columns, [name for name in names if name], required)
+    table.naming.check(f"corpus table {table.path}", named)
+    require(table.path, table.columns, named, required, table.naming)
     return names
 
 
@@ -228,14 +237,16 @@ def _add_row(table: RowTable, header: list[str], number: int, cells: list[str]) 
     pairs = {name: cell for name, cell in zip(header, cells, strict=False) if name}
     given, wanted = len(cells), len(header)
     if given == wanted:
-        _keep(table, renamed(pairs, f"corpus table {table.path}, line {number}"), number)
+        where = f"corpus table {table.path}, line {number}"
+        _keep(table, renamed(pairs, where, table.naming), number)
         return
-    place = next((cell.strip() for name, cell in pairs.items() if meaning(name) == "path"), "")
+    meant = table.naming.of
+    place = next((cell.strip() for name, cell in pairs.items() if "path" in meant(name)), "")
     if given > wanted:
         problem = f"line {number} has {given} cells, the first line {wanted}: quote texts with "
         problem += "separators in them"
     else:
-        missing = [meaning(name) for name in header[given:] if name]
+        missing = table.naming.all_of(name for name in header[given:] if name)
         problem = f"line {number} has {given} of {wanted} cells: the {', '.join(missing)} is empty"
     table.problems.append((place, problem))
 
@@ -304,23 +315,27 @@ def _quoted(lines: Iterable[str], separator: str, path: Path) -> Iterator[tuple[
 def _read_json(table: RowTable, required: tuple[str, ...]) -> None:
     dropped: dict[str, None] = {}
     columns: dict[str, None] = {}
+    there: dict[str, None] = {}
     for number, row in _json_rows(table.path):
+        where = f"{table.path}, line {number}"
         if not isinstance(row, dict):
-            raise DataError(
-                f"{table.path}, line {number} is {type(row).__name__}, expected an object"
-            )
+            raise DataError(f"{where} is {type(row).__name__}, expected an object")
         cells, without = as_cells(row)
-        dropped |= dict.fromkeys(without)
-        new = renamed(cells, f"{table.path}, line {number}")
+        dropped |= dict.fromkeys([*without, *table.naming.passed(cells)])
+        new = renamed(cells, where, table.naming)
         columns |= dict.fromkeys(new)
         if not table.rows:
-            require(table.path, new, row, required)
+            table.naming.check(where, row, required)
+            require(table.path, new, row, required, table.naming)
+        there |= dict.fromkeys(row)
         missing = [name for name in required if not new.get(name)]
         if missing:
             problem = f"line {number}: the {', '.join(missing)} is empty"
             table.problems.append((new.get("path", ""), problem))
         else:
             _keep(table, new, number)
+    if there:
+        table.naming.check(f"corpus table {table.path}", there)
     table.columns, table.dropped = list(columns), list(dropped)
 
 

@@ -16,7 +16,7 @@ from speechft.evaluation.config import EvaluationConfig
 from speechft.evaluation.failures import Failures
 from speechft.evaluation.jobs import EncoderJobs, evaluate_all
 from speechft.evaluation.protocols import protocol_notes
-from speechft.evaluation.suite import assign_tasks
+from speechft.evaluation.suite import assign_tasks, check_names
 from speechft.features.downsampler import DownsamplerCache
 from speechft.parallel.claims import Workers
 from speechft.parallel.sharing import is_settled
@@ -96,6 +96,7 @@ def open_tasks(
         folder: Where corpora are made that are none yet.
         test: Whether test may be read; else it cannot be, see `Corpus.closed`.
     """
+    check_names(config)
     opened = open_corpora(corpus, folder, test=test)
     tasks, by_task = assign_tasks(config, opened)
     for note, about in protocol_notes(config.protocol, tasks).items():

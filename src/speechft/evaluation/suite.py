@@ -24,6 +24,33 @@ _REASONS = 5
 """Of what a corpus lacks, so many are told."""
 
 
+def check_names(config: EvaluationConfig, names: Sequence[str] | None = None) -> list[Task]:
+    """Return the tasks that are asked for by name; to be called before a corpus is prepared.
+
+    Args:
+        config: Tasks and protocol.
+        names: Of the tasks, where corpora are given by task.
+
+    Raises:
+        ConfigError: Unknown task or protocol, no task at all, or a language model without ASR.
+    """
+    if config.protocol not in PROTOCOLS:
+        raise unknown_choice("protocol", config.protocol, PROTOCOLS)
+    if names is None and config.tasks == "available":
+        return []
+    named = config.tasks if names is None else names
+    tasks = [find_task(name) for name in dict.fromkeys(named)]
+    if not tasks:
+        raise ConfigError("no task to evaluate", hint=f"choose from: {', '.join(TASKS)}")
+    if config.language_model is not None and not any(t.takes_language_model for t in tasks):
+        raise ConfigError(
+            f"language model {config.language_model} is for task asr, which is not among the "
+            f"tasks: {', '.join(named)}",
+            hint="add asr to the tasks, or leave the language model out",
+        )
+    return tasks
+
+
 def assign_tasks(
     config: EvaluationConfig, corpora: Sequence[Corpus]
 ) -> tuple[list[Task], dict[str, Corpus]]:
@@ -37,10 +64,8 @@ def assign_tasks(
         DataError: A task was asked for by name and no corpus supports it, or a corpus lost too much
             when it was prepared.
     """
-    if config.protocol not in PROTOCOLS:
-        raise unknown_choice("protocol", config.protocol, PROTOCOLS)
+    named = check_names(config)
     chosen: dict[str, Corpus] = {}
-    named = [] if config.tasks == "available" else _named_tasks(config)
     for corpus in corpora:
         for task in {**TASKS, **{task.name: task for task in named}}.values():
             if not task.supported_by(corpus, config.left_out_limit):
@@ -75,7 +100,7 @@ def tasks_of(config: EvaluationConfig, corpora: Mapping[str, Corpus]) -> list[Ta
         ConfigError: Unknown task or protocol, or no task at all.
         DataError: A corpus does not support its task, or lost too much when it was prepared.
     """
-    _named_tasks(config.model_copy(update={"tasks": tuple(corpora)}))
+    check_names(config, tuple(corpora))
     tasks = []
     for name, corpus in corpora.items():
         alone = config.model_copy(update={"tasks": (name,), "language_model": None})
@@ -101,15 +126,13 @@ def choose_tasks(config: EvaluationConfig, corpus: Corpus) -> list[Task]:
         ConfigError: Unknown task or protocol, or no task at all.
         DataError: A task was asked for by name and the corpus does not support it.
     """
-    if config.protocol not in PROTOCOLS:
-        raise unknown_choice("protocol", config.protocol, PROTOCOLS)
+    tasks = check_names(config)
     limit = config.left_out_limit
     available = [task for task in TASKS.values() if task.supported_by(corpus, limit)]
     if config.tasks == "available":
         if not available:
             raise _no_task([corpus], limit)
         return available
-    tasks = _named_tasks(config)
     for task in tasks:
         task.require(corpus, [other.name for other in available], limit)
     return tasks
@@ -146,20 +169,6 @@ def _closest(corpus: Corpus) -> list[Task]:
     known = [task for task in TASKS.values() if task.label in kinds]
     others = kinds - {task.label for task in TASKS.values()} - {"words"}
     return [*known, *(find_task(f"{COLUMN}{kind}") for kind in sorted(others))]
-
-
-def _named_tasks(config: EvaluationConfig) -> list[Task]:
-    """Return the tasks that are asked for by name."""
-    tasks = [find_task(name) for name in dict.fromkeys(config.tasks)]
-    if not tasks:
-        raise ConfigError("no task to evaluate", hint=f"choose from: {', '.join(TASKS)}")
-    if config.language_model is not None and not any(t.takes_language_model for t in tasks):
-        raise ConfigError(
-            f"language model {config.language_model} is for task asr, which is not among the "
-            f"tasks: {', '.join(config.tasks)}",
-            hint="add asr to the tasks, or leave the language model out",
-        )
-    return tasks
 
 
 def evaluate_encoder(

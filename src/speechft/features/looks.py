@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from speechft.data.corpora.reading import Reading
+from speechft.data.corpora.settings import place_and_settings
 from speechft.data.folders import CORPUS_FILE, look_below
 from speechft.data.tables import SUFFIXES, is_manifest, is_table, read_table
 from speechft.errors import DataError, SpeechftError
@@ -101,7 +103,7 @@ def inspect_anything(
     """
     if is_data(name):
         return inspect_data(name)
-    place = Path(os.path.expanduser(name))
+    place = Path(os.path.expanduser(place_and_settings(str(name))[0]))
     if place.suffix.lower() in _OF_DATA and not place.exists():
         kind = "recording" if place.suffix.lower() in AUDIO_SUFFIXES else "table"
         raise DataError(f"{kind} {name} does not exist", hint="look at its name and folder")
@@ -114,7 +116,7 @@ def is_data(name: str | Path) -> bool:
     """Return whether a name is data rather than an encoder."""
     if (address := address_of(name)) is not None:
         return stat(joined(address, CORPUS_FILE)) is not None
-    path = Path(os.path.expanduser(name))
+    path = Path(os.path.expanduser(place_and_settings(str(name))[0]))
     suffix = path.suffix.lower()
     if path.is_file() or path.is_symlink():
         return suffix not in _WEIGHTS and (
@@ -145,7 +147,8 @@ def inspect_data(name: str | Path) -> DataInspection:
     """Say what data is, what would be read of it, and what would be left out and why.
 
     Args:
-        name: A recording, table, manifest, prepared corpus or folder.
+        name: A recording, table, manifest, prepared corpus or folder; behind a table or a folder
+            settings as `speechft.data.corpora.find_corpus` takes them.
 
     Raises:
         DataError: It is none of these, or a table that cannot be read at all.
@@ -157,11 +160,12 @@ def inspect_data(name: str | Path) -> DataInspection:
 def _inspected(name: str | Path) -> DataInspection:
     if (address := address_of(name)) is not None:
         return _corpus(address)
-    path = Path(os.path.expanduser(name))
+    place, settings = place_and_settings(str(name))
+    path = Path(os.path.expanduser(place))
     if path.is_dir() and (path / CORPUS_FILE).is_file():
         return _corpus(path)
     if path.is_dir() or is_table(path) or path.suffix.lower() == ".parquet":
-        return _recordings(path)
+        return _recordings(path, str(name), Reading.of(settings))
     if path.name.endswith((".gz", ".jsonl", ".json")):
         return _manifest(path)
     return _recording(path)
@@ -189,20 +193,21 @@ def _recording(path: Path) -> DataInspection:
     return DataInspection(str(path), "recording", facts, int(not problems), problems, commands)
 
 
-def _recordings(path: Path) -> DataInspection:
+def _recordings(path: Path, given: str, reading: Reading) -> DataInspection:
     """Look at a table or a folder as `speechft prepare generic` reads it, headers only."""
     from speechft.data.corpora import generic
     from speechft.data.corpora.build import Options, drops_by, problems_of
+    from speechft.data.corpora.splits import unread_splits
     from speechft.data.inspection import inspect
 
     left = _Left()
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            table = generic.read_place(path, Path(scratch))
+            table = generic.read_place(path, Path(scratch), reading)
         except DataError as error:
             if not is_table(path) or "lacks the column split" not in error.message:
                 raise
-            return _listed(path)
+            return _listed(path, given)
         scan = generic.scan_of(table)
         left.add_issues(scan.issues)
         splits: Counter[str] = Counter()
@@ -223,26 +228,26 @@ def _recordings(path: Path) -> DataInspection:
                 speakers += bool(draft.speaker)
     kind = "folder" if path.is_dir() else "table"
     facts = {"splits": ", ".join(f"{name} {n}" for name, n in splits.items()) or "none"}
-    if unread := generic.unread_splits(scan.splits):
+    if unread := unread_splits(scan.splits):
         facts["no task reads"] = unread
     facts["with text"], facts["with speaker"] = str(texts), str(speakers)
     for name, columns in (("labels", table.labels), ("not read", table.dropped)):
         if columns:
             facts[name] = ", ".join(columns)
-    commands = [command("prepare", "generic", path, out=f"corpora/{path.stem}")]
+    commands = [command("prepare", "generic", given, out=f"corpora/{path.stem}")]
     return DataInspection(str(path), kind, facts, sum(splits.values()), left.told, commands)
 
 
-def _listed(path: Path) -> DataInspection:
+def _listed(path: Path, given: str) -> DataInspection:
     """Look at a table without splits, which only `speechft extract` takes."""
     from speechft.features.sources import find_sources
 
-    found = find_sources([path])
+    found = find_sources(given)
     facts = {"splits": "no column split: extract reads it, prepare has to draw them"}
     drawn = f"corpora/{path.stem}"
     commands = [
-        command("extract", "tiny-hubert", path, out="feats"),
-        command("prepare", "generic", path, set_="draw=recordings", out=drawn),
+        command("extract", "tiny-hubert", given, out="feats"),
+        command("prepare", "generic", given, set_="draw=recordings", out=drawn),
     ]
     return DataInspection(str(path), "table", facts, len(found.cuts), found.problems, commands)
 

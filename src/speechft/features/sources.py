@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from speechft.arguments import Paths, texts_of
 from speechft.commands import command
 from speechft.console import warn
+from speechft.data.columns import Naming
 from speechft.data.containers import AUDIO_SUFFIXES
+from speechft.data.corpora.reading import Reading
+from speechft.data.corpora.settings import place_and_settings
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
 from speechft.data.inspection import inspect
@@ -20,7 +23,7 @@ from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
 from speechft.data.utterances import Utterance, to_cut
-from speechft.errors import DataError
+from speechft.errors import ConfigError, DataError
 from speechft.storage.copies import copied_file
 from speechft.storage.documents import is_plain
 from speechft.storage.files import file_digest, json_digest
@@ -61,12 +64,17 @@ def find_sources(arguments: Paths) -> Sources:
     parents: list[Path] = []
     for text in texts_of(arguments):
         if (address := address_of(text)) is None:
-            path = Path(os.path.abspath(Path(os.path.expanduser(text))))
+            place, settings = place_and_settings(text)
+            path = Path(os.path.abspath(Path(os.path.expanduser(place))))
         elif Path(address).suffix.lower() in AUDIO_SUFFIXES:
-            path = copied_file(address)
+            path, settings = copied_file(address), []
         else:
             _add_address(sources, address)
             continue
+        if settings and not is_table(path):
+            raise DataError(
+                f"{path} takes no settings ({'&'.join(settings)}): they name columns of a table"
+            )
         if not is_plain(str(path)):
             raise DataError(f"the name {str(path)!r} is not UTF-8", hint="rename it")
         if path.is_dir() and (path / CORPUS_FILE).is_file():
@@ -88,7 +96,7 @@ def find_sources(arguments: Paths) -> Sources:
                 hint=f"{command('prepare', 'generic', path, out='DIR')}, then give DIR",
             )
         elif is_table(path):
-            for file, segment in _read_rows(path, sources.problems):
+            for file, segment in _read_rows(path, sources.problems, _naming(settings)):
                 files.setdefault(file, []).append(segment)
                 parents.append(file.parent)
         else:
@@ -174,8 +182,25 @@ def _is_manifest(path: Path) -> bool:
     return path.suffix.lower() in (".jsonl", ".json") and is_manifest(path)
 
 
-def _read_rows(path: Path, problems: dict[str, str]) -> Iterator[tuple[Path, Segment]]:
-    table = read_table(path)
+def _naming(settings: Sequence[str]) -> Naming:
+    """Return what columns mean; all rows are read, so that nothing else can be set.
+
+    Raises:
+        ConfigError: A setting speaks of splits.
+    """
+    reading = Reading.of(settings)
+    if replace(reading, splits="", draw="", disjoint_speakers=False) != reading:
+        raise ConfigError(
+            f"{'&'.join(settings)} speaks of splits, and here all rows of a table are read",
+            hint="settings are columns: path, start, end, duration, channel",
+        )
+    return reading.naming
+
+
+def _read_rows(
+    path: Path, problems: dict[str, str], naming: Naming
+) -> Iterator[tuple[Path, Segment]]:
+    table = read_table(path, naming=naming)
     for number, (place, problem) in enumerate(table.problems, 1):
         problems[f"{place or 'a row'} ({number} of {path})"] = problem
     for row, line in zip(table.rows, table.lines.values().tolist(), strict=True):

@@ -12,7 +12,7 @@ from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.encoders.load import digest_of
 from speechft.errors import ConfigError, DataError
-from speechft.evaluation.suite import assign_tasks, tasks_of
+from speechft.evaluation.suite import assign_tasks, check_names, tasks_of
 from speechft.exposure import estimate
 from speechft.pipeline.evaluating import floor
 from speechft.pipeline.state import Run
@@ -27,16 +27,18 @@ def open_run(recipe: Recipe, folder: Path) -> Run:
     check_recipe(recipe)
     for name in recipe.evaluation.floors:
         floor(name, recipe)
+    names = _evaluation_corpora(recipe)
+    by_name = isinstance(recipe.data.evaluation, dict)
+    check_names(recipe.evaluation, tuple(names) if by_name else None)
     corpora = open_corpora(recipe, folder)
     corpus = corpora["*"]
-    names = _evaluation_corpora(recipe)
     further = {
         name: find_corpus(name, folder / f"corpus-evaluation-{number}")
         for number, name in enumerate(dict.fromkeys(names.values()), 1)
     }
     for one in (corpus, *further.values()):
         log(f"corpus: {one.told}")
-    if isinstance(recipe.data.evaluation, dict):
+    if by_name:
         by_task = {task: further[name] for task, name in names.items()}
         tasks, evaluated = tasks_of(recipe.evaluation, by_task), by_task
     else:

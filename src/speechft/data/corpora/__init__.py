@@ -61,7 +61,8 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
 
     Args:
         name: Name of an embedded corpus; ``hf:owner/name`` of the hub; the folder or address of a
-            prepared corpus; a table, a parquet file, an audiofolder or a folder of parquet files.
+            prepared corpus; a table, a parquet file, an audiofolder or a folder of parquet files,
+            with ``?key=value&key=value`` of `speechft.data.corpora.reading.Reading` behind it.
         work_folder: Where the manifests of one's own recordings go.
 
     Raises:
@@ -79,6 +80,8 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
 
 def _find(name: str, work_folder: Path) -> Corpus:
     from speechft.data.corpora import generic, hub, synthetic
+    from speechft.data.corpora.reading import Reading
+    from speechft.data.corpora.settings import place_and_settings
     from speechft.data.manifest import CORPUS_FILE, how_to_prepare, open_corpus
     from speechft.data.tables import SUFFIXES
 
@@ -89,13 +92,20 @@ def _find(name: str, work_folder: Path) -> Corpus:
         return hub.prepare_reference(name, cache_folder() / "hub" / hub.place_of(name))
     if (address := address_of(name)) is not None:
         return open_corpus(address)
-    path = Path(os.path.expanduser(name))
+    place, settings = place_and_settings(name)
+    path = Path(os.path.expanduser(place))
     if path.suffix.lower() in (*SUFFIXES, ".parquet"):
-        return generic.prepare(path, work_folder)
+        return generic.prepare(path, work_folder, reading=Reading.of(settings))
     if (path / CORPUS_FILE).is_file():
+        if settings:
+            raise DataError(
+                f"corpus {path} is prepared: its columns were read already, and it takes no "
+                f"settings ({', '.join(settings)})",
+                hint="give what it was prepared from, with them",
+            )
         return open_corpus(path)
-    if name and name not in ARCHIVES and path.is_dir():
-        return generic.prepare(path, work_folder)
+    if place and place not in ARCHIVES and path.is_dir():
+        return generic.prepare(path, work_folder, reading=Reading.of(settings))
     if path.name in ARCHIVES:
         raise DataError(
             f"corpus {name} has to be prepared first",

@@ -4,43 +4,31 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechft.commands import command
 from speechft.console import log, warn
-from speechft.data.columns import KNOWN, as_cells, meaning, renamed, unusable
+from speechft.data.columns import KNOWN, Naming, as_cells, renamed, unusable
 from speechft.data.containers import AUDIO_SUFFIXES
 from speechft.data.corpora.base import Draft, Scan, kept_drafts
 from speechft.data.corpora.build import Options, build
 from speechft.data.corpora.drawing import draw_splits
 from speechft.data.corpora.embedded import GENERIC
 from speechft.data.corpora.parquet import read_parquet
+from speechft.data.corpora.reading import Reading
+from speechft.data.corpora.splits import MEANT, split_of, unread_splits, wanted_splits
 from speechft.data.folders import locate, look_below
 from speechft.data.issues import Issue
-from speechft.data.kept_items import KeptItems, kept_rows
+from speechft.data.kept_items import KeptItems, kept_paths, kept_rows
 from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read_table
-from speechft.errors import DataError, nearest
+from speechft.errors import DataError
 from speechft.storage.scratch import Names
 
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "dev",
-    "valid": "dev",
-    "val": "dev",
-    "dev": "dev",
-    "devel": "dev",
-    "development": "dev",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
-}
-"""Names of splits in files, folders and tables, in small letters, as Hugging Face reads them."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 _DESCRIBED = re.compile(r"\[[^\]]*\]|<[^>]*>")
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -55,7 +43,7 @@ class Table:
     root: Path
     rows: KeptItems[dict[str, str]] = field(default_factory=kept_rows)
     """Cells by column; ``path`` is as given."""
-    audio: KeptItems[Path] = field(default_factory=lambda: KeptItems(str, Path))
+    audio: KeptItems[Path] = field(default_factory=kept_paths)
     issues: list[Issue] = field(default_factory=list)
     labels: dict[str, None] = field(default_factory=dict)
     """Columns that become labels."""
@@ -79,9 +67,7 @@ def prepare(
     place: Path,
     folder: Path,
     options: Options | None = None,
-    *,
-    disjoint_speakers: bool = False,
-    draw: str = "",
+    reading: Reading | None = None,
 ) -> Corpus:
     """Turn one's own recordings into a corpus.
 
@@ -98,61 +84,87 @@ def prepare(
         place: The table, parquet file or folder.
         folder: Where the manifests go.
         options: How recordings are inspected.
-        disjoint_speakers: Refuse speakers that train shares with dev or test.
-        draw: Draw dev and test where there are none: ``recordings`` or ``speakers``, see
-            `speechft.data.corpora.drawing`.
+        reading: Which columns and splits are meant.
 
     Raises:
+        ConfigError: A split that is wanted is not there.
         DataError: The table cannot be read, lacks a column, or nothing in it can be used.
     """
-    table = read_place(place, folder, draw)
+    reading = reading or Reading()
+    table = read_place(place, folder, reading)
     table.tell()
     scan = scan_of(table)
     if unread := unread_splits(scan.splits):
-        warn(f"no task reads the splits {unread}; those of tasks are called train, dev and test")
-    if disjoint_speakers:
+        warn(
+            f"no task reads the splits {unread}; those of tasks are called train, dev and test "
+            "(splits=train:THEIRS,... says which is which)"
+        )
+    if reading.disjoint_speakers:
         scan.disjoint = (("train", "dev", "test"),)
     root = table.root.resolve()
-    config = {"place": place.name, "disjoint_speakers": disjoint_speakers}
-    config |= {"draw": draw} if draw else {}
+    config = {"place": place.name, **reading.told()}
     return build(GENERIC, root, scan, folder, options, name=place.stem, config=config)
 
 
-def read_place(place: Path, folder: Path, draw: str = "") -> Table:
+def read_place(place: Path, folder: Path, reading: Reading) -> Table:
     """Return the recordings of a table, a parquet file or a folder.
 
     Args:
         place: What the user gives.
         folder: Where audio goes that has no file of its own.
-        draw: See `prepare`.
+        reading: Which columns and splits are meant.
 
     Raises:
+        ConfigError: A split that is wanted is not there.
         DataError: It cannot be read, lacks a column, or its splits cannot be drawn.
     """
-    table = _read(place, folder, drawn=bool(draw))
-    if draw:
-        _draw(table, draw, place)
+    table = _read(place, folder, reading)
+    if reading.splits:
+        _choose(table, reading.splits)
+    if reading.draw:
+        _draw(table, reading.draw, place)
     return table
 
 
-def _read(place: Path, folder: Path, *, drawn: bool) -> Table:
+def _read(place: Path, folder: Path, reading: Reading) -> Table:
     """Read a place; rows without a split are of train where splits are drawn."""
     if place.is_dir():
         parquet = [path for path in look_below(place).others if path.suffix == ".parquet"]
-        return _parquet(parquet, place, folder) if parquet else _audiofolder(place)
+        if parquet:
+            return _parquet(parquet, place, folder, reading)
+        return _audiofolder(place, reading)
     if place.suffix.lower() == ".parquet":
-        return _parquet([place], place.parent, folder)
+        return _parquet([place], place.parent, folder, reading)
     if place.suffix.lower() in SUFFIXES and place.is_file() and is_manifest(place):
         raise DataError(
             f"{place} is a lhotse manifest, not a table",
             hint=f"{command('extract', 'ENCODER', place, out='feats')} takes it as it is; as a "
             f"table, write path,split,text of its cuts to {place.stem}.csv",
         )
-    named = "train" if drawn else split_of(place.stem)
-    content = read_table(place, ("path",) if named else ("path", "split"))
+    named = "train" if reading.draw else split_of(place.stem)
+    content = read_table(place, ("path",) if named else ("path", "split"), reading.naming)
     table = Table([place], place.parent)
     _add_rows(table, content, place.parent, lambda _: named or "")
     return table
+
+
+def _choose(table: Table, wanted: str) -> None:
+    """Keep the rows of the splits that are wanted, called as they are here.
+
+    Raises:
+        ConfigError: One that is wanted is not there.
+    """
+    there = Counter(row["split"] for row in table.rows)
+    chosen = wanted_splits(wanted, there)
+    ours = {theirs: name for name, several in chosen.items() for theirs in several}
+    rows, audio = kept_rows(), kept_paths()
+    for row, path in zip(table.rows, table.audio, strict=True):
+        if row["split"] in ours:
+            rows.append({**row, "split": ours[row["split"]]})
+            audio.append(path)
+    table.rows, table.audio = rows, audio
+    others = {split or "no split": count for split, count in there.items() if split not in ours}
+    table.dropped |= {f"{count} rows of {split}": None for split, count in others.items()}
 
 
 def _draw(table: Table, what: str, place: Path) -> None:
@@ -161,7 +173,7 @@ def _draw(table: Table, what: str, place: Path) -> None:
     Raises:
         DataError: There are dev and test, or no train.
     """
-    meant = [_SPLITS.get(row["split"].lower(), row["split"]) for row in table.rows]
+    meant = [MEANT.get(row["split"].lower(), row["split"]) for row in table.rows]
     has = set(meant)
     parts = [part for part in ("test", "dev") if part not in has]
     if not parts or "train" not in has:
@@ -201,24 +213,11 @@ def resolve(folder: Path, text: str) -> Path:
     return found.resolve() if found.exists() else found
 
 
-def split_of(name: str) -> str | None:
-    """Return the split that a file or folder name stands for, as Hugging Face guesses it."""
-    for word in re.split(r"[^a-z]+", name.lower()):
-        if word in _SPLITS:
-            return _SPLITS[word]
-    return None
-
-
-def unread_splits(names: Iterable[str]) -> str:
-    """Return the splits that no task reads, with what may be meant; empty where there are none."""
-    unread = {n: nearest(n, _SPLITS) for n in sorted({*names} - {*_SPLITS.values()})}
-    return ", ".join(n if near is None else f"{n} ({_SPLITS[near]}?)" for n, near in unread.items())
-
-
-def _audiofolder(root: Path) -> Table:
+def _audiofolder(root: Path, reading: Reading) -> Table:
     """Read a folder: by its tables, or by the names of its folders."""
     below = look_below(root)
-    chosen, unread = _tables_of(root, below.others)
+    naming = reading.naming
+    chosen, unread = _tables_of(root, below.others, naming)
     table = Table(chosen, root)
     table.dropped |= {str(path.relative_to(root)): None for path in unread}
     for path in chosen:
@@ -227,7 +226,7 @@ def _audiofolder(root: Path) -> Table:
         def split(text: str, path: Path = path, named: str | None = named) -> str:
             return named or _split_by_folder(path, text, root) or "train"
 
-        _add_rows(table, read_table(path), path.parent, split)
+        _add_rows(table, read_table(path, naming=naming), path.parent, split)
     if chosen:
         known = set(table.audio)
         for audio in below.audio:
@@ -235,6 +234,7 @@ def _audiofolder(root: Path) -> Table:
                 problem = f"{chosen[0].name} does not mention it"
                 table.issues.append(Issue("no-label", problem, str(audio), audio.stem))
         return table
+    naming.check(f"folder {root} holds no table of recordings, so that it", ())
     for audio in below.audio:
         place = audio.relative_to(root)
         row = {"path": str(place), "split": _split_of(place) or "train"}
@@ -250,7 +250,7 @@ def _audiofolder(root: Path) -> Table:
     return table
 
 
-def _tables_of(root: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
+def _tables_of(root: Path, files: list[Path], naming: Naming) -> tuple[list[Path], list[Path]]:
     """Return the tables of a folder that are read, and those that are not.
 
     ``metadata.*`` counts first; then tables that are called after splits (``train.tsv`` of Common
@@ -263,7 +263,7 @@ def _tables_of(root: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
     others = [path for path in files if path not in metadata and is_table(path)]
     if metadata:
         return metadata, others
-    speaking = [path for path in others if _names_recordings(path)]
+    speaking = [path for path in others if _names_recordings(path, naming)]
     splits = [path for path in speaking if split_of(path.stem)]
     if splits:
         return splits, [path for path in others if path not in splits]
@@ -276,9 +276,9 @@ def _tables_of(root: Path, files: list[Path]) -> tuple[list[Path], list[Path]]:
     return speaking, [path for path in others if path not in speaking]
 
 
-def _names_recordings(path: Path) -> bool:
+def _names_recordings(path: Path, naming: Naming) -> bool:
     try:
-        return bool(read_table(path).rows)
+        return bool(read_table(path, naming=naming).rows)
     except DataError:
         return False
 
@@ -294,16 +294,17 @@ def _split_of(place: Path) -> str | None:
     return next((s for part in place.parts[:-1] if (s := split_of(part))), None)
 
 
-def _parquet(paths: list[Path], root: Path, folder: Path) -> Table:
-    table = Table(paths, root)
+def _parquet(paths: list[Path], root: Path, folder: Path, reading: Reading) -> Table:
+    table, naming = Table(paths, root), reading.naming
     for path in paths:
         split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
         place = folder / "audio" / path.relative_to(root).with_suffix("")
-        for number, (row, audio) in enumerate(read_parquet(path, place, root), 1):
+        for number, (row, audio) in enumerate(read_parquet(path, place, root, naming), 1):
             cells, dropped = as_cells(row)
+            dropped += naming.passed(cells)
             table.dropped |= {f"{name} of {path.name}": None for name in dropped}
-            cells = {name: cell for name, cell in cells.items() if meaning(name) != "path"}
-            cells = renamed(cells, f"{path}, row {number}")
+            cells = {name: cell for name, cell in cells.items() if "path" not in naming.of(name)}
+            cells = renamed(cells, f"{path}, row {number}", naming)
             if problem := unusable({**cells, "path": str(audio)}):
                 where = f"{path.name}, row {number}"
                 table.issues.append(Issue("bad-label", f"{where}: {problem}", where))
@@ -340,7 +341,7 @@ def _drafts(table: Table, issues: list[Issue]) -> Iterator[tuple[Draft, str]]:
             issues.append(Issue("bad-label", problem, row["path"]))
         else:
             seen.add(key)
-            split = _SPLITS.get(row["split"].lower(), row["split"])
+            split = MEANT.get(row["split"].lower(), row["split"])
             text = row.get("text", "")
             if described := _DESCRIBED.findall(text):
                 shown = " ".join(described[:3])

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
 from speechft.commands import command
 from speechft.console import log, progress_bar
@@ -22,7 +21,7 @@ from speechft.data.corpora.build import Options, build
 from speechft.data.corpora.embedded import HUB
 from speechft.data.corpora.generic import Table, scan_of
 from speechft.data.corpora.hub_rows import Columns, add_row, columns_of, splits_of
-from speechft.data.corpora.settings import keywords
+from speechft.data.corpora.settings import behind, keywords
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.extras import how_to_get, needs
@@ -75,8 +74,7 @@ def parse_reference(text: str) -> Reference:
             "with @revision and ?key=value&key=value behind it",
             hint="such as hf:google/fleurs:de_de, or hf:owner/name?text=raw_text&limit=1000",
         )
-    pairs = parse_qsl(found["set"] or "", keep_blank_values=True)
-    settings = tuple(f"{key}={value}" for key, value in pairs)
+    settings = tuple(behind(found["set"] or ""))
     return Reference(found["dataset"], found["config"], found["revision"], settings)
 
 

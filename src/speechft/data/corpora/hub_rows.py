@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from speechft.console import log
-from speechft.data.columns import KNOWN, as_cells, meaning, renamed, unusable
+from speechft.data.columns import KNOWN, Naming, as_cells, meaning, renamed, unusable
 from speechft.data.containers import AUDIO_SUFFIXES
-from speechft.data.corpora.generic import Table, split_of
+from speechft.data.corpora.generic import Table
 from speechft.data.corpora.parquet import audio_file
+from speechft.data.corpora.splits import plain_split, split_of, wanted_splits
 from speechft.data.issues import Issue
-from speechft.errors import DataError, unknown_choice
+from speechft.errors import DataError
 
 _PACKED = re.compile(r"(?:zip|tar|gzip|bz2|xz|zstd)://[^:]*")
 """What stands before ``::`` in the address of a file within an archive of a data set."""
@@ -27,8 +28,8 @@ class Columns:
     """Which column is what."""
 
     audio: str
-    chosen: dict[str, str]
-    """Column by what it means, as the user said."""
+    naming: Naming
+    """What the others mean."""
     classes: dict[str, list[str]] = field(default_factory=dict)
     """Names of the values of a ``ClassLabel``."""
 
@@ -39,12 +40,7 @@ def splits_of(there: Sequence[str], wanted: str) -> dict[str, list[str]]:
     Raises:
         ConfigError: One that is asked for does not exist.
     """
-    found: dict[str, list[str]] = {}
-    for item in filter(None, wanted.split(",")):
-        ours, _, theirs = item.strip().rpartition(":")
-        if theirs not in there:
-            raise unknown_choice("split", theirs, there)
-        found.setdefault(ours or split_of(theirs) or _plain(theirs), []).append(theirs)
+    found = wanted_splits(wanted, there)
     if found:
         return found
     for theirs in there:
@@ -52,17 +48,13 @@ def splits_of(there: Sequence[str], wanted: str) -> dict[str, list[str]]:
         if guessed is not None:
             found.setdefault(guessed, []).append(theirs)
     if not found:
-        return {_plain(theirs): [theirs] for theirs in there}
+        return {plain_split(theirs): [theirs] for theirs in there}
     joined = [f"{ours} from {' and '.join(n)}" for ours, n in found.items() if n != [ours]]
     if joined:
         log(f"splits: {'; '.join(joined)}")
     if passed := [name for name in there if split_of(name) is None]:
         log(f"splits that are not read: {', '.join(passed)} (--set splits=... chooses)")
     return found
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^\w.-]", "-", name)
 
 
 def columns_of(
@@ -80,14 +72,13 @@ def columns_of(
         DataError: It has no audio, or lacks a column that was named.
     """
     names = list(row)
-    for column in chosen.values():
-        if column not in names:
-            raise DataError(f"{data} has no column {column!r}; it has: {', '.join(names)}")
-    kinds, named = dict(features or {}), chosen.get("audio")
+    naming, kinds = Naming(chosen), dict(features or {})
+    naming.check(data, names)
+    named = [name for name in names if "audio" in naming.of(name)]
     typed = [name for name, kind in kinds.items() if type(kind).__name__ == "Audio"]
     likely = [name for name in names if f".{name.lower()}" in AUDIO_SUFFIXES]
     meant = [name for name in names if meaning(name) == "path"]
-    candidates = [named] if named else [n for n in (*typed, "audio", *likely, *meant) if n in names]
+    candidates = named or [n for n in (*typed, "audio", *likely, *meant) if n in names]
     if not candidates:
         raise DataError(
             f"{data} holds no audio that is known as such; its columns: {', '.join(names)}",
@@ -95,7 +86,7 @@ def columns_of(
         )
     classes = {n: list(k.names) for n, k in kinds.items() if type(k).__name__ == "ClassLabel"}
     others = {meant: column for meant, column in chosen.items() if meant != "audio"}
-    return Columns(candidates[0], others, classes)
+    return Columns(candidates[0], Naming(others, _NOT_GUESSED), classes)
 
 
 def add_row(
@@ -121,13 +112,8 @@ def add_row(
         if isinstance(value, int) and 0 <= value < len(known):
             rest[column] = known[value]
     cells, dropped = as_cells({n: v for n, v in rest.items() if not isinstance(v, bytes)})
-    named = {meant: cells.pop(column, "") for meant, column in columns.chosen.items()}
-    for name in list(cells):
-        meant = meaning(name)
-        if meant in _NOT_GUESSED or meant in named:
-            dropped.append(name)
-            del cells[name]
-    cells = renamed(cells, where) | named
+    dropped += columns.naming.passed(cells)
+    cells = renamed(cells, where, columns.naming)
     table.dropped |= dict.fromkeys(dropped)
     if problem := unusable({**cells, "path": str(audio)}):
         table.issues.append(Issue("bad-label", problem, where))

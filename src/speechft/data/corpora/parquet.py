@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from speechft.data.columns import meaning, unusable
+from speechft.data.columns import PLAIN, Naming, unusable
 from speechft.errors import DataError
 from speechft.extras import needs
 from speechft.storage.disk import is_regular
@@ -21,7 +21,9 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph", b"FORM": ".aiff"}
 
 
-def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[str, Any], Path]]:
+def read_parquet(
+    path: Path, folder: Path, root: Path, naming: Naming = PLAIN
+) -> Iterator[tuple[dict[str, Any], Path]]:
     """Yield the rows of a parquet file and where the audio of each lies.
 
     The column ``audio`` holds ``{bytes, path}`` as Hugging Face datasets write it, bytes alone, a
@@ -33,6 +35,7 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
         path: The parquet file.
         folder: Where audio files go.
         root: What paths without bytes are relative to.
+        naming: What columns mean.
 
     Raises:
         DataError: pyarrow is not installed, the file cannot be read, or it has no ``audio``.
@@ -46,12 +49,14 @@ def read_parquet(path: Path, folder: Path, root: Path) -> Iterator[tuple[dict[st
         file = pq.ParquetFile(path)
         _check_size(path, file.metadata)
         columns = file.schema_arrow.names
-        held = next((name for name in columns if meaning(name) == "path"), None)
-        held = "audio" if "audio" in columns else held
+        naming.check(path, columns)
+        meant = [name for name in columns if "path" in naming.of(name)]
+        held = "audio" if "audio" in meant else next(iter(meant), None)
         if held is None:
             raise DataError(
                 f"{path} lacks the column audio; it has: {', '.join(columns)}",
-                hint="the column audio holds {bytes, path} as Hugging Face datasets write it",
+                hint="the column audio holds {bytes, path} as Hugging Face datasets write it; for "
+                f"another name: '{path}?path=COLUMN'",
             )
         names = _class_names(file.schema_arrow.metadata or {})
         number = 0

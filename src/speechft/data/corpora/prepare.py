@@ -9,7 +9,8 @@ from pathlib import Path
 from speechft.commands import command
 from speechft.data.corpora import archive, cache_folder, cards, generic, hub, synthetic
 from speechft.data.corpora.build import Options, build
-from speechft.data.corpora.settings import keywords
+from speechft.data.corpora.reading import Reading
+from speechft.data.corpora.settings import keywords, place_and_settings
 from speechft.data.manifest import Corpus
 from speechft.data.tables import SUFFIXES
 from speechft.errors import ConfigError, unknown_choice
@@ -63,11 +64,11 @@ def prepare(
             f"corpus {name} needs {known[name].root} and an output folder",
             hint=command("prepare", name, "ROOT", out=f"corpora/{name}"),
         )
+    root, behind = place_and_settings(root) if name == "generic" else (root, [])
     place = Path(os.path.expanduser(root))
     with scratch_in(out):
         if name == "generic":
-            chosen = keywords(name, generic.prepare, settings)
-            return generic.prepare(place, out, options, **chosen)
+            return generic.prepare(place, out, options, Reading.of([*behind, *settings]))
         module = archive(name)
         chosen = keywords(name, module.scan, settings)
         scan = module.scan(place, **chosen)

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 from speechft.errors import ConfigError, unknown_choice
+
+
+def behind(mark: str) -> list[str]:
+    """Return the settings of what stands behind a question mark: ``key=value&key=value``."""
+    return [f"{key}={value}" for key, value in parse_qsl(mark, keep_blank_values=True)]
+
+
+def place_and_settings(text: str) -> tuple[str, list[str]]:
+    """Return one's own recordings and the settings behind them: ``PLACE?key=value&key=value``.
+
+    A file or folder that is called so, question mark and all, is meant itself.
+    """
+    parts = text.split("?")
+    places = ["?".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    place = next((p for p in places if os.path.lexists(os.path.expanduser(p))), parts[0])
+    return place, behind(text[len(place) + 1 :])
 
 
 def keywords(name: str, function: Callable[..., Any], settings: Sequence[str]) -> dict[str, Any]:
