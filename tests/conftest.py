@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,16 @@ from superb import superb_corpus
 def _one_thread() -> None:
     """Compute on one thread, so that results do not depend on the machine's load."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_environment() -> Iterator[None]:
+    """Give back the environment as it was: what one test makes of it is none of the next one's."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")
