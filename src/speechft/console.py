@@ -60,10 +60,32 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
 
 
+_for_machines: list[bool] = []
+"""Whether stdout belongs to a program that reads JSON; the last of them counts."""
+
+
+@contextmanager
+def for_machines(flag: bool) -> Iterator[None]:
+    """Say and show on stderr what is done within, so that stdout holds nothing but JSON.
+
+    Args:
+        flag: Whether that is asked for; nothing changes otherwise.
+    """
+    _for_machines.append(flag)
+    try:
+        yield
+    finally:
+        _for_machines.pop()
+
+
+def _results() -> TextIO:
+    return sys.stderr if _for_machines and _for_machines[-1] else sys.stdout
+
+
 def say(text: str, end: str = "\n") -> None:
     """Print a result to stdout, on the main process only."""
     if is_main_process():
-        _send(sys.stdout, visible(text) + end)
+        _send(_results(), visible(text) + end)
 
 
 def fail(message: str) -> None:
@@ -156,7 +178,8 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     from rich.table import Table
     from rich.text import Text
 
-    width = None if sys.stdout.isatty() else 200
+    stream = _results()
+    width = None if stream.isatty() else 200
     table = Table(title=Text(visible(title)), title_justify="left", title_style="bold")
     for index, name in enumerate(header):
         table.add_column(
@@ -164,4 +187,4 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         )
     for row in rows:
         table.add_row(*(Text(visible_name(cell)) for cell in row))
-    Console(file=sys.stdout, highlight=False, width=width).print(table)
+    Console(file=stream, highlight=False, width=width).print(table)

@@ -153,6 +153,7 @@ def report(
         Path | None, typer.Option("--out", "-o", help="Folder for report.html. [DIR]")
     ] = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Rebuild report.html from the files of a folder, or of several side by side.
 
@@ -162,7 +163,8 @@ def report(
     """
     from speechft import api
 
-    say(f"wrote {api.report(folders, out=out, overwrite=overwrite)}")
+    page = api.report(folders, out=out, overwrite=overwrite)
+    say(json.dumps({"report": str(page)}) if as_json else f"wrote {page}")
 
 
 @app.command()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from speechft.cli import complete
-from speechft.cli.app import CORPUS_NAMES, Device, Out, Overwrite, Set, app
+from speechft.cli.app import CORPUS_NAMES, Device, Json, Out, Overwrite, Set, app
 from speechft.commands import command
-from speechft.console import say
+from speechft.console import for_machines, say
 
 Recipe = Annotated[
     str, typer.Argument(help="Packaged name or YAML file.", autocompletion=complete.recipes)
@@ -32,12 +33,13 @@ def demo(
     device: Device = "auto",
     set_: Set = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Run the whole method on embedded speech in minutes; the same as `run demo`.
 
     Example: speechft demo --out runs/demo
     """
-    run("demo", out, corpus, device, set_, overwrite)
+    run("demo", out, corpus, device, set_, overwrite, as_json)
 
 
 @app.command()
@@ -48,6 +50,7 @@ def run(
     device: Device = "auto",
     set_: Set = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune, merge, evaluate and report, by a recipe; run it again to go on after a stop.
 
@@ -57,15 +60,19 @@ def run(
     from speechft.results import Role
     from speechft.tasks import find_task
 
-    done = api.run(
-        recipe,
-        out=out,
-        corpus=corpus,
-        device=device,
-        overrides=set_ or (),
-        overwrite=overwrite,
-    )
+    with for_machines(as_json):
+        done = api.run(
+            recipe,
+            out=out,
+            corpus=corpus,
+            device=device,
+            overrides=set_ or (),
+            overwrite=overwrite,
+        )
     if done is None:  # a further process
+        return
+    if as_json:
+        say(json.dumps(done.as_dict()))
         return
     probed = dict.fromkeys(row.task for row in done.rows if row.role is Role.MERGED)
     tasks = [task for task in probed if find_task(task).predicts_files]
@@ -86,6 +93,7 @@ def finetune(
     device: Device = "auto",
     set_: Set = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune the encoder of a recipe; the result is in OUT/encoder.
 
@@ -95,15 +103,19 @@ def finetune(
     from speechft.recipe import Recipe as RecipeModel
     from speechft.recipe import load_recipe
 
-    encoder = api.finetune(
-        recipe,
-        out=out,
-        strategy=strategy,
-        corpus=corpus,
-        device=device,
-        overrides=set_ or (),
-        overwrite=overwrite,
-    )
+    with for_machines(as_json):
+        encoder = api.finetune(
+            recipe,
+            out=out,
+            strategy=strategy,
+            corpus=corpus,
+            device=device,
+            overrides=set_ or (),
+            overwrite=overwrite,
+        )
+    if as_json:
+        say(json.dumps({"encoder": str(encoder)}))
+        return
     say(f"tuned encoder: {encoder}")
     base = load_recipe(RecipeModel, recipe, set_ or ()).encoder
     say(f"next: {command('merge', base, encoder, alpha='0.25', out='merged')}")
@@ -121,6 +133,7 @@ def pretrain(
     ] = False,
     set_: Set = None,
     overwrite: Overwrite = False,
+    as_json: Json = False,
 ) -> None:
     """Pre-train an encoder by masked prediction of clusters (HuBERT).
 
@@ -128,16 +141,19 @@ def pretrain(
     """
     from speechft import api
 
-    encoder = api.pretrain(
-        recipe,
-        out=out,
-        corpus=corpus,
-        device=device,
-        dry_run=dry_run,
-        overrides=set_ or (),
-        overwrite=overwrite,
-    )
-    if dry_run:
+    with for_machines(as_json):
+        encoder = api.pretrain(
+            recipe,
+            out=out,
+            corpus=corpus,
+            device=device,
+            dry_run=dry_run,
+            overrides=set_ or (),
+            overwrite=overwrite,
+        )
+    if as_json:
+        say(json.dumps({"encoder": None if dry_run else str(encoder)}))
+    if dry_run or as_json:
         return
     say(f"encoder: {encoder}")
     say(f"next: {command('evaluate', encoder, out='runs/eval')}")

@@ -53,6 +53,15 @@ class Summary:
     verdict: tuple[str, ...]
     report: Path
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "report": str(self.report),
+            "verdict": list(self.verdict),
+            "rows": [row.as_dict() for row in self.rows],
+            "curve": [row.as_dict() for row in self.curve],
+        }
+
 
 def run(recipe: Recipe, folder: Path, *, command: str = "speechft run") -> Summary:
     """Run a recipe; what is done already and unchanged is skipped.
