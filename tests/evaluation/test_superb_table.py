@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from speechft import cli
 from speechft.errors import DataError
 from speechft.evaluation.superb_score import CONSTANTS, FITTED
 from speechft.evaluation.superb_table import (
@@ -19,7 +23,7 @@ from speechft.evaluation.superb_table import (
     scored_table,
     superb_table,
 )
-from speechft.results import ResultRow
+from speechft.results import ResultRow, write_rows
 
 FIGURES = {
     ("pr", "per"): 5.17,
@@ -128,8 +132,7 @@ def test_a_single_rate_has_no_edge(rate: float | None, grid: Any, expected: bool
 def test_csv_and_latex_hold_the_same_cells() -> None:
     table = superb_table(rows("my_encoder & co"))
     header, cells = table.cells()
-    lines = [line for line in as_csv(table).splitlines() if not line.startswith("#")]
-    assert list(csv.reader(io.StringIO("\n".join(lines)))) == [header, *cells]
+    assert list(csv.reader(io.StringIO(as_csv(table)))) == [header, *cells]
     latex = as_latex(table)
     assert r"PR PER \% $\downarrow$" in latex
     short, brief = table.cells(brief=True)
@@ -139,7 +142,7 @@ def test_csv_and_latex_hold_the_same_cells() -> None:
     assert len(body) == 1 + len(cells)
     assert {line.replace(r"\&", "").count("&") for line in body} == {len(header) - 1}
     assert latex.startswith(r"\begin{tabular}{l")
-    assert all(note in latex and note in as_csv(table) for note in table.notes)
+    assert all(note in latex for note in table.notes)
 
 
 def test_other_tasks_and_dev_figures_are_left_out() -> None:
@@ -153,3 +156,17 @@ def test_other_tasks_and_dev_figures_are_left_out() -> None:
         assert scored_table(nothing) is None
         with pytest.raises(DataError, match="no test figure of a task of SUPERB"):
             superb_table(nothing)
+
+
+def test_notes_stand_beside_csv_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_rows(tmp_path / "results.jsonl", rows("a"))
+    typed = ["speechft", "compare", str(tmp_path), "--format", "csv"]
+    monkeypatch.setattr(sys, "argv", typed)
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    shown = capsys.readouterr()
+    table = superb_table(rows("a"))
+    assert list(csv.reader(io.StringIO(shown.out))) == [table.cells()[0], *table.cells()[1]]
+    assert all(note in shown.err for note in table.notes)

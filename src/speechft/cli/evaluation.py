@@ -186,14 +186,17 @@ def compare(
     from dataclasses import asdict
 
     from speechft import api
-    from speechft.console import print_table
+    from speechft.console import log, print_table
     from speechft.errors import unknown_choice
     from speechft.evaluation.compare import difference_table
     from speechft.evaluation.superb_table import as_csv, as_latex
 
     written = {"csv": as_csv, "latex": as_latex}
     if as_format in written:
-        say(written[as_format](api.superb_table(results)), end="")
+        table = api.superb_table(results)
+        say(written[as_format](table), end="")
+        for note in table.notes if as_format == "csv" else ():
+            log(note)
         return
     if as_format != "table":
         raise unknown_choice("format", as_format, ["table", *written])

@@ -184,12 +184,12 @@ def at_edge(row: ResultRow) -> bool:
 
 
 def as_csv(table: SuperbTable) -> str:
-    """Return the table as CSV, notes after it as lines that begin with ``#``."""
+    """Return the table as CSV; its notes have no place there, and are to be told beside it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     header, cells = table.cells()
     writer.writerows([header, *cells])
-    return text.getvalue() + "".join(f"# {note}\n" for note in table.notes)
+    return text.getvalue()
 
 
 def as_latex(table: SuperbTable) -> str:
