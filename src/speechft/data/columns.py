@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlencode
 
@@ -34,6 +35,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 4_000
 """Bytes of a part of a path, and of all, that file systems take."""
 
 
+@lru_cache(4096)  # every row asks again
 def meaning(column: str) -> str:
     """Return what a column is called here: ``File Name`` is ``path``; others keep their name."""
     plain = _plain(column)
@@ -43,6 +45,7 @@ def meaning(column: str) -> str:
     return _MEANING.get(folded, plain)
 
 
+@lru_cache(4096)
 def _plain(column: str) -> str:
     return composed(column).strip().strip("\ufeff")
 
