@@ -146,6 +146,13 @@ class Evidence:
         return self.better(encoder, encoder.tuned_on.split("+"), split="dev")
 
 
+def mean_of_known(table: Floats) -> Floats:
+    """Return the mean over the first axis of what is not NaN, NaN where nothing is left."""
+    known = np.isfinite(table)
+    total, count = np.where(known, table, 0.0).sum(0), known.sum(0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
 def off_tasks(tuned_on: str) -> list[str]:
     """Return the tasks of the primary figure."""
     return [task for task in TASKS if task not in tuned_on.split("+")]
@@ -211,12 +218,17 @@ class Judge:
     lineages: Sequence[int]
 
     def over(self, figure: Callable[[int], Floats], groups: int = 30) -> Found:
-        """Return the mean over lineages of a figure of (1 + draws,) values."""
+        """Return the mean over lineages of a figure of (1 + draws,) values.
+
+        A draw of items in which a lineage has no figure (its reference gain is not above 0 there,
+        a level is not reached) leaves that lineage out of that draw, as the sample itself would;
+        dropping the draw for all lineages would keep the draws that vary least.
+        """
         known = {n: values for n in self.lineages if np.isfinite((values := figure(n))[0])}
         if not known:
             return Found(None, ())
         table = np.stack(list(known.values()))
-        drawn = table[:, 1:].mean(0)
+        drawn = mean_of_known(table[:, 1:])
         found = estimate(table[:, 0], drawn[np.isfinite(drawn)], groups)
         return Found(found, tuple(known), tuple(table[:, 0].tolist()))
 
@@ -247,7 +259,7 @@ class Judge:
             one, two = self.at_levels((first, second), lineage, tuned_on, levels, reference)
             differences = one - two
             reached = np.isfinite(differences[:, 0])
-            return np.asarray(differences[reached].mean(0)) if reached.any() else differences[0]
+            return mean_of_known(differences[reached]) if reached.any() else differences[0]
 
         return self.over(figure)
 
