@@ -179,10 +179,15 @@ def merges(kind: str, variant: str = "", alphas: Sequence[float] = PATH) -> Path
     ]
 
 
+def stable(lineage: int, task: str, seed: int) -> Encoder:
+    """Return the stable encoder of a lineage, task and tuning seed."""
+    return Encoder(lineage, task, seed, "path", "", 1.0)
+
+
 def stable_runs(lineage: int, task: str, seed: int) -> list[Encoder]:
     """Return the path of stable tuning: whole runs of more and more updates."""
     weaker = [Encoder(lineage, task, seed, "weaker", "", 1.0, updates) for updates in WEAKER]
-    return [*weaker, Encoder(lineage, task, seed, "path", "", 1.0)]
+    return [*weaker, stable(lineage, task, seed)]
 
 
 def early_states(lineage: int, task: str, seed: int) -> list[Encoder]:
@@ -190,7 +195,7 @@ def early_states(lineage: int, task: str, seed: int) -> list[Encoder]:
     states = [
         Encoder(lineage, task, seed, "early", "", 1.0, round(share * UPDATES)) for share in EARLY
     ]
-    return [*states, Encoder(lineage, task, seed, "path", "", 1.0)]
+    return [*states, stable(lineage, task, seed)]
 
 
 MERGED = merges("path")
