@@ -105,14 +105,26 @@ class Evidence:
     def _loss(
         self, encoder: Encoder, task: str, cell: str, split: str, layer: int | None
     ) -> Floats:
+        percent = self.percent(encoder, task, cell, split, layer)
+        return logit_error(percent if task == "pr" else 100 - percent)
+
+    def percent(
+        self,
+        encoder: Encoder,
+        task: str,
+        cell: str = STUDY,
+        split: str = "test",
+        layer: int | None = None,
+    ) -> Floats:
+        """Return (1 + draws,) figures in percent of a task's own metric; NaN as in `loss`."""
         row = self.probes.get((encoder, cell, layer), {}).get(task)
         if row is None or not row["whole"] or f"{split}_amounts" not in row:
             return np.full(1 + self.draws, np.nan)
         about = self.items[cell][f"{task} {split}"]
         weights = self.weights(cell, f"{task} {split}", about["speakers"])
         amounts = np.array(unpacked(row[f"{split}_amounts"]), dtype=float)
-        percent = 100 * (weights @ amounts) / (weights @ np.array(about["totals"], dtype=float))
-        return logit_error(percent if task == "pr" else 100 - percent)
+        totals = np.array(about["totals"], dtype=float)
+        return np.asarray(100 * (weights @ amounts) / (weights @ totals))
 
     def weights(self, cell: str, split: str, speakers: Sequence[str]) -> Floats:
         """Return (1 + draws, n) weights of items: the same for all encoders."""

@@ -51,7 +51,7 @@ from evidence_units import (
     design,
 )
 from inference import ALPHA, MARGIN, holm
-from paper_claims import paper_rows
+from paper_claims import Confirmed, Explored, paper_rows
 from rows import read_measured
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -341,10 +341,12 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
     there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
     which = ", ".join(map(str, there)) or "none"
     made, study = arithmetic_words(evidence), Study(*read())
+    confirmed = Confirmed(judge)
+    of = confirmed if confirmed.whole else Explored(study)
     parts: list[str] = [
         f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
-        paper_rows(study, words, progress_words(), regrets_of(judge, COEFFICIENT), measured),
+        paper_rows(of, words, progress_words(), regrets_of(judge, COEFFICIENT), measured),
         "### The closed list\n",
         claims_table(found, words),
         "### Hypotheses\n",

@@ -294,6 +294,28 @@ def test_merges_by_lines_are_no_stable_encoders(figures: ModuleType) -> None:
     assert names == ["stable", "LiNeS", "ties", "lora"]
 
 
+def test_rows_of_the_paper_s_claims_are_of_the_lineages_that_confirm(figures: ModuleType) -> None:
+    claims = study("paper_claims")
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        return (-0.6 if task == encoder.tuned_on else 0.4) * encoder.alpha
+
+    evidence = _evidence(figures, _grid(figures.MERGED), change)
+    confirmed = claims.Confirmed(figures.Judge(evidence, (4, 5)))
+    assert confirmed.whole
+    assert not claims.Confirmed(figures.Judge(evidence, (4, 5, 6))).whole
+    assert confirmed.logits("pr", claims.MERGED, claims.STABLE).value == pytest.approx(
+        0.3, abs=0.02
+    )
+    per = [100 / (1 + math.exp(0.5 - moved)) for moved in (0.0, 0.4, 0.1)]
+    lost = confirmed.points("sid", "pr", claims.STABLE, claims.BASE)
+    assert lost.value == pytest.approx(per[1] - per[0], abs=0.2)
+    assert confirmed.level("sid", "pr") == " → ".join(f"{value:.1f}" for value in per)
+    first, *_ = claims.known_rows(confirmed)
+    assert "stable +9.7" in first.ours
+    assert first.verdict == "reproduced"
+
+
 def test_the_paper_s_coefficient(figures: ModuleType) -> None:
     row, inference = study("paper_claims").coefficient_row, study("inference")
     far = inference.Estimate(0.5, 0.01, 3.0, 4)
