@@ -10,7 +10,7 @@ from evidence_figures import MERGED, Encoder, Evidence, Found, Judge, shown
 from evidence_units import ALPHA, FURTHER, PATH, TUNED_ON, WAYS
 from inference import Estimate, Floats
 
-CONSTANTS = (ALPHA, 0.5, 0.75, 1.0)
+CONSTANTS = (0.0, ALPHA, 0.5, 0.75, 1.0)
 _REGRET = """How much better, in logits, the best alpha of the path is than what a rule takes:
 off-task plus the gain of the tuned task, on test. The best of six is chosen on the same items,
 which flatters it and puts every regret a little too high.
@@ -25,7 +25,8 @@ Rule = Callable[[Evidence, Encoder], float]
 
 def rules() -> dict[str, Rule]:
     """Return the rules that are compared."""
-    names = {ALPHA: "0.25 always (the paper)", 1.0: "1 always (stable tuning)"}
+    names = {0.0: "0 always (no tuning)", ALPHA: "0.25 always (the paper)"}
+    names[1.0] = "1 always (stable tuning)"
     found: dict[str, Rule] = {
         names.get(alpha, f"{alpha:g} always"): lambda _, __, alpha=alpha: alpha
         for alpha in CONSTANTS

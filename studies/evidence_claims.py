@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from evidence_figures import LEVELS, MERGED, Encoder, Found, Judge, merges, off_tasks
+from evidence_figures import LEVELS, MERGED, Encoder, Found, Judge, mean_of_known, merges, off_tasks
 from evidence_units import ALPHA, ARMS, PATH, SHORT_PATH, STRONGER, STUDY, TUNED_ON, UPDATES
 from inference import Floats
 from scipy import stats
@@ -71,8 +71,10 @@ def arm_effect_at_gain(judge: Judge, factor: str, tuned_on: Sequence[str]) -> Fo
         for task in tuned_on:
             paths = [merges("arm", arm, SHORT_PATH) for arm in ARMS]
             levels = judge.at_levels(paths, lineage, task, LEVELS, whole)
-            at = {arm: found.mean(0) for arm, found in zip(ARMS, levels, strict=True)}
-            parts.append(sum(_sign(arm, factor) * at[arm] for arm in ARMS) / 2)
+            signed = zip(ARMS, levels, strict=True)
+            effect = np.asarray(sum(_sign(arm, factor) * found for arm, found in signed)) / 2
+            reached = np.isfinite(effect[:, 0])  # a level that all four arms reach
+            parts.append(mean_of_known(effect[reached]) if reached.any() else effect[0])
         return mean_of(*parts)
 
     return judge.over(figure)

@@ -105,14 +105,26 @@ class Evidence:
     def _loss(
         self, encoder: Encoder, task: str, cell: str, split: str, layer: int | None
     ) -> Floats:
+        percent = self.percent(encoder, task, cell, split, layer)
+        return logit_error(percent if task == "pr" else 100 - percent)
+
+    def percent(
+        self,
+        encoder: Encoder,
+        task: str,
+        cell: str = STUDY,
+        split: str = "test",
+        layer: int | None = None,
+    ) -> Floats:
+        """Return (1 + draws,) figures in percent of a task's own metric; NaN as in `loss`."""
         row = self.probes.get((encoder, cell, layer), {}).get(task)
         if row is None or not row["whole"] or f"{split}_amounts" not in row:
             return np.full(1 + self.draws, np.nan)
         about = self.items[cell][f"{task} {split}"]
         weights = self.weights(cell, f"{task} {split}", about["speakers"])
         amounts = np.array(unpacked(row[f"{split}_amounts"]), dtype=float)
-        percent = 100 * (weights @ amounts) / (weights @ np.array(about["totals"], dtype=float))
-        return logit_error(percent if task == "pr" else 100 - percent)
+        totals = np.array(about["totals"], dtype=float)
+        return np.asarray(100 * (weights @ amounts) / (weights @ totals))
 
     def weights(self, cell: str, split: str, speakers: Sequence[str]) -> Floats:
         """Return (1 + draws, n) weights of items: the same for all encoders."""
@@ -146,6 +158,13 @@ class Evidence:
         return self.better(encoder, encoder.tuned_on.split("+"), split="dev")
 
 
+def mean_of_known(table: Floats) -> Floats:
+    """Return the mean over the first axis of what is not NaN, NaN where nothing is left."""
+    known = np.isfinite(table)
+    total, count = np.where(known, table, 0.0).sum(0), known.sum(0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+
+
 def off_tasks(tuned_on: str) -> list[str]:
     """Return the tasks of the primary figure."""
     return [task for task in TASKS if task not in tuned_on.split("+")]
@@ -172,10 +191,15 @@ def merges(kind: str, variant: str = "", alphas: Sequence[float] = PATH) -> Path
     ]
 
 
+def stable(lineage: int, task: str, seed: int) -> Encoder:
+    """Return the stable encoder of a lineage, task and tuning seed."""
+    return Encoder(lineage, task, seed, "path", "", 1.0)
+
+
 def stable_runs(lineage: int, task: str, seed: int) -> list[Encoder]:
     """Return the path of stable tuning: whole runs of more and more updates."""
     weaker = [Encoder(lineage, task, seed, "weaker", "", 1.0, updates) for updates in WEAKER]
-    return [*weaker, Encoder(lineage, task, seed, "path", "", 1.0)]
+    return [*weaker, stable(lineage, task, seed)]
 
 
 def early_states(lineage: int, task: str, seed: int) -> list[Encoder]:
@@ -183,7 +207,7 @@ def early_states(lineage: int, task: str, seed: int) -> list[Encoder]:
     states = [
         Encoder(lineage, task, seed, "early", "", 1.0, round(share * UPDATES)) for share in EARLY
     ]
-    return [*states, Encoder(lineage, task, seed, "path", "", 1.0)]
+    return [*states, stable(lineage, task, seed)]
 
 
 MERGED = merges("path")
@@ -211,12 +235,17 @@ class Judge:
     lineages: Sequence[int]
 
     def over(self, figure: Callable[[int], Floats], groups: int = 30) -> Found:
-        """Return the mean over lineages of a figure of (1 + draws,) values."""
+        """Return the mean over lineages of a figure of (1 + draws,) values.
+
+        A draw of items in which a lineage has no figure (its reference gain is not above 0 there,
+        a level is not reached) leaves that lineage out of that draw, as the sample itself would;
+        dropping the draw for all lineages would keep the draws that vary least.
+        """
         known = {n: values for n in self.lineages if np.isfinite((values := figure(n))[0])}
         if not known:
             return Found(None, ())
         table = np.stack(list(known.values()))
-        drawn = table[:, 1:].mean(0)
+        drawn = mean_of_known(table[:, 1:])
         found = estimate(table[:, 0], drawn[np.isfinite(drawn)], groups)
         return Found(found, tuple(known), tuple(table[:, 0].tolist()))
 
@@ -247,7 +276,7 @@ class Judge:
             one, two = self.at_levels((first, second), lineage, tuned_on, levels, reference)
             differences = one - two
             reached = np.isfinite(differences[:, 0])
-            return np.asarray(differences[reached].mean(0)) if reached.any() else differences[0]
+            return mean_of_known(differences[reached]) if reached.any() else differences[0]
 
         return self.over(figure)
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from demo_table import Study, read, table_of
 from evidence import is_done
 from evidence_choices import further_tasks_table, regret_table, regrets_of
@@ -37,6 +38,7 @@ from evidence_figures import (
     early_states,
     merges,
     shown,
+    stable,
     stable_runs,
 )
 from evidence_units import ALPHA as COEFFICIENT
@@ -49,7 +51,7 @@ from evidence_units import (
     design,
 )
 from inference import ALPHA, MARGIN, holm
-from paper_claims import paper_rows
+from paper_claims import Confirmed, Explored, paper_rows
 from rows import read_measured
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -178,7 +180,7 @@ def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
             state = f"{state if state == 'preliminary' else ''} {progress(name).words()}".strip()
         which = ", ".join(map(str, found[name].lineages)) or "none"
         rows.append([name, text, shown(found[name].estimate), which, state])
-    header = ["", "claim", "off-task, logits (95 %)", "lineages", "verdict"]
+    header = ["", "claim", "figure, logits (95 %)", "lineages", "verdict"]
     return table_of(header, rows)
 
 
@@ -260,9 +262,50 @@ def frontier_table(judge: Judge) -> str:
                 for i in range(len(LEVELS))
             ]
             if any(level.estimate for level in levels):
-                rows.append([tuned_on.upper(), name, *(shown(level.estimate) for level in levels)])
+                cells = (reached(level, judge.lineages) for level in levels)
+                rows.append([tuned_on.upper(), name, *cells])
     header = ["tuned on", "path", *(f"off-task at {level:.0%} of the gain" for level in LEVELS)]
     return table_of(header, rows) if rows else "No path is measured yet.\n"
+
+
+def differences_table(judge: Judge) -> str:
+    """Return how much better the merge is than each rival at each level; nothing where none is."""
+    rows = []
+    for tuned_on in TUNED_ON:
+        for name, path in PATHS.items():
+            if path is MERGED:
+                continue
+            levels = [judge.equal_gain(MERGED, path, tuned_on, (level,)) for level in LEVELS]
+            if any(level.estimate for level in levels):
+                cells = (reached(level, judge.lineages) for level in levels)
+                rows.append([tuned_on.upper(), name, *cells])
+    header = ["tuned on", "merge minus", *(f"at {level:.0%} of the gain" for level in LEVELS)]
+    return table_of(header, rows) if rows else ""
+
+
+def reached(found: Found, lineages: Sequence[int]) -> str:
+    """Return a figure at a level of gain, with the lineages that reach it where not all do."""
+    if found.estimate is None:
+        return "not reached"
+    missing = ", ".join(str(n) for n in lineages if n not in found.lineages)
+    return f"{shown(found.estimate)}{f'; without {missing}' if missing else ''}"
+
+
+def reference_words(judge: Judge) -> str:
+    """Return the gains that the levels are shares of, and how sure they are."""
+    parts = []
+    for tuned_on in TUNED_ON:
+        of = judge.over_seeds(lambda n, seed, t=tuned_on: judge.evidence.gain(stable(n, t, seed)))
+        known = [gain for n in judge.lineages if np.isfinite((gain := of(n))[0])]
+        if known:
+            gains = ", ".join(f"{gain[0]:+.2f}" for gain in known)
+            error = float(np.mean([gain[1:].std(ddof=1) for gain in known]))
+            lost = float(np.mean([(gain[1:] <= 0).mean() for gain in known]))
+            parts.append(
+                f"{tuned_on.upper()} {gains} (standard error over items {error:.2f}; not above 0, "
+                f"and the lineage left out, in {lost:.0%} of the draws)"
+            )
+    return f"The gain itself, on dev, lineage by lineage: {'; '.join(parts)}.\n" if parts else ""
 
 
 def arithmetic_words(evidence: Evidence) -> str:
@@ -298,16 +341,20 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
     there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
     which = ", ".join(map(str, there)) or "none"
     made, study = arithmetic_words(evidence), Study(*read())
+    confirmed = Confirmed(judge)
+    of = confirmed if confirmed.whole else Explored(study)
     parts: list[str] = [
         f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
-        paper_rows(study, words, progress_words(), regrets_of(judge, COEFFICIENT), measured),
+        paper_rows(of, words, progress_words(), regrets_of(judge, COEFFICIENT), measured),
         "### The closed list\n",
         claims_table(found, words),
         "### Hypotheses\n",
         hypotheses_table(judge, found, words),
         "### Frontiers at equal gain\n",
+        reference_words(judge),
         frontier_table(judge),
+        differences_table(judge),
         "### Largest harmless alpha against strength\n",
         f"The largest coefficient whose off-task loss on dev is at most {MARGIN:g} logit.\n",
         strength_table(judge),

@@ -148,6 +148,17 @@ def test_a_seed_with_a_probe_that_is_not_whole_is_left_out_on_both_sides(
     assert one[1, 0] == pytest.approx(-0.2, abs=0.02)
 
 
+def test_a_draw_in_which_one_lineage_has_no_figure_still_counts(figures: ModuleType) -> None:
+    nan = math.nan
+    known = {4: [1.0, 0.0, 1.0, 2.0, nan], 5: [1.0, nan, 3.0, nan, nan], 6: [nan] * 5}
+    judge = figures.Judge(figures.Evidence([], {}, 4), (4, 5, 6))
+    found = judge.over(lambda lineage: np.array(known[lineage]))
+    assert found.lineages == (4, 5)
+    assert found.estimate.value == 1.0
+    drawn = [0.0, 2.0, 2.0]  # the last draw has no lineage at all
+    assert found.estimate.error == pytest.approx(np.std(drawn, ddof=1))
+
+
 TASKS = ("pr", "sid", "ic", "style")
 CELLS = ("home-unseen", "home-heard", "tuning-unseen", "tuning-heard")
 
@@ -185,6 +196,25 @@ def test_main_effects_of_the_arms(figures: ModuleType, claims: ModuleType) -> No
         assert found.estimate.value == pytest.approx(effect, abs=0.02)
         gained = claims.arm_effect_at_gain(judge, factor, ("sid", "pr"))
         assert gained.estimate.value == pytest.approx(0.65 * effect, abs=0.02)
+
+
+def test_an_arm_that_does_not_reach_a_level_is_compared_at_the_other(
+    figures: ModuleType, claims: ModuleType
+) -> None:
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        cnn, head = encoder.variant.split("-")
+        if task == encoder.tuned_on:
+            return -(0.6 if head == "1" else 0.4) * encoder.alpha
+        return (0.6 - 0.3 * (cnn == "frozen")) * encoder.alpha * (1.0 if head == "1" else 2 / 3)
+
+    arms = ("trained-0", "trained-1", "frozen-0", "frozen-1")
+    points = lambda *cell: [  # noqa: E731
+        e for arm in arms for e in figures.merges("arm", arm, (0.25, 0.5, 1.0))(*cell)
+    ]
+    judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
+    found = claims.arm_effect_at_gain(judge, "cnn", ("sid", "pr"))
+    assert found.estimate.value == pytest.approx(0.3 * 0.5, abs=0.02), "at half of the gain"
+    assert found.lineages == (4, 5)
 
 
 def test_the_best_alpha_falls_with_strength(figures: ModuleType, claims: ModuleType) -> None:
@@ -262,6 +292,28 @@ def test_merges_by_lines_are_no_stable_encoders(figures: ModuleType) -> None:
         for kind, variant in (("path", ""), ("lines", ""), ("several", "ties"), ("rival", "lora"))
     ]
     assert names == ["stable", "LiNeS", "ties", "lora"]
+
+
+def test_rows_of_the_paper_s_claims_are_of_the_lineages_that_confirm(figures: ModuleType) -> None:
+    claims = study("paper_claims")
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        return (-0.6 if task == encoder.tuned_on else 0.4) * encoder.alpha
+
+    evidence = _evidence(figures, _grid(figures.MERGED), change)
+    confirmed = claims.Confirmed(figures.Judge(evidence, (4, 5)))
+    assert confirmed.whole
+    assert not claims.Confirmed(figures.Judge(evidence, (4, 5, 6))).whole
+    assert confirmed.logits("pr", claims.MERGED, claims.STABLE).value == pytest.approx(
+        0.3, abs=0.02
+    )
+    per = [100 / (1 + math.exp(0.5 - moved)) for moved in (0.0, 0.4, 0.1)]
+    lost = confirmed.points("sid", "pr", claims.STABLE, claims.BASE)
+    assert lost.value == pytest.approx(per[1] - per[0], abs=0.2)
+    assert confirmed.level("sid", "pr") == " → ".join(f"{value:.1f}" for value in per)
+    first, *_ = claims.known_rows(confirmed)
+    assert "stable +9.7" in first.ours
+    assert first.verdict == "reproduced"
 
 
 def test_the_paper_s_coefficient(figures: ModuleType) -> None:
