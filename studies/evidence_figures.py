@@ -287,6 +287,7 @@ class Judge:
         tuned_on: str,
         levels: Sequence[float] = LEVELS,
         reference: Path_ | None = None,
+        split: str = "test",
     ) -> list[Floats]:
         """Return for each path (levels, 1 + draws) off-task figures, NaN where it does not reach.
 
@@ -298,10 +299,11 @@ class Judge:
             tuned_on: Task.
             levels: Of the reference gain.
             reference: The encoder whose gain counts; None for the stable one.
+            split: Of the off-task figures; gains are of dev.
         """
         full = reference or merges("path", "", (1.0,))
         parts = [
-            self._seed([*paths, full], lineage, tuned_on, seed)
+            self._seed([*paths, full], lineage, tuned_on, seed, split)
             for seed in self.evidence.seeds(lineage)
         ]
         whole = [part for part in parts if all(np.isfinite(v[:, 0]).all() for v in part)]
@@ -314,13 +316,15 @@ class Judge:
             for gains, values in zip(means[:-2:2], means[1:-2:2], strict=True)
         ]
 
-    def _seed(self, paths: Sequence[Path_], lineage: int, tuned_on: str, seed: int) -> list[Floats]:
+    def _seed(
+        self, paths: Sequence[Path_], lineage: int, tuned_on: str, seed: int, split: str
+    ) -> list[Floats]:
         """Return gains and off-task figures, (points, 1 + draws), of each path in turn."""
         found = []
         for path in paths:
             points = path(lineage, tuned_on, seed)
             found.append(np.stack([self.evidence.gain(e) for e in points]))
-            found.append(np.stack([self.evidence.off_task(e) for e in points]))
+            found.append(np.stack([self.evidence.off_task(e, split=split) for e in points]))
         return found
 
 

@@ -41,6 +41,7 @@ from evidence_figures import (
     stable,
     stable_runs,
 )
+from evidence_settings import settings_table
 from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import (
     CONFIRMING,
@@ -54,6 +55,9 @@ from inference import ALPHA, MARGIN, holm
 from paper_claims import Confirmed, Explored, paper_rows
 from rows import read_measured
 
+_CLOSED = """Intervals are of each claim alone; p is corrected for all ten (Holm), those that are
+not measured counting as 1. So a claim whose interval leaves 0 out may stay open.
+"""
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 MARKS = ("<!-- evidence: studies/evidence_table.py writes what follows -->", "<!-- /evidence -->")
 DRAWS = 1000
@@ -75,15 +79,15 @@ NEEDED = {
     "C4": ("pr path", "pr weaker"),
     "C5": ("arm",),
     "C6": ("arm",),
-    "C7": ("sid path", "rival-l2sp"),
-    "C8": ("sid path", "rival-lora"),
-    "C9": ("sid path", "rival-dora"),
+    "C7": ("sid path", "rival-l2sp", "attempt-l2sp-1", "attempt-l2sp-2"),
+    "C8": ("sid path", "rival-lora", "attempt-lora-1", "attempt-lora-2"),
+    "C9": ("sid path", "rival-dora", "attempt-dora-1", "attempt-dora-2"),
     "C10": ("sid path", "early"),
     "H2": ("path", "stronger"),
     "H5": ("layers",),
     "H6": ("sid path", "rival-l2sp", "rival-lora"),
 }
-"""Kinds of units that a claim rests on, beside the pre-trained encoders."""
+"""Kinds of units that a claim rests on, beside pre-trained encoders; attempts: of lineage 1."""
 SAID = {
     "C1": ("H1: merging gives more at home than in the tuning domain", 1),
     "C2": ("H1 flipped: tuned at home, it gives less there", -1),
@@ -107,8 +111,8 @@ class Progress:
     needed: int
 
     def words(self) -> str:
-        """Return "open, n of m units", or how much of it is there."""
-        return f"open, {self.there} of {self.needed} units"
+        """Return "open", and how much is there where that is not all."""
+        return "open" if self.whole else f"open, {self.there} of {self.needed} units"
 
     @property
     def whole(self) -> bool:
@@ -122,7 +126,7 @@ def progress(name: str) -> Progress:
     units = [
         unit
         for unit in all_units()
-        if unit.lineage in CONFIRMING
+        if (unit.lineage in CONFIRMING or unit.kind == "attempt")
         and (
             unit.kind == "base"
             or any(set(w.split()) <= {unit.tuned_on, unit.kind, unit.long_kind} for w in wanted)
@@ -146,6 +150,16 @@ def claims_of(judge: Judge) -> dict[str, Found]:
     return found
 
 
+def adjusted_p(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, float]:
+    """Return p by claim after Holm over the closed list; 1 where not all rows are there."""
+    return holm(
+        {
+            name: figure.estimate.p_value() if figure.estimate and whole[name] else float("nan")
+            for name, figure in found.items()
+        }
+    )
+
+
 def verdicts(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, str]:
     """Return the verdict of each claim: by Holm over the closed list, and only when it is whole.
 
@@ -153,11 +167,7 @@ def verdicts(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, str]:
         found: By claim.
         whole: Whether all rows of a claim are there; p is 1 where not.
     """
-    p_values = {
-        name: figure.estimate.p_value() if figure.estimate and whole[name] else float("nan")
-        for name, figure in found.items()
-    }
-    adjusted, result = holm(p_values), {}
+    adjusted, result = adjusted_p(found, whole), {}
     for name, figure in found.items():
         sign = SAID[name][1]
         if not whole[name] or figure.estimate is None:
@@ -173,15 +183,17 @@ def verdicts(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, str]:
 
 def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
     """Return the closed list with figures and verdicts."""
+    adjusted = adjusted_p(found, {name: progress(name).whole for name in found})
     rows = []
     for name, (text, _) in SAID.items():
         state = words[name]
         if state in ("open", "preliminary") and not progress(name).whole:
             state = f"{state if state == 'preliminary' else ''} {progress(name).words()}".strip()
         which = ", ".join(map(str, found[name].lineages)) or "none"
-        rows.append([name, text, shown(found[name].estimate), which, state])
-    header = ["", "claim", "figure, logits (95 %)", "lineages", "verdict"]
-    return table_of(header, rows)
+        p = f"{adjusted[name]:.2g}" if progress(name).whole else ""
+        rows.append([name, text, shown(found[name].estimate), which, p, state])
+    header = ["", "claim", "figure, logits (95 %)", "lineages", "p after Holm", "verdict"]
+    return f"{_CLOSED}\n{table_of(header, rows)}"
 
 
 def hypotheses_table(judge: Judge, found: dict[str, Found], words: dict[str, str]) -> str:
@@ -355,6 +367,8 @@ def generated(judge: Judge, images: Sequence[str] = ()) -> str:
         reference_words(judge),
         frontier_table(judge),
         differences_table(judge),
+        "### Settings of the rivals\n",
+        settings_table(judge),
         "### Largest harmless alpha against strength\n",
         f"The largest coefficient whose off-task loss on dev is at most {MARGIN:g} logit.\n",
         strength_table(judge),

@@ -78,8 +78,10 @@ def _evidence(
     return figures.Evidence(rows, {cell: dict.fromkeys(keys, about) for cell in cells}, draws)
 
 
-def _grid(points: Any, cells: tuple[str, ...] = ("study",)) -> Iterator[tuple[Any, str]]:
-    for lineage in (4, 5):
+def _grid(
+    points: Any, cells: tuple[str, ...] = ("study",), lineages: tuple[int, ...] = (4, 5)
+) -> Iterator[tuple[Any, str]]:
+    for lineage in lineages:
         for task in ("sid", "pr"):
             for seed in (101, 102):
                 for point in points(lineage, task, seed):
@@ -425,3 +427,30 @@ def test_page_and_pictures_of_what_is_measured(
     kept = (kept + (accuracy - 5) / (base - 5)) / 2
     assert float(line.split(" | ")[5].strip(" |")) == pytest.approx(100 * kept, abs=1)
     assert "supported" not in page, "nothing is judged before all rows are there"
+
+
+def test_the_setting_of_a_rival_is_chosen_on_dev_of_lineage_1(figures: ModuleType) -> None:
+    settings = study("evidence_settings")
+    damage = {("rival", "lora"): 0.5, ("attempt", "lora-1"): 0.2, ("attempt", "lora-2"): 0.1}
+
+    def change(encoder: Any, cell: str, task: str, layer: int | None) -> float:
+        share = 0.3 if encoder.variant == "lora-2" else 0.7  # reaches no level
+        if task == encoder.tuned_on:
+            return -share * encoder.alpha if encoder.kind != "path" else -0.7 * encoder.alpha
+        return damage.get((encoder.kind, encoder.variant), 0.0) * encoder.alpha
+
+    paths = [figures.merges("path"), *settings.settings_of("lora").values()]
+    every = lambda *cell: [e for path in paths for e in path(*cell)]  # noqa: E731
+    grid = _grid(every, lineages=(1,))
+    evidence = _evidence(figures, grid, change)
+    found = settings.tried(figures.Judge(evidence, (1,)), "lora")
+    assert list(found) == ["as it comes", "rank 4", "rank 64"]
+    assert found["as it comes"] == pytest.approx([-0.25, -0.4], abs=0.02)
+    assert found["rank 4"] == pytest.approx([-0.1, -0.16], abs=0.02)
+    assert all(math.isnan(value) for value in found["rank 64"])
+    assert settings.chosen(found) == "rank 4"
+    assert settings.chosen({"first": (math.nan, math.nan), "b": (math.nan, math.nan)}) == "first"
+    table = settings.settings_table(figures.Judge(evidence, (4, 5)))
+    assert "| lora | rank 4 | -0.10 | -0.16 | goes on |" in table
+    assert "| lora | rank 64 | not reached | not reached |  |" in table
+    assert "dora" not in table
