@@ -127,6 +127,7 @@ def test_one_column_may_be_two_things_and_splits_drawn(folder: Path) -> None:
         ("path=Datei", DataError, "lacks the column split; it has: Datei", "split=COLUMN"),
         ("pfad=Datei", ConfigError, "unknown setting of corpus generic 'pfad'", "path"),
         (f"{NAMED}&splits=train:Trainig", ConfigError, "unknown split 'Trainig'", "Training"),
+        (f"{NAMED}&splits=train:Rest,test:Rest", ConfigError, "Rest is wanted as train and as", ""),
         (f"{NAMED}&disjoint_speakers=perhaps", ConfigError, "disjoint_speakers=perhaps", ""),
     ],
 )

@@ -26,7 +26,7 @@ from speechft.data.kept_items import KeptItems, kept_paths, kept_rows
 from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read_table
-from speechft.errors import DataError
+from speechft.errors import ConfigError, DataError
 from speechft.storage.scratch import Names
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
@@ -152,11 +152,17 @@ def _choose(table: Table, wanted: str) -> None:
     """Keep the rows of the splits that are wanted, called as they are here.
 
     Raises:
-        ConfigError: One that is wanted is not there.
+        ConfigError: One that is wanted is not there, or is wanted twice.
     """
     there = Counter(row["split"] for row in table.rows)
-    chosen = wanted_splits(wanted, there)
-    ours = {theirs: name for name, several in chosen.items() for theirs in several}
+    ours: dict[str, str] = {}
+    for name, several in wanted_splits(wanted, there).items():
+        for theirs in several:
+            if ours.setdefault(theirs, name) != name:
+                raise ConfigError(
+                    f"splits={wanted}: {theirs} is wanted as {ours[theirs]} and as {name}",
+                    hint="recordings are of one split; draw=recordings parts them",
+                )
     rows, audio = kept_rows(), kept_paths()
     for row, path in zip(table.rows, table.audio, strict=True):
         if row["split"] in ours:
