@@ -7,10 +7,11 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 LOCKED ?=
 MINUTES ?= 30
+SEED ?= 0
 TESTS ?=
 BIN := .venv/bin
 
-.PHONY: setup demo test test-long test-oldest test-newest docs fuzz chaos check format dist clean
+.PHONY: setup demo test test-long test-shuffled test-oldest test-newest docs fuzz chaos check format dist clean
 
 setup: .venv/.ready
 
@@ -43,6 +44,9 @@ fuzz: setup
 
 test-long: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m long
+
+test-shuffled: setup
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/pytest -n 0 -p shuffled --order $(SEED) $(TESTS)
 
 # Both ends of what pyproject.toml allows, each in an environment of its own; TESTS="tests/merging ..."
 # runs some. They take what an index has today, so they are not for continuous integration.
