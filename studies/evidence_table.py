@@ -44,6 +44,7 @@ from evidence_figures import (
 from evidence_settings import settings_table
 from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import (
+    CHOSEN,
     CONFIRMING,
     OTHERS,
     ROWS,
@@ -63,14 +64,16 @@ MARKS = ("<!-- evidence: studies/evidence_table.py writes what follows -->", "<!
 DRAWS = 1000
 RIVALS = {
     "stable tuning": stable_runs,
-    "L2-SP": merges("rival", "l2sp"),
-    "LoRA": merges("rival", "lora"),
-    "DoRA": merges("rival", "dora"),
+    "L2-SP": merges("rival", CHOSEN["l2sp"]),
+    "LoRA": merges("rival", CHOSEN["lora"]),
+    "DoRA": merges("rival", CHOSEN["dora"]),
     "early checkpoint": early_states,
 }
 """Paths that the merge is compared with at equal gain: those of the closed list."""
 PATHS = {"merge": MERGED, **RIVALS, "LiNeS": merges("lines")}
 PATHS |= {name: merges("rival", name) for name in OTHERS}
+PATHS |= {"L2-SP, first setting": merges("rival", "l2sp")}
+PATHS |= {"LoRA, first setting": merges("rival", "lora")}
 """All paths that are shown."""
 NEEDED = {
     "C1": ("cells",),
@@ -79,13 +82,13 @@ NEEDED = {
     "C4": ("pr path", "pr weaker"),
     "C5": ("arm",),
     "C6": ("arm",),
-    "C7": ("sid path", "rival-l2sp", "attempt-l2sp-1", "attempt-l2sp-2"),
-    "C8": ("sid path", "rival-lora", "attempt-lora-1", "attempt-lora-2"),
-    "C9": ("sid path", "rival-dora", "attempt-dora-1", "attempt-dora-2"),
+    "C7": ("sid path", f"rival-{CHOSEN['l2sp']}", "attempt-l2sp-1", "attempt-l2sp-2"),
+    "C8": ("sid path", f"rival-{CHOSEN['lora']}", "attempt-lora-1", "attempt-lora-2"),
+    "C9": ("sid path", f"rival-{CHOSEN['dora']}", "attempt-dora-1", "attempt-dora-2"),
     "C10": ("sid path", "early"),
     "H2": ("path", "stronger"),
     "H5": ("layers",),
-    "H6": ("sid path", "rival-l2sp", "rival-lora"),
+    "H6": ("sid path", f"rival-{CHOSEN['l2sp']}", f"rival-{CHOSEN['lora']}"),
 }
 """Kinds of units that a claim rests on, beside pre-trained encoders; attempts: of lineage 1."""
 SAID = {
@@ -199,7 +202,7 @@ def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
 def hypotheses_table(judge: Judge, found: dict[str, Found], words: dict[str, str]) -> str:
     """Return H1 to H7 with what decides them."""
     slope, around = strength(judge, TUNED_ON), route_around(judge, TUNED_ON)
-    near = {rival: nearer(judge, rival) for rival in ("l2sp", "lora")}
+    near = {rival: nearer(judge, CHOSEN[rival]) for rival in ("l2sp", "lora")}
     better = predicts(judge)
     gains = {f: arm_effect_at_gain(judge, f, TUNED_ON) for f in ("cnn", "head")}
     rows = [

@@ -72,7 +72,9 @@ TRIES: dict[str, tuple[str, ...]] = {
     "layer-decay": ("finetuning.layer_decay=0.5", "finetuning.layer_decay=0.85"),
     "ema": ("finetuning.ema_decay=0.98", "finetuning.ema_decay=0.995"),
 }
-"""Two further settings of each, as many for all; the best of three is chosen on lineages 1 to 3."""
+"""Two further settings of each, as many for all; the best of three is chosen on lineage 1."""
+CHOSEN = {"lora": "lora-2", "dora": "dora-2", "l2sp": "l2sp-1"}
+"""Variant that lineages 4 to 7 have, where the tries did not choose the first (amended)."""
 
 LONGER = 4
 """Times the epochs, for a probe that has not converged."""
@@ -212,8 +214,11 @@ def all_units() -> list[Unit]:
 
 
 def _of_seed(lineages: tuple[int, ...], seed: int, tier: str) -> list[Unit]:
+    confirms = lineages == CONFIRMING
     return [
-        _unit(kind, lineage, task, seed, variant, tier)
+        _unit(
+            kind, lineage, task, seed, CHOSEN.get(variant, variant) if confirms else variant, tier
+        )
         for found, kind, variant in kinds()
         if found == tier
         for lineage in lineages
@@ -231,10 +236,10 @@ def _unit(
 
 def changes_of(unit: Unit) -> tuple[str, ...]:
     """Return what a rival, or a try of one, changes of the recipe."""
-    if unit.kind == "attempt":
-        method, number = unit.variant.rsplit("-", 1)
-        return (*RIVALS[method], TRIES[method][int(number) - 1])
-    return RIVALS[unit.variant]
+    if unit.variant in RIVALS:
+        return RIVALS[unit.variant]
+    method, number = unit.variant.rsplit("-", 1)
+    return (*RIVALS[method], TRIES[method][int(number) - 1])
 
 
 def recipe_of(base: str, task: str, seed: int, *changes: str) -> Recipe:
