@@ -454,3 +454,15 @@ def test_the_setting_of_a_rival_is_chosen_on_dev_of_lineage_1(figures: ModuleTyp
     assert "| lora | rank 4 | -0.10 | -0.16 | goes on |" in table
     assert "| lora | rank 64 | not reached | not reached |  |" in table
     assert "dora" not in table
+
+
+def test_the_settings_that_confirm_are_those_that_the_tries_chose(figures: ModuleType) -> None:
+    settings, units, table = (study(f"evidence_{n}") for n in ("settings", "units", "table"))
+    judge = figures.Judge(table.judge_of(4).evidence, (settings.TRIED_ON,))
+    found = {method: settings.tried(judge, method) for method in units.RIVALS}
+    whole = [method for method, known in found.items() if len(known) == 3]
+    assert set(units.CHOSEN) <= set(whole)
+    for method in whole:
+        place = list(found[method]).index(settings.chosen(found[method]))
+        named = units.CHOSEN.get(method, method)
+        assert named == (f"{method}-{place}" if place else method)
