@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 from evidence_figures import LEVELS, MERGED, Encoder, Found, Judge, mean_of_known, merges, off_tasks
-from evidence_units import ALPHA, ARMS, PATH, SHORT_PATH, STRONGER, STUDY, TUNED_ON, UPDATES
+from evidence_units import (
+    ALPHA,
+    ARMS,
+    PATH,
+    SEEDS,
+    SHORT_PATH,
+    STRONGER,
+    STUDY,
+    TUNED_ON,
+    UPDATES,
+)
 from inference import Floats
 from scipy import stats
 
@@ -86,21 +96,19 @@ def _sign(arm: str, factor: str) -> int:
 
 
 def best_alpha(judge: Judge, lineage: int, tuned_on: str, updates: int) -> float:
-    """Return alpha* of H2: the largest whose off-task loss on dev is at most ``LOSS``."""
-    kind = "path" if updates == UPDATES else "stronger"
-    variant = "" if updates == UPDATES else str(updates)
+    """Return alpha* of H2: the largest whose off-task loss on dev is at most ``LOSS``.
+
+    Of the first tuning seed at every strength, as the stronger runs have no other; NaN where a
+    point of the path is missing.
+    """
+    kind, variant = ("path", "") if updates == UPDATES else ("stronger", str(updates))
     allowed = [0.0]
     for alpha in PATH:
-        values = [
-            judge.evidence.off_task(
-                Encoder(lineage, tuned_on, seed, kind, variant, alpha, updates), split="dev"
-            )[0]
-            for seed in judge.evidence.seeds(lineage)
-        ]
-        known = [value for value in values if np.isfinite(value)]
-        if not known:
+        encoder = Encoder(lineage, tuned_on, SEEDS[0], kind, variant, alpha, updates)
+        value = float(judge.evidence.off_task(encoder, split="dev")[0])
+        if np.isnan(value):
             return float("nan")
-        if -float(np.mean(known)) <= LOSS:
+        if -value <= LOSS:
             allowed.append(alpha)
     return max(allowed)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from demo_table import Study, table_of
 from evidence_claims import best_alpha, domains, similarity_of, slope
 from evidence_drawing import method_of
 from evidence_figures import Encoder, Found, Judge
-from evidence_units import ALPHA, STRONGER, STUDY, TASKS, TUNED_ON, UPDATES
+from evidence_units import ALPHA, SEEDS, STRONGER, TASKS, TUNED_ON, UPDATES
+from evidence_words import Difference
 from inference import Estimate, Floats
+
+_POINTS = "Test, mean over tuning seeds and lineages; then the change against pre-trained (95 %)."
 
 
 def points_table(judge: Judge, study: Study) -> str:
@@ -18,65 +23,44 @@ def points_table(judge: Judge, study: Study) -> str:
         judge: Of the lineages.
         study: The older rows, for the floor (MFCC on the same items).
     """
-    rows = []
+    of, rows = Difference(judge), []
     for tuned_on in TUNED_ON:
-        for alpha in (0.0, ALPHA, 1.0):
-            every = [
-                figures
-                for lineage in judge.lineages
-                for seed in judge.evidence.seeds(lineage)
-                if (figures := _points(judge, lineage, tuned_on, seed, alpha))
-            ]
-            if every:
-                means = {task: float(np.mean([f[task] for f in every])) for task in TASKS}
-                name = {0.0: "pre-trained", 1.0: "stable"}.get(alpha, f"merged {alpha:g}")
-                kept = _retention(every, _bases(judge, tuned_on), study, tuned_on)
-                rows.append([tuned_on.upper(), name, *(f"{means[t]:.1f}" for t in TASKS), kept])
+        known = {
+            name: {task: of[f"{tuned_on} {task} {name}"].found.estimate for task in TASKS}
+            for name in ("base", f"{ALPHA:g}", "stable")
+        }
+        means = {n: {t: f.value for t, f in k.items() if f} for n, k in known.items()}
+        for name, figures in means.items():
+            if len(figures) < len(TASKS) or len(means["stable"]) < len(TASKS):
+                continue
+            cells = [f"{value:.1f}" for value in figures.values()]
+            if name != "base":
+                changes = [of[f"{tuned_on} {task} {name}-base"] for task in TASKS]
+                cells = [f"{c}, {v:+.1b}" for c, v in zip(cells, changes, strict=True)]
+            kept = _retention(figures, means["base"], study.figures(tuned_on, "MFCC"), tuned_on)
+            shown = {"base": "pre-trained", "stable": "stable"}.get(name, f"merged {name}")
+            rows.append([tuned_on.upper(), shown, *cells, f"{100 * kept:.0f}"])
     header = ["tuned on", "encoder", "PR, PER %", "SID, %", "IC, %", "retention, %"]
-    return table_of(header, rows) if rows else "Nothing is measured yet.\n"
-
-
-def _points(judge: Judge, lineage: int, tuned_on: str, seed: int, alpha: float) -> dict[str, float]:
-    """Return the figures of one encoder, empty unless it and its base are measured."""
-    tuned = Encoder(lineage, tuned_on, seed, "path", "", alpha)
-    encoder = Encoder(lineage) if alpha == 0.0 else tuned
-    probes = judge.evidence.probes.get((encoder, STUDY, None), {})
-    stable = (Encoder(lineage, tuned_on, seed, "path", "", 1.0), STUDY, None)
-    if set(probes) != set(TASKS) or stable not in judge.evidence.probes:
-        return {}
-    return {task: float(probes[task]["test"]) for task in TASKS}
-
-
-def _bases(judge: Judge, tuned_on: str) -> list[dict[str, float]]:
-    found = [
-        _points(judge, lineage, tuned_on, seed, 0.0)
-        for lineage in judge.lineages
-        for seed in judge.evidence.seeds(lineage)
-    ]
-    return [figures for figures in found if figures]
+    return f"{_POINTS}\n\n{table_of(header, rows)}" if rows else "Nothing is measured yet.\n"
 
 
 def _retention(
-    figures: list[dict[str, float]], bases: list[dict[str, float]], study: Study, tuned_on: str
-) -> str:
+    figures: Mapping[str, float],
+    base: Mapping[str, float],
+    floor: Mapping[str, Sequence[float]],
+    tuned_on: str,
+) -> float:
     """Return what is left of the way from MFCC to pre-trained, mean over off-task tasks."""
-    if not bases:
-        return ""
-    floor = study.figures(tuned_on, "MFCC")
     shares = [
-        (_mean(figures, task) - floor[task][0]) / (_mean(bases, task) - floor[task][0])
+        (figures[task] - floor[task][0]) / (base[task] - floor[task][0])
         for task in TASKS
         if task != tuned_on
     ]
-    return f"{100 * float(np.mean(shares)):.0f}"
-
-
-def _mean(figures: list[dict[str, float]], task: str) -> float:
-    return float(np.mean([found[task] for found in figures]))
+    return float(np.mean(shares))
 
 
 def mediator(judge: Judge) -> Found:
-    """Return the slope of alpha* over log2 of the weight move, first seed that has it."""
+    """Return the slope of alpha* over log2 of the weight move, both of the first tuning seed."""
     updates = (UPDATES, *STRONGER)
 
     def figure(lineage: int) -> Floats:
@@ -93,11 +77,9 @@ def mediator(judge: Judge) -> Found:
 
 def _move(judge: Judge, lineage: int, task: str, updates: int) -> float:
     kind, variant = ("path", "") if updates == UPDATES else ("stronger", str(updates))
-    for seed in judge.evidence.seeds(lineage):
-        row = judge.evidence.features.get(Encoder(lineage, task, seed, kind, variant, 1.0, updates))
-        if row is not None:
-            return float(row["move"])
-    return float("nan")
+    encoder = Encoder(lineage, task, SEEDS[0], kind, variant, 1.0, updates)
+    row = judge.evidence.features.get(encoder)
+    return float("nan") if row is None else float(row["move"])
 
 
 def further(judge: Judge) -> dict[str, Estimate | None]:

@@ -1,6 +1,6 @@
-"""Tables, verdicts and figures of the evidence, from committed rows, into ``docs/results.md``.
+"""Words, tables, verdicts and pictures of the evidence, from committed rows, into the results page.
 
-    python studies/evidence_table.py            # writes the part between the marks, and the figures
+    python studies/evidence_table.py            # writes the parts between the marks, and pictures
     python studies/evidence_table.py --print    # prints it
 
 What has rows of lineages 4 to 7 is taken from them; the rest from lineages 1 to 3 where the demo's
@@ -52,6 +52,7 @@ from evidence_units import (
     all_units,
     design,
 )
+from evidence_words import said
 from inference import ALPHA, MARGIN, holm
 from paper_claims import Confirmed, Explored, paper_rows
 from rows import read_measured
@@ -60,7 +61,11 @@ _CLOSED = """Intervals are of each claim alone; p is corrected for all ten (Holm
 not measured counting as 1. So a claim whose interval leaves 0 out may stay open.
 """
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-MARKS = ("<!-- evidence: studies/evidence_table.py writes what follows -->", "<!-- /evidence -->")
+MARKS = {
+    "advice": "<!-- advice: studies/evidence_table.py fills studies/advice.md in -->",
+    "evidence": "<!-- evidence: studies/evidence_table.py writes what follows -->",
+}
+"""What begins a part of the page; it ends with the same name after a slash."""
 DRAWS = 1000
 RIVALS = {
     "stable tuning": stable_runs,
@@ -113,9 +118,9 @@ class Progress:
     there: int
     needed: int
 
-    def words(self) -> str:
-        """Return "open", and how much is there where that is not all."""
-        return "open" if self.whole else f"open, {self.there} of {self.needed} units"
+    def words(self, state: str = "open") -> str:
+        """Return the state, and how much is there where that is not all."""
+        return state if self.whole else f"{state}, {self.there} of {self.needed} units"
 
     @property
     def whole(self) -> bool:
@@ -184,17 +189,22 @@ def verdicts(found: dict[str, Found], whole: dict[str, bool]) -> dict[str, str]:
     return result
 
 
+def states_of(words: dict[str, str]) -> dict[str, str]:
+    """Return the verdict of each claim, with how much is measured where that is not all."""
+    return {
+        name: word if progress(name).whole else progress(name).words(word)
+        for name, word in words.items()
+    }
+
+
 def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
     """Return the closed list with figures and verdicts."""
     adjusted = adjusted_p(found, {name: progress(name).whole for name in found})
-    rows = []
+    states, rows = states_of(words), []
     for name, (text, _) in SAID.items():
-        state = words[name]
-        if state in ("open", "preliminary") and not progress(name).whole:
-            state = f"{state if state == 'preliminary' else ''} {progress(name).words()}".strip()
         which = ", ".join(map(str, found[name].lineages)) or "none"
         p = f"{adjusted[name]:.2g}" if progress(name).whole else ""
-        rows.append([name, text, shown(found[name].estimate), which, p, state])
+        rows.append([name, text, shown(found[name].estimate), which, p, states[name]])
     header = ["", "claim", "figure, logits (95 %)", "lineages", "p after Holm", "verdict"]
     return f"{_CLOSED}\n{table_of(header, rows)}"
 
@@ -346,12 +356,20 @@ def judge_of(draws: int = DRAWS) -> Judge:
     return Judge(Evidence.read(ROWS, rows, draws), CONFIRMING)
 
 
-def generated(judge: Judge, images: Sequence[str] = ()) -> str:
-    """Return the part of the page that the rows decide, with pictures that are drawn already."""
-    rows, evidence = judge.evidence.rows, judge.evidence
+def generated(judge: Judge, images: Sequence[str] = ()) -> dict[str, str]:
+    """Return the parts of the page that the rows decide, with pictures that are drawn already."""
     found = claims_of(judge)
+    words = verdicts(found, {name: progress(name).whole for name in found})
+    advice = said(judge, PATHS, found, states_of(words))
+    return {"advice": advice, "evidence": tables(judge, found, words, images)}
+
+
+def tables(
+    judge: Judge, found: dict[str, Found], words: dict[str, str], images: Sequence[str]
+) -> str:
+    """Return the tables of the page and its pictures."""
+    rows, evidence = judge.evidence.rows, judge.evidence
     whole = {name: progress(name).whole for name in found}
-    words = verdicts(found, whole)
     measured = {n: shown(f.estimate) for n, f in found.items() if f.estimate and whole[n]}
     there = sorted({row["lineage"] for row in rows} & set(CONFIRMING))
     which = ", ".join(map(str, there)) or "none"
@@ -405,11 +423,13 @@ def drawn() -> list[str]:
     return [name for name in (FRONTIERS, SIMILARITY) if (IMAGES / name).is_file()]
 
 
-def place(page: str, text: str) -> str:
-    """Return a page with the text between the marks."""
-    before, _, rest = page.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    return f"{before}{MARKS[0]}\n\n{text}\n{MARKS[1]}{after}"
+def place(page: str, parts: dict[str, str]) -> str:
+    """Return a page with each text between the marks of its name."""
+    for name, text in parts.items():
+        before, _, rest = page.partition(MARKS[name])
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        page = f"{before}{MARKS[name]}\n\n{text}\n{end}{after}"
+    return page
 
 
 def main() -> None:
@@ -417,10 +437,10 @@ def main() -> None:
     parser.add_argument("--print", action="store_true")
     arguments, judge = parser.parse_args(), judge_of()
     if arguments.print:
-        print(generated(judge))
+        print("\n".join(generated(judge).values()))
         return
-    text = generated(judge, draw(judge, PATHS))
-    PAGE.write_text(place(PAGE.read_text(), text))
+    parts = generated(judge, draw(judge, PATHS))
+    PAGE.write_text(place(PAGE.read_text(), parts))
     print(f"wrote {PAGE.name}")
 
 

@@ -224,7 +224,11 @@ def test_while_the_pause_file_is_there_everything_stands_still(
 def test_the_page_is_what_the_rows_say() -> None:
     table = study("evidence_table")
     page = table.PAGE.read_text()
-    assert table.place(page, table.generated(table.judge_of(), table.drawn())) == page
+    parts = table.generated(table.judge_of(), table.drawn())
+    assert table.place(page, parts) == page
+    for name, text in parts.items():
+        assert table.MARKS[name] in page, name
+        assert text in page, name
 
 
 def test_a_verdict_needs_all_rows_and_the_claimed_sign() -> None:
