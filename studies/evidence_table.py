@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from demo_table import Study, read, table_of
-from evidence import is_done
 from evidence_choices import further_tasks_table, regret_table, regrets_of
 from evidence_claims import (
     arm_effect,
@@ -41,6 +39,7 @@ from evidence_figures import (
     stable,
     stable_runs,
 )
+from evidence_progress import left_table, progress, progress_words
 from evidence_settings import settings_table
 from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import (
@@ -49,7 +48,6 @@ from evidence_units import (
     OTHERS,
     ROWS,
     TUNED_ON,
-    all_units,
     design,
 )
 from evidence_words import said
@@ -80,22 +78,6 @@ PATHS |= {name: merges("rival", name) for name in OTHERS}
 PATHS |= {"L2-SP, first setting": merges("rival", "l2sp")}
 PATHS |= {"LoRA, first setting": merges("rival", "lora")}
 """All paths that are shown."""
-NEEDED = {
-    "C1": ("cells",),
-    "C2": ("home",),
-    "C3": ("sid path", "sid weaker"),
-    "C4": ("pr path", "pr weaker"),
-    "C5": ("arm",),
-    "C6": ("arm",),
-    "C7": ("sid path", f"rival-{CHOSEN['l2sp']}", "attempt-l2sp-1", "attempt-l2sp-2"),
-    "C8": ("sid path", f"rival-{CHOSEN['lora']}", "attempt-lora-1", "attempt-lora-2"),
-    "C9": ("sid path", f"rival-{CHOSEN['dora']}", "attempt-dora-1", "attempt-dora-2"),
-    "C10": ("sid path", "early"),
-    "H2": ("path", "stronger"),
-    "H5": ("layers",),
-    "H6": ("sid path", f"rival-{CHOSEN['l2sp']}", f"rival-{CHOSEN['lora']}"),
-}
-"""Kinds of units that a claim rests on, beside pre-trained encoders; attempts: of lineage 1."""
 SAID = {
     "C1": ("H1: merging gives more at home than in the tuning domain", 1),
     "C2": ("H1 flipped: tuned at home, it gives less there", -1),
@@ -109,38 +91,6 @@ SAID = {
     "C10": ("merge against the early checkpoint at equal gain", 1),
 }
 """The closed list: in words, and the sign that is claimed."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How much of what a figure needs is measured."""
-
-    there: int
-    needed: int
-
-    def words(self, state: str = "open") -> str:
-        """Return the state, and how much is there where that is not all."""
-        return state if self.whole else f"{state}, {self.there} of {self.needed} units"
-
-    @property
-    def whole(self) -> bool:
-        """Return whether everything is there."""
-        return self.there == self.needed
-
-
-def progress(name: str) -> Progress:
-    """Return how many of the units of a claim or hypothesis are measured."""
-    wanted = NEEDED[name]
-    units = [
-        unit
-        for unit in all_units()
-        if (unit.lineage in CONFIRMING or unit.kind == "attempt")
-        and (
-            unit.kind == "base"
-            or any(set(w.split()) <= {unit.tuned_on, unit.kind, unit.long_kind} for w in wanted)
-        )
-    ]
-    return Progress(sum(is_done(unit) for unit in units), len(units))
 
 
 def claims_of(judge: Judge) -> dict[str, Found]:
@@ -399,6 +349,8 @@ def tables(
         regret_table(judge),
         "### Tuned on further tasks, and on two\n",
         further_tasks_table(judge),
+        "### What is not measured yet\n",
+        left_table(),
         "### In points, and further figures\n",
         points_table(judge, study),
         *further_lines(judge),
@@ -411,11 +363,6 @@ def further_lines(judge: Judge) -> list[str]:
     """Return the further figures that are measured."""
     known = {name: found for name, found in further(judge).items() if found}
     return [table_of(["", "95 %"], [[n, shown(f)] for n, f in known.items()])] if known else []
-
-
-def progress_words() -> dict[str, str]:
-    """Return by claim how much of it is measured."""
-    return {name: progress(name).words() for name in NEEDED}
 
 
 def drawn() -> list[str]:
