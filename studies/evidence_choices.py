@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from demo_table import table_of
 from evidence_figures import MERGED, Encoder, Evidence, Found, Judge, shown
-from evidence_units import ALPHA, FURTHER, PATH, TUNED_ON, WAYS
+from evidence_units import ALPHA, BOTH, FURTHER, PATH, TASKS, TUNED_ON, WAYS
 from inference import Estimate, Floats
 
 CONSTANTS = (0.0, ALPHA, 0.5, 0.75, 1.0)
@@ -137,7 +137,7 @@ def further_tasks_table(judge: Judge) -> str:
     for task in FURTHER:
         rows += _row(judge, f"{task}, on PR, SID and IC", "other", "", task)
     for way in WAYS:
-        rows += _row(judge, f"PR and SID, {way}, on IC", "several", way, "pr+sid")
+        rows += _row(judge, f"PR and SID, {way}, on IC", "several", way, BOTH)
     header = ["tuned on", "alpha 0.25", "alpha 1", "0.25 minus 1"]
     if not rows:
         return "Nothing is measured yet.\n"
@@ -157,3 +157,21 @@ def _row(judge: Judge, name: str, kind: str, variant: str, task: str) -> list[li
     if not any(figure.estimate for figure in found):
         return []
     return [[name, *(shown(figure.estimate) for figure in found)]]
+
+
+def in_sequence(judge: Judge) -> dict[str, Found]:
+    """Return how much better two tasks in sequence are than each other way, merged at 0.25.
+
+    Mean over PR, SID and IC, the two tuned tasks among them, as the paper's score has them.
+    """
+
+    def of(way: str) -> Callable[[int], Floats]:
+        return judge.over_seeds(
+            lambda lineage, seed: judge.evidence.better(
+                Encoder(lineage, BOTH, seed, "several", way, ALPHA), TASKS
+            )
+        )
+
+    every = {way: of(way) for way in WAYS}
+    last = every.pop("sequence")
+    return {way: judge.over(lambda n, f=other: last(n) - f(n)) for way, other in every.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from demo_table import Study, read, table_of
-from evidence_choices import further_tasks_table, regret_table, regrets_of
+from evidence_choices import further_tasks_table, in_sequence, regret_table, regrets_of
 from evidence_claims import (
     arm_effect,
     arm_effect_at_gain,
@@ -51,7 +51,7 @@ from evidence_units import (
     design,
 )
 from evidence_words import said
-from inference import ALPHA, MARGIN, holm
+from inference import ALPHA, MARGIN, Estimate, holm
 from paper_claims import Confirmed, Explored, paper_rows
 from rows import read_measured
 
@@ -162,7 +162,7 @@ def claims_table(found: dict[str, Found], words: dict[str, str]) -> str:
 def hypotheses_table(judge: Judge, found: dict[str, Found], words: dict[str, str]) -> str:
     """Return H1 to H7 with what decides them."""
     slope, around = strength(judge, TUNED_ON), route_around(judge, TUNED_ON)
-    near = {rival: nearer(judge, CHOSEN[rival]) for rival in ("l2sp", "lora")}
+    near = nearer_than(judge)
     better = predicts(judge)
     gains = {f: arm_effect_at_gain(judge, f, TUNED_ON) for f in ("cnn", "head")}
     rows = [
@@ -329,7 +329,9 @@ def tables(
     parts: list[str] = [
         f"Design `{design()}`. Confirming lineages with rows: {which}. {made}\n",
         "### What the paper says, and what we find\n",
-        paper_rows(of, words, progress_words(), regrets_of(judge, COEFFICIENT), measured),
+        paper_rows(
+            of, words, progress_words(), regrets_of(judge, COEFFICIENT), measured, compared(judge)
+        ),
         "### The closed list\n",
         claims_table(found, words),
         "### Hypotheses\n",
@@ -357,6 +359,22 @@ def tables(
     ]
     parts += [f"![{name}](images/{name})\n" for name in images]
     return "\n".join(parts)
+
+
+def nearer_than(judge: Judge) -> dict[str, Found]:
+    """Return H6 (a) by the method that the merge is compared with."""
+    return {
+        name: nearer(judge, CHOSEN[name.lower().replace("-", "")]) for name in ("L2-SP", "LoRA")
+    }
+
+
+def compared(judge: Judge) -> dict[str, dict[str, Estimate | None]]:
+    """Return the differences of the paper's further claims."""
+    found = {"H6": nearer_than(judge), "Table III": in_sequence(judge)}
+    return {
+        name: {other: figure.estimate for other, figure in differences.items()}
+        for name, differences in found.items()
+    }
 
 
 def further_lines(judge: Judge) -> list[str]:

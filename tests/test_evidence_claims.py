@@ -351,6 +351,35 @@ def test_tuned_on_further_tasks_and_on_two(figures: ModuleType) -> None:
     assert "-0.40" in ties
 
 
+def test_two_tasks_in_sequence_against_the_other_ways(figures: ModuleType) -> None:
+    """Every task loses 0.1 in sequence, and 0.1, 0.4 and 0.6 more the other ways."""
+    more = {"joint": 0.1, "average": 0.4, "ties": 0.6, "sequence": 0.0}
+    points = [
+        figures.Encoder(n, "pr+sid", 101, "several", way, 0.25) for n in (4, 5) for way in more
+    ]
+    evidence = _evidence(
+        figures, ((point, "study") for point in points), lambda e, *_: 0.1 + more[e.variant]
+    )
+    found = study("evidence_choices").in_sequence(figures.Judge(evidence, (4, 5)))
+    values = {way: figure.estimate.value for way, figure in found.items()}
+    assert values == pytest.approx({"joint": 0.1, "average": 0.4, "ties": 0.6}, abs=0.02)
+
+
+def test_a_claim_of_several_differences_is_judged_when_all_are_there(figures: ModuleType) -> None:
+    claims, inference = study("paper_claims"), study("inference")
+    sure, unsure = (inference.Estimate(0.3, error, 5.0, 4) for error in (0.05, 0.3))
+
+    def verdict(progress: str, **found: Any) -> str:
+        parts = {"H6": found, "Table III": {"joint": None}}
+        row = claims.compared_rows({"H6": progress, "Table III": "open, 1 of 2 units"}, parts)[0]
+        return str(row[3])
+
+    assert verdict("open", one=sure, two=sure) == "reproduced"
+    assert verdict("open", one=sure, two=unsure) == "partly"
+    assert verdict("open", one=sure, two=None) == "open", "one is not measured"
+    assert verdict("open, 1 of 2 units", one=sure, two=sure) == "open, 1 of 2 units"
+
+
 def test_probes_that_route_around_damage(figures: ModuleType, claims: ModuleType) -> None:
     """Layer 0 is best before tuning and loses 0.6, the weighted sum 0.2."""
 
