@@ -35,7 +35,7 @@ def points_table(judge: Judge, study: Study) -> str:
                 continue
             cells = [f"{value:.1f}" for value in figures.values()]
             if name != "base":
-                changes = [of[f"{tuned_on} {task} {name}-base"] for task in TASKS]
+                changes = [of[f"{tuned_on} {task} {name} minus base"] for task in TASKS]
                 cells = [f"{c}, {v:+.1b}" for c, v in zip(cells, changes, strict=True)]
             kept = _retention(figures, means["base"], study.figures(tuned_on, "MFCC"), tuned_on)
             shown = {"base": "pre-trained", "stable": "stable"}.get(name, f"merged {name}")

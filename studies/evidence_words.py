@@ -1,7 +1,7 @@
 """Figures of the evidence by name, for ``advice.md``: the plain words at the top of the page.
 
-In the template ``{of[sid pr stable-base]:.1b}`` stands for a difference with its interval; the
-names are those of `Difference`, `Regret`, `Claim` and `Level`. So no figure in the words can be
+In the template ``{of[sid pr stable minus base]:.1b}`` stands for a difference with its interval;
+the names are those of `Difference`, `Regret`, `Claim` and `Level`. So no figure in the words can be
 older than the rows. Which words fit the figures is for people to say: read the difference that
 ``evidence_table.py`` makes in the page whenever rows come.
 """
@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from evidence_choices import regret, worths
 from evidence_figures import MERGED, Encoder, Found, Judge, Path_
-from evidence_units import PATH, TASKS, UPDATES
+from evidence_units import CHOSEN, PATH, TASKS, UPDATES
 from inference import Floats
 
 TEMPLATE = Path(__file__).with_name("advice.md")
 NAMED = {"base": 0.0, "stable": 1.0}
-"""Encoders with a name; others are an alpha of stable's path, or ``@`` and updates of a state."""
+"""Encoders with a name; others are an alpha of stable's path, ``@150`` the state after so many
+updates, ``l2sp at 0.5`` a point of the path of a rival, in the setting that confirms."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _zero(value: float, digits: int) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """``of[TUNED_ON WHAT FIRST-SECOND]``, or ``of[TUNED_ON WHAT ENCODER]`` for a level.
+    """``of[TUNED_ON WHAT FIRST minus SECOND]``, or ``of[TUNED_ON WHAT ENCODER]`` for a level.
 
     WHAT is a task (percent of its own metric, test), ``off`` (the other tasks, logits, above 0 is
     better), ``gain`` (of the tuned task on dev, logits) or ``worth`` (off-task plus the gain of the
@@ -73,9 +74,8 @@ class Difference:
     judge: Judge
 
     def __getitem__(self, key: str) -> Said:
-        tuned_on, what, names = key.split(" ")
-        first, _, second = names.partition("-")
-        sides = [self._of(tuned_on, what, name) for name in (first, second) if name]
+        tuned_on, what, names = key.split(" ", 2)
+        sides = [self._of(tuned_on, what, name) for name in names.split(" minus ")]
 
         def figure(lineage: int, seed: int) -> Floats:
             one, *other = (side(lineage, seed) for side in sides)
@@ -108,6 +108,10 @@ def _encoder(lineage: int, tuned_on: str, seed: int, name: str) -> Encoder:
         if updates < UPDATES:
             return Encoder(lineage, tuned_on, seed, "early", "", 1.0, updates)
         name = "stable"
+    method, _, at = name.partition(" at ")
+    if at:
+        variant = CHOSEN.get(method, method)
+        return Encoder(lineage, tuned_on, seed, "rival", variant, float(at))
     alpha = NAMED[name] if name in NAMED else float(name)
     return Encoder(lineage, tuned_on, seed, "path", "", alpha) if alpha else Encoder(lineage)
 

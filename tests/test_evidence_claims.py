@@ -486,19 +486,21 @@ def test_words_are_filled_from_the_rows(figures: ModuleType) -> None:
         return (-0.6 if task == encoder.tuned_on else 0.4) * encoder.alpha
 
     def points(*cell: Any) -> list[Any]:
-        return [*figures.MERGED(*cell), *figures.early_states(*cell)[:-1]]
+        rival = figures.Encoder(*cell, "rival", study("evidence_units").CHOSEN["l2sp"], 1.0)
+        return [*figures.MERGED(*cell), *figures.early_states(*cell)[:-1], rival]
 
     judge = figures.Judge(_evidence(figures, _grid(points), change), (4, 5))
     claim = {"C3": figures.Found(None, ())}
     text = (
-        "{of[sid off 0.5]:+.1} {of[sid off base]:.1} {of[sid off stable-0.5]:-.1} "
+        "{of[sid off 0.5]:+.1} {of[sid off base]:.1} {of[sid off stable minus 0.5]:-.1} "
         "{of[pr gain 1]:.1} {of[sid worth stable]:.1} {of[sid off @60]:.1} "
         "{of[sid off @300]:.1} {of[pr sid base]:.0} "
-        "{regret[sid 0]:.1} {level[sid 50 merge]:.1} {claim[C3]:.2b} {verdict[C3]}"
+        "{of[sid off l2sp at 1]:.1} {regret[sid 0]:.1} {level[sid 50 merge]:.1} "
+        "{claim[C3]:.2b} {verdict[C3]}"
     )
     found = words.said(judge, {"merge": figures.MERGED}, claim, {"C3": "open"}, text)
     sid = round(100 / (1 + math.exp(BASE["sid"])))
-    assert found == f"-0.2 0.0 0.2 0.6 0.2 -0.4 -0.4 {sid} 0.2 0.0 (not measured) open"
+    assert found == f"-0.2 0.0 0.2 0.6 0.2 -0.4 -0.4 {sid} -0.4 0.2 0.0 (not measured) open"
     for wrong in ("{of[sid moved 1]:.1}", "{level[sid 50 none]:.1}", "{claim[C0]:.1}"):
         with pytest.raises(KeyError):
             words.said(judge, {}, claim, {}, wrong)
