@@ -45,10 +45,12 @@ from evidence_units import ALPHA as COEFFICIENT
 from evidence_units import (
     CHOSEN,
     CONFIRMING,
+    METHODS,
     OTHERS,
     ROWS,
     TUNED_ON,
     design,
+    method_name,
 )
 from evidence_words import said
 from inference import ALPHA, MARGIN, Estimate, holm
@@ -67,16 +69,13 @@ MARKS = {
 DRAWS = 1000
 RIVALS = {
     "stable tuning": stable_runs,
-    "L2-SP": merges("rival", CHOSEN["l2sp"]),
-    "LoRA": merges("rival", CHOSEN["lora"]),
-    "DoRA": merges("rival", CHOSEN["dora"]),
+    **{METHODS[name]: merges("rival", CHOSEN[name]) for name in ("l2sp", "lora", "dora")},
     "early checkpoint": early_states,
 }
 """Paths that the merge is compared with at equal gain: those of the closed list."""
 PATHS = {"merge": MERGED, **RIVALS, "LiNeS": merges("lines")}
-PATHS |= {name: merges("rival", name) for name in OTHERS}
-PATHS |= {"L2-SP, first setting": merges("rival", "l2sp")}
-PATHS |= {"LoRA, first setting": merges("rival", "lora")}
+PATHS |= {METHODS[name]: merges("rival", CHOSEN.get(name, name)) for name in OTHERS}
+PATHS |= {method_name(name): merges("rival", name) for name in CHOSEN}
 """All paths that are shown."""
 SAID = {
     "C1": ("H1: merging gives more at home than in the tuning domain", 1),

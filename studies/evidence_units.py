@@ -61,6 +61,9 @@ RIVALS: dict[str, tuple[str, ...]] = {
 }
 """Methods of Table VIII and further ones: what they change of the recipe; settings of the first
 try."""
+METHODS = {"l2sp": "L2-SP", "lora": "LoRA", "dora": "DoRA", "distill": "distillation"}
+METHODS |= {"low-rate": "lower rate", "layer-decay": "layer decay", "ema": "EMA"}
+"""What pages call them."""
 OTHERS = tuple(RIVALS)[3:]
 """Those that are not of Table VIII."""
 TRIES: dict[str, tuple[str, ...]] = {
@@ -207,9 +210,8 @@ def all_units() -> list[Unit]:
             _unit(u.kind, u.lineage, u.tuned_on, u.seed, u.variant, "X")
             for u in _of_seed(EXPLORING, SEEDS[0], tier)
         ]
-    for method, tries in TRIES.items():
-        for number in range(len(tries)):
-            found.append(_unit("attempt", 1, "sid", SEEDS[0], f"{method}-{number + 1}", "X"))
+    for method in TRIES:
+        found += [_unit("attempt", 1, "sid", SEEDS[0], variant, "X") for variant in _tries(method)]
     return found
 
 
@@ -240,6 +242,18 @@ def changes_of(unit: Unit) -> tuple[str, ...]:
         return RIVALS[unit.variant]
     method, number = unit.variant.rsplit("-", 1)
     return (*RIVALS[method], TRIES[method][int(number) - 1])
+
+
+def method_name(variant: str) -> str:
+    """Return what pages call a setting of a rival: the one that confirms goes without addition."""
+    method = next(name for name in METHODS if variant in (name, *_tries(name)))
+    if variant == CHOSEN.get(method, method):
+        return METHODS[method]
+    return f"{METHODS[method]}, {'first setting' if variant == method else variant}"
+
+
+def _tries(method: str) -> list[str]:
+    return [f"{method}-{number + 1}" for number in range(len(TRIES[method]))]
 
 
 def recipe_of(base: str, task: str, seed: int, *changes: str) -> Recipe:
