@@ -296,7 +296,18 @@ def test_merges_by_lines_are_no_stable_encoders(figures: ModuleType) -> None:
         drawing.method_of(figures.Encoder(4, "sid", 101, kind, variant, 1.0))
         for kind, variant in (("path", ""), ("lines", ""), ("several", "ties"), ("rival", "lora"))
     ]
-    assert names == ["stable", "LiNeS", "ties", "lora"]
+    assert names == ["stable", "LiNeS", "ties", "LoRA, first setting"]
+
+
+def test_a_rival_is_called_by_what_confirms() -> None:
+    units = study("evidence_units")
+    chosen = {method: units.CHOSEN.get(method, method) for method in units.RIVALS}
+    assert [units.method_name(v) for v in chosen.values()] == list(units.METHODS.values())
+    assert units.method_name("lora-1") == "LoRA, lora-1"
+    paths = study("evidence_table").PATHS
+    assert set(units.METHODS.values()) < set(paths), "every rival's path is shown"
+    for method, variant in chosen.items():
+        assert paths[units.METHODS[method]](4, "sid", 101)[0].variant == variant
 
 
 def test_rows_of_the_paper_s_claims_are_of_the_lineages_that_confirm(figures: ModuleType) -> None:
