@@ -302,7 +302,7 @@ def test_merges_by_lines_are_no_stable_encoders(figures: ModuleType) -> None:
 def test_a_rival_is_called_by_what_confirms() -> None:
     units = study("evidence_units")
     chosen = {method: units.CHOSEN.get(method, method) for method in units.RIVALS}
-    assert [units.method_name(v) for v in chosen.values()] == list(units.METHODS.values())
+    assert {m: units.method_name(v) for m, v in chosen.items()} == units.METHODS
     assert units.method_name("lora-1") == "LoRA, lora-1"
     paths = study("evidence_table").PATHS
     assert set(units.METHODS.values()) < set(paths), "every rival's path is shown"
