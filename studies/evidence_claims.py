@@ -187,15 +187,20 @@ def nearer(judge: Judge, rival: str, tuned_on: str = "sid") -> Found:
     return judge.over(figure)
 
 
-def predicts(judge: Judge) -> Found:
-    """Return H6 (b): Spearman of similarity with off-task, minus that of less weight move."""
+def predicts(judge: Judge, tuned_on: Sequence[str] = TUNED_ON) -> Found:
+    """Return H6 (b): Spearman of similarity with off-task, minus that of less weight move.
+
+    Args:
+        judge: Of the lineages.
+        tuned_on: Tasks whose encoders are ranked together; both for the hypothesis.
+    """
 
     def figure(lineage: int) -> Floats:
         points = [
             (similarity_of(row), -row["move"], judge.evidence.off_task(encoder)[0])
             for encoder, row in judge.evidence.features.items()
             if encoder.lineage == lineage
-            and encoder.tuned_on in TUNED_ON
+            and encoder.tuned_on in tuned_on
             and encoder.kind != "lines"
         ]
         table = np.array([point for point in points if np.isfinite(point).all()])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from demo_table import Study, table_of
-from evidence_claims import best_alpha, domains, similarity_of, slope
+from evidence_claims import best_alpha, domains, predicts, similarity_of, slope
 from evidence_drawing import method_of
 from evidence_figures import Encoder, Found, Judge
 from evidence_units import ALPHA, SEEDS, STRONGER, TASKS, TUNED_ON, UPDATES
@@ -88,6 +88,7 @@ def further(judge: Judge) -> dict[str, Estimate | None]:
     found["D at home, heard voices"] = domains(judge, "home", "heard", TUNED_ON)
     for task in TUNED_ON:
         found[f"D, unseen, tuned on {task.upper()}"] = domains(judge, "cells", "unseen", (task,))
+        found[f"H6 (b), tuned on {task.upper()} alone"] = predicts(judge, (task,))
     found["alpha* over log2 of the weight move"] = mediator(judge)
     return {name: figure.estimate for name, figure in found.items()}
 

@@ -425,6 +425,7 @@ def test_similarity_at_equal_or_larger_move(figures: ModuleType, claims: ModuleT
     assert found.estimate.value == pytest.approx(0.7 - 0.5)
     assert claims.nearer(judge, "lora").estimate is None
     assert math.isfinite(claims.predicts(judge).estimate.value)
+    assert claims.predicts(judge, ("er",)).estimate is None, "no encoder is tuned on it"
 
 
 def test_page_and_pictures_of_what_is_measured(
