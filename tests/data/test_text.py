@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import string
 import unicodedata
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
-from speechft.data.text import composed, units_of, words
+from speechft.data.text import composed, folded, units_of, words, written
 
 
 @pytest.mark.parametrize(
@@ -64,3 +66,42 @@ def test_units_of_an_error_rate(word: str, expected: list[str]) -> None:
 def test_equal_names_are_equal() -> None:
     assert composed("Jose\u0301") == "José"
     assert composed("plain") == "plain"
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        (Decimal("NaN"), ""),
+        ("nan", "nan"),
+        (1.0, "1"),
+        (Decimal("7.00"), "7"),
+        (-0.0, "0"),
+        (1.5, "1.5"),
+        (2.0**60, "1.152921504606847e+18"),
+        (float("inf"), "inf"),
+        (True, "True"),
+        (12, "12"),
+        (["AH", None, float("nan"), 2.0], "AH 2"),
+    ],
+)
+def test_typed_values_as_text(value: Any, expected: str) -> None:
+    assert written(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("1", "1.0", True),
+        ("007", "7.00", True),
+        ("0", "0.0", True),
+        ("Anna  B", "anna b", True),
+        ("1.5", "1", False),
+        ("10", "1", False),
+        ("a1", "a1.0", False),
+        ("\u0663", "3", False),
+    ],
+)
+def test_names_that_are_probably_one(one: str, other: str, alike: bool) -> None:
+    assert (folded(one) == folded(other)) is alike

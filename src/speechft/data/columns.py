@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from speechft.commands import command, shell
-from speechft.data.text import composed
+from speechft.data.text import composed, written
 from speechft.errors import DataError, nearest
 from speechft.storage.documents import is_plain
 
@@ -150,16 +150,15 @@ def unusable(row: Mapping[str, str]) -> str:
 def as_cells(row: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """Return a row of JSON or parquet as text, and the columns that are no text.
 
-    Lists are joined by spaces; sections are left out, and columns whose name no file can hold.
+    Cells are as `written` has them; sections are left out, and columns whose name no file can hold.
     """
     cells, dropped = {}, []
     for name, value in row.items():
         if isinstance(value, Mapping) or name is None or not is_plain(str(name)):
             text = str(name)
             dropped.append(text if is_plain(text) else ascii(text)[1:-1])
-        elif value is not None:
-            is_list = isinstance(value, list)
-            cells[str(name)] = " ".join(map(str, value)) if is_list else str(value)
+        else:
+            cells[str(name)] = written(value)
     return cells, dropped
 
 

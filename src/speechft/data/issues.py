@@ -38,6 +38,8 @@ KINDS: dict[str, Outcome] = {
     "bracketed-text": "kept",
     "no-words": "kept",
     "unseen-characters": "kept",
+    "looks-missing": "kept",
+    "spelt-twice": "kept",
     "length-differs": "kept",
     "clipping": "kept",
     "rate-mismatch": "kept",

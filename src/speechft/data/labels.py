@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from speechft.data.text import written
 from speechft.errors import DataError
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def label_of(cut: Cut, kind: str) -> str | None:
         value = getattr(supervision, kind)
     else:
         value = (supervision.custom or {}).get(kind)
-    return None if value in (None, "") else str(value)
+    return written(value) or None
 
 
 def phones_of(cut: Cut) -> list[tuple[str, float, float]]:

@@ -22,12 +22,15 @@ class Segment:
 def segment_of(row: Mapping[str, str]) -> Segment:
     """Return the part of a recording that a row means: start and end, or start and duration.
 
+    An empty start is the recording's beginning. A duration in a table without any start cuts
+    nothing: most tables have it as a note on the recording.
+
     Raises:
         ValueError: In words, what is no number.
     """
     start, end = _seconds(row, "start"), _seconds(row, "end")
-    if start is not None and end is None and row.get("duration"):
-        end = start + (_seconds(row, "duration") or 0.0)
+    if "start" in row and end is None and row.get("duration"):
+        end = (start or 0.0) + (_seconds(row, "duration") or 0.0)
     channel = row.get("channel", "")
     if channel and not channel.isdecimal():
         raise ValueError(f"the channel {channel!r} is not a number from 0")

@@ -8,8 +8,11 @@ upper case, with ``A-Z``, digits and ``'``.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from decimal import Decimal
+from typing import Any
 
 _APOSTROPHES = "\u2019\u2018\u02bc\u2032\uff07\u055a"
 _SPACELESS = (
@@ -29,6 +32,34 @@ _LENGTHENED = frozenset("\u30fc\uff70")
 def composed(text: str) -> str:
     """Return a text with composed characters (NFC), so that equal names are equal."""
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def written(value: Any) -> str:
+    """Return a typed value, of JSON or parquet, as text; nothing for one that is missing.
+
+    Missing are None and whatever does not equal itself: NaN, as pandas has it for a missing cell. A
+    whole number is written without its point: one missing number makes a column of pandas floats,
+    and speaker 1.0 is speaker 1. Of a list what is there, separated by spaces.
+    """
+    if isinstance(value, list | tuple):
+        return " ".join(text for text in map(written, value) if text)
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return ""
+        whole = math.isfinite(value) and value == int(value) and abs(int(value)) <= 2**53
+        return str(int(value)) if whole else str(value)
+    return "" if value is None else str(value)
+
+
+def folded(name: str) -> str:
+    """Return what names have in common that are probably one: a speaker's, a class's.
+
+    Alike are names that differ in case and blanks, and numbers that differ in leading zeros or in
+    an empty fraction, which tools for tables take away and add: 007, 7 and 7.0.
+    """
+    plain = " ".join(composed(name).casefold().split())
+    number = re.fullmatch(r"0*([0-9]+?)(\.0+)?", plain)
+    return number[1] if number else plain
 
 
 def words(text: str) -> list[str]:

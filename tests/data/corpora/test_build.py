@@ -166,6 +166,7 @@ def test_every_damage_gives_its_line(
 def test_the_kinds_are_all_tried() -> None:
     elsewhere = {"bad-label", "no-label", "listed-twice", "unseen-characters", "bracketed-text"}
     elsewhere |= {"no-words"}  # tests/cli/test_tables.py
+    elsewhere |= {"spelt-twice", "looks-missing"}  # test_generic.py
     assert {kind for kind, _, _ in DAMAGES} | elsewhere == set(KINDS)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import soundfile
 
 from speechft.data.corpora import build, find_corpus, generic
+from speechft.data.corpora.reading import Reading
 from speechft.data.labels import label_of, phones_of
 from speechft.data.manifest import Corpus, load_waveform
 from speechft.errors import DataError
@@ -300,3 +304,71 @@ def test_what_is_lost_is_counted_by_split_and_told_at_every_use(
         tmp_path / "my.csv", tmp_path / "allowed", build.Options(allow_missing=True)
     )
     assert allowed.info["lost_by_choice"] == ["missing-audio"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_missing_cells_of_typed_tables_are_missing(tmp_path: Path, suffix: str) -> None:
+    """NaN is how pandas has a missing cell; one of them makes numbers of a column floats."""
+    from pyarrow import Table, parquet
+
+    rows: list[dict[str, Any]] = []
+    for number, (speaker, text) in enumerate(((1.0, "a word"), (math.nan, math.nan), (2, None))):
+        record(tmp_path / f"{number}.wav", 0.4 + number / 10)
+        audio = tmp_path / f"{number}.wav"
+        rows.append({"path": str(audio), "speaker": speaker, "text": text, "split": "train"})
+    path = tmp_path / f"my.{suffix}"
+    if suffix == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        rows[1]["text"] = None
+        audio_of = {"audio": [{"bytes": Path(r.pop("path")).read_bytes()} for r in rows]}
+        columns = {key: [row[key] for row in rows] for key in rows[0]}
+        parquet.write_table(Table.from_pydict(columns | audio_of), path)
+    cuts = list(generic.prepare(path, tmp_path / "corpus").split("train"))
+    found = [(label_of(cut, "speaker"), label_of(cut, "text")) for cut in cuts]
+    assert found == [("1", "a word"), (None, None), ("2", None)]
+
+
+def test_an_empty_start_is_the_beginning(tmp_path: Path) -> None:
+    record(tmp_path / "long.wav", 3.0)
+    for number, rows in enumerate(
+        (
+            "path,start,duration,split\nlong.wav,,1,train\nlong.wav,1,1,dev\n",
+            "path,offset,end,split\nlong.wav,,1,train\nlong.wav,1,2,dev\n",
+            '[{"path": "long.wav", "offset": null, "duration": 1, "split": "train"},'
+            ' {"path": "long.wav", "offset": 1, "duration": 1, "split": "dev"}]',
+        )
+    ):
+        path = tmp_path / f"{number}.{'json' if rows.startswith('[') else 'csv'}"
+        path.write_text(rows)
+        corpus = generic.prepare(path, tmp_path / f"corpus-{number}")
+        parts = [(c.start, c.duration) for s in ("train", "dev") for c in corpus.split(s)]
+        assert parts == [(0.0, 1.0), (1.0, 1.0)], rows
+
+
+def test_a_duration_that_cuts_nothing_and_is_another_is_named(tmp_path: Path) -> None:
+    for name in "abcd":
+        record(tmp_path / f"{name}.wav", 2.0 + ord(name) / 1000)
+    prepare(
+        tmp_path,
+        "path,duration,split\na.wav,0.3,train\nb.wav,2.1,train\nc.wav,2100,train\nd.wav,x,train\n",
+    )
+    kinds = {(kind, Path(path).name) for kind, _, _, _, path, _ in issues(tmp_path)}
+    assert kinds == {("length-differs", "a.wav")}, "milliseconds are no other length"
+
+
+def test_names_that_are_probably_one_are_named(tmp_path: Path) -> None:
+    text = "path,split,speaker,mood\n"
+    spoken = (("train", "1", "glad"), ("train", "2", "Glad"), ("dev", "1.0", "sad"))
+    for number, (split, speaker, mood) in enumerate((*spoken, ("dev", "nan", "nan"))):
+        record(tmp_path / f"{number}.wav", 0.5 + number / 10)
+        text += f"{number}.wav,{split},{speaker},{mood}\n"
+    prepare(tmp_path, text)
+    found = {(kind, name): problem for kind, _, _, name, _, problem in issues(tmp_path)}
+    assert "the speaker '1' is also written '1.0'" in found["spelt-twice", "1"]
+    assert "the mood 'glad' is also written 'Glad'" in found["spelt-twice", "glad"]
+    assert "of 1 utterances is 'nan'" in found["looks-missing", "nan"]
+    asked = replace(Reading(), disjoint_speakers=True)
+    with pytest.raises(DataError, match="speaker-overlap") as caught:
+        generic.prepare(tmp_path / "my.csv", tmp_path / "disjoint", reading=asked)
+    assert "1, also written 1.0" in (tmp_path / "disjoint" / "issues.tsv").read_text(), caught.value

@@ -1,4 +1,4 @@
-"""What is wrong between the utterances of splits: ids twice, speakers shared, letters unseen."""
+"""What is wrong between utterances: ids twice, speakers shared, names alike, letters unseen."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Any
 
 from speechft.data.corpora.base import Scan
 from speechft.data.issues import Issue
-from speechft.data.text import words
+from speechft.data.text import folded, words
 from speechft.data.utterances import Utterance
 from speechft.storage.scratch import Column, Names
+
+_MISSING = ("nan", "NaN", "<NA>", "NaT")
+"""How pandas writes a missing cell as text."""
+_FEW = 100_000
+"""Names; a column with more is no column of names but says something else in every row."""
 
 
 def across_splits(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> list[Issue]:
@@ -19,6 +24,7 @@ def across_splits(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> list
         *_duplicates(splits, scan),
         *_shared_speakers(splits, scan),
         *_unseen_characters(splits, scan),
+        *_names_as_written(splits),
     ]
 
 
@@ -59,15 +65,18 @@ def _duplicates(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> list[I
 def _shared_speakers(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
     for group in scan.disjoint:
         found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+        names: dict[str, dict[str, None]] = defaultdict(dict)
         for split in group:
             for item in splits.get(split, ()):
                 if item.speaker:
-                    found[item.speaker][split] += 1
+                    found[folded(item.speaker)][split] += 1
+                    names[folded(item.speaker)][item.speaker] = None
         for speaker, where in sorted(found.items()):
             if len(where) > 1:
                 places = " and ".join(f"{name} ({n} utterances)" for name, n in where.items())
-                problem = f"speaker {speaker} is in {places}, which must not share speakers"
-                yield Issue("speaker-overlap", problem, id=speaker, split="+".join(where))
+                shown = ", also written ".join(names[speaker])
+                problem = f"speaker {shown} is in {places}, which must not share speakers"
+                yield Issue("speaker-overlap", problem, id=shown, split="+".join(where))
 
 
 def _unseen_characters(splits: Mapping[str, Sequence[Utterance]], scan: Scan) -> Iterator[Issue]:
@@ -84,3 +93,27 @@ def _unseen_characters(splits: Mapping[str, Sequence[Utterance]], scan: Scan) ->
                 if strange := sorted(set(characters_of(item.text)) - seen - {"|"}):
                     problem = f"{' '.join(map(repr, strange[:8]))} do not occur in {triple[0]}"
                     yield Issue("unseen-characters", problem, item.path, item.id, split)
+
+
+def _names_as_written(splits: Mapping[str, Sequence[Utterance]]) -> Iterator[Issue]:
+    """Name speakers and classes that are probably one (7 and 7.0), and cells that were missing."""
+    alike: dict[str, dict[str, dict[str, None]]] = defaultdict(lambda: defaultdict(dict))
+    missing: dict[tuple[str, str, str], int] = defaultdict(int)
+    for split, items in splits.items():
+        for item in items:
+            names = {"speaker": item.speaker or "", **item.labels}
+            for column, name in {**names, "text": item.text or ""}.items():
+                if name in _MISSING:
+                    missing[column, name, split] += 1
+            for column, name in names.items():
+                if name and len(alike[column]) < _FEW:
+                    alike[column][folded(name)][name] = None
+    for column, groups in alike.items():
+        for first, *others in groups.values() if len(groups) < _FEW else ():
+            if others:
+                also = " and ".join(map(repr, others))
+                problem = f"the {column} {first!r} is also written {also}: they count as several"
+                yield Issue("spelt-twice", problem, id=first)
+    for (column, name, split), count in missing.items():
+        problem = f"the {column} of {count} utterances is {name!r}, as tables write a missing cell"
+        yield Issue("looks-missing", f"{problem}: it is taken as it stands", id=name, split=split)

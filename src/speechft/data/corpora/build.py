@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -260,6 +261,8 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[Problem]:
             yield "characters", f"the text holds {shown}, which the vocabulary does not", ""
     if found.header is None or any(drops_by(kind) for kind, _ in found.problems):
         return
+    if told := _other_length(draft, found.samples / found.header.sample_rate):
+        yield "length-differs", told, ""
     samples = found.samples * SAMPLE_RATE / found.header.sample_rate
     frames = max(0, int(samples - _FRAME) // _HOP + 1)
     for what, units in (("characters", characters_of(draft.text)), ("phones", _phones(draft))):
@@ -267,6 +270,21 @@ def _label_issues(draft: Draft, found: Found, scan: Scan) -> Iterator[Problem]:
         if needed > frames:
             problem = f"{len(units)} {what} need {needed} frames, the audio has {frames}"
             yield "text-too-long", problem, ""
+
+
+def _other_length(draft: Draft, seconds: float) -> str:
+    """Say that a row gives another duration than its recording has, and cuts nothing from it."""
+    try:
+        said = float(draft.labels.get("duration", "nan"))
+    except ValueError:  # a label of the user's own
+        return ""
+    reach = max(0.25, 0.05 * seconds)
+    if any(abs(value - seconds) <= reach for value in (said, said / 1000)) or math.isnan(said):
+        return ""
+    return (
+        f"the row has the duration {said:g}, the recording {seconds:.2f} s, all of which is read: "
+        "a column start (0) beside it makes it a part"
+    )
 
 
 def _phones(draft: Draft) -> list[str]:
