@@ -247,6 +247,12 @@ def test_unchanged_is_skipped_and_changed_is_prepared_anew(
     assert (len(reads), again.digest) == (1, first.digest)
 
     record(tmp_path / "a.wav", 0.75)
+    monkeypatch.setattr(generic, "READER", 0)
+    assert prepare(tmp_path, text).digest != first.digest, "another reader reads otherwise"
+    assert reads.pop()
+    monkeypatch.undo()
+    monkeypatch.setattr(build, "_inspect_all", lambda *a: (reads.append(a), inspect_all(*a))[1])
+
     longer = prepare(tmp_path, text)
     assert len(reads) == 2
     assert [cut.duration for cut in longer.split("train")] == [0.75]

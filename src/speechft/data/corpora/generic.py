@@ -29,6 +29,8 @@ from speechft.data.tables import SUFFIXES, RowTable, is_manifest, is_table, read
 from speechft.errors import ConfigError, DataError
 from speechft.storage.scratch import Names
 
+READER = 2
+"""Raised whenever the same table is read otherwise, as what was prepared before is void then."""
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.tsv")
 _DESCRIBED = re.compile(r"\[[^\]]*\]|<[^>]*>")
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -102,7 +104,7 @@ def prepare(
     if reading.disjoint_speakers:
         scan.disjoint = (("train", "dev", "test"),)
     root = table.root.resolve()
-    config = {"place": place.name, **reading.told()}
+    config = {"place": place.name, "reader": READER, **reading.told()}
     return build(GENERIC, root, scan, folder, options, name=place.stem, config=config)
 
 
