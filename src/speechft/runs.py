@@ -180,6 +180,28 @@ def has_stage(folder: Path) -> bool:
     return next(folder.rglob(STAGE_FILE), None) is not None if folder.is_dir() else False
 
 
+def complete_stage(folder: Path) -> str | None:
+    """Return the name of the stage whose outputs a folder holds whole; None where it is none."""
+    record = _record(folder / STAGE_FILE)
+    whole = record["key"] is not None and _is_complete(folder, record["key"])
+    return str(record.get("stage")) if whole else None
+
+
+def outputs_of(folder: Path) -> list[str]:
+    """Return the names of what a stage has published in a folder."""
+    return list(_record(folder / STAGE_FILE)["outputs"])
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return where work on stages of a folder lies that has not come to its end."""
+    scratch = folder / ".partial"
+    found = [folder / _MOVING_FILE] if os.path.lexists(folder / _MOVING_FILE) else []
+    if scratch.is_dir() and not scratch.is_symlink():
+        begun = [p for p in scratch.iterdir() if _KEY.fullmatch(p.name) and p.is_dir()]
+        found += [path for path in begun if any(path.iterdir())]
+    return found
+
+
 def is_output(path: Path) -> bool:
     """Return whether a stage of ours wrote what lies there."""
     return path.name in _record(path.parent / STAGE_FILE)["outputs"]
@@ -210,15 +232,12 @@ def _is_complete(folder: Path, key: str) -> bool:
 
 def _mention_others(scratch: Path) -> None:
     """Say that work of other settings lies there: it is kept until this stage is complete."""
-    if scratch.is_dir() or not scratch.parent.is_dir() or scratch.parent.is_symlink():
-        return
-    for other in scratch.parent.iterdir():
-        if _KEY.fullmatch(other.name) and other.is_dir() and any(other.iterdir()):
-            warn(
-                f"{scratch.parent.parent} was begun with other settings; with them it would go on, "
-                "with these it starts anew"
-            )
-            return
+    folder = scratch.parent.parent
+    if not scratch.is_dir() and any(p.parent == scratch.parent for p in unfinished(folder)):
+        warn(
+            f"{folder} was begun with other settings; with them it would go on, with these it "
+            "starts anew"
+        )
 
 
 def _mention_replaced(folder: Path, content: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
 from speechft.features.written import RECORD_NAME
 from speechft.parallel.claims import FOLDER
-from speechft.parallel.sharing import status
+from speechft.progress import status
 from speechft.storage.disk import remove
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
