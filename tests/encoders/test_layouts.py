@@ -324,6 +324,49 @@ def test_folders_without_weights_say_what_can_be_given(base: Path, tmp_path: Pat
         inspect_encoder(flax)
 
 
+def test_encoders_below_count_before_stray_files(base: Path, state: State, tmp_path: Path) -> None:
+    """As in what finetune and run write: heads, work and features lie beside encoders."""
+    run = tmp_path / "run"
+    run.mkdir()
+    copied(base, run / "encoder")
+    save_file({"linear.weight": torch.ones(2)}, run / "head.safetensors")
+    torch.save(state, run / "stray.pt")
+    told = f"encoders lie below it: {run / 'encoder'}"
+    tuned: list[Callable[[], object]] = [
+        lambda: inspect_encoder(run),
+        lambda: load_encoder(run),
+        lambda: merge(base, run),
+        lambda: make_delta(base, run, tmp_path / "d.safetensors"),
+    ]
+    for verb in tuned:
+        with pytest.raises(CheckpointError) as caught:
+            verb()
+        assert str(caught.value).endswith(told)
+    deep = tmp_path / "runs" / "a" / "b"
+    deep.mkdir(parents=True)
+    copied(base, deep / "tuned")
+    (deep / ".partial").mkdir()
+    copied(base, deep / ".partial" / "half")
+    (deep / "no weights").mkdir()
+    (deep / "no weights" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError) as caught:
+        inspect_encoder(tmp_path / "runs")
+    assert str(caught.value).endswith(f"encoders lie below it: {deep / 'tuned'}")
+
+
+def test_only_a_file_that_may_be_an_encoder_is_recommended(state: State, tmp_path: Path) -> None:
+    save_file({"hidden_states": torch.ones(1, 2, 3)}, tmp_path / "001.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        inspect_encoder(tmp_path)
+    assert "001.safetensors has no layers" in str(caught.value)
+    assert "give the file" not in str(caught.value)
+    save_file(state, tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        inspect_encoder(tmp_path)
+    file = tmp_path / "best.safetensors"
+    assert str(caught.value).endswith(f"give the file itself, such as {file}")
+
+
 def sharded(state: State, folder: Path, left_out: int | None) -> Path:
     """Write two shards; the index lists but one where the other is left out."""
     names, parts = list(state), {}

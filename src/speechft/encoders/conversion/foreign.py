@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from speechft.commands import command
 from speechft.errors import CheckpointError
 from speechft.storage.disk import reading
+from speechft.storage.files import CONFIG_NAME, WEIGHT_SUFFIXES
+from speechft.storage.headers import read_header
 
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (
@@ -55,6 +58,12 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
     ".gz": ("is compressed with gzip", "unpack it"),
     ".tgz": ("is a tar archive", "unpack it"),
 }
+
+_WEIGHTS = ("model", "pytorch_model")
+_BESIDE_WEIGHTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
+_LAYER = re.compile(r"(^|\.)(layers?|blocks?)\.\d+\.")
+_LOOKED_AT = 20
+"""Files of a folder without an encoder whose headers are read."""
 
 
 def refuse_foreign(path: Path) -> None:
@@ -119,21 +128,44 @@ def no_weights(folder: Path, expected: str) -> CheckpointError:
     """
     names = sorted(folder.iterdir())
     for path in names:
-        if path.name.startswith(("model", "pytorch_model")):
+        if path.name.startswith(_WEIGHTS):
             refuse_broken_link(path)
-    files = [p for p in names if p.suffix in (".safetensors", ".pt", ".pth", ".ckpt", ".bin")]
-    files = [p for p in files if p.name not in ("optimizer.pt", "scheduler.pt", "rng_state.pth")]
-    below = sorted({p.parent for p in folder.glob("*/config.json")})
     other = [p for p in names if p.suffix in (".h5", ".msgpack", ".onnx", ".gguf")]
-    if files:
-        hint = f"give the file itself, such as {files[0]}"
-    elif below:
-        hint = f"encoders lie below it: {', '.join(map(str, below[:4]))}"
+    tensors = [p for p in names if p.suffix in WEIGHT_SUFFIXES and p.name not in _BESIDE_WEIGHTS]
+    files = (p for p in tensors[:_LOOKED_AT] if not _is_part(p))
+    hint = "an encoder is a folder with config.json and model.safetensors"
+    if below := encoders_below(folder):
+        more = f" and {len(below) - 4} more" * (len(below) > 4)
+        hint = f"encoders lie below it: {', '.join(map(str, below[:4]))}{more}"
+    elif file := next(files, None):
+        hint = f"give the file itself, such as {file}"
+    elif tensors:
+        expected = f"{tensors[0].name} has no layers: it is a head, features or the like"
     elif other:
         what, hint = _SUFFIXES.get(other[0].suffix, ("is of another framework", "save safetensors"))
         return CheckpointError(
             f"{folder} holds no weights of PyTorch: {other[0].name} {what}", hint=hint
         )
-    else:
-        hint = "an encoder is a folder with config.json and model.safetensors"
-    return CheckpointError(f"{folder} holds no weights: {expected}", hint=hint)
+    return CheckpointError(f"{folder} holds no weights of an encoder: {expected}", hint=hint)
+
+
+def encoders_below(folder: Path) -> list[Path]:
+    """Return the folders with an encoder at most three levels down, the nearest first."""
+    found: dict[Path, None] = {}
+    for level in ("*", "*/*", "*/*/*"):
+        for path in sorted(folder.glob(f"{level}/{CONFIG_NAME}")):
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if not hidden and any(p.name.startswith(_WEIGHTS) for p in path.parent.iterdir()):
+                found[path.parent] = None
+    return list(found)
+
+
+def _is_part(path: Path) -> bool:
+    """Return whether a file surely holds no whole encoder: no tensor of it is of a layer."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        entries, _ = read_header(path)
+    except CheckpointError:
+        return False  # who opens it is told what is wrong with it
+    return not any(map(_LAYER.search, entries))
