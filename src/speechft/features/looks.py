@@ -17,6 +17,7 @@ from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
 from speechft.data.corpora.reading import Reading
 from speechft.data.corpora.settings import place_and_settings
 from speechft.data.folders import CORPUS_FILE, look_below
+from speechft.data.issues import refused_for
 from speechft.data.tables import SUFFIXES, is_manifest, is_table, read_table
 from speechft.errors import DataError, SpeechftError
 from speechft.storage.remote import address_of, joined, stat
@@ -126,7 +127,7 @@ def is_data(name: str | Path) -> bool:
         )
     if not path.is_dir():
         return False
-    if (path / CORPUS_FILE).is_file():
+    if (path / CORPUS_FILE).is_file() or refused_for(path) is not None:
         return True
     if (path / "config.json").is_file() or any(p.suffix in _WEIGHTS for p in path.iterdir()):
         return False

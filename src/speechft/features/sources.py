@@ -19,6 +19,7 @@ from speechft.data.corpora.settings import place_and_settings
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
 from speechft.data.inspection import inspect
+from speechft.data.issues import check_not_refused
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
@@ -80,6 +81,7 @@ def find_sources(arguments: Paths) -> Sources:
         if path.is_dir() and (path / CORPUS_FILE).is_file():
             _add_corpus(sources, open_corpus(path))
         elif path.is_dir():
+            check_not_refused(path)
             found = look_below(path).audio
             if not found:
                 raise DataError(

@@ -175,6 +175,12 @@ def written_at(path: Path) -> dict[str, Any]:
     return content if inside else {"": content.get(path.name)} if path.name in content else {}
 
 
+def own_files(folder: Path) -> set[Path]:
+    """Return the files that commands wrote into a folder, as they wrote them."""
+    known = {folder / name: prints for name, prints in written_at(folder).items() if name}
+    return {path for path, prints in known.items() if not foreign(path, {"": prints})}
+
+
 def _read(record: Path) -> dict[str, Any]:
     with contextlib.suppress(CheckpointError):
         content = read_json(record)

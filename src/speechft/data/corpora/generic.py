@@ -21,7 +21,7 @@ from speechft.data.corpora.parquet import read_parquet
 from speechft.data.corpora.reading import Reading
 from speechft.data.corpora.splits import MEANT, split_of, unread_splits, wanted_splits
 from speechft.data.folders import locate, look_below
-from speechft.data.issues import Issue
+from speechft.data.issues import Issue, check_not_refused
 from speechft.data.kept_items import KeptItems, kept_paths, kept_rows
 from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
@@ -129,6 +129,8 @@ def read_place(place: Path, folder: Path, reading: Reading) -> Table:
 def _read(place: Path, folder: Path, reading: Reading) -> Table:
     """Read a place; rows without a split are of train where splits are drawn."""
     if place.is_dir():
+        if place.resolve() != folder.resolve():  # in place, what was refused is tried again
+            check_not_refused(place)
         parquet = [path for path in look_below(place).others if path.suffix == ".parquet"]
         if parquet:
             return _parquet(parquet, place, folder, reading)

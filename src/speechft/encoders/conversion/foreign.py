@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speechft.commands import command
 from speechft.errors import CheckpointError
+from speechft.runs import unfinished
 from speechft.storage.disk import reading
 from speechft.storage.files import CONFIG_NAME, WEIGHT_SUFFIXES
 from speechft.storage.headers import read_header
@@ -139,6 +140,8 @@ def no_weights(folder: Path, expected: str) -> CheckpointError:
         hint = f"encoders lie below it: {', '.join(map(str, below[:4]))}{more}"
     elif file := next(files, None):
         hint = f"give the file itself, such as {file}"
+    elif unfinished(folder):
+        hint = f"work on it has not come to its end: {command('status', folder)}"
     elif tensors:
         expected = f"{tensors[0].name} has no layers: it is a head, features or the like"
     elif other:
