@@ -279,6 +279,21 @@ FOREIGN: dict[str, tuple[str, bytes, str]] = {
     "Flax": ("flax_model.msgpack", b"\x81", "holds weights of Flax"),
     "TensorFlow": ("tf_model.h5", b"\x89HDF\r\n", "is HDF5"),
     "an archive": ("m.tar.gz", b"\x1f\x8b\x08", "is compressed with gzip"),
+    "text without a suffix": ("utt2spk", b"u1 anna\nu2 ben\n", "is text, not a checkpoint"),
+    "text of another suffix": ("a.scp", "u1 \u00fc.wav\n".encode(), "is text, not a checkpoint"),
+    "long text, cut in a letter": ("m.bin", b"a" + "\u00fc".encode() * 999, "is text, not a check"),
+    "UTF-16": ("m.pt", "u1 anna\n".encode("utf-16"), "is text, not a checkpoint"),
+    "text as a checkpoint": ("m.ckpt", b"Not found\n", "is text, not a checkpoint"),
+    "text as safetensors": ("m.safetensors", b"Not found\n", "is text, not a checkpoint"),
+    "JSON of no suffix": ("config", b'{"a": 1}', "is JSON, not a checkpoint"),
+    "XML": ("m.pt", b"<?xml version='1.0'?><Error/>", "is text in XML"),
+    "a recording": ("m", b"OggS\0\x02", "is a recording"),
+    "parquet": ("m", b"PAR1\x15\x04", "is parquet, a table"),
+    "tar": ("m.nemo", b"a".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive"),
+    "xz": ("m.pt", b"\xfd7zXZ\0\0", "is compressed with xz"),
+    "zeros": ("m.pt", bytes(600), "begins with zeros"),
+    "torch as safetensors": ("m.safetensors", b"PK\x03\x04\0\0", "call it m.pt"),
+    "safetensors as torch": ("m.bin", save({"a": torch.ones(1)}), "call it m.safetensors"),
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from speechft.storage.disk import reading
 from speechft.storage.files import CONFIG_NAME, WEIGHT_SUFFIXES
 from speechft.storage.headers import read_header
 
+_RECORDINGS = (b"riff", b"rf64", b"flac", b"oggs", b"id3", b"form", b"caff", b".snd", b"nist_1a")
+_PACKED = {b"bzh": "bzip2", b"\xfd7zxz": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z"}
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (
         b"version https://git-lfs",
@@ -25,12 +29,17 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     ),
     (b"<!doctype", "is a web page", "download the file itself, not the page that shows it"),
     (b"<html", "is a web page", "download the file itself, not the page that shows it"),
+    (b"<?xml", "is text in XML, not a checkpoint", "download the file itself"),
     (b"\x89hdf", "is HDF5 (Keras, TensorFlow)", "save it from PyTorch as safetensors"),
     (b"gguf", "is GGUF, for llama.cpp", "give the model that it was made of"),
     (b"\x1f\x8b", "is compressed with gzip", "unpack it"),
     (b"\x93numpy", "is a numpy array", "save a state dict as safetensors"),
-    (b"riff", "is a recording", "give it to extract, behind the encoder"),
-    (b"flac", "is a recording", "give it to extract, behind the encoder"),
+    *((magic, "is a recording", "give it to extract, behind the encoder") for magic in _RECORDINGS),
+    *((magic, f"is compressed with {name}", "unpack it") for magic, name in _PACKED.items()),
+    (b"par1", "is parquet, a table", "a table of recordings is prepared: {prepare}"),
+    (b"%pdf", "is a PDF", "give an encoder folder or a file of weights"),
+    (b"\x89png", "is a picture", "give an encoder folder or a file of weights"),
+    (b"\xff\xd8\xff", "is a picture", "give an encoder folder or a file of weights"),
 )
 """First bytes in lower case, what such a file is, and what to do."""
 
@@ -63,12 +72,16 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
 _WEIGHTS = ("model", "pytorch_model")
 _BESIDE_WEIGHTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
 _LAYER = re.compile(r"(^|\.)(layers?|blocks?)\.\d+\.")
+_START = 512
+"""Bytes that say what a file is."""
 _LOOKED_AT = 20
 """Files of a folder without an encoder whose headers are read."""
 
 
 def refuse_foreign(path: Path) -> None:
     """Refuse a file that holds no weights, by what its first bytes and its name say.
+
+    Pickles of protocol 0, which look like text, are none of torch's.
 
     Raises:
         CheckpointError: As `refuse_pointer`, or it is code, text, an archive or weights of another
@@ -78,12 +91,51 @@ def refuse_foreign(path: Path) -> None:
     if path.suffix.lower() in _SUFFIXES:
         what, hint = _SUFFIXES[path.suffix.lower()]
         raise CheckpointError(f"{path} {what}", hint=hint.format(**_commands(path)))
+    _refuse_content(path)
+
+
+def _refuse_content(path: Path) -> None:
+    """Refuse a file by what it holds, whatever it is called.
+
+    Raises:
+        CheckpointError: It is text, an archive, zeros, or a checkpoint under the name of another.
+    """
+    with reading(path) as file:
+        start = file.read(_START)
+        size = os.fstat(file.fileno()).st_size
+    named = path.suffix == ".safetensors"
+    length = int.from_bytes(start[:8], "little")
+    if not start.strip(b"\0"):
+        raise CheckpointError(f"{path} begins with zeros", hint="copy or download it again")
+    if _is_text(start, whole=len(start) == size):
+        json = start.lstrip()[:1] in (b"{", b"[")
+        what, hint = _SUFFIXES[".json" if json else ".txt"]
+        raise CheckpointError(f"{path} {what}", hint=hint)
+    if start[257:262] == b"ustar":
+        raise CheckpointError(f"{path} is a tar archive", hint="unpack it")
+    if not named and start[8:9] == b"{" and 0 < length < size:
+        raise CheckpointError(f"{path} is safetensors", hint=f"call it {path.stem}.safetensors")
+    if named and start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
+        raise CheckpointError(f"{path} is no safetensors", hint=f"call it {path.stem}.pt")
+
+
+def _is_text(start: bytes, *, whole: bool) -> bool:
+    """Return whether a file begins as text does: UTF-8 or UTF-16, without control characters."""
+    try:
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            text = start[: len(start) // 2 * 2].decode("utf-16")
+        else:
+            text = codecs.getincrementaldecoder("utf-8-sig")().decode(start, final=whole)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\n\r\f" for character in text)
 
 
 def _commands(path: Path) -> dict[str, str]:
     return {
         "evaluate": command("evaluate", f"{path}:MyEncoder", out="OUT"),
         "run": command("run", path, out="OUT"),
+        "prepare": command("prepare", "generic", path, out="OUT"),
     }
 
 
@@ -104,7 +156,7 @@ def refuse_pointer(path: Path) -> None:
     lowered = start.lstrip().lower()
     for magic, what, hint in _MAGIC:
         if lowered.startswith(magic):
-            raise CheckpointError(f"{path} {what}", hint=hint)
+            raise CheckpointError(f"{path} {what}", hint=hint.format(**_commands(path)))
 
 
 def refuse_broken_link(path: Path) -> None:
