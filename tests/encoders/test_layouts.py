@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save, save_file
 
 from helpers import noise, speech_encoder
 from speechft import cli
+from speechft.encoders.conversion.foreign import refuse_foreign
 from speechft.encoders.conversion.keys import to_s3prl
 from speechft.encoders.convert import convert
 from speechft.encoders.inspection import inspect_encoder
@@ -306,6 +307,20 @@ def test_what_is_no_checkpoint_says_what_it_is(name: str, base: Path, tmp_path: 
             verb(tmp_path / file)
     with pytest.raises(CheckpointError, match=told):
         merge(base, tmp_path / file)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x685A42, 0x334449, 0x8B1F20])
+def test_the_length_of_a_header_is_not_taken_for_another_format(
+    length: int, tmp_path: Path
+) -> None:
+    """0x280 begins as a pickle does, the others as bzip2, MP3 and, behind a blank, gzip."""
+    raw = save({"a": torch.ones(1)})
+    size = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + size].ljust(length)
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + header + raw[8 + size :])
+    refuse_foreign(file)
+    assert load_file(file).keys() == {"a"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])

@@ -104,7 +104,10 @@ def _refuse_content(path: Path) -> None:
         start = file.read(_START)
         size = os.fstat(file.fileno()).st_size
     named = path.suffix == ".safetensors"
-    length = int.from_bytes(start[:8], "little")
+    if _begins_as_safetensors(start, size):
+        if named:
+            return
+        raise CheckpointError(f"{path} is safetensors", hint=f"call it {path.stem}.safetensors")
     if not start.strip(b"\0"):
         raise CheckpointError(f"{path} begins with zeros", hint="copy or download it again")
     if _is_text(start, whole=len(start) == size):
@@ -113,10 +116,16 @@ def _refuse_content(path: Path) -> None:
         raise CheckpointError(f"{path} {what}", hint=hint)
     if start[257:262] == b"ustar":
         raise CheckpointError(f"{path} is a tar archive", hint="unpack it")
-    if not named and start[8:9] == b"{" and 0 < length < size:
-        raise CheckpointError(f"{path} is safetensors", hint=f"call it {path.stem}.safetensors")
     if named and start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04")):
         raise CheckpointError(f"{path} is no safetensors", hint=f"call it {path.stem}.pt")
+
+
+def _begins_as_safetensors(start: bytes, size: int) -> bool:
+    """Return whether a file begins with the length of a header and the header.
+
+    The length may be the first bytes of anything else, of gzip or of a pickle.
+    """
+    return start[8:9] == b"{" and 0 < int.from_bytes(start[:8], "little") < size
 
 
 def _is_text(start: bytes, *, whole: bool) -> bool:
@@ -149,10 +158,13 @@ def refuse_pointer(path: Path) -> None:
     try:
         with reading(path) as file:
             start = file.read(64)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     if not start:
         raise CheckpointError(f"{path} is empty: it has no bytes", hint="copy or download it again")
+    if _begins_as_safetensors(start, size):
+        return
     lowered = start.lstrip().lower()
     for magic, what, hint in _MAGIC:
         if lowered.startswith(magic):
