@@ -21,6 +21,7 @@ from speechft.config import as_yaml, build
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
 from speechft.naming import distinct_names, public, public_command, public_text
+from speechft.progress import RECIPE_NAME, RUN_NAME
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
@@ -44,9 +45,6 @@ from speechft.verdict import colours, judge, verdict
 
 REPORT_NAME = "report.html"
 RESULTS_NAME = "results.jsonl"
-RECIPE_NAME = "recipe.yaml"
-RUN_NAME = "run.json"
-"""What a run records beside its figures: facts, seconds, memory_gb, scores, dev_splits, failed."""
 _HISTORY = "history.json"
 
 
