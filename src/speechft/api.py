@@ -306,12 +306,12 @@ def superb_table(results: Paths) -> SuperbTable:
         results: Folders that `evaluate` or `run` wrote, or their ``results.jsonl``.
 
     Raises:
-        SpeechftError: They hold no figure of a task of SUPERB.
+        SpeechftError: They hold no figure of a task of SUPERB, or one name stands for two encoders.
     """
+    from speechft.belonging import read_evaluated
     from speechft.evaluation import superb_table as tables
-    from speechft.results import read_rows
 
-    return tables.superb_table([r for file in _result_files(results) for r in read_rows(file)])
+    return tables.superb_table([e.row for e in read_evaluated(_result_files(results))])
 
 
 def inspect(

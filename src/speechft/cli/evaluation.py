@@ -187,12 +187,22 @@ def compare(
 
     from speechft import api
     from speechft.console import log, print_table
-    from speechft.errors import unknown_choice
+    from speechft.errors import ConfigError, unknown_choice
     from speechft.evaluation.compare import difference_table
     from speechft.evaluation.superb_table import as_csv, as_latex
 
     written = {"csv": as_csv, "latex": as_latex}
     if as_format in written:
+        asked = [
+            *(["--baseline"] if baseline is not None else []),
+            *(["--json"] if as_json else []),
+        ]
+        if asked:
+            raise ConfigError(
+                f"{' and '.join(asked)} cannot be used with --format {as_format}, which holds "
+                "figures beside published ones, no differences",
+                hint="leave one of them out: differences are --format table, the default",
+            )
         table = api.superb_table(results)
         say(written[as_format](table), end="")
         for note in table.notes if as_format == "csv" else ():

@@ -16,6 +16,7 @@ from typing import Any
 
 from speechft.analysis.rows import AnalysisRow, read_analysis
 from speechft.analysis.sentences import sentences
+from speechft.belonging import side_by_side
 from speechft.commands import command
 from speechft.config import as_yaml, build
 from speechft.errors import ConfigError, DataError, SpeechftError
@@ -134,8 +135,10 @@ def read_report(folder: Path) -> Report:
     recipe, text = _recipe(files)
     record = files.record
     failed = {str(task) for task in _listed(record.get("failed"))}
-    every = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
-    check_number(every)
+    written = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
+    check_number(written)
+    together = side_by_side(written)
+    every = together.rows
     rows = of_all_layers(of_part(every, "test"))
     histories = _histories(files, recipe)
     swept = _swept(files)
@@ -158,6 +161,7 @@ def read_report(folder: Path) -> Report:
         )
     few = VerdictConfig().min_items if recipe is None else recipe.verdict.min_items
     about = [f"Task {task} could not be evaluated in full; it is left out." for task in failed]
+    about += together.notes
     about += warnings_of(mean_over_seeds(every), histories, few)
     costs = costs_of(histories, _mapping(record.get("seconds")), _mapping(record.get("memory_gb")))
     return Report(
@@ -170,7 +174,7 @@ def read_report(folder: Path) -> Report:
         histories=histories,
         recipe=text,
         facts=_texts(public(record.get("facts"))),
-        superb=files.guarded("SUPERB table", lambda: scored_table(rows)),
+        superb=files.guarded("SUPERB table", lambda: scored_table(of_part(written, "test"))),
         colours=coloured,
         by_layer=tuple(mean_over_seeds(row for row in every if row.layer is not None)),
         analysis=tuple(analysis),
