@@ -286,7 +286,8 @@ def compare(results: Paths, *, baseline: str | None = None) -> list[Difference]:
 
     Args:
         results: Folders that `evaluate` or `run` wrote, or their ``results.jsonl``.
-        baseline: Encoder that the others are compared with; None takes the first.
+        baseline: Encoder that the others are compared with; None takes that of the first place
+            which the others started from (pre-trained, alpha 0), else its first.
 
     Returns:
         A difference for each further encoder, task and metric, with its interval.

@@ -170,7 +170,9 @@ def report(
 @app.command()
 def compare(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...")],
-    baseline: Annotated[str | None, typer.Option(help="Encoder to compare with. [first]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Encoder to compare with. [their base, else the first]")
+    ] = None,
     as_format: Annotated[
         str,
         typer.Option("--format", help="table; csv or latex: the SUPERB row beside published ones."),

@@ -137,11 +137,12 @@ def read_report(folder: Path) -> Report:
     failed = {str(task) for task in _listed(record.get("failed"))}
     written = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
     check_number(written)
-    together = side_by_side(written)
+    together, swept = side_by_side(written), _swept(files)
     every = together.rows
+    if swept is not None:  # several sweeps into one folder stand there one after the other
+        every = sorted(every, key=lambda row: (row.alpha is not None, row.alpha or 0.0))
     rows = of_all_layers(of_part(every, "test"))
     histories = _histories(files, recipe)
-    swept = _swept(files)
     tuned_on = _tuned_on(recipe, swept, histories)
     curve = (
         []

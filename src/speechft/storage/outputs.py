@@ -26,6 +26,9 @@ RECORD_NAME = ".speechft.json"
 _WHOLE = 1 << 20
 """Files up to this size are digested whole; of larger ones this much, spread over them."""
 
+OTHERS = "choose another --out, move it away, or replace it with --overwrite"
+"""What to do about somebody else's files in the place of ours."""
+
 _overwrite: ContextVar[bool] = ContextVar("overwrite", default=False)
 
 
@@ -142,7 +145,7 @@ def refuse(names: list[str], out: Path | None = None, by: str = "this command") 
             listed = f"{out} already holds {', '.join(inside)}{more}, which"
         raise RunError(
             f"{listed} was not written by {by}",
-            hint="choose another --out, move it away, or replace it with --overwrite",
+            hint=OTHERS,
         )
 
 
