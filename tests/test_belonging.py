@@ -234,3 +234,43 @@ def test_rows_say_what_was_set(tiny_hubert: Path, tones: Corpus, tmp_path: Path)
     rows = side_by_side(read_rows(tmp_path / "results.jsonl"))
     whole = [r.encoder.partition(" ")[2] for r in rows.rows if r.layer is None]
     assert whole == ["(limit 4)", ""]
+
+
+def test_lost_predictions_are_the_reason_that_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = folder_of(tmp_path, [row("a", 50.0, OLD), row("b", 75.0, OLD)])
+    items = place / "1.jsonl"
+    items.write_text("damaged")
+    [found] = speechft.compare(place)
+    assert found.note == "no interval: predictions of b cannot be read"
+    assert "missing" not in capsys.readouterr().err
+    for lost in place.glob("?.jsonl"):
+        lost.unlink()
+    [found] = speechft.compare(place)
+    assert found.note == "no interval: predictions of b and a cannot be read"
+    told = capsys.readouterr().err
+    assert f"predictions are missing: {place / '0.jsonl'} and 1 more" in told
+    assert "copy the folder evaluation beside results.jsonl" in told
+    write_items(items, [Item("other", "x", "x", 1.0, 1.0)])
+    write_items(place / "0.jsonl", [Item("one", "x", "x", 1.0, 1.0)])
+    assert speechft.compare(place)[0].note == "no interval: items differ"
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "analysis.jsonl", "recipe.yaml", "sweep.json"])
+def test_a_report_of_damaged_files_alone_says_what_is_wrong(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"encoder": "cut of')
+    with pytest.raises(DataError, match=f"nothing that can be reported: No {name}: ") as caught:
+        read_report(tmp_path)
+    assert "mend these files" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("reader", [speechft.compare, table_of, lambda p: figures_of([p], set())])
+def test_a_folder_without_results_has_a_hint(reader: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"results\.jsonl cannot be read: No such file") as missing:
+        reader(tmp_path)
+    assert "speechft evaluate ENCODER --out OUT" in str(missing.value.hint)
+    (tmp_path / "results.jsonl").write_text("cut off")
+    with pytest.raises(DataError, match="line 1, is not a result row") as damaged:
+        reader(tmp_path)
+    assert "take that line out" in str(damaged.value.hint)

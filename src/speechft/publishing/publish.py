@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from speechft.cards.card import CARD_NAME, read_card
+from speechft.console import log
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.publishing.contents import File, private_things, read_contents
@@ -137,9 +137,11 @@ def _near(folder: Path) -> list[ResultRow]:
 
 
 def _tells_of(place: Path, digests: set[str]) -> bool:
-    with contextlib.suppress(SpeechftError):  # of something else that lies there
+    try:
         return bool(tested_of(read_rows(place / RESULTS_NAME), digests))
-    return False
+    except SpeechftError as error:  # of something else that lies there
+        log(f"no figures are taken from there: {error.message}")
+        return False
 
 
 def _digests(folder: Path) -> set[str]:

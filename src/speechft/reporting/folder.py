@@ -155,6 +155,11 @@ def read_report(folder: Path) -> Report:
     suggestion = files.parse("suggestion.json", read_suggestion)
     examples = files.guarded("examples", lambda: examples_of(rows or between, folder)) or []
     if not (every or histories or analysis or swept or suggestion or recipe):
+        if files.problems:
+            raise DataError(
+                f"{folder} holds nothing that can be reported: {' '.join(files.problems)}",
+                hint="mend these files or move them away, or evaluate again into another folder",
+            )
         raise DataError(
             f"{folder} holds nothing to report",
             hint=f"give a folder that run, finetune, evaluate, analyze or sweep wrote: "
