@@ -274,3 +274,32 @@ def test_a_folder_without_results_has_a_hint(reader: Any, tmp_path: Path) -> Non
     with pytest.raises(DataError, match="line 1, is not a result row") as damaged:
         reader(tmp_path)
     assert "take that line out" in str(damaged.value.hint)
+
+
+def test_a_score_says_which_of_its_tasks_were_limited(tmp_path: Path) -> None:
+    metrics = {
+        "pr": ("per",),
+        "sid": ("accuracy",),
+        "er": ("accuracy",),
+        "sf": ("slot_type_f1", "slot_value_cer"),
+    }
+    counts = dict.fromkeys(("type_f1", "value_edits", "value_length"), 1.0)
+    rows = []
+    for encoder in "ab":
+        for task, names in metrics.items():
+            changes = APART["limit 7"] if task == "er" else {}
+            file = f"{encoder}-{task}.jsonl"
+            items = [Item(f"u{k}", "x", "x", float(k % 2), 1.0, counts) for k in range(8)]
+            write_items(tmp_path / file, items)
+            rows += [
+                row(encoder, 50.0, OLD, task=task, metric=name, predictions=file, **changes)
+                for name in names
+            ]
+    write_rows(tmp_path / "results.jsonl", rows)
+    found = {d.task: d for d in speechft.compare(tmp_path)}
+    assert "er with limit 7" in found["SUPERB_S"].warning
+    assert "sid with" not in found["SUPERB_S"].warning
+    write_items(tmp_path / "a-sf.jsonl", [Item(f"u{k}", "x", "x", 1.0, 1.0) for k in range(8)])
+    lacking = {d.metric: d for d in speechft.compare(tmp_path)}
+    assert lacking["slot_value_cer"].note == "no interval: predictions of a cannot be read"
+    assert "SUPERB_S" not in lacking

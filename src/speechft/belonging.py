@@ -53,12 +53,16 @@ def measured_on(row: ResultRow) -> dict[str, str]:
 
     Other evaluations of the same test, such as after its table was corrected, replace each other.
     """
-    given = row.details.get("settings")
-    settings = given if isinstance(given, Mapping) else {}
     corpus = row.details.get("corpus")
     named = {} if corpus is None else {"corpus": str(corpus)}
-    own = {str(name): str(value) for name, value in sorted(settings.items())}
-    return {**own, **named, "split": row.split, "protocol": row.protocol}
+    return {**settings_of(row), **named, "split": row.split, "protocol": row.protocol}
+
+
+def settings_of(row: ResultRow) -> dict[str, str]:
+    """Return what was set that differs from the defaults and tells tests apart, such as a limit."""
+    given = row.details.get("settings")
+    settings = given if isinstance(given, Mapping) else {}
+    return {str(name): str(value) for name, value in sorted(settings.items())}
 
 
 def apart(test: Mapping[str, str], others: Iterable[Mapping[str, str]]) -> str:

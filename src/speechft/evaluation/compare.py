@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechft.belonging import Evaluated, apart, measured_on, read_evaluated
+from speechft.belonging import Evaluated, apart, measured_on, read_evaluated, settings_of
 from speechft.console import warn
 from speechft.errors import DataError, unknown_choice
 from speechft.evaluation.predictions import items_of
@@ -29,7 +29,7 @@ from speechft.evaluation.superb_score import (
 from speechft.evaluation.superb_table import NEAR, is_ranked
 from speechft.results import ResultRow, Role, check_number
 from speechft.tasks import TASKS, measure_of
-from speechft.tasks.measures import Item
+from speechft.tasks.measures import Item, Measure
 
 SCORE = "SUPERB_S"
 
@@ -267,7 +267,10 @@ def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> 
         pairs = None if name == base else _score_pairs(evaluated, name, base)
         if not pairs:
             continue
-        own, reference = ({task: _items(pair[n]) for task, pair in pairs.items()} for n in (0, 1))
+        own, reference = (
+            {task: _items(pair[n], TASKS[task].measures) for task, pair in pairs.items()}
+            for n in (0, 1)
+        )
         if not (all(own.values()) and all(reference.values())):
             continue
         measured = [
@@ -330,16 +333,28 @@ def _score_pairs(
 
 def _score_warning(pairs: dict[str, tuple[Evaluated, Evaluated]], ranked: bool) -> str:
     found = [unlike(one.row, two.row) for one, two in pairs.values()]
+    for task, (one, _) in pairs.items():
+        found += [f"{task} with {name} {value}" for name, value in settings_of(one.row).items()]
     if not ranked:
         found.append(f"not ranked: less than {NEAR:g} points under some of the fitted constants")
     return "; ".join(dict.fromkeys(filter(None, found)))
 
 
-def _items(e: Evaluated) -> list[Item]:
+def _items(e: Evaluated, measures: Sequence[Measure] = ()) -> list[Item]:
+    """Return the scored items of a row; none where they cannot be read.
+
+    Args:
+        e: The row.
+        measures: Whose counts they must have, which those of older versions may lack; none given
+            are that of the row.
+    """
     try:
-        return items_of(e.row, e.folder)
-    except DataError:
+        items = items_of(e.row, e.folder)
+        for measure in measures or [measure_of(e.row.task, e.row.metric)]:
+            measure.value(items)
+    except (DataError, KeyError):
         return []
+    return items
 
 
 def _judged(interval: tuple[float, float] | None, higher_is_better: bool) -> bool | None:

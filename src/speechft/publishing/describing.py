@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from speechft.belonging import left_out, measured_on, newest
+from speechft.belonging import left_out, newest, settings_of
 from speechft.cards.card import Card, read_card, with_metadata
 from speechft.cards.licences import check_licence, identifier
 from speechft.console import log
@@ -197,8 +197,7 @@ def _how(row: ResultRow) -> str:
 
 def _settings(row: ResultRow) -> list[str]:
     """Return what of an evaluation differed from the defaults, such as ``limit 7``."""
-    given = {k: v for k, v in measured_on(row).items() if k not in ("corpus", "split", "protocol")}
-    return [f"{name} {value}" for name, value in given.items()]
+    return [f"{name} {value}" for name, value in settings_of(row).items()]
 
 
 def _figures(rows: Sequence[ResultRow]) -> str:
