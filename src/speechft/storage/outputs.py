@@ -28,6 +28,8 @@ _WHOLE = 1 << 20
 
 _NOTHING = f"0-{hashlib.sha256().hexdigest()}"
 """Fingerprint of an empty file."""
+OTHERS = "choose another --out, move it away, or replace it with --overwrite"
+"""What to do about somebody else's files in the place of ours."""
 
 _overwrite: ContextVar[bool] = ContextVar("overwrite", default=False)
 
@@ -148,7 +150,7 @@ def refuse(names: list[str], out: Path | None = None, by: str = "this command") 
             listed = f"{out} already holds {', '.join(inside)}{more}, which"
         raise RunError(
             f"{listed} was not written by {by}",
-            hint="choose another --out, move it away, or replace it with --overwrite",
+            hint=OTHERS,
         )
 
 
