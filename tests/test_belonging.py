@@ -95,6 +95,18 @@ def test_other_tests_stand_apart_by_name(name: str, changes: dict[str, Any]) -> 
     assert note.startswith("sid was measured on several tests")
 
 
+@pytest.mark.parametrize("changes", [{"corpus": "renamed"}, {"settings": {"limit": "7"}}])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_one_evaluation_is_one_test_whatever_its_rows_call_it(
+    turn: int, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """A corpus was renamed, or an older version did not write what was set."""
+    rows = [row("a", 30.0, OLD), row("b", 100.0, OLD, **changes)][::turn]
+    assert {r.encoder for r in side_by_side(rows).rows} == {"a", "b"}
+    [found] = speechft.compare(folder_of(tmp_path, rows))
+    assert (found.warning, found.evaluation) == ("", OLD)
+
+
 @pytest.mark.parametrize("changes", [{"part": "dev"}, {"layer": 3}, {"task": "ic"}])
 def test_other_figures_are_no_other_tests(changes: dict[str, Any]) -> None:
     rows = [row("a", 30.0, OLD, **changes), row("a", 100.0, NEW)]
@@ -292,7 +304,7 @@ def test_a_score_says_which_of_its_tasks_were_limited(tmp_path: Path) -> None:
             items = [Item(f"u{k}", "x", "x", float(k % 2), 1.0, counts) for k in range(8)]
             write_items(tmp_path / file, items)
             rows += [
-                row(encoder, 50.0, OLD, task=task, metric=name, predictions=file, **changes)
+                row(encoder, 50.0, task, task=task, metric=name, predictions=file, **changes)
                 for name in names
             ]
     write_rows(tmp_path / "results.jsonl", rows)

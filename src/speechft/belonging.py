@@ -6,9 +6,10 @@ asks here which one that is: no reader chooses by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from speechft.errors import DataError
 from speechft.results import ResultRow, mean_over_seeds, read_rows
@@ -32,19 +33,19 @@ def read_evaluated(files: Iterable[Path]) -> list[Evaluated]:
     """
     encoders: dict[str, Evaluated] = {}
     figures: dict[tuple[object, ...], Evaluated] = {}
-    for file in dict.fromkeys(files):
-        for row in read_rows(file):
-            e = Evaluated(row, file.parent)
-            first = encoders.setdefault(row.encoder, e)
-            again = figures.setdefault((*_figure(row), row.metric, row.evaluation, row.seed), e)
-            twins = row.evaluation is None and again.folder != e.folder
-            if first.row.encoder_digest != row.encoder_digest or twins:
-                raise DataError(
-                    f"encoder {row.encoder!r} was evaluated on {row.task} in two places: "
-                    f"{(again if twins else first).folder} and {e.folder}",
-                    hint="give one of them, or evaluate them in one command: its names are "
-                    "distinct",
-                )
+    read = [(row, file.parent) for file in dict.fromkeys(files) for row in read_rows(file)]
+    rows = _labelled_alike([row for row, _ in read])
+    for row, (_, folder) in zip(rows, read, strict=True):
+        e = Evaluated(row, folder)
+        first = encoders.setdefault(row.encoder, e)
+        again = figures.setdefault((*_figure(row), row.metric, row.evaluation, row.seed), e)
+        twins = row.evaluation is None and again.folder != e.folder
+        if first.row.encoder_digest != row.encoder_digest or twins:
+            raise DataError(
+                f"encoder {row.encoder!r} was evaluated on {row.task} in two places: "
+                f"{(again if twins else first).folder} and {e.folder}",
+                hint="give one of them, or evaluate them in one command: its names are distinct",
+            )
     return list(figures.values())
 
 
@@ -65,6 +66,24 @@ def settings_of(row: ResultRow) -> dict[str, str]:
     return {str(name): str(value) for name, value in sorted(settings.items())}
 
 
+def _labelled_alike(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """Return rows of which those of one evaluation have one test: names are labels, digests count.
+
+    A corpus may have had another name, and older versions did not write what was set.
+    """
+    told: dict[str | None, dict[str, Any]] = {}
+    for row in rows:
+        labels = {k: v for k, v in row.details.items() if k in ("settings", "corpus")}
+        if row.evaluation not in told or "settings" not in told[row.evaluation]:
+            told[row.evaluation] = labels
+    return [
+        row
+        if row.evaluation is None or told[row.evaluation].items() <= row.details.items()
+        else row.model_copy(update={"details": {**row.details, **told[row.evaluation]}})
+        for row in rows
+    ]
+
+
 def apart(test: Mapping[str, str], others: Iterable[Mapping[str, str]]) -> str:
     """Say what a test has that others have not, such as ``limit 7``; empty where they are alike."""
     others = list(others)
@@ -79,7 +98,7 @@ def newest(rows: Iterable[ResultRow]) -> tuple[list[ResultRow], list[ResultRow]]
     Args:
         rows: In the order of files: of each encoder, later evaluations come last.
     """
-    rows = list(rows)
+    rows = _labelled_alike(list(rows))
     last = {_figure(row): row.evaluation for row in rows}
     counted: list[ResultRow] = []
     older: list[ResultRow] = []
