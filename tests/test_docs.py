@@ -320,6 +320,8 @@ def test_the_tree_of_the_readme_names_every_room() -> None:
         path.name for path in (ROOT / "src/speechft").iterdir() if (path / "__init__.py").is_file()
     }
     assert {room for room in rooms if f" {room}/" not in text} == set()
+    files = {path.name for path in (ROOT / "src/speechft").glob("[a-z]*.py")} - {"version.py"}
+    assert {file for file in files if f" {file} " not in text} == set()
 
 
 def test_the_readme_names_every_verb() -> None:

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from speechft.errors import RunError
 from speechft.runs import STAGE_FILE, is_done, is_moving, lock, publish, scratch_of, stage
@@ -153,6 +155,45 @@ def test_a_missing_output_is_made_again(tmp_path: Path) -> None:
     (tmp_path / "a.txt").unlink()
     assert produce(tmp_path)
     assert (tmp_path / "a.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize("name", ["a.txt", "tree/model.safetensors"])
+def test_an_output_that_was_emptied_is_made_again_and_said(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def make() -> bool:
+        with stage(tmp_path, name="make", config={}, costly=True) as work:
+            if not work.done:
+                (work.scratch / "a.txt").write_text("one")
+                (work.scratch / "log").write_text("")
+                (work.scratch / "tree").mkdir()
+                save_file({"x": np.ones(3)}, work.scratch / "tree" / "model.safetensors")
+                (work.scratch / "tree" / "README.md").write_text("one")
+            return not work.done
+
+    assert make()
+    assert not make(), "what was empty from the beginning is whole"
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(b"")
+    assert not is_done(tmp_path, name="make", config={})
+    assert make()
+    assert (tmp_path / name).read_bytes() == before
+    told = capsys.readouterr().err
+    assert f"{tmp_path / name} is gone or cut off since it was written; it is made again" in told
+    assert "other settings" not in told
+    (tmp_path / "tree" / "README.md").unlink()
+    assert not make(), "a training is not done again for a page that was cleared away"
+
+
+def test_an_output_that_was_cut_off_is_refused_before_the_work(tmp_path: Path) -> None:
+    """What is not empty may be somebody's: it is not replaced without a word."""
+    with stage(tmp_path, name="make", config={}) as work:
+        save_file({"x": np.ones(3)}, work.scratch / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(RunError) as caught, stage(tmp_path, name="make", config={}):
+        pytest.fail("the work is begun")
+    assert str(file) in str(caught.value)
 
 
 def test_outputs_of_an_older_key_are_replaced(tmp_path: Path) -> None:

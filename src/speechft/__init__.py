@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from speechft.exporting.export import export
     from speechft.features.files import extract_files as extract
     from speechft.merging import interpolate_, merge
-    from speechft.parallel.sharing import status
     from speechft.prediction.pipelines import load_pipeline
     from speechft.prediction.predict import predict
     from speechft.publishing.publish import publish
@@ -89,7 +88,7 @@ _HOMES = {
     "report": "speechft.api",
     "run": "speechft.api",
     "search": "speechft.sweeping.api",
-    "status": "speechft.parallel.sharing",
+    "status": "speechft.progress",
     "sweep": "speechft.sweeping.api",
 }
 """Where a public name is defined: a module, with a colon where its name there is another."""

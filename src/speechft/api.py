@@ -286,7 +286,8 @@ def compare(results: Paths, *, baseline: str | None = None) -> list[Difference]:
 
     Args:
         results: Folders that `evaluate` or `run` wrote, or their ``results.jsonl``.
-        baseline: Encoder that the others are compared with; None takes the first.
+        baseline: Encoder that the others are compared with; None takes that of the first place
+            which the others started from (pre-trained, alpha 0), else its first.
 
     Returns:
         A difference for each further encoder, task and metric, with its interval.
@@ -306,12 +307,12 @@ def superb_table(results: Paths) -> SuperbTable:
         results: Folders that `evaluate` or `run` wrote, or their ``results.jsonl``.
 
     Raises:
-        SpeechftError: They hold no figure of a task of SUPERB.
+        SpeechftError: They hold no figure of a task of SUPERB, or one name stands for two encoders.
     """
+    from speechft.belonging import read_evaluated
     from speechft.evaluation import superb_table as tables
-    from speechft.results import read_rows
 
-    return tables.superb_table([r for file in _result_files(results) for r in read_rows(file)])
+    return tables.superb_table([e.row for e in read_evaluated(_result_files(results))])
 
 
 def inspect(

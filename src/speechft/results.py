@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from speechft.commands import command
 from speechft.config import Config
 from speechft.errors import DataError
 from speechft.storage.documents import read_limited, text_of
@@ -176,7 +177,11 @@ def read_rows(path: Path) -> list[ResultRow]:
         lines = text_of(read_limited(path)).split("\n")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"results {path} cannot be read: {reason}") from None
+        raise DataError(
+            f"results {path} cannot be read: {reason}",
+            hint="give a folder that evaluate, run or sweep wrote: "
+            f"{command('evaluate', 'ENCODER', out='OUT')}",
+        ) from None
     rows = []
     for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
@@ -186,7 +191,11 @@ def read_rows(path: Path) -> list[ResultRow]:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             reason = f"{where}: {first['msg']}" if where else first["msg"]
-            raise DataError(f"{path}, line {number}, is not a result row: {reason}") from None
+            raise DataError(
+                f"{path}, line {number}, is not a result row: {reason}",
+                hint="if it was cut off or changed, take that line out or evaluate again into "
+                "another folder",
+            ) from None
     return rows
 
 

@@ -22,6 +22,7 @@ from speechft.errors import CheckpointError, RunError
 from speechft.naming import public
 from speechft.storage.disk import disk_refusal, remove, swap, sweep, sync_folder
 from speechft.storage.files import json_digest, read_json, write_error, write_json
+from speechft.storage.headers import is_whole
 from speechft.storage.locks import is_unwritable, lock_over, make_scratch
 from speechft.storage.locks import lock as lock
 from speechft.storage.outputs import fingerprints, foreign, listed, refuse, written_at
@@ -32,6 +33,8 @@ _MOVING_FILE = ".moving.json"
 _SCHEMA = 1
 _KEY = re.compile(r"[0-9a-f]{16}")
 _REPLACED = "replaced"
+_LOOKED_AT = 100
+"""Files of an output that are looked at to tell whether it is whole."""
 _TOLD = 3
 """Settings that are named where they have changed."""
 
@@ -93,10 +96,11 @@ def stage(
         _finish_moving(folder)
         done = _is_complete(folder, key)
         if not done:
-            check_free(folder, outputs)
+            damaged = _mention_damaged(folder, key)
+            check_free(folder, [*outputs, *damaged])
             if not over_sleeper:
                 _mention_others(scratch)
-            if costly:
+            if costly and not damaged:
                 _mention_replaced(folder, public(content))
             make_scratch_of(scratch)
             sweep(scratch, deep=True)
@@ -180,6 +184,28 @@ def has_stage(folder: Path) -> bool:
     return next(folder.rglob(STAGE_FILE), None) is not None if folder.is_dir() else False
 
 
+def complete_stage(folder: Path) -> str | None:
+    """Return the name of the stage whose outputs a folder holds whole; None where it is none."""
+    record = _record(folder / STAGE_FILE)
+    whole = record["key"] is not None and _is_complete(folder, record["key"])
+    return str(record.get("stage")) if whole else None
+
+
+def outputs_of(folder: Path) -> list[str]:
+    """Return the names of what a stage has published in a folder."""
+    return list(_record(folder / STAGE_FILE)["outputs"])
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return where work on stages of a folder lies that has not come to its end."""
+    scratch = folder / ".partial"
+    found = [folder / _MOVING_FILE] if os.path.lexists(folder / _MOVING_FILE) else []
+    if scratch.is_dir() and not scratch.is_symlink():
+        begun = [p for p in scratch.iterdir() if _KEY.fullmatch(p.name) and p.is_dir()]
+        found += [path for path in begun if any(path.iterdir())]
+    return found
+
+
 def is_output(path: Path) -> bool:
     """Return whether a stage of ours wrote what lies there."""
     return path.name in _record(path.parent / STAGE_FILE)["outputs"]
@@ -205,20 +231,47 @@ def _is_complete(folder: Path, key: str) -> bool:
     if os.path.lexists(folder / _MOVING_FILE):
         return False  # until who holds the folder has brought that to its end
     record = _record(folder / STAGE_FILE)
-    return record["key"] == key and all((folder / name).exists() for name in record["outputs"])
+    return record["key"] == key and _damaged(folder, record) is None
+
+
+def _damaged(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """Return an output that is gone or cut off, as far as a look tells; None where all are there.
+
+    Of a folder with many files, such as recordings, the look is at the folder alone.
+    """
+    for name in record["outputs"]:
+        output: Path = folder / name
+        if not output.exists():
+            return output
+        written = record["written"].get(name) if isinstance(record["written"], dict) else None
+        if not isinstance(written, dict) or len(written) > _LOOKED_AT:
+            continue
+        for file, prints in written.items():
+            path = output / file if file else output
+            needed = path.exists() or path.suffix == ".safetensors"  # logs may be cleared away
+            was_empty = str(listed(prints)[-1]).startswith("0-")
+            if needed and not was_empty and not is_whole(path):
+                return path
+    return None
+
+
+def _mention_damaged(folder: Path, key: str) -> list[str]:
+    """Say that outputs of exactly this stage are damaged; return the names of all of them."""
+    record = _record(folder / STAGE_FILE)
+    if record["key"] != key or (path := _damaged(folder, record)) is None:
+        return []
+    warn(f"{path} is gone or cut off since it was written; it is made again")
+    return list(record["outputs"])
 
 
 def _mention_others(scratch: Path) -> None:
     """Say that work of other settings lies there: it is kept until this stage is complete."""
-    if scratch.is_dir() or not scratch.parent.is_dir() or scratch.parent.is_symlink():
-        return
-    for other in scratch.parent.iterdir():
-        if _KEY.fullmatch(other.name) and other.is_dir() and any(other.iterdir()):
-            warn(
-                f"{scratch.parent.parent} was begun with other settings; with them it would go on, "
-                "with these it starts anew"
-            )
-            return
+    folder = scratch.parent.parent
+    if not scratch.is_dir() and any(p.parent == scratch.parent for p in unfinished(folder)):
+        warn(
+            f"{folder} was begun with other settings; with them it would go on, with these it "
+            "starts anew"
+        )
 
 
 def _mention_replaced(folder: Path, content: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ class Finding(StrEnum):
     LOSES = "loses on {}"
     OPEN = "leaves open {}"
     UNCONVERGED = "gets no verdict on {}, where the pre-trained probe had not converged"
+    OTHER = "gets no verdict on {}, where the pre-trained encoder was measured on other data"
     FEW = "gets no verdict on {}, which has too few test items"
 
 
@@ -61,11 +62,11 @@ def judge(
     the figure may be significantly higher or lower all the same, which is then said too. Intervals
     are over groups of items, such as speakers, or over items where they have no groups.
     Otherwise an interval on one side of zero gains or loses, and any other is left open. Where the
-    probe of the pre-trained encoder has not converged, or the test split is small, there is no
-    verdict.
+    probe of the pre-trained encoder has not converged, or was of another evaluation, or the test
+    split is small, there is no verdict.
 
     Args:
-        rows: Test figures, a row for each probe seed.
+        rows: Test figures of one evaluation each, a row for each probe seed; see `side_by_side`.
         folder: Of the file that holds the rows; their predictions are relative to it.
         config: Margins.
     """
@@ -211,6 +212,8 @@ def _judgement(
     """Judge one figure: rows of all probe seeds of an encoder and of the pre-trained one."""
     row, before = mean_over_seeds(rows)[0], mean_over_seeds(base)[0]
     change = row.value - before.value
+    if row.evaluation != before.evaluation and None not in (row.evaluation, before.evaluation):
+        return Judgement(Finding.OTHER, change)
     if row.n < config.min_items:
         return Judgement(Finding.FEW, change)
     if before.details.get("converged", False) is False:

@@ -23,7 +23,7 @@ from speechft.data.shar import export_shards
 from speechft.data.utterances import Utterance
 from speechft.data.waveform import load_waveform
 from speechft.errors import DataError
-from speechft.parallel.sharing import status
+from speechft.progress import status
 
 
 @pytest.fixture(scope="module")

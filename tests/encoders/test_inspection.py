@@ -86,7 +86,7 @@ def test_nan_and_unsupported_families_are_told(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_errors(tmp_path: Path) -> None:
-    (tmp_path / "x.pt").write_bytes(b"nonsense")
+    (tmp_path / "x.pt").write_bytes(b"\x01nonsense\x02")
     with pytest.raises(CheckpointError, match="not a readable torch checkpoint"):
         inspect_encoder(tmp_path / "x.pt")
     torch.save([1, 2], tmp_path / "y.pt")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save, save_file
 
 from helpers import noise, speech_encoder
 from speechft import cli
+from speechft.encoders.conversion.foreign import refuse_foreign
 from speechft.encoders.conversion.keys import to_s3prl
 from speechft.encoders.convert import convert
 from speechft.encoders.inspection import inspect_encoder
@@ -279,6 +280,21 @@ FOREIGN: dict[str, tuple[str, bytes, str]] = {
     "Flax": ("flax_model.msgpack", b"\x81", "holds weights of Flax"),
     "TensorFlow": ("tf_model.h5", b"\x89HDF\r\n", "is HDF5"),
     "an archive": ("m.tar.gz", b"\x1f\x8b\x08", "is compressed with gzip"),
+    "text without a suffix": ("utt2spk", b"u1 anna\nu2 ben\n", "is text, not a checkpoint"),
+    "text of another suffix": ("a.scp", "u1 \u00fc.wav\n".encode(), "is text, not a checkpoint"),
+    "long text, cut in a letter": ("m.bin", b"a" + "\u00fc".encode() * 999, "is text, not a check"),
+    "UTF-16": ("m.pt", "u1 anna\n".encode("utf-16"), "is text, not a checkpoint"),
+    "text as a checkpoint": ("m.ckpt", b"Not found\n", "is text, not a checkpoint"),
+    "text as safetensors": ("m.safetensors", b"Not found\n", "is text, not a checkpoint"),
+    "JSON of no suffix": ("config", b'{"a": 1}', "is JSON, not a checkpoint"),
+    "XML": ("m.pt", b"<?xml version='1.0'?><Error/>", "is text in XML"),
+    "a recording": ("m", b"OggS\0\x02", "is a recording"),
+    "parquet": ("m", b"PAR1\x15\x04", "is parquet, a table"),
+    "tar": ("m.nemo", b"a".ljust(257, b"\0") + b"ustar\x0000", "is a tar archive"),
+    "xz": ("m.pt", b"\xfd7zXZ\0\0", "is compressed with xz"),
+    "zeros": ("m.pt", bytes(600), "begins with zeros"),
+    "torch as safetensors": ("m.safetensors", b"PK\x03\x04\0\0", "call it m.pt"),
+    "safetensors as torch": ("m.bin", save({"a": torch.ones(1)}), "call it m.safetensors"),
 }
 
 
@@ -291,6 +307,20 @@ def test_what_is_no_checkpoint_says_what_it_is(name: str, base: Path, tmp_path: 
             verb(tmp_path / file)
     with pytest.raises(CheckpointError, match=told):
         merge(base, tmp_path / file)
+
+
+@pytest.mark.parametrize("length", [0x280, 0x685A42, 0x334449, 0x8B1F20])
+def test_the_length_of_a_header_is_not_taken_for_another_format(
+    length: int, tmp_path: Path
+) -> None:
+    """0x280 begins as a pickle does, the others as bzip2, MP3 and, behind a blank, gzip."""
+    raw = save({"a": torch.ones(1)})
+    size = int.from_bytes(raw[:8], "little")
+    header = raw[8 : 8 + size].ljust(length)
+    file = tmp_path / "w.safetensors"
+    file.write_bytes(length.to_bytes(8, "little") + header + raw[8 + size :])
+    refuse_foreign(file)
+    assert load_file(file).keys() == {"a"}
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
@@ -322,6 +352,49 @@ def test_folders_without_weights_say_what_can_be_given(base: Path, tmp_path: Pat
     (flax / "flax_model.msgpack").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="holds weights of Flax"):
         inspect_encoder(flax)
+
+
+def test_encoders_below_count_before_stray_files(base: Path, state: State, tmp_path: Path) -> None:
+    """As in what finetune and run write: heads, work and features lie beside encoders."""
+    run = tmp_path / "run"
+    run.mkdir()
+    copied(base, run / "encoder")
+    save_file({"linear.weight": torch.ones(2)}, run / "head.safetensors")
+    torch.save(state, run / "stray.pt")
+    told = f"encoders lie below it: {run / 'encoder'}"
+    tuned: list[Callable[[], object]] = [
+        lambda: inspect_encoder(run),
+        lambda: load_encoder(run),
+        lambda: merge(base, run),
+        lambda: make_delta(base, run, tmp_path / "d.safetensors"),
+    ]
+    for verb in tuned:
+        with pytest.raises(CheckpointError) as caught:
+            verb()
+        assert str(caught.value).endswith(told)
+    deep = tmp_path / "runs" / "a" / "b"
+    deep.mkdir(parents=True)
+    copied(base, deep / "tuned")
+    (deep / ".partial").mkdir()
+    copied(base, deep / ".partial" / "half")
+    (deep / "no weights").mkdir()
+    (deep / "no weights" / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError) as caught:
+        inspect_encoder(tmp_path / "runs")
+    assert str(caught.value).endswith(f"encoders lie below it: {deep / 'tuned'}")
+
+
+def test_only_a_file_that_may_be_an_encoder_is_recommended(state: State, tmp_path: Path) -> None:
+    save_file({"hidden_states": torch.ones(1, 2, 3)}, tmp_path / "001.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        inspect_encoder(tmp_path)
+    assert "001.safetensors has no layers" in str(caught.value)
+    assert "give the file" not in str(caught.value)
+    save_file(state, tmp_path / "best.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        inspect_encoder(tmp_path)
+    file = tmp_path / "best.safetensors"
+    assert str(caught.value).endswith(f"give the file itself, such as {file}")
 
 
 def sharded(state: State, folder: Path, left_out: int | None) -> Path:

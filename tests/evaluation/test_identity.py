@@ -64,7 +64,7 @@ def test_two_protocols_in_one_folder_keep_their_own_items(
     for protocol in ("quick", "slow"):
         run(both, tones, tmp_path, "sid", protocol=protocol)
     rows = read_rows(tmp_path / "results.jsonl")
-    assert [row.protocol for row in rows] == ["quick", "quick", "slow", "slow"]
+    assert [row.protocol for row in rows] == ["quick", "slow", "quick", "slow"]
     assert len({row.evaluation for row in rows}) == 2
     holds(rows, tmp_path)
     found = compare([tmp_path / "results.jsonl"])

@@ -170,3 +170,22 @@ def test_notes_stand_beside_csv_not_in_it(
     table = superb_table(rows("a"))
     assert list(csv.reader(io.StringIO(shown.out))) == [table.cells()[0], *table.cells()[1]]
     assert all(note in shown.err for note in table.notes)
+
+
+@pytest.mark.parametrize("typed", [["--baseline", "a"], ["--json"], ["--baseline", "a", "--json"]])
+def test_what_csv_and_latex_cannot_take_is_refused(
+    typed: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_rows(tmp_path / "results.jsonl", rows("a"))
+    for form in ("csv", "latex"):
+        line = ["speechft", "compare", str(tmp_path), "--format", form, *typed]
+        monkeypatch.setattr(sys, "argv", line)
+        with pytest.raises(SystemExit):
+            cli.main()
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert f"{typed[0]} " in shown.err
+        assert f"cannot be used with --format {form}" in shown.err

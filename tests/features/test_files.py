@@ -28,7 +28,7 @@ from speechft.features.layers import pick_layers, read_layers
 from speechft.features.sources import find_sources
 from speechft.features.written import RECORD_NAME
 from speechft.parallel.claims import FOLDER
-from speechft.parallel.sharing import status
+from speechft.progress import status
 from speechft.storage.disk import remove
 
 LENGTHS = {"a": 16_000, "b": 400, "sub/c": 48_123, "sub/d": 7_201, "e": 100_000}
@@ -155,6 +155,35 @@ def test_a_second_run_does_what_is_left(folder: Path, audio: Path, tmp_path: Pat
     for options in ({"layer": "last"}, {"dtype": "float16"}, {"mode": "s3prl"}):
         with pytest.raises(RunError, match="made otherwise"):
             extract(folder, audio, out, **options)
+
+
+@pytest.mark.parametrize("format_", ["safetensors", "npy"])
+def test_what_is_cut_off_is_not_taken_for_finished(
+    format_: str, folder: Path, audio: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    extract(folder, audio, out, format=format_)
+    files = [out / f"{name}.{format_}" for name in "abe"]
+    before = [file.read_bytes() for file in files]
+    files[0].write_bytes(b"")
+    files[1].write_bytes(before[1][:-1])
+    files[2].write_bytes(b"something else")
+    report = extract(folder, audio, out, format=format_)
+    assert (report.written, report.skipped) == (3, 2)
+    assert [file.read_bytes() for file in files] == before
+    told = capsys.readouterr().err
+    assert f"3 files of features are cut off and written anew, the first: {files[0]}" in told
+    assert extract(folder, audio, out, format=format_).skipped == 5
+
+
+def test_an_extract_json_of_somebody_else_stays(folder: Path, audio: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for content in ("[]", "no JSON", '{"scripts": {}}'):
+        (tmp_path / "out" / "extract.json").write_text(content)
+        with pytest.raises(RunError, match="was not written by extract") as caught:
+            extract(folder, audio, tmp_path / "out")
+        assert "remove" not in str(caught.value)
+        assert (tmp_path / "out" / "extract.json").read_text() == content
 
 
 def test_another_configuration_is_another_folder(folder: Path, audio: Path, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_truncated_and_foreign_files(pair: Any, tmp_path: Path) -> None:
     refused(CheckpointError, "holds no weights", tmp_path / "out", base, tuned)
     text = tmp_path / "notes.pt"
     text.write_text("not a checkpoint")
-    told = refused(CheckpointError, "not a readable torch checkpoint", tmp_path / "out", base, text)
+    told = refused(CheckpointError, "is text, not a checkpoint", tmp_path / "out", base, text)
     assert "weights_only" not in told
 
 

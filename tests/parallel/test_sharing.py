@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 
 from processes import Child
-from speechft import cli
 from speechft.errors import DataError, RunError
 from speechft.parallel import claims, liveness, sharing
 from speechft.parallel.claims import FOLDER, Claim, Workers, look
@@ -87,7 +85,7 @@ def test_who_leaves_next_clears_what_a_killed_process_left_of_its_clearing(
     monkeypatch.setattr(claims, "remove", cut_short)
     assert _share(tmp_path, [_unit(tmp_path, name, []) for name in "abc"]) == {}
     assert (tmp_path / FOLDER).exists()
-    assert sharing.status(tmp_path) == [], "nothing is left to do"
+    assert look(tmp_path) == [], "nothing is left to do"
     with Workers(tmp_path, "work", []):  # another one, which saw the end of all
         pass
     assert not (tmp_path / FOLDER).exists()
@@ -485,46 +483,3 @@ def _trial(folder: Path, seed: int) -> None:
     assert _share(work, units) == {}
     assert ran == []
     assert not (work / FOLDER).exists()
-
-
-def test_status_tells_what_is_done_running_failed_and_left(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def shown(*words: str) -> str:
-        monkeypatch.setattr("sys.argv", ["speechft", "status", str(tmp_path), *words])
-        with contextlib.suppress(SystemExit):
-            cli.main()
-        return capsys.readouterr().out
-
-    names = ["a", "b", "c", "d"]
-    with Workers(tmp_path, "evaluate", names) as workers:
-        first, second, third = (workers.claim(name) for name in "abc")
-        assert first is not None
-        assert second is not None
-        assert third is not None
-        first.end("done")
-        second.end("failed", kind="DataError", why="no audio", hint=None)
-        found = json.loads(shown("--json"))
-        assert [unit["state"] for unit in found["units"]] == ["done", "failed", "running", "free"]
-        assert found["units"][2]["pid"] == os.getpid()
-        text = shown()
-        assert "no audio" in text
-        assert f"process {os.getpid()}" in text
-        assert "1 done, 1 failed, 1 running, 1 free" in text
-        third.end("left")
-    assert [seen.state for seen in sharing.status(tmp_path)] == ["done", "failed", "left", "free"]
-    with pytest.raises(RunError, match="no folder"):
-        sharing.status(tmp_path / "none")
-
-
-def test_status_of_finished_work_names_its_results(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sys.argv", ["speechft", "status", str(tmp_path)])
-    with contextlib.suppress(SystemExit):
-        cli.main()
-    assert "there are no results" in capsys.readouterr().out
-    (tmp_path / "extract.json").write_text("{}")
-    with contextlib.suppress(SystemExit):
-        cli.main()
-    assert f"results: {tmp_path / 'extract.json'}" in capsys.readouterr().out

@@ -80,6 +80,20 @@ def test_a_run_holds_probes_and_tuned_heads(run: Path) -> None:
     assert find_pipeline(run / "evaluation/merged/pr", None, None).parent.name == "probe"
 
 
+@pytest.mark.parametrize("role", [Role.FURTHER, Role.MERGED])
+def test_of_several_evaluations_the_newest_head_is_taken_and_said(
+    role: Role, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder, rows = tiny_encoder(), []
+    for place in ("old", "new"):
+        save_head(tmp_path / place / "probe", "sid", encoder)
+        rows.append(row("a", "sid", place, role))
+    write_rows(tmp_path / "results.jsonl", rows)
+    for name in (None, "a"):
+        assert find_pipeline(tmp_path, name, None) == tmp_path / "new" / "probe" / "pipeline.json"
+        assert f"a, sid: of 2 heads the newest, {tmp_path / 'new'}" in capsys.readouterr().err
+
+
 def test_heads_of_several_tasks_lie_side_by_side(tmp_path: Path) -> None:
     encoder = tiny_encoder()
     for task in ("pr", "sid"):

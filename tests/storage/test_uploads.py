@@ -15,7 +15,7 @@ from speechft import cli
 from speechft.data.corpora import find_corpus
 from speechft.data.manifest import Corpus
 from speechft.errors import AbsentError, ConfigError, RemoteError, RunError
-from speechft.parallel.sharing import status
+from speechft.progress import status
 from speechft.storage import remote, uploads
 from speechft.storage.outputs import overwriting
 from speechft.storage.uploads import MARK_NAME, Standing, at_hand, output_at, path_here, standing

@@ -18,6 +18,7 @@ from speechft.evaluation.predictions import items_of
 from speechft.features import extract
 from speechft.merging.config import MergeSettings
 from speechft.merging.repeated import Merger
+from speechft.reporting.folder import read_report
 from speechft.results import ResultRow, Role, read_rows
 from speechft.storage.files import read_json
 from speechft.sweeping import sweep as sweeping
@@ -175,6 +176,16 @@ def test_rows_of_other_encoders_in_the_folder_stay(
         "alpha 1",
         found.judged[1].changes["sid"].gain,
     )
+
+
+def test_a_sweep_that_is_extended_is_still_compared_with_its_base(
+    base: Path, tuned: Path, tones: Corpus, tmp_path: Path
+) -> None:
+    for alphas in ("0.5", "0.3"):
+        run(base, tuned, tones, tmp_path, alphas=alphas, tasks="sid")
+    assert {d.baseline for d in speechft.compare(tmp_path)} == {"alpha 0"}
+    shown = [row.encoder for row in read_report(tmp_path).rows]
+    assert shown == ["alpha 0", "alpha 0.3", "alpha 0.5"]
 
 
 def test_a_probe_of_a_merge_says_how_to_write_its_encoder(

@@ -20,6 +20,7 @@ from speechft.parallel.claims import Claim
 from speechft.parallel.sharing import Unit
 from speechft.storage.disk import reading
 from speechft.storage.files import atomic_write
+from speechft.storage.headers import is_whole
 
 _PARTS = 64
 """Parts at most; each holds whole batches, so that nothing depends on how many there are."""
@@ -45,7 +46,9 @@ class Pass:
         for number, cuts in enumerate(self._parts()):
             file = self._file(number)
             yield Unit(
-                f"{self.place.name}/pass-{number:03d}", file.exists, partial(self._run, file, cuts)
+                f"{self.place.name}/pass-{number:03d}",
+                partial(is_whole, file),
+                partial(self._run, file, cuts),
             )
 
     def read(self, folder: Path) -> Reading:

@@ -170,7 +170,9 @@ def report(
 @app.command()
 def compare(
     results: Annotated[list[Path], typer.Argument(metavar="RESULTS...")],
-    baseline: Annotated[str | None, typer.Option(help="Encoder to compare with. [first]")] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="Encoder to compare with. [their base, else the first]")
+    ] = None,
     as_format: Annotated[
         str,
         typer.Option("--format", help="table; csv or latex: the SUPERB row beside published ones."),
@@ -187,12 +189,22 @@ def compare(
 
     from speechft import api
     from speechft.console import log, print_table
-    from speechft.errors import unknown_choice
+    from speechft.errors import ConfigError, unknown_choice
     from speechft.evaluation.compare import difference_table
     from speechft.evaluation.superb_table import as_csv, as_latex
 
     written = {"csv": as_csv, "latex": as_latex}
     if as_format in written:
+        asked = [
+            *(["--baseline"] if baseline is not None else []),
+            *(["--json"] if as_json else []),
+        ]
+        if asked:
+            raise ConfigError(
+                f"{' and '.join(asked)} cannot be used with --format {as_format}, which holds "
+                "figures beside published ones, no differences",
+                hint="leave one of them out: differences are --format table, the default",
+            )
         table = api.superb_table(results)
         say(written[as_format](table), end="")
         for note in table.notes if as_format == "csv" else ():

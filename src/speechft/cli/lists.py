@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from speechft.cli.app import Json, app
+from speechft.commands import command
 from speechft.console import say
 
 if TYPE_CHECKING:
@@ -55,41 +56,47 @@ def tasks(as_json: Json = False) -> None:
     _list({name: f"{t.title}; {t.metric}; needs {t.label}" for name, t in known.items()}, as_json)
 
 
-_RESULTS = ("results.jsonl", "analysis.jsonl", "extract.json", "corpus.json")
-"""What shared work ends with: evaluations, sweeps and searches; an analysis; features; a corpus."""
-
-
 @app.command()
 def status(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder or address of results.")],
     as_json: Json = False,
 ) -> None:
-    """Show what processes that share the work of a folder have done, are at, and have left.
+    """Show what processes are at in a folder, what they have left, and what is complete.
 
     Example: speechft status runs/eval
     """
+    from speechft import progress
     from speechft.console import print_table
-    from speechft.parallel import sharing
     from speechft.storage.remote import address_of
     from speechft.storage.uploads import standing
 
-    units = [unit.as_dict() for unit in sharing.status(out)]
+    units = [unit.as_dict() for unit in progress.status(out)]
     counts = Counter(unit["state"] for unit in units)
+    complete, written = progress.complete(out), progress.written(out)
     address = address_of(out)
     there = None if address is None else standing(address)
     if as_json:
-        say(json.dumps({"units": units, "counts": counts, "there": there and vars(there)}))
+        told = {"complete": complete, "written": written, "there": there and vars(there)}
+        say(json.dumps({"units": units, "counts": counts, **told}))
         return
     if there is not None:
         say(f"{address}: {_standing(there)}")
-    if not units:
+    if units:
+        cells = [[_name(u, out), u["state"], _where(u), _since(u), _note(u)] for u in units]
+        print_table(str(out), ["part", "state", "by", "minutes ago", "note"], cells)
+        say(", ".join(f"{number} {state}" for state, number in counts.items()))
+        if not {"running", "free"} & counts.keys():
+            say("no process is at work; the command that began it, given again, does what is left")
+    else:
         where = f"in {out}" if there is None else "at it on this machine"
         say(f"no process is at work {where}, and nothing is left or failed")
-        _say_results(out, there)
-        return
-    cells = [[u["unit"], u["state"], _where(u), _since(u), u["why"] or ""] for u in units]
-    print_table(str(out), ["part", "state", "by", "minutes ago", "why"], cells)
-    say(", ".join(f"{number} {state}" for state, number in counts.items()))
+    if complete:
+        stages = Counter(complete.values())
+        say("complete: " + ", ".join(f"{n} ({c})" if c > 1 else n for n, c in stages.items()))
+    elif written:
+        more = f" and {len(written) - 5} more" * (len(written) > 5)
+        say(f"complete: {', '.join(written[:5])}{more}; what it is: {command('inspect', out)}")
+    _say_figures(out, there)
 
 
 def _standing(there: Standing) -> str:
@@ -102,17 +109,25 @@ def _standing(there: Standing) -> str:
     return "nothing is there yet: outputs are moved up when the command has ended"
 
 
-def _say_results(out: Path, there: Standing | None) -> None:
+def _say_figures(out: Path, there: Standing | None) -> None:
+    from speechft.progress import FIGURES
     from speechft.storage.uploads import path_here
 
     if there is None:
-        found = [path_here(out) / name for name in _RESULTS if (path_here(out) / name).is_file()]
+        found = [path_here(out) / name for name in FIGURES if (path_here(out) / name).is_file()]
     else:
-        found = [out / name for name in _RESULTS if there.whole and name in there.files]
+        found = [out / name for name in FIGURES if there.whole and name in there.files]
     if found:
         say(f"results: {', '.join(map(str, found))}")
-    elif there is None or there.files != ("",):
-        say(f"there are no results: none of {', '.join(_RESULTS)} is in {out}")
+
+
+def _name(unit: Mapping[str, Any], out: Path) -> str:
+    return str(out if unit["unit"] == "." else unit["unit"])
+
+
+def _note(unit: Mapping[str, Any]) -> str:
+    step = unit["step"]
+    return unit["why"] or ("" if step is None else f"its last checkpoint is of step {step}")
 
 
 def _where(unit: Mapping[str, Any]) -> str:

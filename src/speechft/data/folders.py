@@ -9,12 +9,16 @@ from pathlib import Path
 
 from speechft.console import log, warn
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from speechft.data.issues import ISSUES_FILE, refused_for
 from speechft.data.text import composed
 from speechft.errors import DataError
+from speechft.runs import STAGE_FILE, outputs_of
 from speechft.storage.documents import is_plain
+from speechft.storage.outputs import RECORD_NAME, own_files
 
 CORPUS_FILE = "corpus.json"
 """What a prepared corpus has; a folder with it below another holds what was made, not found."""
+_RECORDS = frozenset({RECORD_NAME, STAGE_FILE})
 _CACHES = frozenset({"__MACOSX", "__pycache__", "node_modules", "lost+found", "$RECYCLE.BIN"})
 _BESIDE = ("clips", "wavs", "wav", "audio")
 """Folders beside a table that its paths may be relative to, as in Common Voice and LJSpeech."""
@@ -43,12 +47,13 @@ def look_below(folder: Path) -> Below:
     """Find all files below a folder, sorted; links to folders are followed once.
 
     A link is not followed to what the folder lies in, such as ``/``, nor to where the system shows
-    itself, such as ``/proc``.
+    itself, such as ``/proc``. What commands of ours wrote is no data that was found.
 
     Raises:
         DataError: There are more than `MAX_FILES`.
     """
     found, visited, count = Below(), set(), 0
+    own: set[Path] = set()
     whole = os.path.realpath(folder)
     for top, names, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(top)
@@ -64,16 +69,20 @@ def look_below(folder: Path) -> Below:
         visited.add(real)
         relative = Path(top).relative_to(folder).parts
         hidden = any(part.startswith(".") or part in _CACHES for part in relative)
-        made = top != str(folder) and CORPUS_FILE in files
+        made = top != str(folder) and (CORPUS_FILE in files or _is_refused(Path(top), files))
         if made:
             names.clear()
+        if not _RECORDS.isdisjoint(files):
+            outputs = outputs_of(Path(top))
+            names[:] = [name for name in names if name not in outputs]
+            own |= {Path(top, name) for name in (*outputs, *_RECORDS)} | own_files(Path(top))
         for name in files:
             path = Path(top, name)
             if not is_plain(str(path)):
                 found.unnamed.append(path)
                 continue
             if path.suffix.lower() not in AUDIO_SUFFIXES | FOREIGN_SUFFIXES:
-                if not (hidden or made):
+                if not (hidden or made or path in own):
                     found.others.append(path)
             elif hidden or made or name.startswith("."):
                 found.passed.append(path)
@@ -92,6 +101,10 @@ def look_below(folder: Path) -> Below:
             f"{folder} are not read, the first: {found.passed[0].relative_to(folder)}"
         )
     return found
+
+
+def _is_refused(folder: Path, files: list[str]) -> bool:
+    return ISSUES_FILE in files and refused_for(folder) is not None
 
 
 def _holds(outer: str, inner: str) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from speechft.errors import DataError
-from speechft.storage.documents import read_limited, text_of
+from speechft.storage.documents import read_limited, read_lines, text_of
 from speechft.storage.files import write_text
 
 ISSUES_FILE = "issues.tsv"
@@ -109,6 +111,33 @@ def read_issues(path: Path) -> list[Issue]:
             f"{path} is not what prepare wrote: {error}", hint="prepare the corpus again"
         ) from None
     return found
+
+
+def refused_for(folder: Path) -> str | None:
+    """Return the kind of damage that the last preparation of a folder stopped at, if it did.
+
+    An older corpus that is still there is then of other data.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        first, second = itertools.islice(read_lines(folder / ISSUES_FILE), 2)
+        kind, outcome, *_ = second.decode().split("\t")
+        if first.decode().split() == [*COLUMNS] and outcome == "fatal" and kind in HINTS:
+            return kind
+    return None
+
+
+def check_not_refused(folder: Path) -> None:
+    """Refuse a folder whose last preparation was refused.
+
+    Raises:
+        DataError: It was.
+    """
+    if (kind := refused_for(folder)) is not None:
+        raise DataError(
+            f"{folder} is no corpus: its preparation was refused ({kind}), see "
+            f"{folder / ISSUES_FILE}",
+            hint=f"{HINTS[kind]}; then prepare it again",
+        )
 
 
 def count(issues: Iterable[Issue]) -> dict[str, int]:

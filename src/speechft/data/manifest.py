@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
 from speechft.data.cuts import read_cuts
+from speechft.data.issues import check_not_refused
 from speechft.data.kept_cuts import Cuts
 from speechft.data.losses import ALLOWED, LOST
 from speechft.data.places import below
@@ -258,6 +259,8 @@ def open_corpus(folder: Path | str) -> Corpus:
 
     hint = f"make one with: {how_to_prepare()}"
     address = address_of(folder)
+    if address is None:
+        check_not_refused(Path(folder))
     try:
         if address is not None:
             content = parse_json(read_bytes(below(address, CORPUS_FILE)))

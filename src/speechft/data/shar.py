@@ -28,6 +28,7 @@ from speechft.parallel.sharing import Unit, work_off
 from speechft.runs import check_free, is_done, is_moving, make_scratch_of, scratch_of, stage
 from speechft.storage.disk import remove
 from speechft.storage.files import json_digest, write_json, write_packed, write_text
+from speechft.storage.headers import is_whole
 from speechft.storage.locks import waiting
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _index(folder: Path, number: int) -> Path:
 
 
 def _is_there(index: Path, *whole: Callable[[], bool]) -> bool:
-    return index.exists() or any(is_whole() for is_whole in whole)
+    return is_whole(index) or any(done() for done in whole)
 
 
 def _write(

@@ -29,6 +29,7 @@ from speechft.storage.files import (
     INDEX_NAME,
     NESTED_PROCESSOR_NAME,
     PROCESSOR_NAME,
+    WEIGHT_SUFFIXES,
     WEIGHTS_NAME,
 )
 from speechft.storage.remote import address_of, parted
@@ -38,10 +39,6 @@ FEATURES: dict[str, dict[str, Any]] = {"mfcc": {}, "mfcc-cmvn": {"cmvn": True}}
 
 CODE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)\Z")
 """Names of code, ``FILE.py:NAME``; see `speechft.encoders.user_code`."""
-
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
-"""Endings of files of weights; a name with one is no hub id."""
-
 
 _SETTINGS = (CONFIG_NAME, PROCESSOR_NAME, NESTED_PROCESSOR_NAME, ADAPTER_NAME, CARD_NAME)
 """What is fetched beside weights, where it is there."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from speechft.belonging import Evaluated, apart, measured_on, read_evaluated, settings_of
+from speechft.console import warn
 from speechft.errors import DataError, unknown_choice
 from speechft.evaluation.predictions import items_of
 from speechft.evaluation.score import (
@@ -25,20 +27,11 @@ from speechft.evaluation.superb_score import (
     superb_score_values,
 )
 from speechft.evaluation.superb_table import NEAR, is_ranked
-from speechft.results import ResultRow, check_number, read_rows
+from speechft.results import ResultRow, Role, check_number
 from speechft.tasks import TASKS, measure_of
-from speechft.tasks.measures import Item
+from speechft.tasks.measures import Item, Measure
 
 SCORE = "SUPERB_S"
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One figure of one encoder, and where its items lie."""
-
-    row: ResultRow
-    folder: Path
-    """Of the file that holds the row; predictions are relative to it."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +59,10 @@ class Difference:
     """What makes the two figures less comparable, such as another precision."""
     layer: int | None = None
     """Hidden state that the probes saw alone; None for the weighted sum of all."""
+    measured_on: Mapping[str, str] = field(default_factory=dict)
+    """Corpus, split, protocol and settings of the encoder's figure; empty for SUPERB_S."""
+    evaluation: str | None = None
+    """Digest of the encoder's evaluation, as in its rows; None for SUPERB_S."""
 
 
 def compare(files: Sequence[Path], baseline: str | None = None) -> list[Difference]:
@@ -73,23 +70,25 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
 
     Args:
         files: Files ``results.jsonl`` of evaluations; their rows name the predictions.
-        baseline: Name of the encoder that the others are compared with; None takes the first.
+        baseline: Name of the encoder that the others are compared with; None takes that of the
+            first file which the others started from, else its first.
 
     Raises:
         DataError: A file cannot be read, there is only one encoder, or there are too many.
         ConfigError: There is no such encoder.
     """
-    evaluated = _without_twins([e for file in dict.fromkeys(files) for e in _evaluated(file)])
+    evaluated = read_evaluated(files)
     check_number(e.row for e in evaluated)
     names = list(dict.fromkeys(e.row.encoder for e in evaluated))
     if baseline is not None and baseline not in names:
         raise unknown_choice("encoder", baseline, names)
-    base = baseline or (names[0] if names else "")
+    base = _start(evaluated) if baseline is None else baseline
     if len(names) < 2:
         raise DataError(
             f"there is nothing to compare: the results hold {', '.join(names) or 'nothing'}",
             hint="evaluate two encoders, or give two files of results",
         )
+    _tell_missing(evaluated)
     found: list[Difference] = []
     for key in dict.fromkeys(_key(e.row) for e in evaluated):
         for name in names:
@@ -105,6 +104,18 @@ def compare(files: Sequence[Path], baseline: str | None = None) -> list[Differen
     return found
 
 
+def _tell_missing(evaluated: Sequence[Evaluated]) -> None:
+    """Warn of predictions that rows name and that are not there, as where rows were copied."""
+    places = [e.folder / e.row.predictions for e in evaluated if e.row.predictions is not None]
+    missing = [place for place in dict.fromkeys(places) if not place.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        warn(
+            f"predictions are missing: {missing[0]}{more}; there are no intervals without them: "
+            "copy the folder evaluation beside results.jsonl, or evaluate again"
+        )
+
+
 Key = tuple[str, str, str, str, str, int | None]
 
 
@@ -113,31 +124,12 @@ def _key(row: ResultRow) -> Key:
     return row.task, row.metric, row.protocol, row.split, row.part, row.layer
 
 
-def _evaluated(file: Path) -> list[Evaluated]:
-    return [Evaluated(row, file.parent) for row in read_rows(file)]
-
-
-def _without_twins(evaluated: Sequence[Evaluated]) -> list[Evaluated]:
-    """Return every figure once; the same measured thing may stand in several files.
-
-    Raises:
-        DataError: One name stands for two encoders, or an older version wrote the same figure
-            twice, which cannot be told from two.
-    """
-    encoders: dict[str, Evaluated] = {}
-    figures: dict[tuple[object, ...], Evaluated] = {}
-    for e in evaluated:
-        row = e.row
-        first = encoders.setdefault(row.encoder, e)
-        again = figures.setdefault((row.encoder, *_key(row), row.evaluation, row.seed), e)
-        twins = row.evaluation is None and again.folder != e.folder
-        if first.row.encoder_digest != row.encoder_digest or twins:
-            raise DataError(
-                f"encoder {row.encoder!r} was evaluated on {row.task} in two places: "
-                f"{(again if twins else first).folder} and {e.folder}",
-                hint="give one of them, or evaluate them in one command: its names are distinct",
-            )
-    return list(figures.values())
+def _start(evaluated: Sequence[Evaluated]) -> str:
+    """Return the encoder of the first file that its others started from; else its first."""
+    first = [e.row for e in evaluated if e.folder == evaluated[0].folder]
+    started = [row for row in first if row.role is Role.PRE_TRAINED]
+    started += [row for row in first if row.role is Role.MERGED and row.alpha == 0.0]
+    return next((row.encoder for row in [*started, *first]), "")
 
 
 def _chosen(evaluated: Sequence[Evaluated], encoder: str, key: Key) -> list[Evaluated]:
@@ -145,10 +137,10 @@ def _chosen(evaluated: Sequence[Evaluated], encoder: str, key: Key) -> list[Eval
 
 
 def _pairs(first: list[Evaluated], second: list[Evaluated]) -> list[Difference]:
-    """Compare the evaluations that two encoders have in common.
+    """Compare the evaluations that two encoders have in common, the newest of every test.
 
-    Where they have none, their first figures are compared as far as the items are the same, and the
-    note says that data or settings were others.
+    Where they have none, their newest figures are compared as far as the items are the same, and
+    the note says that data or settings were others.
 
     Args:
         first: Figures of one encoder on one metric.
@@ -157,19 +149,44 @@ def _pairs(first: list[Evaluated], second: list[Evaluated]) -> list[Difference]:
     if not first or not second:
         return []
     known = [{e.row.evaluation for e in part} - {None} for part in (first, second)]
-    common = [e.row.evaluation for e in first if e.row.evaluation in known[0] & known[1]]
-    if common:
-        return [
-            _compared(*([e for e in part if e.row.evaluation == one] for part in (first, second)))
-            for one in dict.fromkeys(common)
-        ]
     if not all(known):
-        note = "an older version kept no predictions: no interval"
-        return [_difference(first[:1], second[:1], None, None, note)]
-    parts = ([e for e in p if e.row.evaluation == p[0].row.evaluation] for p in (first, second))
+        note = "no interval: an older version kept no predictions"
+        return [_difference(first[-1:], second[-1:], None, None, note)]
+    common = {
+        str(measured_on(e.row)): e.row.evaluation
+        for e in first
+        if e.row.evaluation in known[0] & known[1]
+    }
+    if common:
+        return [_shared(first, second, one) for one in common.values()]
+    parts = (_of_evaluation(part, part[-1].row.evaluation) for part in (first, second))
     found = _compared(*parts)
     warning = "; ".join(["other data or settings", *filter(None, [found.warning])])
     return [replace(found, warning=warning)]
+
+
+def _of_evaluation(evaluated: Sequence[Evaluated], one: str | None) -> list[Evaluated]:
+    return [e for e in evaluated if e.row.evaluation == one]
+
+
+def _shared(first: list[Evaluated], second: list[Evaluated], one: str | None) -> Difference:
+    """Compare two encoders by one evaluation, and say where a newer one of its test is not both's.
+
+    Args:
+        first: Figures of one encoder on one metric.
+        second: Of the baseline.
+        one: The evaluation.
+    """
+    found = _compared(*(_of_evaluation(part, one) for part in (first, second)))
+    alone = []
+    for part in (first, second):
+        same = [e.row for e in part if measured_on(e.row) == found.measured_on]
+        if same[-1].evaluation != one:
+            alone.append(same[-1].encoder)
+    if alone:
+        newer = f"{' and '.join(alone)} alone evaluated on newer data or settings"
+        found = replace(found, warning="; ".join(filter(None, [found.warning, newer])))
+    return found
 
 
 def _compared(first: list[Evaluated], second: list[Evaluated]) -> Difference:
@@ -180,9 +197,14 @@ def _compared(first: list[Evaluated], second: list[Evaluated]) -> Difference:
     row = first[0].row
     measure = measure_of(row.task, row.metric)
     items = [[_items(e) for e in part] for part in (first, second)]
+    parts = zip((first, second), items, strict=True)
+    lost = [part[0].row.encoder for part, found in parts if not all(found)]
+    if lost:
+        note = f"no interval: predictions of {' and '.join(lost)} cannot be read"
+        return _difference(first, second, None, None, note)
     same = {tuple(item.id for item in part) for parts in items for part in parts}
-    if len(same) != 1 or not items[0][0]:
-        return _difference(first, second, None, None, "items differ: no interval")
+    if len(same) != 1:
+        return _difference(first, second, None, None, "no interval: items differ")
     over_seeds = difference_over_seeds(*items, level=0.95, measure=measure)
     if over_seeds is not None:
         note = f"{len(items[0])} probe seeds and {resampled(items[0][0], measure)}"
@@ -220,6 +242,8 @@ def _difference(
         note=note,
         warning=unlike(row, other),
         layer=row.layer,
+        measured_on=measured_on(row),
+        evaluation=row.evaluation,
     )
 
 
@@ -243,7 +267,10 @@ def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> 
         pairs = None if name == base else _score_pairs(evaluated, name, base)
         if not pairs:
             continue
-        own, reference = ({task: _items(pair[n]) for task, pair in pairs.items()} for n in (0, 1))
+        own, reference = (
+            {task: _items(pair[n], TASKS[task].measures) for task, pair in pairs.items()}
+            for n in (0, 1)
+        )
         if not (all(own.values()) and all(reference.values())):
             continue
         measured = [
@@ -280,19 +307,19 @@ def _scores(evaluated: Sequence[Evaluated], names: Sequence[str], base: str) -> 
 def _score_pairs(
     evaluated: Sequence[Evaluated], name: str, base: str
 ) -> dict[str, tuple[Evaluated, Evaluated]]:
-    """Return a figure of both encoders for each task of SUPERB_S: same evaluation, same protocol.
+    """Return a figure of both encoders for each task of SUPERB_S: same evaluation, protocol, part.
 
     Empty where a task is missing.
     """
     needed = constants_named("speech-ft").tasks
-    for protocol in dict.fromkeys(e.row.protocol for e in evaluated):
+    for kind in dict.fromkeys((e.row.protocol, e.row.part) for e in evaluated):
         found: dict[str, tuple[Evaluated, Evaluated]] = {}
         for task in needed:
             one, two = (
                 {
                     e.row.evaluation: e
                     for e in reversed(evaluated)
-                    if (e.row.encoder, e.row.task, e.row.protocol) == (n, task, protocol)
+                    if (e.row.encoder, e.row.task, e.row.protocol, e.row.part) == (n, task, *kind)
                 }
                 for n in (name, base)
             )
@@ -306,16 +333,28 @@ def _score_pairs(
 
 def _score_warning(pairs: dict[str, tuple[Evaluated, Evaluated]], ranked: bool) -> str:
     found = [unlike(one.row, two.row) for one, two in pairs.values()]
+    for task, (one, _) in pairs.items():
+        found += [f"{task} with {name} {value}" for name, value in settings_of(one.row).items()]
     if not ranked:
         found.append(f"not ranked: less than {NEAR:g} points under some of the fitted constants")
     return "; ".join(dict.fromkeys(filter(None, found)))
 
 
-def _items(e: Evaluated) -> list[Item]:
+def _items(e: Evaluated, measures: Sequence[Measure] = ()) -> list[Item]:
+    """Return the scored items of a row; none where they cannot be read.
+
+    Args:
+        e: The row.
+        measures: Whose counts they must have, which those of older versions may lack; none given
+            are that of the row.
+    """
     try:
-        return items_of(e.row, e.folder)
-    except DataError:
+        items = items_of(e.row, e.folder)
+        for measure in measures or [measure_of(e.row.task, e.row.metric)]:
+            measure.value(items)
+    except (DataError, KeyError):
         return []
+    return items
 
 
 def _judged(interval: tuple[float, float] | None, higher_is_better: bool) -> bool | None:
@@ -339,13 +378,19 @@ def difference_table(found: Sequence[Difference]) -> tuple[list[str], list[list[
         "over",
     ]
     words = {True: "better", False: "worse", None: "open"}
+    tests: dict[tuple[str, int | None], list[Mapping[str, str]]] = {}
+    for d in found:
+        tests.setdefault((d.task, d.layer), []).append(d.measured_on)
+    several = {key: list({str(one): one for one in part}.values()) for key, part in tests.items()}
     cells = []
     for d in found:
+        layer = "" if d.layer is None else f"layer {d.layer}"
+        test = apart(d.measured_on, several[d.task, d.layer])
         digits = 2 if d.task == SCORE else measure_of(d.task, d.metric).decimals + 1
         low, high = d.interval or (float("nan"), float("nan"))
         cells.append(
             [
-                d.task if d.layer is None else f"{d.task}, layer {d.layer}",
+                ", ".join(filter(None, [d.task, layer, test])),
                 d.metric,
                 d.encoder,
                 f"{d.value:.{digits}f}",

@@ -22,7 +22,7 @@ from speechft.parallel.claims import Workers
 from speechft.parallel.sharing import is_settled
 from speechft.results import ResultRow, read_rows, write_rows
 from speechft.storage.locks import lock, waiting
-from speechft.storage.outputs import check_own, is_overwriting, replacing
+from speechft.storage.outputs import OTHERS, check_own, is_overwriting, replacing
 from speechft.tasks import TASKS, find_task, is_task
 from speechft.tasks.base import Task
 
@@ -56,11 +56,7 @@ def evaluate(
     digests = {candidate.name: candidate.digest() for candidate in candidates}
     tasks, by_task = open_tasks(corpus, config, folder)
     file = folder / "results.jsonl"
-
-    def earlier_run() -> bool:
-        return bool(read_rows(file))  # of which every one that stays true is kept
-
-    check_own(file, earlier=earlier_run)
+    check_own(file, earlier=lambda: has_rows(file))
     cache, failures = DownsamplerCache(), Failures()
     jobs = [
         EncoderJobs(candidate, tasks, by_task, config, folder, seed=seed, cache=cache)
@@ -79,8 +75,8 @@ def evaluate(
     if not _stands(file, rows, digests):
         with waiting(60), lock(folder):
             if not _stands(file, rows, digests):  # another process may have written it meanwhile
-                with replacing(file, earlier=earlier_run) as hidden:
-                    write_rows(hidden, [*kept_rows(earlier_rows(file), rows, digests), *rows])
+                with replacing(file, earlier=lambda: has_rows(file)) as hidden:
+                    write_rows(hidden, with_earlier(earlier_rows(file), rows, digests))
     failures.raise_any(folder)
     return rows
 
@@ -133,26 +129,38 @@ def earlier_rows(file: Path) -> list[ResultRow]:
     """
     try:
         return read_rows(file) if file.exists() else []
-    except DataError:
+    except DataError as error:
         if is_overwriting():
             return []
-        raise
+        raise DataError(error.message, hint=OTHERS) from None
+
+
+def has_rows(file: Path) -> bool:
+    """Return whether a file holds rows, of which every one that stays true is kept.
+
+    Raises:
+        DataError: It holds something else.
+    """
+    return bool(earlier_rows(file))
 
 
 def _stands(file: Path, rows: Sequence[ResultRow], digests: Mapping[str, str]) -> bool:
     """Return whether a file holds all that is to be written into it."""
     earlier = earlier_rows(file)
-    return file.exists() and [*kept_rows(earlier, rows, digests, tell=False), *rows] == earlier
+    return file.exists() and with_earlier(earlier, rows, digests, tell=False) == earlier
 
 
-def kept_rows(
+def with_earlier(
     earlier: Sequence[ResultRow],
     rows: Sequence[ResultRow],
     digests: Mapping[str, str],
     *,
     tell: bool = True,
 ) -> list[ResultRow]:
-    """Return the earlier rows that stay: nothing new replaces them, and names mean what they meant.
+    """Return new rows with those earlier ones that nothing replaces and whose names mean the same.
+
+    Encoders keep the places that they had, so that the first stays first; of each, what was asked
+    for last comes last, see `speechft.belonging.newest`.
 
     Args:
         earlier: Rows that the folder held.
@@ -172,4 +180,5 @@ def kept_rows(
             kept.append(row)
     for name in sorted(others) if tell else ():
         warn(f"{name} is another encoder than before: earlier figures of that name are left out")
-    return kept
+    places = {row.encoder: place for place, row in reversed([*enumerate([*earlier, *rows])])}
+    return sorted([*kept, *rows], key=lambda row: places[row.encoder])

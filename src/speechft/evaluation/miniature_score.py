@@ -8,6 +8,7 @@ from importlib import resources
 
 import numpy as np
 
+from speechft.belonging import side_by_side
 from speechft.config import Config
 from speechft.data.manifest import Corpus
 from speechft.results import ResultRow, mean_over_seeds, of_all_layers
@@ -74,7 +75,7 @@ def scores(rows: Sequence[ResultRow], evaluated: Mapping[str, Corpus]) -> dict[s
     """
     anchors = load_anchors()
     figures: dict[str, dict[str, float]] = {}
-    for row in mean_over_seeds(of_all_layers(rows)):
+    for row in mean_over_seeds(of_all_layers(side_by_side(rows).rows)):
         if row.metric == find_task(row.task).metric:
             figures.setdefault(row.encoder, {})[row.task] = row.value
     fits = all(corpus.info.get("spec") == anchors.corpus for corpus in evaluated.values())

@@ -34,8 +34,10 @@ def read_items(path: Path) -> list[Item]:
     try:
         return [_item(parse_json(line)) for line in read_lines(path)]
     except (OSError, ValueError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"predictions {path} cannot be read: {error}", hint="evaluate that encoder again"
+            f"predictions {path} cannot be read: {reason}",
+            hint="copy the folder evaluation beside results.jsonl, or evaluate that encoder again",
         ) from None
 
 

@@ -7,6 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from speechft.belonging import side_by_side
 from speechft.errors import DataError
 from speechft.evaluation.superb_score import CONSTANTS, FITTED, superb_score
 from speechft.results import ResultRow, mean_over_seeds, of_all_layers, of_part
@@ -127,14 +128,15 @@ def superb_table(rows: Sequence[ResultRow]) -> SuperbTable:
     """Put the SUPERB figures of evaluated encoders beside published ones.
 
     Args:
-        rows: Of evaluations on test; those of other tasks are left out, and published rows without
-            any of the tasks.
+        rows: As in files: of evaluations on test, see `side_by_side`; those of other tasks are left
+            out, and published rows without any of the tasks.
 
     Raises:
         DataError: There is no figure of a task of SUPERB.
     """
-    whole = mean_over_seeds(of_all_layers(rows))
-    shown = [row for row in of_part(whole, "test") if row.task in SUPERB]
+    tested = [row for row in of_part(of_all_layers(rows), "test") if row.task in SUPERB]
+    together = side_by_side(tested)
+    shown = mean_over_seeds(together.rows)
     keys = tuple(
         dict.fromkeys((task, row.metric) for task in SUPERB for row in shown if row.task == task)
     )
@@ -152,7 +154,7 @@ def superb_table(rows: Sequence[ResultRow]) -> SuperbTable:
         for one in PUBLISHED
         if one.figures.keys() & set(keys)
     ]
-    return SuperbTable(keys, (*lines, *others), tuple(_notes(shown, lines)))
+    return SuperbTable(keys, (*lines, *others), (*together.notes, *_notes(shown, lines)))
 
 
 def scored_table(rows: Sequence[ResultRow]) -> SuperbTable | None:
@@ -203,9 +205,7 @@ def as_latex(table: SuperbTable) -> str:
 
 
 def _line(name: str, protocol: str, rows: Sequence[ResultRow]) -> Line:
-    figures: dict[Key, float] = {}
-    for row in rows:
-        figures.setdefault((row.task, row.metric), row.value)
+    figures = {(row.task, row.metric): row.value for row in rows}
     rates = {row.task: row.learning_rate for row in rows if row.learning_rate is not None}
     return Line(name, protocol, figures, _scores(figures), rates)
 

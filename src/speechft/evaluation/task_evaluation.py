@@ -93,14 +93,32 @@ class TaskEvaluation:
             "splits": splits,
             "precision": resolve_precision(config.precision, pick_device()),
         }
-        changed = config.model_dump(mode="json", exclude_defaults=True)
-        resolved |= {key: value for key, value in changed.items() if key not in APART}
+        resolved |= self._changed
         if self.codec is not None:
             resolved["frame_codec"] = self.codec
         if task.language_model is not None:
             resolved["beam_search"] = config.beam_search.as_dict()
             manifests["language model"] = file_digest(task.language_model.file)
         return Identity(self.digest, task.name, manifests, resolved, tuple(self.seeds))
+
+    @cached_property
+    def _changed(self) -> dict[str, Any]:
+        """Return what of the configuration differs from the defaults and may change figures."""
+        changed = self.config.model_dump(mode="json", exclude_defaults=True)
+        return {key: value for key, value in changed.items() if key not in APART}
+
+    @property
+    def told_settings(self) -> dict[str, str]:
+        """Return in words what tells this evaluation from others of the corpus and protocol.
+
+        Single layers have rows of their own, and change nothing in those of all.
+        """
+        told = {key: str(value) for key, value in self._changed.items() if key != "layers"}
+        if self.task.language_model is not None:
+            told["language model"] = Path(str(self.config.language_model)).name
+            search = self.config.beam_search.model_dump(exclude_defaults=True)
+            told |= {key.replace("_", " "): str(value) for key, value in search.items()}
+        return told
 
     @cached_property
     def folder(self) -> Path:
@@ -230,10 +248,14 @@ class TaskEvaluation:
         Raises:
             DataError: The evaluation has not been run.
         """
-        place = self.folder.relative_to(self.out)
+        place, settings = self.folder.relative_to(self.out), self.told_settings
         return [
             row.model_copy(
-                update={**self.candidate.label(), "predictions": str(place / str(row.predictions))}
+                update={
+                    **self.candidate.label(),
+                    "predictions": str(place / str(row.predictions)),
+                    "details": {**row.details, **({"settings": settings} if settings else {})},
+                }
             )
             for row in read_rows(self.folder / "results.jsonl")
         ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from speechft.arguments import Paths
-from speechft.console import Bar, progress_bar
+from speechft.console import Bar, progress_bar, warn
 from speechft.data.acoustics import SAMPLE_RATE
 from speechft.data.waveform import place_of
 from speechft.devices import PRECISIONS, Precision, Resolved, pick_device, resolve_precision
@@ -185,6 +185,11 @@ class _Extraction:
     def run(self, folder: Path) -> None:
         """Have all written that is not there, by whatever processes; complete the report."""
         self._writer.clear(self._cuts)
+        if damaged := self._writer.damaged(self._cuts):
+            warn(
+                f"{len(damaged)} files of features are cut off and written anew, the first: "
+                f"{damaged[0]}"
+            )
         report, missing = self._report, self._missing(self._cuts)
         report.skipped = len(self._cuts) - len(missing)
         announce(missing.values())

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from speechft.commands import command
 from speechft.data.containers import AUDIO_SUFFIXES, FOREIGN_SUFFIXES
+from speechft.data.corpora.kaldi import SCP, is_of_kaldi
 from speechft.data.corpora.reading import Reading
 from speechft.data.corpora.settings import place_and_settings
 from speechft.data.folders import CORPUS_FILE, look_below
+from speechft.data.issues import refused_for
 from speechft.data.tables import SUFFIXES, is_manifest, is_table, read_table
 from speechft.errors import DataError, SpeechftError
 from speechft.storage.remote import address_of, joined, stat
@@ -118,6 +120,8 @@ def is_data(name: str | Path) -> bool:
         return stat(joined(address, CORPUS_FILE)) is not None
     path = Path(os.path.expanduser(place_and_settings(str(name))[0]))
     suffix = path.suffix.lower()
+    if is_of_kaldi(path):
+        return True
     if path.is_file() or path.is_symlink():
         return suffix not in _WEIGHTS and (
             suffix in (*AUDIO_SUFFIXES, *FOREIGN_SUFFIXES, ".parquet", ".csv", ".tsv", ".tab")
@@ -126,14 +130,16 @@ def is_data(name: str | Path) -> bool:
         )
     if not path.is_dir():
         return False
-    if (path / CORPUS_FILE).is_file():
+    if (path / CORPUS_FILE).is_file() or refused_for(path) is not None:
         return True
     if (path / "config.json").is_file() or any(p.suffix in _WEIGHTS for p in path.iterdir()):
         return False
     below = look_below(path)
     if not below.audio and any(path.glob("*/*config.json")):  # encoders or adapters lie below
         return False
-    return bool(below.audio) or any(p.suffix == ".parquet" or is_table(p) for p in below.others)
+    return bool(below.audio) or any(
+        p.suffix == ".parquet" or p.name == SCP or is_table(p) for p in below.others
+    )
 
 
 def _reads(path: Path) -> bool:
@@ -162,6 +168,8 @@ def _inspected(name: str | Path) -> DataInspection:
         return _corpus(address)
     place, settings = place_and_settings(str(name))
     path = Path(os.path.expanduser(place))
+    if is_of_kaldi(path):
+        return _recordings(path.parent, str(path.parent), Reading.of(settings))
     if path.is_dir() and (path / CORPUS_FILE).is_file():
         return _corpus(path)
     if path.is_dir() or is_table(path) or path.suffix.lower() == ".parquet":

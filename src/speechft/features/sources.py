@@ -14,11 +14,13 @@ from speechft.commands import command
 from speechft.console import warn
 from speechft.data.columns import Naming
 from speechft.data.containers import AUDIO_SUFFIXES
+from speechft.data.corpora.kaldi import SCP, is_of_kaldi
 from speechft.data.corpora.reading import Reading
 from speechft.data.corpora.settings import place_and_settings
 from speechft.data.cuts import read_cuts
 from speechft.data.folders import locate, look_below
 from speechft.data.inspection import inspect
+from speechft.data.issues import check_not_refused
 from speechft.data.manifest import CORPUS_FILE, Corpus, open_corpus
 from speechft.data.segments import Segment, segment_of
 from speechft.data.tables import is_manifest, is_table, read_table
@@ -80,16 +82,21 @@ def find_sources(arguments: Paths) -> Sources:
         if path.is_dir() and (path / CORPUS_FILE).is_file():
             _add_corpus(sources, open_corpus(path))
         elif path.is_dir():
-            found = look_below(path).audio
-            if not found:
+            check_not_refused(path)
+            below = look_below(path)
+            if not below.audio:
+                if any(p.name == SCP for p in below.others):
+                    raise _kaldi_error(path)
                 raise DataError(
                     f"folder {path} holds no audio; looked for {' '.join(sorted(AUDIO_SUFFIXES))}"
                 )
-            for file in found:
+            for file in below.audio:
                 files.setdefault(file, []).append(Segment())
             parents.append(path)
         elif path.is_file() and (path.name.endswith(_MANIFESTS) or _is_manifest(path)):
             _add_manifest(sources, path)
+        elif is_of_kaldi(path):
+            raise _kaldi_error(path)
         elif path.suffix.lower() == ".parquet" and path.is_file():
             raise DataError(
                 f"{path} is parquet, whose audio has no files",
@@ -112,6 +119,13 @@ def find_sources(arguments: Paths) -> Sources:
             else:
                 _add(sources, name + suffix, cut)
     return sources
+
+
+def _kaldi_error(path: Path) -> DataError:
+    return DataError(
+        f"{path} is of Kaldi, whose recordings a corpus names",
+        hint=f"{command('prepare', 'generic', path, out='DIR')}, then give DIR",
+    )
 
 
 def _add_address(sources: Sources, address: str) -> None:

@@ -15,7 +15,7 @@ from speechft.data.places import file_of
 from speechft.errors import CheckpointError, RunError
 from speechft.storage.disk import remove
 from speechft.storage.files import atomic_write, create_text, json_text, read_json, write_error
-from speechft.storage.headers import sorted_metadata
+from speechft.storage.headers import is_whole, sorted_metadata
 from speechft.storage.outputs import refuse
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ class Writer:
         self._manifests, self._nonfinite = manifests, nonfinite
         self._suffix = f".{settings['format']}"
         self._known: set[str] = set()
+        self._whole: set[str] = set()
         self._begun = False
 
     def _is_known(self, note: str) -> bool:
@@ -107,6 +108,11 @@ class Writer:
         except CheckpointError:
             old = None
         known = old if isinstance(old, dict) else {}
+        if known.keys().isdisjoint(self.settings):
+            raise RunError(
+                f"{self._out / RECORD_NAME} was not written by extract",
+                hint="choose another --out, or look what it is and move it away",
+            )
         different = [name for name, value in self.settings.items() if known.get(name) != value]
         if different:
             told = ", ".join(
@@ -114,7 +120,7 @@ class Writer:
             )
             raise RunError(
                 f"{self._out} holds features that were made otherwise: {told}",
-                hint="choose another --out, or remove that folder",
+                hint="choose another --out, or the settings that they were made with",
             )
 
     def has(self, name: str, cut: Cut) -> bool:
@@ -123,12 +129,22 @@ class Writer:
         Of audio at an address, what its manifest told when they were written is what it tells now.
         """
         path = self.path(name)
-        if not path.exists() or not self._is_ours(name):
+        if not path.exists() or not self._is_ours(name) or not self._is_whole(name):
             return False
         if name in self._manifests:
             return True
         audio = Path(file_of(cut.recording.sources[0].source))
         return audio.exists() and path.stat().st_mtime_ns >= audio.stat().st_mtime_ns
+
+    def _is_whole(self, name: str) -> bool:
+        if name not in self._whole and is_whole(self.path(name)):
+            self._whole.add(name)
+        return name in self._whole
+
+    def damaged(self, names: Iterable[str]) -> list[Path]:
+        """Return the files of features that are there and cut off: they do not count."""
+        there = (name for name in names if self.path(name).exists())
+        return [self.path(name) for name in there if not self._is_whole(name)]
 
     def path(self, name: str) -> Path:
         """Return where the features of an item go."""

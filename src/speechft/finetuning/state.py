@@ -22,6 +22,7 @@ from speechft.console import warn
 from speechft.errors import CheckpointError
 from speechft.finetuning.layers import transformer_layers
 from speechft.parallel import process_group
+from speechft.progress import CHECKPOINTS, step_of
 from speechft.storage.disk import is_regular
 from speechft.storage.files import atomic_write, file_digest
 
@@ -251,20 +252,20 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any], keep: int = 
     digest = hashlib.sha256(content).hexdigest()[:16]
     with atomic_write(folder / f"step-{step:08d}-{digest}.pt") as file:
         file.write(content)
-    for path in sorted(folder.glob("step-*.pt"))[:-keep]:
+    for path in sorted(folder.glob(CHECKPOINTS))[:-keep]:
         path.unlink(missing_ok=True)
 
 
 def forget_after(folder: Path, step: int) -> None:
     """Remove the checkpoints of later steps below a folder: who goes back does them again."""
-    for path in folder.rglob("step-*.pt"):
-        if int(path.stem.split("-")[1]) > step:
+    for path in folder.rglob(CHECKPOINTS):
+        if step_of(path) > step:
             path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Return the newest intact state, or None; a damaged file is passed over with a word."""
-    for path in sorted(folder.glob("step-*.pt"), reverse=True):
+    for path in sorted(folder.glob(CHECKPOINTS), reverse=True):
         if is_regular(path) and file_digest(path)[:16] == path.stem.rpartition("-")[2]:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             return state

@@ -10,13 +10,13 @@ from typing import Any
 
 from speechft.commands import command
 from speechft.encoders.conversion.adapters import find_adapter
-from speechft.encoders.opening import WEIGHT_SUFFIXES, resolve_encoder
+from speechft.encoders.opening import resolve_encoder
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.merging import lineage
 from speechft.merging.plan import build_plan
 from speechft.merging.sources import open_models
 from speechft.merging.stream import NoSink, run
-from speechft.storage.files import CONFIG_NAME
+from speechft.storage.files import CONFIG_NAME, WEIGHT_SUFFIXES
 
 APART = 1.5
 """How many times nearer (in 1 - cosine) the first of two related candidates has to be. A sibling

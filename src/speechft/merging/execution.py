@@ -10,7 +10,6 @@ from typing import Any
 
 from speechft.console import progress_bar
 from speechft.encoders.conversion.checkpoints import Checkpoint
-from speechft.encoders.opening import WEIGHT_SUFFIXES
 from speechft.errors import ConfigError
 from speechft.merging import lineage, output
 from speechft.merging.checks import refuse
@@ -28,6 +27,7 @@ from speechft.merging.sources import (
 )
 from speechft.merging.stream import ArraySink, Combiner, NoSink, Sink, run
 from speechft.merging.writers import folder_settings, write_folder, write_s3prl, write_tensors
+from speechft.storage.files import WEIGHT_SUFFIXES
 from speechft.storage.remote import address_of
 from speechft.storage.uploads import output_at
 

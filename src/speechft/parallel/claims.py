@@ -87,6 +87,8 @@ class Seen:
     why: str | None = None
     """What went wrong."""
     content: Mapping[str, Any] | None = None
+    step: int | None = None
+    """Of a training: the update that its newest checkpoint is of."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -98,6 +100,7 @@ class Seen:
             **where,
             "since": content.get("since"),
             "why": self.why,
+            "step": self.step,
         }
 
 

@@ -13,9 +13,7 @@ from typing import Any
 
 from speechft.console import log
 from speechft.errors import DataError, RunError, SpeechftError, TrainingError
-from speechft.parallel.claims import FOLDER, Claim, Seen, Workers, look
-from speechft.storage.remote import address_of
-from speechft.storage.uploads import path_here, standing
+from speechft.parallel.claims import FOLDER, Claim, Seen, Workers
 
 _PAUSE = 0.1, 2.0
 """Seconds between two looks at what others do, at first and at most."""
@@ -262,23 +260,3 @@ def _error_of(seen: Seen) -> SpeechftError:
     kind = _KINDS.get(str(content.get("kind")), DataError)
     hint = content.get("hint")
     return kind(str(content.get("why")), hint=hint if isinstance(hint, str) else None)
-
-
-def status(out: str | Path) -> list[Seen]:
-    """Return what is done, running, failed or left of the work that processes share in a folder.
-
-    Args:
-        out: The folder that the command writes to, or the address: of that, what processes of this
-            machine are at.
-
-    Returns:
-        The units in the order of the work; none where all of it is done and no process is at it.
-
-    Raises:
-        RunError: There is no such folder; nothing of ours is at the address, nor on its way there.
-    """
-    folder, address = path_here(out), address_of(out)
-    if folder.is_dir() or (address is not None and standing(address).files):
-        return look(folder)
-    what = "is no folder" if address is None else "holds no output of speechft"
-    raise RunError(f"{address or folder} {what}", hint="give the --out of the command that works")

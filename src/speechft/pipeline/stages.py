@@ -23,13 +23,12 @@ from speechft.naming import masked, public_name
 from speechft.pipeline.evaluating import alphas_of, evaluate_between, evaluate_on_test
 from speechft.pipeline.opening import open_corpora, open_run
 from speechft.pipeline.state import Run
+from speechft.progress import RECIPE_NAME, RUN_NAME
 from speechft.recipe import Recipe
 from speechft.reporting.analysis import analysis_stage
 from speechft.reporting.folder import (
-    RECIPE_NAME,
     REPORT_NAME,
     RESULTS_NAME,
-    RUN_NAME,
     curve_of,
     write_report,
 )

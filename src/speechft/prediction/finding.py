@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechft.commands import command
+from speechft.console import log
 from speechft.errors import CheckpointError, DataError
 from speechft.naming import public_name
 from speechft.results import ResultRow, Role, read_rows
@@ -56,8 +57,8 @@ def find_pipeline(folder: Path, name: str | None, task: str | None) -> Path:
     fit = [c for c in found if name in (None, c.name) and task in (None, c.task)]
     fit = [c for c in fit if c.file is not None] or fit
     if name is None:  # the merged encoder is what a run is for
-        merged = {c.task: c for c in reversed(fit) if c.role is Role.MERGED}
-        fit = [*merged.values(), *(c for c in fit if c.task not in merged)]
+        merged = {c.task: c.name for c in reversed(fit) if c.role is Role.MERGED}
+        fit = [c for c in fit if merged.get(c.task, c.name) == c.name]
     kept = {(choice.name, choice.task): choice for choice in fit}
     if len(kept) != 1:
         raise _not_one(folder, kept, found)
@@ -67,6 +68,8 @@ def find_pipeline(folder: Path, name: str | None, task: str | None) -> Path:
         if about.predicts_files:
             raise _none(choice.folder)
         raise DataError(f"task {about.name} does not predict on a file: {about.no_files}")
+    if len(files := {c.file for c in fit}) > 1:
+        log(f"{choice.name}, {choice.task}: of {len(files)} heads the newest, {choice.folder}")
     return choice.file
 
 

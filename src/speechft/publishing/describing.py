@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechft.belonging import left_out, newest, settings_of
 from speechft.cards.card import Card, read_card, with_metadata
 from speechft.cards.licences import check_licence, identifier
 from speechft.console import log
@@ -14,7 +15,7 @@ from speechft.encoders.conversion.adapters import ADAPTER_NAME
 from speechft.errors import CheckpointError, ConfigError, DataError
 from speechft.naming import hub_id, is_hub_id
 from speechft.publishing.contents import File
-from speechft.results import ResultRow, mean_over_seeds, of_all_layers, read_rows
+from speechft.results import ResultRow, mean_over_seeds, of_all_layers, of_part, read_rows
 from speechft.storage.files import CONFIG_NAME, read_json
 from speechft.tasks import find_task, is_task, measure_of
 from speechft.tasks.base import Task
@@ -116,6 +117,8 @@ def _plain_body(folder: Path, config: Any) -> str:
 def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
     """Return the test figures that files of results hold for a model, means over probe seeds.
 
+    Of several evaluations of the same test the newest counts, see `newest`; the others are told.
+
     Args:
         sources: Files ``results.jsonl``, or folders that hold one.
         digests: By which the model is known in them; rows of others are not its figures.
@@ -126,11 +129,7 @@ def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
     rows = []
     for source in sources:
         rows += read_rows(source / RESULTS_NAME if source.is_dir() else source)
-    own = [
-        row
-        for row in of_all_layers(rows)
-        if row.encoder_digest in digests and row.part != "dev"  # which chose the merge
-    ]
+    own = tested_of(rows, digests)
     if rows and not own:
         named = ", ".join(dict.fromkeys(row.encoder for row in rows))
         raise DataError(
@@ -138,8 +137,17 @@ def figures_of(sources: Sequence[Path], digests: set[str]) -> list[ResultRow]:
             f"{', '.join(sorted(d[:12] for d in digests))}, they are of {named}",
             hint="give the folder of an evaluation of this model with --results",
         )
-    named_alike = [row.model_copy(update={"encoder": "", "alpha": None}) for row in own]
-    return mean_over_seeds(named_alike)
+    alike = {"encoder": "", "encoder_digest": "", "alpha": None}
+    counted, older = newest(row.model_copy(update=alike) for row in own)
+    for note in left_out(counted, older):
+        log(note)
+    return mean_over_seeds(counted)
+
+
+def tested_of(rows: Sequence[ResultRow], digests: set[str]) -> list[ResultRow]:
+    """Return a model's figures on test, not on dev, which chose the merge; see `figures_of`."""
+    tested = of_part(of_all_layers(rows), "test")
+    return [row for row in tested if row.encoder_digest in digests]
 
 
 def eval_result(row: ResultRow) -> Any:
@@ -184,7 +192,12 @@ def _how(row: ResultRow) -> str:
     interval = "no interval"
     if row.interval is not None:
         interval = f"95 % interval {row.interval[0]:.2f} to {row.interval[1]:.2f}"
-    return f"{interval}, protocol {row.protocol}, frozen encoder"
+    return ", ".join([interval, *_settings(row), f"protocol {row.protocol}", "frozen encoder"])
+
+
+def _settings(row: ResultRow) -> list[str]:
+    """Return what of an evaluation differed from the defaults, such as ``limit 7``."""
+    return [f"{name} {value}" for name, value in settings_of(row).items()]
 
 
 def _figures(rows: Sequence[ResultRow]) -> str:
@@ -199,7 +212,8 @@ def _figures(rows: Sequence[ResultRow]) -> str:
     ]
     for row in rows:
         low_high = "" if row.interval is None else f"{row.interval[0]:.2f} to {row.interval[1]:.2f}"
-        data = f"{row.details.get('corpus', 'not named')}, {row.split}"
+        named = str(row.details.get("corpus", "not named"))
+        data = ", ".join([named, row.split, *_settings(row)])
         figure = measure_of(row.task, row.metric).heading
         cells = (row.task, data, figure, f"{row.value:.2f}", low_high, str(row.n), row.protocol)
         lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from speechft.cards.card import CARD_NAME, read_card
+from speechft.console import log
 from speechft.encoders.load import digest_of
 from speechft.errors import CheckpointError, SpeechftError
 from speechft.publishing.contents import File, private_things, read_contents
-from speechft.publishing.describing import RESULTS_NAME, figures_of, published_card
+from speechft.publishing.describing import RESULTS_NAME, figures_of, published_card, tested_of
 from speechft.publishing.upload import Upload, check_repo_id, upload
+from speechft.results import ResultRow, read_rows
 from speechft.storage.files import CONFIG_NAME, encoder_digest
 
 
@@ -126,17 +128,20 @@ def _places(results: Any) -> list[Path]:
     return [Path(os.path.expanduser(name)) for name in named]
 
 
-def _near(folder: Path) -> list[Any]:
+def _near(folder: Path) -> list[ResultRow]:
     """Return the figures of a model that lie in its folder, or in that of its run, if there are."""
-    near = [p for p in (folder, folder.parent) if (p / RESULTS_NAME).is_file()]
     digests = _digests(folder)
-    found: list[Any] = []
-    for place in near:
-        try:
-            found += figures_of([place], digests)
-        except SpeechftError:  # of something else that lies there
-            continue
-    return found
+    near = [p for p in (folder.parent, folder) if (p / RESULTS_NAME).is_file()]
+    own = [p for p in near if _tells_of(p, digests)]
+    return figures_of(own, digests)
+
+
+def _tells_of(place: Path, digests: set[str]) -> bool:
+    try:
+        return bool(tested_of(read_rows(place / RESULTS_NAME), digests))
+    except SpeechftError as error:  # of something else that lies there
+        log(f"no figures are taken from there: {error.message}")
+        return False
 
 
 def _digests(folder: Path) -> set[str]:

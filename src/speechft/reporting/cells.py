@@ -78,11 +78,10 @@ def _cell(figures: Figures, name: str, column: Column, colours: Mapping[Figure, 
     row, value = figures.row(name, column), figures.value(name, column)
     if row is None or value is None:
         return Cell(MISSING)
-    look, text = figures.looks[name], number(value, column.decimals)
     return Cell(
-        text,
+        number(value, column.decimals),
         interval=_interval(row, column.decimals),
-        best=look is not Look.FLOOR and text == figures.best(column),
+        best=figures.is_best(name, column),
         unconverged=row.details.get("converged") is False,
         **_difference(figures, name, column, value, colours),
     )
@@ -92,9 +91,8 @@ def _difference(
     figures: Figures, name: str, column: Column, value: float, colours: Mapping[Figure, str]
 ) -> dict[str, str]:
     """Return text and verdict of the difference to the pre-trained encoder."""
-    reference = figures.reference
-    base = figures.value(reference, column) if reference else None
-    if base is None or name == reference or figures.looks[name] is Look.FLOOR:
+    base = figures.base(name, column)
+    if base is None or name == figures.reference or figures.looks[name] is Look.FLOOR:
         return {}
     verdict = colours.get((name, column.task, column.metric), "near")
     return {"delta": number(value - base, column.decimals, signed=True), "verdict": verdict}
@@ -178,7 +176,12 @@ def _details(row: ResultRow) -> dict[str, str]:
         for key, value in details.items()
         if key not in _LISTED and isinstance(value, bool | int | float | str)
     }
-    return {**others, **known, "encoder digest": row.encoder_digest[:12]}
+    return {
+        **others,
+        **known,
+        "encoder digest": row.encoder_digest[:12],
+        "evaluation": (row.evaluation or "")[:8],
+    }
 
 
 def _grid(grid: Mapping[Any, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from rapidfuzz.distance import Levenshtein
 
+from speechft.belonging import measured_on, newest_test
 from speechft.data.text import units_of
 from speechft.evaluation.predictions import items_of
 from speechft.reporting.figures import Figures, Look, spread
@@ -73,6 +74,7 @@ def examples_of(rows: Sequence[ResultRow], folder: Path) -> list[TaskExamples]:
     """Return examples by task: of texts, of which edits were counted, and of labels.
 
     Answers of other kinds, such as scores of trials, turns and classes of frames, have none.
+    Where a task was measured on several tests, they are of the newest.
 
     Args:
         rows: Figures of probes on all layers.
@@ -84,7 +86,9 @@ def examples_of(rows: Sequence[ResultRow], folder: Path) -> list[TaskExamples]:
     found = []
     for task in dict.fromkeys(row.task for row in rows):
         items: dict[str, dict[Key, Item]] = {}
-        for row in _chosen([row for row in rows if row.task == task]):
+        own = [row for row in rows if row.task == task]
+        test = newest_test(own)
+        for row in _chosen([row for row in own if measured_on(row) == test]):
             read = items_of(row, folder)
             if not (_are_texts(read) or _are_labels(read)):
                 break

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from speechft.belonging import measured_on, newest_test
 from speechft.results import ResultRow, Role
 from speechft.tasks import find_task, is_task, measure_of
 
@@ -92,7 +93,7 @@ class Column:
 
 
 class Figures:
-    """Rows by encoder and column, both in order of appearance; a later row replaces an earlier."""
+    """Rows by encoder and column, both in order of appearance; see `side_by_side` for the rows."""
 
     def __init__(self, rows: Iterable[ResultRow]) -> None:
         self.rows = tuple(rows)
@@ -121,14 +122,27 @@ class Figures:
         """Return the first encoder with a look."""
         return next((name for name in self.encoders if self.looks[name] is look), None)
 
-    def best(self, column: Column) -> str | None:
-        """Return the displayed value of the best encoder that is no floor; None for less than 2."""
+    def base(self, encoder: str, column: Column) -> float | None:
+        """Return the pre-trained encoder's figure, where another was measured on the same test."""
+        own, base = (self.row(name or "", column) for name in (encoder, self.reference))
+        alike = own is not None and base is not None and measured_on(own) == measured_on(base)
+        return self.value(self.reference or "", column) if alike else None
+
+    def is_best(self, encoder: str, column: Column) -> bool:
+        """Return whether an encoder's displayed value is the best of several that are no floors.
+
+        Of what was measured on several tests, figures of the newest count.
+        """
         rivals = [name for name in self.encoders if self.looks[name] is not Look.FLOOR]
-        values = [value for name in rivals if (value := self.value(name, column)) is not None]
-        if len(values) < 2:
-            return None
-        pick: Callable[[Sequence[float]], float] = max if column.higher_is_better else min
-        return number(pick(values), column.decimals)
+        rows = {name: row for name in rivals if (row := self.row(name, column)) is not None}
+        test = newest_test(rows.values()) if rows else {}
+        alike = [name for name, row in rows.items() if measured_on(row) == test]
+        values = {n: value for n in alike if (value := self.value(n, column)) is not None}
+        if encoder not in values or len(values) < 2:
+            return False
+        pick: Callable[[Iterable[float]], float] = max if column.higher_is_better else min
+        best = number(pick(values.values()), column.decimals)
+        return number(values[encoder], column.decimals) == best
 
 
 def _columns(rows: Sequence[ResultRow]) -> tuple[Column, ...]:

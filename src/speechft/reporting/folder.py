@@ -16,11 +16,13 @@ from typing import Any
 
 from speechft.analysis.rows import AnalysisRow, read_analysis
 from speechft.analysis.sentences import sentences
+from speechft.belonging import side_by_side
 from speechft.commands import command
 from speechft.config import as_yaml, build
 from speechft.errors import ConfigError, DataError, SpeechftError
 from speechft.evaluation.superb_table import scored_table
 from speechft.naming import distinct_names, public, public_command, public_text
+from speechft.progress import RECIPE_NAME, RUN_NAME
 from speechft.recipe import Recipe, VerdictConfig
 from speechft.reporting.examples import examples_of
 from speechft.reporting.notes import costs_of, warnings_of
@@ -44,9 +46,6 @@ from speechft.verdict import colours, judge, verdict
 
 REPORT_NAME = "report.html"
 RESULTS_NAME = "results.jsonl"
-RECIPE_NAME = "recipe.yaml"
-RUN_NAME = "run.json"
-"""What a run records beside its figures: facts, seconds, memory_gb, scores, dev_splits, failed."""
 _HISTORY = "history.json"
 
 
@@ -134,11 +133,14 @@ def read_report(folder: Path) -> Report:
     recipe, text = _recipe(files)
     record = files.record
     failed = {str(task) for task in _listed(record.get("failed"))}
-    every = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
-    check_number(every)
+    written = [row for row in files.read(RESULTS_NAME, read_rows) or () if row.task not in failed]
+    check_number(written)
+    together, swept = side_by_side(written), _swept(files)
+    every = together.rows
+    if swept is not None:  # several sweeps into one folder stand there one after the other
+        every = sorted(every, key=lambda row: (row.alpha is not None, row.alpha or 0.0))
     rows = of_all_layers(of_part(every, "test"))
     histories = _histories(files, recipe)
-    swept = _swept(files)
     tuned_on = _tuned_on(recipe, swept, histories)
     curve = (
         []
@@ -151,6 +153,11 @@ def read_report(folder: Path) -> Report:
     suggestion = files.parse("suggestion.json", read_suggestion)
     examples = files.guarded("examples", lambda: examples_of(rows or between, folder)) or []
     if not (every or histories or analysis or swept or suggestion or recipe):
+        if files.problems:
+            raise DataError(
+                f"{folder} holds nothing that can be reported: {' '.join(files.problems)}",
+                hint="mend these files or move them away, or evaluate again into another folder",
+            )
         raise DataError(
             f"{folder} holds nothing to report",
             hint=f"give a folder that run, finetune, evaluate, analyze or sweep wrote: "
@@ -158,6 +165,7 @@ def read_report(folder: Path) -> Report:
         )
     few = VerdictConfig().min_items if recipe is None else recipe.verdict.min_items
     about = [f"Task {task} could not be evaluated in full; it is left out." for task in failed]
+    about += together.notes
     about += warnings_of(mean_over_seeds(every), histories, few)
     costs = costs_of(histories, _mapping(record.get("seconds")), _mapping(record.get("memory_gb")))
     return Report(
@@ -170,7 +178,7 @@ def read_report(folder: Path) -> Report:
         histories=histories,
         recipe=text,
         facts=_texts(public(record.get("facts"))),
-        superb=files.guarded("SUPERB table", lambda: scored_table(rows)),
+        superb=files.guarded("SUPERB table", lambda: scored_table(of_part(written, "test"))),
         colours=coloured,
         by_layer=tuple(mean_over_seeds(row for row in every if row.layer is not None)),
         analysis=tuple(analysis),

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from speechft.belonging import measured_on
 from speechft.evaluation.superb_table import at_edge
-from speechft.results import ResultRow
+from speechft.results import ResultRow, of_all_layers
 from speechft.tasks.left_out import PREPARED
 
 COST_HEADER = ("what", "time", "peak memory", "updates", "audio, h", "skipped updates")
@@ -125,11 +126,27 @@ def _differing(rows: Sequence[ResultRow]) -> Iterator[str]:
     protocols = dict.fromkeys(row.protocol for row in rows)
     if len(protocols) > 1:
         yield f"Figures of different protocols stand side by side: {', '.join(protocols)}."
-    sizes: dict[tuple[str, str, str], set[int]] = {}
-    for row in rows:
-        sizes.setdefault((row.task, row.metric, row.split), set()).add(row.n)
-    for task, split in dict.fromkeys(key[::2] for key, found in sizes.items() if len(found) > 1):
-        yield f"{task}: encoders were measured on different numbers of items of {split}."
+    yield from _evaluations(rows)
+
+
+def _evaluations(rows: Sequence[ResultRow]) -> Iterator[str]:
+    """Say where encoders in one column, which are of the same test, were not evaluated alike."""
+    tests: dict[tuple[str, str, str], dict[tuple[str | None, int], ResultRow]] = {}
+    for row in of_all_layers(rows):
+        key = row.task, row.part, str(measured_on(row))
+        tests.setdefault(key, {}).setdefault((row.evaluation, row.n), row)
+    for (task, *_), found in tests.items():
+        first = next(iter(found.values()))
+        if len({count for _, count in found}) > 1:
+            yield f"{task}: encoders were measured on different numbers of items of {first.split}."
+        elif len(found) > 1:
+            named = ", ".join(
+                f"{row.encoder} {(key or 'older')[:8]}" for (key, _), row in found.items()
+            )
+            yield (
+                f"{task}: encoders were measured by different evaluations ({named}): data or "
+                "settings were not all the same."
+            )
 
 
 def _few(rows: Sequence[ResultRow], least: int) -> Iterator[str]:

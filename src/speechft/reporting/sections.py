@@ -106,14 +106,13 @@ def trade_section(figures: Figures, tuned_on: Sequence[str]) -> Section | None:
 
 def trades_of(figures: Figures, tuned_on: Sequence[str]) -> list[Trade]:
     """Return what each encoder gained over the pre-trained one, floors left out."""
-    reference = figures.reference
     first = {column.task: column for column in reversed(figures.columns)}
     own = [column for task, column in first.items() if task in tuned_on]
-    if reference is None or not own:
+    if figures.reference is None or not own:
         return []
     trades = []
     for name in figures.encoders:
-        gains = {column: _gain(figures, name, reference, column) for column in figures.columns}
+        gains = {column: _gain(figures, name, column) for column in figures.columns}
         on_task = [g for c in own if (g := gains[c]) is not None]
         others = [g for c, g in gains.items() if c.task not in tuned_on and g is not None]
         if figures.looks[name] is not Look.FLOOR and len(on_task) == len(own) and others:
@@ -121,8 +120,8 @@ def trades_of(figures: Figures, tuned_on: Sequence[str]) -> list[Trade]:
     return trades
 
 
-def _gain(figures: Figures, name: str, reference: str, column: Column) -> float | None:
-    value, base = figures.value(name, column), figures.value(reference, column)
+def _gain(figures: Figures, name: str, column: Column) -> float | None:
+    value, base = figures.value(name, column), figures.base(name, column)
     return None if value is None or base is None else column.gain(value, base)
 
 

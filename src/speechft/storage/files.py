@@ -19,6 +19,8 @@ from speechft.storage.documents import MAX_YAML, parse_json, parse_yaml, read_li
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+"""Endings of files of weights; a name with one is no hub id."""
 INDEX_NAME = "model.safetensors.index.json"
 PROCESSOR_NAME = "preprocessor_config.json"
 MAX_NAME = 255

@@ -79,6 +79,35 @@ def read_header(path: Path) -> tuple[dict[str, TensorEntry], dict[str, str]]:
     return entries, metadata
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a file is there and not cut off, as far as that is told without reading it.
+
+    Any file holds something; safetensors and arrays of numpy have the bytes that they announce.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            read_header(path)
+        elif path.suffix == ".npy":
+            return _is_whole_array(path)
+        return path.is_file() and path.stat().st_size > 0
+    except (OSError, CheckpointError):
+        return False
+
+
+def _is_whole_array(path: Path) -> bool:
+    from numpy.lib import format as npy
+
+    with reading(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            if npy.read_magic(file) != (1, 0):
+                return True  # of structured types, which nothing here writes
+            shape, _, dtype = npy.read_array_header_1_0(file)
+        except ValueError:
+            return False
+        return file.tell() + math.prod(shape) * dtype.itemsize == size
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 

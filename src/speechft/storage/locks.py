@@ -18,6 +18,8 @@ from speechft.storage.disk import open_regular, sweep
 from speechft.storage.files import write_error
 
 LOCK_NAME = ".lock"
+_GLANCE = 0.2
+"""Seconds that a folder is tried at least: who only asks whether it is held has it for a moment."""
 
 _patience: ContextVar[float] = ContextVar("patience", default=0.0)
 
@@ -84,6 +86,37 @@ def lock_over(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process holds a folder, without keeping any other out of it.
+
+    Raises:
+        RunError: That cannot be told.
+    """
+    try:
+        descriptor = open_regular(folder / LOCK_NAME, follow=False)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unknown(folder, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise _unknown(folder, error) from error
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _unknown(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"whether a process is at work in {folder} cannot be told: {LOCK_NAME} there: "
+        f"{error.strerror}",
+        hint="ask as the user who works there, or look what it is",
+    )
+
+
 def is_busy(error: RunError) -> bool:
     """Return whether an error of `lock` says that another process holds the folder."""
     return isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EWOULDBLOCK
@@ -98,7 +131,7 @@ def _patiently_locked(folder: Path) -> int:
             return _locked(folder)
         except OSError as error:
             waited = time.monotonic() - begun
-            if error.errno != errno.EWOULDBLOCK or waited >= _patience.get():
+            if error.errno != errno.EWOULDBLOCK or waited >= max(_patience.get(), _GLANCE):
                 raise lock_error(folder, error) from error
         if waited > 1 and not told:
             log(f"waiting for another process that works in {folder}")

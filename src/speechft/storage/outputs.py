@@ -26,6 +26,11 @@ RECORD_NAME = ".speechft.json"
 _WHOLE = 1 << 20
 """Files up to this size are digested whole; of larger ones this much, spread over them."""
 
+_NOTHING = f"0-{hashlib.sha256().hexdigest()}"
+"""Fingerprint of an empty file."""
+OTHERS = "choose another --out, move it away, or replace it with --overwrite"
+"""What to do about somebody else's files in the place of ours."""
+
 _overwrite: ContextVar[bool] = ContextVar("overwrite", default=False)
 
 
@@ -103,7 +108,10 @@ def foreign(path: Path, known: Mapping[str, Any], new: Path | None = None) -> li
         str(path / name) if name else str(path)
         for name, print_ in found.items()
         if print_ == "unreadable"
-        or (print_ not in listed(known.get(name)) and (made is None or made.get(name) != print_))
+        or (
+            (print_ not in listed(known.get(name)) and (made is None or made.get(name) != print_))
+            and not (print_ == _NOTHING and known.get(name))
+        )  # emptied: nobody loses anything
     ]
 
 
@@ -142,7 +150,7 @@ def refuse(names: list[str], out: Path | None = None, by: str = "this command") 
             listed = f"{out} already holds {', '.join(inside)}{more}, which"
         raise RunError(
             f"{listed} was not written by {by}",
-            hint="choose another --out, move it away, or replace it with --overwrite",
+            hint=OTHERS,
         )
 
 
@@ -173,6 +181,12 @@ def written_at(path: Path) -> dict[str, Any]:
     inside = path.is_dir() and not path.is_symlink()
     content = _read(path / RECORD_NAME if inside else path.parent / RECORD_NAME)
     return content if inside else {"": content.get(path.name)} if path.name in content else {}
+
+
+def own_files(folder: Path) -> set[Path]:
+    """Return the files that commands wrote into a folder, as they wrote them."""
+    known = {folder / name: prints for name, prints in written_at(folder).items() if name}
+    return {path for path, prints in known.items() if not foreign(path, {"": prints})}
 
 
 def _read(record: Path) -> dict[str, Any]:

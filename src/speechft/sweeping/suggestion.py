@@ -32,6 +32,7 @@ from speechft.finetuning.splits import SplitReader
 from speechft.merging.repeated import Merger
 from speechft.runs import lock, stage
 from speechft.storage.files import json_digest, read_json, write_json
+from speechft.storage.headers import is_whole
 from speechft.sweeping.corpora import corpora_of, tell_corpora
 from speechft.sweeping.drawing import draw_suggestion
 from speechft.sweeping.merged import Place, merge_command
@@ -281,7 +282,7 @@ class _Job:
         with progress_bar("suggestion", len(GRID)) as bar:
             for alpha in GRID:
                 file = scratch / f".alpha-{alpha:g}.json"
-                if not file.is_file():
+                if not is_whole(file):
                     one = self._at(_encoder(place, merger, settings, alpha), alpha, reference)
                     write_json(file, [one.loss, one.kept_loss, list(one.similarity)])
                 loss, kept, similarity = read_json(file)

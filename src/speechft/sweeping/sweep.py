@@ -12,7 +12,7 @@ from speechft.console import log, warn
 from speechft.data.manifest import Corpus
 from speechft.errors import DataError, SpeechftError
 from speechft.evaluation.config import EvaluationConfig
-from speechft.evaluation.encoders import earlier_rows, kept_rows, open_tasks
+from speechft.evaluation.encoders import earlier_rows, has_rows, open_tasks, with_earlier
 from speechft.evaluation.failures import Failure, Failures
 from speechft.evaluation.identity import slug
 from speechft.evaluation.jobs import EncoderJobs, evaluate_all
@@ -32,7 +32,7 @@ from speechft.sweeping.judging import Change, Items, Judged, change_of, chosen, 
 from speechft.sweeping.merged import MergedCandidate, Place, merge_command
 from speechft.sweeping.settings import Point, SweepSettings, points_of, upper_bound_text
 from speechft.sweeping.tuning import find_tuning
-from speechft.sweeping.writing import RESULTS_FILE, check_place, has_rows, put_json
+from speechft.sweeping.writing import RESULTS_FILE, check_place, put_json
 from speechft.tasks.base import Task
 from speechft.tasks.measures import Item
 
@@ -245,13 +245,12 @@ class Bench:
         return Measured(point, jobs.digest, dev, tested, rows, failures.found)
 
     def write(self) -> None:
-        """Write all rows so far, after those of earlier commands that nothing replaces."""
+        """Write all rows so far, with those of earlier commands that nothing replaces."""
         file = self.folder / RESULTS_FILE
         earlier = earlier_rows(file)
         digests = {name: one.digest for name, one in self._measured.items()}
-        kept = kept_rows(earlier, self.rows, digests)
-        with replacing(file, earlier=lambda: has_rows(self.folder)) as hidden:
-            write_rows(hidden, [*kept, *self.rows])
+        with replacing(file, earlier=lambda: has_rows(file)) as hidden:
+            write_rows(hidden, with_earlier(earlier, self.rows, digests))
 
     def _candidate(self, point: Point) -> MergedCandidate:
         settings = self._settings

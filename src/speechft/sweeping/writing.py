@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from speechft.evaluation.encoders import has_rows
 from speechft.naming import public
-from speechft.results import read_rows
 from speechft.storage.files import json_text
 from speechft.storage.outputs import check_own, put_text
 
@@ -31,15 +31,6 @@ def check_place(folder: Path, *names: str) -> None:
     Raises:
         RunError: It does.
     """
-    check_own(folder / RESULTS_FILE, earlier=lambda: has_rows(folder))
+    check_own(folder / RESULTS_FILE, earlier=lambda: has_rows(folder / RESULTS_FILE))
     for name in names:
         check_own(folder / name)
-
-
-def has_rows(folder: Path) -> bool:
-    """Return whether the results there are rows, of which every one that stays true is kept.
-
-    Raises:
-        DataError: They are something else.
-    """
-    return bool(read_rows(folder / RESULTS_FILE))

@@ -18,6 +18,7 @@ from speechft.data.labels import label_of
 from speechft.data.manifest import Corpus, open_corpus
 from speechft.data.waveform import load_waveform
 from speechft.errors import DataError, SpeechftError
+from speechft.features.looks import DataInspection, inspect_anything
 from speechft.tasks import find_task
 
 
@@ -184,8 +185,31 @@ def test_parquet_with_decoded_samples_bytes_alone_or_paths(tmp_path: Path) -> No
             np.testing.assert_array_equal(found, samples)
         else:
             np.testing.assert_allclose(found, samples, atol=2**-15)
-    with pytest.raises(DataError, match="samples-without-a-rate"):
+    with pytest.raises(DataError, match=r"list\.parquet, row 1: the cell audio has samples wi"):
         find_corpus(str(tmp_path / "data" / "list.parquet"), tmp_path / "list")
+
+
+def test_a_row_without_audio_says_so(tmp_path: Path) -> None:
+    """Not that a file does not exist that nobody has heard of."""
+    values = {
+        "null": None,
+        "empty": {"bytes": None, "path": None},
+        "no path": "",
+        "no samples": {"array": ["a"], "sampling_rate": 16_000},
+        "no rate": {"array": [0.1], "sampling_rate": None},
+    }
+    for name, value in values.items():
+        root = tmp_path / name
+        rows = [{"audio": value, "text": "x"}]
+        if (isinstance(value, dict) and "bytes" in value) or value is None:
+            rows.append({"audio": {"bytes": encoded(0, "WAV"), "path": None}, "text": "y"})
+        write_parquet(root / "data" / "x.parquet", rows, {})
+        found = inspect_anything(root / "data" / "x.parquet")
+        assert isinstance(found, DataInspection)
+        ((where, problem),) = found.left_out.items()
+        assert where == "x.parquet, row 1 (unreadable-audio)"
+        assert problem.startswith("x.parquet, row 1: the cell audio has ")
+        assert found.read == len(rows) - 1
 
 
 def test_parquet_damage_is_named(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ import soundfile
 
 from speechft.data.corpora import build, find_corpus, generic
 from speechft.data.corpora.reading import Reading
+from speechft.data.folders import look_below
 from speechft.data.labels import label_of, phones_of
-from speechft.data.manifest import Corpus, load_waveform
+from speechft.data.manifest import Corpus, load_waveform, open_corpus
 from speechft.errors import DataError
+from speechft.features.looks import inspect_anything
+from speechft.features.sources import find_sources
+from speechft.runs import stage
+from speechft.storage.outputs import put_text
 
 
 def record(path: Path, seconds: float = 0.5, rate: int = 16_000, channels: int = 1) -> None:
@@ -378,3 +384,74 @@ def test_names_that_are_probably_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="speaker-overlap") as caught:
         generic.prepare(tmp_path / "my.csv", tmp_path / "disjoint", reading=asked)
     assert "1, also written 1.0" in (tmp_path / "disjoint" / "issues.tsv").read_text(), caught.value
+
+
+SHARED = "path,split,speaker\na.wav,train,anna\nb.wav,test,anna\n"
+
+
+def refuse(folder: Path, out: Path, text: str = SHARED) -> None:
+    with pytest.raises(DataError, match="cannot be prepared"):
+        generic.prepare(table(folder, text), out, reading=Reading(disjoint_speakers=True))
+
+
+def test_what_a_refused_preparation_left_is_no_corpus(tmp_path: Path) -> None:
+    """Neither its issues.tsv is read as a table, nor an older corpus with the issues of another."""
+    for name in "ab":
+        record(tmp_path / f"{name}.wav")
+    new, old = tmp_path / "new", tmp_path / "old"
+    generic.prepare(table(tmp_path, SHARED.replace("b.wav,test,anna", "b.wav,test,ben")), old)
+    for out in (new, old):
+        refuse(tmp_path, out)
+        readers: list[Callable[[], object]] = [
+            lambda out=out: inspect_anything(out),
+            lambda out=out: find_corpus(str(out), tmp_path / "work"),
+            lambda out=out: find_sources([out]),
+            lambda out=out: generic.prepare(out, tmp_path / "again"),
+        ]
+        if out == old:
+            readers[-1] = lambda: open_corpus(old)
+        for read in readers:
+            with pytest.raises(DataError) as caught:
+                read()
+            told = f"{out} is no corpus: its preparation was refused (speaker-overlap), see "
+            assert str(caught.value).startswith(f"{told}{out / 'issues.tsv'}\n")
+            assert "move each speaker" in str(caught.value)
+    corpus = generic.prepare(table(tmp_path, SHARED), old)  # once it is prepared, all is well
+    assert set(corpus.statistics) == {"train", "test"}
+    assert find_corpus(str(old), tmp_path / "work").digest == corpus.digest
+
+
+def test_a_refused_preparation_in_place_is_tried_again(tmp_path: Path) -> None:
+    for name in "ab":
+        record(tmp_path / f"{name}.wav")
+    refuse(tmp_path, tmp_path)
+    table(tmp_path, SHARED.replace("b.wav,test,anna", "b.wav,test,ben"))
+    corpus = generic.prepare(tmp_path, tmp_path, reading=Reading(disjoint_speakers=True))
+    assert set(corpus.statistics) == {"train", "test"}
+
+
+def test_a_refused_corpus_below_a_folder_is_passed_over(tmp_path: Path) -> None:
+    for name in "ab":
+        record(tmp_path / f"{name}.wav")
+    refuse(tmp_path, tmp_path / "out")
+    record(tmp_path / "out" / "audio" / "c.wav")
+    below = look_below(tmp_path)
+    assert [path.name for path in below.audio] == ["a.wav", "b.wav"]
+    assert [path.name for path in below.others] == ["my.csv"]
+
+
+def test_tables_that_our_commands_wrote_are_no_recordings(tmp_path: Path) -> None:
+    """Answers of predict beside the audio, outputs of stages; what was edited is the user's."""
+    for name in "ab":
+        record(tmp_path / f"{name}.wav")
+    answers = tmp_path / "answers.tsv"
+    put_text(answers, "path\tsplit\ttext\na.wav\ttrain\thello\n")
+    with stage(tmp_path / "work", name="evaluate", config={}) as work:
+        (work.scratch / "left_out.jsonl").write_text('{"path": "a.wav", "split": "train"}\n')
+        (work.scratch / "dump").mkdir()
+        (work.scratch / "dump" / "metadata.csv").write_text("path,split\na.wav,train\n")
+    assert generic.read_place(tmp_path, tmp_path, Reading()).sources == []
+    assert {path.name for path in look_below(tmp_path).others} <= {".lock"}
+    assert find_corpus(str(tmp_path), tmp_path / "out").statistics["train"]["utterances"] == 2
+    answers.write_text("path\tsplit\ttext\nb.wav\ttrain\thello\n")
+    assert generic.read_place(tmp_path, tmp_path, Reading()).sources == [answers]

@@ -80,6 +80,7 @@ def find_corpus(name: str, work_folder: Path) -> Corpus:
 
 def _find(name: str, work_folder: Path) -> Corpus:
     from speechft.data.corpora import generic, hub, synthetic
+    from speechft.data.corpora.kaldi import is_of_kaldi
     from speechft.data.corpora.reading import Reading
     from speechft.data.corpora.settings import place_and_settings
     from speechft.data.manifest import CORPUS_FILE, how_to_prepare, open_corpus
@@ -94,7 +95,7 @@ def _find(name: str, work_folder: Path) -> Corpus:
         return open_corpus(address)
     place, settings = place_and_settings(name)
     path = Path(os.path.expanduser(place))
-    if path.suffix.lower() in (*SUFFIXES, ".parquet"):
+    if path.suffix.lower() in (*SUFFIXES, ".parquet") or is_of_kaldi(path):
         return generic.prepare(path, work_folder, reading=Reading.of(settings))
     if (path / CORPUS_FILE).is_file():
         if settings:

@@ -17,11 +17,12 @@ from speechft.data.corpora.base import Draft, Scan, kept_drafts
 from speechft.data.corpora.build import Options, build
 from speechft.data.corpora.drawing import draw_splits
 from speechft.data.corpora.embedded import GENERIC
+from speechft.data.corpora.kaldi import SCP, is_of_kaldi, kaldi_files, read_kaldi
 from speechft.data.corpora.parquet import read_parquet
 from speechft.data.corpora.reading import Reading
 from speechft.data.corpora.splits import MEANT, split_of, unread_splits, wanted_splits
 from speechft.data.folders import locate, look_below
-from speechft.data.issues import Issue
+from speechft.data.issues import Issue, check_not_refused
 from speechft.data.kept_items import KeptItems, kept_paths, kept_rows
 from speechft.data.manifest import Corpus
 from speechft.data.segments import Segment, segment_of
@@ -79,8 +80,8 @@ def prepare(
     ``phones`` (separated by spaces), ``speaker``, ``label``; further columns become labels of their
     own name. A folder is read as Hugging Face's ``audiofolder`` (``metadata.csv`` or ``.jsonl``
     with ``file_name``, or ``split/label/*.wav``), as Common Voice's (``train.tsv`` beside
-    ``clips``), or holds parquet files. Recordings that cannot be used are left out, counted, and
-    named in ``issues.tsv``.
+    ``clips``), as Kaldi's (``wav.scp``), or holds parquet files. Recordings that cannot be used are
+    left out, counted, and named in ``issues.tsv``.
 
     Args:
         place: The table, parquet file or folder.
@@ -130,8 +131,17 @@ def read_place(place: Path, folder: Path, reading: Reading) -> Table:
 
 def _read(place: Path, folder: Path, reading: Reading) -> Table:
     """Read a place; rows without a split are of train where splits are drawn."""
+    if is_of_kaldi(place):
+        return _kaldi([place.parent], place.parent)
     if place.is_dir():
-        parquet = [path for path in look_below(place).others if path.suffix == ".parquet"]
+        if place.resolve() != folder.resolve():  # in place, what was refused is tried again
+            check_not_refused(place)
+        others = look_below(place).others
+        kaldi = [path.parent for path in others if path.name == SCP]
+        if kaldi and not any(path.name in _METADATA for path in others):
+            reading.naming.check(f"{kaldi[0]}, a folder of Kaldi,", ())
+            return _kaldi(kaldi, place)
+        parquet = [path for path in others if path.suffix == ".parquet"]
         if parquet:
             return _parquet(parquet, place, folder, reading)
         return _audiofolder(place, reading)
@@ -147,6 +157,18 @@ def _read(place: Path, folder: Path, reading: Reading) -> Table:
     content = read_table(place, ("path",) if named else ("path", "split"), reading.naming)
     table = Table([place], place.parent)
     _add_rows(table, content, place.parent, lambda _: named or "")
+    return table
+
+
+def _kaldi(folders: list[Path], root: Path) -> Table:
+    table = Table([file for folder in folders for file in kaldi_files(folder)], root)
+    for folder in folders:
+        named = _split_of(folder.relative_to(root) / "x") or split_of(folder.name) or "train"
+
+        def split(_: str, named: str = named) -> str:
+            return named
+
+        _add_rows(table, read_kaldi(folder), folder, split)
     return table
 
 
@@ -308,13 +330,18 @@ def _parquet(paths: list[Path], root: Path, folder: Path, reading: Reading) -> T
         split = _split_of(path.relative_to(root) / "x") or split_of(path.stem) or "train"
         place = folder / "audio" / path.relative_to(root).with_suffix("")
         for number, (row, audio) in enumerate(read_parquet(path, place, root, naming), 1):
+            where = f"{path.name}, row {number}"
+            if isinstance(audio, str):
+                table.issues.append(
+                    Issue("unreadable-audio", f"{where}: {audio}", where, split=split)
+                )
+                continue
             cells, dropped = as_cells(row)
             dropped += naming.passed(cells)
             table.dropped |= {f"{name} of {path.name}": None for name in dropped}
             cells = {name: cell for name, cell in cells.items() if "path" not in naming.of(name)}
             cells = renamed(cells, f"{path}, row {number}", naming)
             if problem := unusable({**cells, "path": str(audio)}):
-                where = f"{path.name}, row {number}"
                 table.issues.append(Issue("bad-label", f"{where}: {problem}", where))
                 continue
             table.labels |= {k: None for k in cells if k not in KNOWN and k != "label"}

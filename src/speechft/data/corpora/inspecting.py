@@ -19,6 +19,7 @@ from speechft.parallel.sharing import Unit
 from speechft.storage.disk import reading
 from speechft.storage.documents import parse_json, read_lines
 from speechft.storage.files import write_text
+from speechft.storage.headers import is_whole
 from speechft.storage.scratch import Names, Rows
 
 _CHUNK = 32
@@ -133,7 +134,7 @@ def _found(line: bytes) -> Found:
 
 
 def _is_there(file: Path, done: Callable[[], bool]) -> bool:
-    return file.exists() or done()
+    return is_whole(file) or done()
 
 
 def _parallel(

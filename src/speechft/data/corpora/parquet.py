@@ -17,14 +17,15 @@ from speechft.storage.files import atomic_write
 _ROWS = 256
 _FEW_ROWS, _LEAST = 10_000, 8
 """Rows that any file may have, and bytes of it for each of more."""
+_NO_RATE = "has samples without a rate"
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _MAGIC = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"NIST": ".sph", b"FORM": ".aiff"}
 
 
 def read_parquet(
     path: Path, folder: Path, root: Path, naming: Naming = PLAIN
-) -> Iterator[tuple[dict[str, Any], Path]]:
-    """Yield the rows of a parquet file and where the audio of each lies.
+) -> Iterator[tuple[dict[str, Any], Path | str]]:
+    """Yield the rows of a parquet file and where the audio of each lies, or why it has none.
 
     The column ``audio`` holds ``{bytes, path}`` as Hugging Face datasets write it, bytes alone, a
     path, or decoded samples as ``{array, sampling_rate}``. Bytes and samples go to files in
@@ -62,7 +63,11 @@ def read_parquet(
         number = 0
         for batch in file.iter_batches(batch_size=_ROWS):
             for row in batch.to_pylist():
-                audio = audio_file(row.pop(held), number, folder, root)
+                audio: Path | str
+                try:
+                    audio = audio_file(row.pop(held), number, folder, root)
+                except ValueError as error:
+                    audio = f"the cell {held} {error}"
                 for column, known in names.items():
                     value = row.get(column)
                     if isinstance(value, int) and 0 <= value < len(known):
@@ -114,13 +119,16 @@ def audio_file(value: Any, number: int, folder: Path, root: Path) -> Path:
         number: Of the row.
         folder: Where files go.
         root: What paths without bytes are relative to.
+
+    Raises:
+        ValueError: Says why the value is no audio, without its subject.
     """
-    if isinstance(value, str):
+    if isinstance(value, str) and value:
         return _below(root, value)
     if isinstance(value, bytes):
         value = {"bytes": value}
     if isinstance(value, list) or (value is not None and not isinstance(value, dict)):
-        return folder / f"{number:07d}-samples-without-a-rate"
+        raise ValueError(_NO_RATE)
     if value and value.get("array") is not None and value.get("bytes") is None:
         return _decoded(value, folder / f"{number:07d}.wav")
     content, name = (value or {}).get("bytes"), (value or {}).get("path") or ""
@@ -128,7 +136,9 @@ def audio_file(value: Any, number: int, folder: Path, root: Path) -> Path:
         content = None
         name = name if isinstance(name, str) else ""
     if content is None:
-        return _below(root, name) if name else folder / f"{number:07d}-without-audio"
+        if name:
+            return _below(root, name)
+        raise ValueError("has no audio: neither bytes nor samples nor a path")
     suffix = _MAGIC.get(bytes(content[:4])) or (_SUFFIX.search(name) or (".audio",))[0]
     return _written(folder / f"{number:07d}{suffix}", content)
 
@@ -147,13 +157,13 @@ def _decoded(value: dict[str, Any], path: Path) -> Path:
 
     rate = value.get("sampling_rate") or value.get("sample_rate")
     if not rate:
-        return path.with_name(f"{path.stem}-samples-without-a-rate")
+        raise ValueError(_NO_RATE)
     buffer = io.BytesIO()
     try:
         samples = np.asarray(value["array"], dtype=np.float32)
         soundfile.write(buffer, samples.T, int(rate), format="WAV", subtype="FLOAT")
     except (ValueError, TypeError, OverflowError, RuntimeError):  # no numbers, ragged, a rate of -5
-        return path.with_name(f"{path.stem}-samples-that-are-none")
+        raise ValueError("has samples or a rate that are none") from None
     return _written(path, buffer.getvalue())
 
 

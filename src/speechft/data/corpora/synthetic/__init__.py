@@ -27,6 +27,7 @@ from speechft.data.utterances import Utterance
 from speechft.errors import DataError
 from speechft.runs import stage
 from speechft.storage.files import json_digest
+from speechft.storage.headers import is_whole
 
 GENERATOR_VERSION = 7
 """Raised whenever the same spec would give other audio."""
@@ -202,7 +203,7 @@ def _jobs(spec: SyntheticSpec, folder: Path) -> Iterator[dict[str, Any]]:
 def run_jobs(jobs: list[dict[str, Any]], processes: int) -> None:
     """Run every job that is not finished, ``processes`` at a time."""
     variants()  # without espeak-ng: one clear error before any worker starts
-    left = [job for job in jobs if not (Path(job["folder"]) / "shard.jsonl").exists()]
+    left = [job for job in jobs if not is_whole(Path(job["folder"]) / "shard.jsonl")]
     with (
         ThreadPoolExecutor(processes) as pool,
         progress_bar("speaking (shards)", len(jobs), len(jobs) - len(left)) as bar,
